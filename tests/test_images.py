@@ -1,0 +1,260 @@
+"""Any picture in, one array out: upright RGB uint8, or an error that names the picture and the fix."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lineament.errors import ImageError, OptionError
+from lineament.images import image_paths, letterbox, read_image, resize
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+
+
+def encoded(image: Image.Image, suffix: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, suffix, **options)
+    return file.getvalue()
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(RGB).save(path)
+    for source in (path, str(path), path.read_bytes(), bytearray(path.read_bytes()), Image.open(path), RGB):
+        image = read_image(source)
+        assert image.dtype == np.uint8
+        assert image.flags.c_contiguous
+        assert np.array_equal(image, RGB)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (GREY, np.stack([GREY] * 3, -1)),
+        (GREY[..., None], np.stack([GREY] * 3, -1)),
+        (RGB, RGB),
+        (RGB[:, ::-1], RGB[:, ::-1]),
+        (np.asfortranarray(RGB), RGB),
+        (RGB.astype(np.uint16) * 257, RGB),
+        ((RGB.astype(np.uint16) * 257).astype(">u2"), RGB),
+        (RGB / 255, RGB),
+        ((RGB / 255).astype(np.float32), RGB),
+        (np.dstack([RGB, np.full_like(GREY, 255)]), RGB),
+        (np.dstack([RGB, np.zeros_like(GREY)]), np.full_like(RGB, 255)),
+        (RGB[:1, :1], RGB[:1, :1]),
+    ],
+    ids=[
+        "grey",
+        "grey1",
+        "rgb",
+        "mirrored",
+        "fortran",
+        "uint16",
+        "uint16-big-endian",
+        "float64",
+        "float32",
+        "opaque",
+        "transparent",
+        "1x1",
+    ],
+)
+def test_arrays(array: np.ndarray, expected: np.ndarray) -> None:
+    image = read_image(array)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert np.array_equal(image, expected)
+
+
+def test_bgr_swaps_arrays_only(tmp_path: Path) -> None:
+    assert np.array_equal(read_image(np.ascontiguousarray(RGB[..., ::-1]), color="bgr"), RGB)
+    bgra = np.dstack([RGB[..., ::-1], np.full_like(GREY, 255)])
+    assert np.array_equal(read_image(bgra, color="bgr"), RGB)
+    assert np.array_equal(read_image(GREY, color="bgr"), read_image(GREY))
+    assert np.array_equal(read_image(Image.fromarray(RGB), color="bgr"), RGB)
+    with pytest.raises(OptionError, match="'rgb' or 'bgr'"):
+        read_image(RGB, color="rbg")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((4, 4, 3), np.nan), "NaN or infinite"),
+        (np.full((4, 4, 3), np.inf), "NaN or infinite"),
+        (np.full((4, 4, 3), 255.0), r"found \[255, 255\].*astype\(np.uint8\)"),
+        (np.full((4, 4, 3), -0.1), r"floats must lie in \[0, 1\]"),
+        (np.zeros((4, 4, 3), np.int64), "found int64"),
+        (np.zeros((4, 4, 3), bool), "found bool"),
+        (np.zeros((0, 4, 3), np.uint8), "without pixels"),
+        (np.zeros((3, 40, 40), np.uint8), r"transpose\(1, 2, 0\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "as a list"),
+        (np.zeros(4, np.uint8), r"found \(4,\)"),
+        (np.zeros((4, 4, 2), np.uint8), r"found \(4, 4, 2\)"),
+    ],
+)
+def test_arrays_that_are_no_picture(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        read_image(array)
+
+
+def test_something_else_is_named() -> None:
+    with pytest.raises(ImageError, match=r"found builtins\.list"):
+        read_image([1, 2, 3])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int, suffix: str) -> None:
+    """A red corner and a blue corner tell all eight apart."""
+    upright = np.full((32, 48, 3), 128, np.uint8)
+    upright[:16, :16] = 255, 0, 0
+    upright[16:, :16] = 0, 0, 255
+    turn = {  # what a camera that wrote this orientation had stored: the inverse of how a viewer turns it
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }
+    stored = Image.fromarray(np.ascontiguousarray(turn[orientation](upright)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(stored, suffix, exif=exif)
+    for image in (read_image(data), read_image(Image.open(io.BytesIO(data)))):
+        assert image.shape == upright.shape
+        assert np.abs(image[2:14, 2:14].astype(int) - [255, 0, 0]).max() < 12
+        assert np.abs(image[18:30, 2:14].astype(int) - [0, 0, 255]).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix"),
+    [
+        (Image.fromarray(GREY), "PNG"),
+        (Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"),
+        (Image.fromarray(GREY.astype(np.uint16) * 257), "TIFF"),
+        (Image.fromarray(GREY.astype(np.int32) * 257), "TIFF"),
+        (Image.fromarray((GREY / 255).astype(np.float32)), "TIFF"),
+        (Image.fromarray(np.stack([GREY] * 3, -1)).convert("CMYK"), "TIFF"),
+        (Image.fromarray(GREY).convert("P"), "PNG"),
+        (Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (9, 6), 255)]), "PNG"),
+    ],
+    ids=["grey", "grey16-png", "grey16-tiff", "grey32-tiff", "float-tiff", "cmyk", "palette", "grey-alpha"],
+)
+def test_modes_of_files(image: Image.Image, suffix: str) -> None:
+    found = read_image(encoded(image, suffix))
+    assert np.abs(found.astype(int) - GREY[..., None]).max() <= 1
+
+
+def test_transparency_lies_over_white() -> None:
+    rgba = np.dstack([RGB, np.zeros_like(GREY)])
+    rgba[0, 0] = 200, 100, 0, 51  # a fifth of it over white
+    image = read_image(encoded(Image.fromarray(rgba)))
+    assert image[0, 0].tolist() == [244, 224, 204]
+    assert (image.reshape(-1, 3)[1:] == 255).all()
+    palette = Image.fromarray(RGB).convert("P")
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    assert read_image(encoded(palette, transparency=palette.getpixel((0, 0))))[0, 0].tolist() == [255, 255, 255]
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    whole = encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
+    cases = {
+        "cut.jpg": (whole[: len(whole) // 2], "damaged"),
+        "zero.jpg": (b"", "0 bytes"),
+        "text.jpg": (b"Dear photographer,\n", r"begins with b'Dear photogr'.*convert"),
+        "head.png": (b"\x89PNG\r\n\x1a\n", "Pillow"),
+    }
+    for name, (content, message) in cases.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=f"{name}: .*{message}"):
+            read_image(path)
+        with pytest.raises(ImageError, match=message):
+            read_image(content)
+    with pytest.raises(ImageError, match=r"gone\.jpg: no such file"):
+        read_image(tmp_path / "gone.jpg")
+    with pytest.raises(ImageError, match=r"a folder, not a picture.*image_paths"):
+        read_image(tmp_path)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that promises many pixels and holds none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_bombs_are_refused_before_decoding() -> None:
+    with pytest.raises(ImageError, match=r"900000000 pixels.*limit of"):
+        read_image(bomb(30000, 30000))
+    with pytest.raises(ImageError, match=r"3000x2000 is 6000000 pixels.*max_pixels=5999999; raise it"):
+        read_image(bomb(3000, 2000), max_pixels=5_999_999)
+    with pytest.raises(ImageError, match="damaged"):  # let through, it proves to be empty
+        read_image(bomb(300, 200))
+
+
+def test_a_large_photo_passes() -> None:
+    assert read_image(encoded(Image.new("RGB", (6000, 4000)), "JPEG")).shape == (4000, 6000, 3)
+
+
+def test_image_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.JPG", "a.png", "deep/er/c.webp", "notes.txt", "raw.dat"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def names(*paths: str) -> list[str]:
+        return [p.as_posix() for p in image_paths(paths)]
+
+    assert names(".") == ["a.png", "b.JPG", "deep/er/c.webp"]
+    assert names("raw.dat", "a.png", "a.png", ".") == ["raw.dat", "a.png", "b.JPG", "deep/er/c.webp"]
+    assert names("**/*.webp", "*") == ["deep/er/c.webp", "a.png", "b.JPG"]
+    with pytest.raises(ImageError, match="empty: no picture in this folder; looked for"):
+        names("empty")
+    with pytest.raises(ImageError, match=r"gone: no such file or folder"):
+        names("gone")
+    with pytest.raises(ImageError, match=r"\*\.gif: no picture in this pattern"):
+        names("*.gif")
+
+
+@pytest.mark.parametrize(
+    "shape", [(300, 500), (500, 300), (256, 256), (97, 1001), (1, 5000), (5000, 1), (1, 1), (12, 12)]
+)
+def test_letterbox_keeps_one_scale_for_both_axes(shape: tuple[int, int]) -> None:
+    h, w = shape
+    ramp = np.zeros((h, w, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 250, w) if w > 1 else 0
+    ramp[..., 1] = np.linspace(0, 250, h)[:, None] if h > 1 else 0
+    ramp[..., 2] = 255
+    canvas, scale = letterbox(ramp, 256)
+    assert canvas.shape == (256, 256, 3)
+    assert scale == 256 / max(h, w)
+    filled = canvas[..., 2] == 255
+    assert filled[0, 0]
+    assert filled.any(1).sum() == max(1, int(h * scale + 1e-9))
+    assert filled.any(0).sum() == max(1, int(w * scale + 1e-9))
+    if min(h, w) > 100:  # the ramps tell where each canvas pixel's centre comes from
+        y, x = 100, 120
+        assert canvas[y, x, 0] == pytest.approx((x + 0.5) / scale / w * 250, abs=1.5)
+        assert canvas[y, x, 1] == pytest.approx((y + 0.5) / scale / h * 250, abs=1.5)
+
+
+def test_resize_averages_where_it_shrinks() -> None:
+    checks = np.indices((64, 64)).sum(0) % 2 * 255
+    small = resize(np.repeat(checks[..., None], 3, -1).astype(np.uint8), (8, 4))
+    assert small.shape == (4, 8, 3)
+    assert np.abs(small.astype(int) - 127).max() < 8
