@@ -1,0 +1,179 @@
+"""Arithmetic on boxes ``(n, 4)``: ``x1, y1, x2, y2`` in continuous pixels, ``x2 - x1`` the width.
+
+``encode_corner``/``decode_corner`` and ``encode_rcnn``/``decode_rcnn`` are inverse pairs: the target that a network
+learns for a box seen from a window, and the box that its output stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Overlap = Literal["union", "min"]
+
+_PAIRS_AT_ONCE = 1 << 20  # bounds the memory of nms: about 100 MB of float32 temporaries
+
+
+def area(boxes: Array) -> Array:
+    """(n,) areas in square pixels; 0 where a side is negative."""
+    return np.asarray(np.maximum(boxes[..., 2] - boxes[..., 0], 0) * np.maximum(boxes[..., 3] - boxes[..., 1], 0))
+
+
+def intersection(a: Array, b: Array) -> Array:
+    """Common area of boxes that broadcast against each other, e.g. ``a[:, None]`` and ``b[None]`` for all pairs."""
+    w = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
+    h = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
+    return np.asarray(np.maximum(w, 0) * np.maximum(h, 0))
+
+
+def overlap(a: Array, b: Array, *, over: Overlap = "union") -> Array:
+    """Intersection over union, or over the smaller area, of boxes that broadcast; 0 where both are empty."""
+    common, one, other = intersection(a, b), area(a), area(b)
+    whole = one + other - common if over == "union" else np.minimum(one, other)
+    return np.divide(common, whole, out=np.zeros_like(common, dtype=np.result_type(common, np.float32)), where=whole > 0)
+
+
+def iou(a: Array, b: Array) -> Array:
+    """(n, m) intersection over union of every box of ``a`` (n, 4) with every box of ``b`` (m, 4)."""
+    return overlap(a[:, None], b[None])
+
+
+def coverage(a: Array, b: Array) -> Array:
+    """(n, m) share of every box of ``a`` (n, 4) that lies inside each box of ``b`` (m, 4)."""
+    common, one = intersection(a[:, None], b[None]), area(a)[:, None]
+    return np.divide(common, one, out=np.zeros_like(common, dtype=np.result_type(common, np.float32)), where=one > 0)
+
+
+def nms(boxes: Array, scores: Array, threshold: float, *, groups: Array | None = None, over: Overlap = "union") -> Array:
+    """Greedy non-maximum suppression, without a loop over boxes.
+
+    A box falls when a better one that stands overlaps it by more than ``threshold``. Pairs that can overlap are listed
+    by a sweep over x; which boxes stand is then the fixed point of "nobody better that stands overlaps me", reached in
+    as many rounds as the longest chain of suppressions, and equal to what the sequential algorithm keeps.
+
+    Args:
+        boxes: (n, 4). scores: (n,); of equal scores the earlier box is the better one.
+        threshold: overlap in [0, 1] above which the worse box falls.
+        groups: (n,) integers; only boxes of the same group (picture, pyramid level) suppress each other.
+        over: "union" for intersection over union, "min" for intersection over the smaller area.
+
+    Returns:
+        Indices of the boxes that stand, best score first.
+    """
+    order = np.argsort(-scores, kind="stable")
+    better, worse = _overlapping(boxes[order], None if groups is None else groups[order], threshold, over)
+    stands = np.ones(len(order), bool)
+    while True:
+        fallen = worse[stands[better]]
+        new = np.ones_like(stands)
+        new[fallen] = False
+        if np.array_equal(new, stands):
+            return np.asarray(order[stands])
+        stands = new
+
+
+def _overlapping(boxes: Array, groups: Array | None, threshold: float, over: Overlap) -> tuple[Array, Array]:
+    """Index pairs (i, j), i < j, of boxes of one group that overlap by more than the threshold."""
+    left = boxes[:, 0].astype(np.float64)
+    reach = boxes[:, 2].astype(np.float64)
+    if over == "union":  # the intersection must be at least threshold times each box's own area, hence its width too
+        reach = reach - threshold * (reach - left)
+    if groups is not None:  # lay the groups side by side, out of each other's reach
+        step = float(reach.max() - left.min() + 1) if len(left) else 0.0
+        left, reach = left + groups * step, reach + groups * step
+    sweep = np.argsort(left, kind="stable")
+    left, reach = left[sweep], reach[sweep]
+    first = np.arange(1, len(sweep) + 1)
+    count = np.maximum(np.searchsorted(left, reach, side="right") - first, 0)
+    ends = np.cumsum(count)
+    found: list[tuple[Array, Array]] = []
+    start = 0
+    while start < len(count):  # rounds of bounded memory
+        base = ends[start - 1] if start else 0
+        stop = max(int(np.searchsorted(ends, base + _PAIRS_AT_ONCE, side="right")), start + 1)
+        n = count[start:stop]
+        i = np.repeat(np.arange(start, stop), n)
+        j = np.arange(len(i)) - np.repeat(ends[start:stop] - n - base, n) + i + 1
+        i, j = sweep[i], sweep[j]
+        hit = overlap(boxes[i], boxes[j], over=over) > threshold
+        found.append((np.minimum(i, j)[hit], np.maximum(i, j)[hit]))
+        start = stop
+    if not found:
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+
+def square(boxes: Array) -> Array:
+    """Squares around the same centres, as long as each box's longer side."""
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    half = np.max(boxes[..., 2:] - boxes[..., :2], axis=-1, keepdims=True) / 2
+    return np.concatenate([centre - half, centre + half], axis=-1)
+
+
+def encode_corner(boxes: Array, windows: Array) -> Array:
+    """Offsets of a box's two corners from its window's, over the window's width and height (n, 4)."""
+    return np.asarray((boxes - windows) / _sides(windows))
+
+
+def decode_corner(offsets: Array, windows: Array) -> Array:
+    """Inverse of ``encode_corner``: the boxes (n, 4) that offsets from windows stand for."""
+    return np.asarray(windows + offsets * _sides(windows))
+
+
+def encode_rcnn(boxes: Array, windows: Array) -> Array:
+    """Centre offset over the window's size, and logarithm of the size ratio (n, 4) (Girshick et al. 2014)."""
+    size, window = boxes[..., 2:] - boxes[..., :2], windows[..., 2:] - windows[..., :2]
+    shift = (boxes[..., :2] + boxes[..., 2:] - windows[..., :2] - windows[..., 2:]) / 2
+    return np.concatenate([shift / window, np.log(size / window)], axis=-1)
+
+
+def decode_rcnn(offsets: Array, windows: Array) -> Array:
+    """Inverse of ``encode_rcnn``: the boxes (n, 4) that offsets from windows stand for."""
+    window = windows[..., 2:] - windows[..., :2]
+    centre = (windows[..., :2] + windows[..., 2:]) / 2 + offsets[..., :2] * window
+    half = np.exp(offsets[..., 2:]) * window / 2
+    return np.concatenate([centre - half, centre + half], axis=-1)
+
+
+def mirror_corner(offsets: Array) -> Array:
+    """The corner offsets (n, 4) of the mirrored box from the mirrored window."""
+    return np.asarray(offsets[..., [2, 1, 0, 3]] * [-1, 1, -1, 1])
+
+
+def mirror_rcnn(offsets: Array) -> Array:
+    """The centre and size offsets (n, 4) of the mirrored box from the mirrored window."""
+    return np.asarray(offsets * [-1, 1, 1, 1])
+
+
+class Codec(NamedTuple):
+    """How a box is written as offsets from a window: an inverse pair, and what a mirror does to the offsets."""
+
+    encode: Callable[[Array, Array], Array]
+    decode: Callable[[Array, Array], Array]
+    mirror: Callable[[Array], Array]
+
+
+CODECS = {
+    "corner": Codec(encode_corner, decode_corner, mirror_corner),
+    "rcnn": Codec(encode_rcnn, decode_rcnn, mirror_rcnn),
+}
+
+
+def _sides(boxes: Array) -> Array:
+    """(n, 4) width, height, width, height."""
+    size = boxes[..., 2:] - boxes[..., :2]
+    return np.concatenate([size, size], axis=-1)
+
+
+def encode_points(points: Array, windows: Array) -> Array:
+    """Points (n, k, 2) relative to their windows' corners, over the windows' width and height."""
+    return np.asarray((points - windows[:, None, :2]) / (windows[:, None, 2:] - windows[:, None, :2]))
+
+
+def decode_points(offsets: Array, windows: Array) -> Array:
+    """Inverse of ``encode_points``: points (n, k, 2) in pixels."""
+    return np.asarray(windows[:, None, :2] + offsets * (windows[:, None, 2:] - windows[:, None, :2]))

@@ -1,0 +1,60 @@
+"""``lineament train``: from photos with labels to an ONNX file."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lineament.errors import MissingExtraError
+from lineament.methods import method as find_method
+
+
+def train(
+    method: Annotated[str, typer.Argument(help="What to train: a name from `lineament methods`, e.g. mtcnn.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's index files (COCO keypoints JSON) lie in.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="TOML file with the settings; recipes/METHOD.toml if not given.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Only this stage, where a method has several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/METHOD if not given.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting that replaces the recipe's; repeatable.")
+    ] = None,
+) -> None:
+    """Train a method, or go on with a run that was stopped, and export it to ONNX."""
+    found = find_method(method)
+    try:
+        training = importlib.import_module(found.training)
+    except ImportError as error:
+        raise MissingExtraError(f"training needs {error.name}: pip install 'lineament[train]'") from error
+    overrides = dict(pair.split("=", 1) for pair in set_ or [] if "=" in pair)
+    if len(overrides) != len(set_ or []):
+        raise typer.BadParameter("--set takes NAME=VALUE, e.g. --set steps=1000")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}")) as progress:
+
+        def report(name: str, steps: int) -> object:
+            bar = progress.add_task(name, total=steps, figures="")
+
+            def show(step: int, figures: Mapping[str, float]) -> None:
+                shown = " ".join(f"{key} {value:.4f}" for key, value in figures.items())
+                progress.update(bar, completed=step, figures=shown)
+
+            return show
+
+        file = training.run(
+            data,
+            recipe or Path("recipes") / f"{method}.toml",
+            out or Path("runs") / method,
+            stage=stage,
+            overrides=overrides,
+            report=report,
+        )
+    typer.echo(f"trained: {file}")

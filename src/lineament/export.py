@@ -1,0 +1,126 @@
+"""From torch to one self-describing ONNX file: several entries, checked against torch, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lineament.errors import LineamentError
+from lineament.files import write_whole
+from lineament.runtime import load_graph
+
+OPSET = 18
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of a file.
+
+    Attributes:
+        module: takes the inputs in order, returns a dict of named tensors.
+        inputs: example values by name.
+        open_axes: for each input, the axes whose length may change, with a name each.
+        check: whether to hold the exported entry against the module (not where torch has no such operator).
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    open_axes: dict[str, dict[int, str]]
+    check: bool = True
+
+
+def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, str], tolerance: float = 1e-3) -> Path:
+    """Write entries into one ONNX file, with ``<file>.sha256`` beside it, and hold it against torch.
+
+    Args:
+        entries: by name; inputs and outputs become ``entry.name``.
+        path: the file to write; nothing is left of it when a check fails.
+        metadata: key-value pairs that the file carries.
+        tolerance: largest difference between torch and onnxruntime that passes, relative to the output's own size.
+
+    Raises:
+        LineamentError: the exported file does not compute what the modules compute.
+    """
+    model = _merge({name: _convert(name, entry) for name, entry in entries.items()})
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model)
+    content = model.SerializeToString()
+    for name, entry in entries.items():
+        if entry.check:
+            _check_parity(content, name, entry, tolerance)
+    write_whole(path, content)
+    write_whole(path.with_name(path.name + ".sha256"), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+    return path
+
+
+def _convert(name: str, entry: Entry) -> onnx.ModelProto:
+    module = entry.module.eval()
+    with torch.no_grad():
+        names = list(module(*entry.inputs.values()))
+    axes = {n: {i: torch.export.Dim.DYNAMIC for i in entry.open_axes.get(n, {})} for n in entry.inputs}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        module,
+        tuple(entry.inputs.values()),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=list(entry.inputs),
+        output_names=names,
+        dynamic_shapes=tuple(axes.values()),
+        verbose=False,
+    )
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    model = onnx.load_from_string(buffer.getvalue())
+    del model.graph.value_info[:]
+    for value in model.graph.input:
+        for axis, label in entry.open_axes.get(value.name, {}).items():
+            value.type.tensor_type.shape.dim[axis].dim_param = label
+    model = onnx.compose.add_prefix(model, prefix=f"{name}.")
+    for value in [*model.graph.input, *model.graph.output]:  # a runtime takes axes of one name for equally long
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = f"{name}.{dim.dim_param}"
+    return model
+
+
+def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
+    """One graph that holds all of them side by side."""
+    first = next(iter(models.values()))
+    graph = onnx.GraphProto(name="lineament")
+    for model in models.values():
+        if model.functions:
+            raise LineamentError("an entry exported with local functions cannot be merged")
+        graph.node.extend(model.graph.node)
+        graph.initializer.extend(model.graph.initializer)
+        graph.input.extend(model.graph.input)
+        graph.output.extend(model.graph.output)
+    return onnx.helper.make_model(
+        graph, producer_name="lineament", opset_imports=first.opset_import, ir_version=min(first.ir_version, 10)
+    )
+
+
+def _check_parity(content: bytes, name: str, entry: Entry, tolerance: float) -> None:
+    """Raise unless onnxruntime gives what torch gives."""
+    with torch.no_grad():
+        expected = entry.module(*entry.inputs.values())
+    graph = load_graph(content)
+    found = graph(name, tuple(expected), **{n: v.numpy() for n, v in entry.inputs.items()})
+    for output, value in zip(expected, found, strict=True):
+        truth: np.ndarray[Any, Any] = expected[output].numpy()
+        worst = float(np.abs(truth - value).max(initial=0) / max(1.0, np.abs(truth).max(initial=0)))
+        _log.info("%s.%s differs from torch by %.1e", name, output, worst)
+        if not worst <= tolerance:
+            raise LineamentError(f"export of {name}.{output} differs from torch by {worst:.2g} (allowed {tolerance:g})")

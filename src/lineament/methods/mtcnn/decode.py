@@ -1,0 +1,194 @@
+"""MTCNN's cascade at inference (Zhang et al. 2016, section II.A), without a loop over candidates.
+
+All candidates of all pictures of a call are rows of one table; every stage scores, refines and thins out that table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament import boxes as box_ops
+from lineament.faces import Faces
+from lineament.methods.mtcnn.pyramid import Pyramid
+from lineament.runtime import Graph
+from lineament.schemas import schema
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the cascade; those of the weights travel with them.
+
+    Attributes:
+        landmarks: name of the landmark schema.
+        codec: how box offsets are written, "corner" or "rcnn".
+        factor: ratio of one pyramid level's size to the one before.
+        pnet_threshold: score in [0, 1] that a window of P-Net must reach.
+        rnet_threshold: score in [0, 1] that a candidate must reach in R-Net.
+        threshold: score in [0, 1] that a face must reach in O-Net, unless a call says otherwise.
+        min_face: side in pixels of the smallest square that is searched, unless a call says otherwise.
+        nms_level, nms_pyramid, nms_rnet: intersection over union above which the worse candidate falls: at one level,
+            over all levels, after R-Net.
+        nms_onet: intersection over the smaller area above which the worse face falls.
+    """
+
+    landmarks: str = "5"
+    codec: str = "corner"
+    factor: float = 0.709
+    pnet_threshold: float = 0.6
+    rnet_threshold: float = 0.7
+    threshold: float = 0.7
+    min_face: float = 20
+    nms_level: float = 0.5
+    nms_pyramid: float = 0.7
+    nms_rnet: float = 0.7
+    nms_onet: float = 0.7
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Faces in the making, of all pictures of a call: one row each.
+
+    Attributes:
+        boxes: (n, 4) in pixels of their picture.
+        scores: (n,) in [0, 1].
+        landmarks: (n, k, 2) in pixels of their picture; NaN before O-Net.
+        picture: (n,) index of the picture.
+    """
+
+    boxes: Array
+    scores: Array
+    landmarks: Array
+    picture: Array
+
+    def __getitem__(self, index: Array) -> Candidates:
+        return Candidates(self.boxes[index], self.scores[index], self.landmarks[index], self.picture[index])
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class MTCNN:
+    """The cascade over a loaded file. Holds no state of a call, so any number of threads may share one.
+
+    In every stage: score, keep what reaches the threshold, move the box as the network says, drop all but the best of
+    boxes that overlap.
+    """
+
+    sizes = {"rnet": 24, "onet": 48}
+    at_once = {"rnet": 1024, "onet": 256}  # crops in one pass; bounds activations to about 70 MB
+
+    def __init__(self, graph: Graph, config: Config) -> None:
+        self.graph, self.config = graph, config
+        self.schema = schema(config.landmarks)
+        self._decode = box_ops.CODECS[config.codec].decode
+
+    def __call__(
+        self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
+    ) -> list[Faces]:
+        """The faces of every picture (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        c = self.config
+        pyramids = [Pyramid(image) for image in images]
+        found = self.propose(pyramids, c.pnet_threshold, min_face=min_face, max_face=max_face)
+        found = self.refine("rnet", pyramids, found, c.rnet_threshold, nms=c.nms_rnet)
+        found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, over="min")
+        return [
+            Faces.of(
+                mine.boxes,
+                mine.scores,
+                mine.landmarks,
+                schema=self.schema,
+                image_size=(pyramid.width, pyramid.height),
+            )
+            for i, pyramid in enumerate(pyramids)
+            for mine in [found[found.picture == i]]
+        ]
+
+    def propose(
+        self, pyramids: Sequence[Pyramid], threshold: float, *, min_face: float, max_face: float | None
+    ) -> Candidates:
+        """P-Net over all levels of all pictures."""
+        tables: list[list[Array]] = []
+        group = 0
+        for picture, pyramid in enumerate(pyramids):
+            for level in pyramid.levels(min_face, max_face or np.inf, self.config.factor):
+                for first_row, strip in level.strips():
+                    logits, offsets = self.graph("pnet", ("score", "box"), image=strip[None])
+                    row, column = np.nonzero(logits[0] >= _logit(threshold))
+                    windows = level.windows(row + first_row, column)
+                    labels = np.tile([picture, group], (len(row), 1))
+                    tables.append([windows, _sigmoid(logits[0, row, column]), offsets[0, :, row, column], labels])
+                group += 1
+        if not tables:
+            return self._none()
+        windows, scores, offsets, labels = (np.concatenate(column) for column in zip(*tables, strict=True))
+        kept = box_ops.nms(windows, scores, self.config.nms_level, groups=labels[:, 1])
+        nowhere = np.full((len(kept), len(self.schema), 2), np.nan)
+        moved = self._decode(offsets[kept], windows[kept])
+        return _thinned(Candidates(moved, scores[kept], nowhere, labels[kept, 0]), self.config.nms_pyramid)
+
+    def refine(
+        self,
+        stage: Literal["rnet", "onet"],
+        pyramids: Sequence[Pyramid],
+        candidates: Candidates,
+        threshold: float,
+        *,
+        nms: float,
+        over: box_ops.Overlap = "union",
+    ) -> Candidates:
+        """R-Net or O-Net over square crops around the candidates, in passes of bounded memory."""
+        candidates = candidates[np.argsort(candidates.picture, kind="stable")]
+        windows = box_ops.square(candidates.boxes)
+        tables = [
+            self._look(stage, pyramids, windows[part], candidates.picture[part])
+            for start in range(0, len(candidates), self.at_once[stage])
+            for part in [slice(start, start + self.at_once[stage])]
+        ]
+        if not tables:
+            return self._none()
+        logits, offsets, points = (np.concatenate(column) for column in zip(*tables, strict=True))
+        good = logits >= _logit(threshold)
+        windows = windows[good]
+        landmarks = box_ops.decode_points(points[good].reshape(len(windows), -1, 2), windows)
+        moved = self._decode(offsets[good], windows)
+        refined = Candidates(moved, _sigmoid(logits[good]), landmarks, candidates.picture[good])
+        return _thinned(refined, nms, over)
+
+    def _look(
+        self, stage: str, pyramids: Sequence[Pyramid], windows: Array, picture: Array
+    ) -> tuple[Array, Array, Array]:
+        """Logits (n,), box offsets (n, 4) and landmark offsets (n, 2k) of windows, which lie sorted by picture."""
+        size = self.sizes[stage]
+        crops = [pyramids[i].crops(self.graph, windows[picture == i], size) for i in np.unique(picture)]
+        logits, offsets, points = self.graph(stage, ("score", "box", "landmarks"), pixels=np.concatenate(crops))
+        return logits, offsets, points
+
+    def _none(self) -> Candidates:
+        k = len(self.schema)
+        return Candidates(np.empty((0, 4)), np.empty(0), np.empty((0, k, 2)), np.empty(0, np.intp))
+
+
+def _thinned(candidates: Candidates, threshold: float, over: box_ops.Overlap = "union") -> Candidates:
+    """Those with an extent that stand after suppression within their picture, best first."""
+    extent = (candidates.boxes[:, 2:] - candidates.boxes[:, :2]).min(axis=1, initial=np.inf)
+    candidates = candidates[extent >= 1]
+    return candidates[
+        box_ops.nms(candidates.boxes, candidates.scores, threshold, groups=candidates.picture, over=over)
+    ]
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))))
+
+
+def _logit(score: float) -> float:
+    """Inverse of the sigmoid, infinite at 0 and 1."""
+    with np.errstate(divide="ignore"):
+        return float(np.log(score) - np.log1p(-score))

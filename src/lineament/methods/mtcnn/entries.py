@@ -1,0 +1,100 @@
+"""What an MTCNN file holds: the three networks, and the crops that R- and O-Net look at."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lineament.export import Entry
+from lineament.methods.mtcnn.network import ONet, PNet, RNet, Scaling
+
+CROPS = (PNet.size, RNet.size, ONet.size)  # P-Net's serve its training
+
+
+def entries(pnet: PNet, rnet: RNet, onet: ONet) -> dict[str, Entry]:
+    """The file's networks. Pixels are uint8 (n, h, w, 3) for pictures, float32 (n, 3, size, size) for crops.
+
+    P-Net's landmarks stay out: the cascade does not look at them.
+    """
+    picture = torch.randint(0, 256, (2, 61, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    open_picture = {0: "n", 1: "h", 2: "w"}
+    regions = torch.tensor([[0.0, 0.0, 24.0, 24.0], [3.0, 4.0, 20.0, 22.0]])
+    crop_inputs = {"image": picture[:1], "regions": regions}
+    crop_axes = {"image": open_picture, "regions": {0: "regions"}}
+    return {
+        "pnet": Entry(Scan(fold_scaling(pnet)), {"image": picture}, {"image": open_picture}),
+        **{
+            name: Entry(
+                fold_scaling(net),
+                {"pixels": torch.rand(3, 3, net.size, net.size, generator=torch.Generator().manual_seed(0)) * 255},
+                {"pixels": {0: "n"}},
+            )
+            for name, net in {"rnet": rnet, "onet": onet}.items()
+        },
+        **{f"crop{size}": Entry(Crop(size), crop_inputs, crop_axes, check=False) for size in CROPS},
+    }
+
+
+class Scan(nn.Module):
+    """P-Net over a picture as it lies in memory."""
+
+    def __init__(self, pnet: nn.Module) -> None:
+        super().__init__()
+        self.pnet = pnet
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(n, h, w, 3) uint8 -> score (n, h', w') logits, box (n, 4, h', w')."""
+        out = self.pnet(image.permute(0, 3, 1, 2).float())
+        return {name: out[name] for name in ("score", "box")}
+
+
+class Crop(nn.Module):
+    """Square crops of a picture by ONNX's RoiAlign: 2x2 bilinear samples a pixel, black outside the picture.
+
+    There is no such operator in torch itself: this module is for export and computes nothing in torch.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: Tensor, regions: Tensor) -> dict[str, Tensor]:
+        """(1, h, w, 3) uint8 and (m, 4) float32 in its pixels -> pixels (m, 3, size, size) float32 in [0, 255]."""
+        first = torch.zeros_like(regions[:, 0], dtype=torch.int64)
+        attributes: dict[str, Any] = {
+            "output_height": self.size,
+            "output_width": self.size,
+            "sampling_ratio": 2,
+            "mode": "avg",
+            "coordinate_transformation_mode": "half_pixel",
+        }
+        pixels = torch.onnx.ops.symbolic(
+            "RoiAlign",
+            (image.permute(0, 3, 1, 2).float(), regions, first),
+            attributes,
+            dtype=torch.float32,
+            shape=(regions.shape[0], 3, self.size, self.size),
+        )
+        return {"pixels": pixels}
+
+
+def fold_scaling(network: nn.Module) -> nn.Module:
+    """A copy whose first convolution does the scaling of the pixels too; exact, as nothing is padded.
+
+    ``W ((x - m) s) + b = (s W) x + (b - m s sum(W))``.
+    """
+    folded = copy.deepcopy(network)
+    body = folded.get_submodule("body")
+    assert isinstance(body, nn.Sequential)
+    conv = body[1].conv
+    assert isinstance(body[0], Scaling)
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    with torch.no_grad():
+        conv.bias -= Scaling.mean * Scaling.scale * conv.weight.sum(dim=(1, 2, 3))
+        conv.weight *= Scaling.scale
+    body[0] = nn.Identity()
+    return folded

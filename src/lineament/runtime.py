@@ -1,0 +1,144 @@
+"""ONNX files behind one call: onnxruntime or OpenVINO. The device asked for is the device used, or an error says why.
+
+A file may hold several networks that share nothing, its *entries*: inputs and outputs are called ``entry.name``, and a
+call runs one entry. So a cascade is one file, one session and one pool of threads. Every input's first axis is a batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.errors import MissingExtraError, OptionError, WeightsError
+
+Array = NDArray[Any]
+
+
+class Graph(ABC):
+    """A loaded ONNX file.
+
+    Attributes:
+        metadata: The key-value pairs that the file carries.
+    """
+
+    metadata: dict[str, str]
+
+    @abstractmethod
+    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
+        """Those outputs of one entry, in the order asked for. Safe to call from several threads at once."""
+
+
+class OnnxRuntime(Graph):
+    """onnxruntime on the device asked for."""
+
+    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
+
+    def __init__(self, model: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
+        import onnxruntime as ort
+
+        there = [d for d, p in self.providers.items() if p in ort.get_available_providers()]
+        if device not in there:
+            raise OptionError(f"device {device!r} is not there; this onnxruntime has: {', '.join(there)}")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        try:
+            self._session = ort.InferenceSession(model, options, providers=[self.providers[device]])
+        except Exception as error:  # onnxruntime raises classes of its own that share no base but this
+            raise WeightsError(f"onnxruntime cannot load this file as an ONNX model: {error}") from error
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        # The session wants every input named: the other entries work on an empty batch, which costs microseconds.
+        self._idle = {i.name: _empty_batch(i.shape, i.type) for i in self._session.get_inputs()}
+
+    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
+        feed = self._idle | {f"{entry}.{name}": value for name, value in inputs.items()}
+        return tuple(self._session.run([f"{entry}.{name}" for name in outputs], feed))
+
+
+class OpenVino(Graph):
+    """OpenVINO on the device asked for; every entry is compiled on its first use."""
+
+    def __init__(self, model: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtraError("runtime 'openvino' needs its package: pip install 'lineament[openvino]'") from error
+        core = openvino.Core()
+        there = [d.lower() for d in core.available_devices]
+        if device.lower() not in there:
+            raise OptionError(f"device {device!r} is not there; this OpenVINO has: {', '.join(there)}")
+        try:
+            self._model = core.read_model(model)
+        except RuntimeError as error:
+            raise WeightsError(f"OpenVINO cannot load this file as an ONNX model: {error}") from error
+        self.metadata = read_metadata(model)
+        self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            self._settings["INFERENCE_NUM_THREADS"] = threads
+        self._compile = lambda part: core.compile_model(part, device.upper(), self._settings)
+        self._entries: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
+        compiled = self._entry(entry, outputs)
+        request = compiled.create_infer_request()  # one a call: a request belongs to one thread
+        result = request.infer({f"{entry}.{name}": value for name, value in inputs.items()})
+        return tuple(np.array(result[f"{entry}.{name}"]) for name in outputs)
+
+    def _entry(self, entry: str, outputs: tuple[str, ...]) -> Any:
+        import openvino
+
+        with self._lock:
+            if (entry, outputs) not in self._entries:
+                wanted = {f"{entry}.{name}" for name in outputs}
+                results = [r for r in self._model.get_results() if r.input_value(0).get_names() & wanted]
+                inputs = [p for p in self._model.get_parameters() if p.output(0).get_any_name().startswith(f"{entry}.")]
+                part = openvino.Model(results, inputs, entry).clone()
+                self._entries[entry, outputs] = self._compile(part)
+            return self._entries[entry, outputs]
+
+
+RUNTIMES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
+
+
+def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", threads: int | None = None) -> Graph:
+    """An ONNX file's bytes, ready to run.
+
+    Args:
+        model: the file's content.
+        runtime: "onnx" (onnxruntime) or "openvino".
+        device: "cpu", or a device that the runtime has on this machine.
+        threads: threads for one call; ``None`` leaves it to the runtime (all cores).
+
+    Raises:
+        OptionError: no such runtime, device or number of threads; the message names those that are there.
+        WeightsError: the bytes are no ONNX model.
+        MissingExtraError: the runtime's package is not installed.
+    """
+    if runtime not in RUNTIMES:
+        raise OptionError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads must be at least 1, found {threads}")
+    return RUNTIMES[runtime](model, device=device, threads=threads)
+
+
+def read_metadata(model: bytes) -> dict[str, str]:
+    """The key-value pairs that an ONNX file carries."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
+
+
+def _empty_batch(shape: list[Any], dtype: str) -> Array:
+    """An array of an input's shape whose first axis, the batch, is empty; other open axes get a length that any net takes."""
+    return np.empty([0, *(d if isinstance(d, int) else 64 for d in shape[1:])], _DTYPES[dtype])

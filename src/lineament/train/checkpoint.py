@@ -1,0 +1,37 @@
+"""Checkpoints: a run's whole state in one file, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lineament.errors import OptionError
+from lineament.train.recipe import Recipe, as_dict
+
+_MAY_CHANGE = {"workers", "validate_every"}  # what a run can be continued with otherwise
+
+
+def write_checkpoint(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:
+    """Write a state with the recipe it belongs to."""
+    part = path.with_name(f".{path.name}.part")
+    torch.save({"recipe": as_dict(recipe), **state}, part)
+    os.replace(part, path)
+
+
+def read_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The state in a file, ``None`` where there is none.
+
+    Raises:
+        OptionError: the checkpoint is of another recipe; the message names what differs.
+    """
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    mine = as_dict(recipe)
+    differs = [n for n in mine if n not in _MAY_CHANGE and state["recipe"].get(n) != mine[n]]
+    if differs:
+        raise OptionError(f"{path} was trained with other settings ({', '.join(differs)}); use another output folder")
+    return state
