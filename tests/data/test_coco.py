@@ -1,0 +1,154 @@
+"""Our interchange format: round trips, the shared indices, and files that are wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineament.data.readers.coco import read_coco, read_coco_wholebody, write_coco
+from lineament.data.sample import Sample
+from lineament.errors import DataError
+from lineament.schemas import SCHEMAS
+
+
+def made_up(folder: Path, seed: int = 0) -> list[Sample]:
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i, n in enumerate([3, 0, 1]):
+        corner = rng.uniform(-10, 100, (n, 2)).round(2)
+        points = rng.uniform(0, 100, (n, 5, 2)).round(2)
+        points[:1, 2] = np.nan
+        samples.append(
+            Sample.of(
+                folder / "sub" / f"{i}.jpg",
+                np.concatenate([corner, corner + rng.uniform(1, 50, (n, 2)).round(2)], axis=1),
+                points,
+                visibility=rng.integers(1, 3, (n, 5)),
+                ignore=rng.random(n) < 0.5,
+                size=(640, 480 + i),
+                source="made-up",
+                box_source=np.array(["human", "detector", "human"])[:n],
+                landmark_source="detector",
+                attributes={"mask": rng.random(n) < 0.5, "pose": np.array(["left", "", "frontal"])[:n]},
+            )
+        )
+    return samples
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    wanted = made_up(tmp_path)
+    write_coco(tmp_path / "index.json", wanted)
+    found = read_coco(tmp_path / "index.json")
+    assert [len(s) for s in found] == [3, 0, 1]
+    for a, b in zip(wanted, found, strict=True):
+        assert (a.path, a.width, a.height, a.source, a.schema) == (b.path, b.width, b.height, b.source, b.schema)
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-3)
+        np.testing.assert_allclose(a.landmarks, b.landmarks, atol=1e-3)
+        for name in ("visibility", "ignore", "box_source", "landmark_source"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        for name in a.attributes:
+            np.testing.assert_array_equal(a.attributes[name], b.attributes[name])
+
+
+def test_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
+    write_coco(tmp_path / "labels" / "index.json", made_up(tmp_path / "photos"), images=tmp_path / "photos")
+    found = read_coco(tmp_path / "labels" / "index.json", tmp_path / "elsewhere")
+    assert found[0].path == tmp_path / "elsewhere" / "sub" / "0.jpg"
+
+
+def test_one_file_holds_one_schema(tmp_path: Path) -> None:
+    other = Sample.of("a.jpg", np.zeros((0, 4)), schema=SCHEMAS["68"])
+    with pytest.raises(DataError, match="one schema"):
+        write_coco(tmp_path / "index.json", [*made_up(tmp_path), other])
+    assert not list(tmp_path.iterdir())
+
+
+def index_of(**changes: object) -> dict[str, object]:
+    face = {"id": 7, "image_id": 1, "bbox": [1, 2, 3, 4], "keypoints": [1, 2, 2] * 5} | changes
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 10, "height": 10}],
+        "annotations": [{"id": 6, "image_id": 1, "bbox": [1, 2, 3, 4]}, face],
+        "categories": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bbox": [1, 2, -3, 4]}, "negative"),
+        ({"bbox": [1, 2, 3]}, "4 numbers, found 3"),
+        ({"bbox": [1, float("nan"), 3, 4]}, "not finite"),
+        ({"keypoints": [float("nan"), 2, 2] * 5}, "not finite"),
+        ({"keypoints": [1, 2, 2] * 4}, "15 numbers, found 12"),
+        ({"image_id": 9}, "image_id 9 has no entry"),
+    ],
+)
+def test_a_wrong_label_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps(index_of(**changes)))
+    with pytest.raises(DataError, match=message) as error:
+        read_coco(path)
+    assert f"{path}, annotation 7" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": []}'])
+def test_no_coco_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(DataError, match=r"index\.json"):
+        read_coco(tmp_path / "index.json")
+
+
+def test_missing_keypoints_are_not_labelled(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text(json.dumps(index_of()))
+    (sample,) = read_coco(tmp_path / "index.json")
+    np.testing.assert_array_equal(sample.visibility, [[0] * 5, [2] * 5])
+    assert np.isnan(sample.landmarks[0]).all()
+    assert sample.landmark_source.tolist() == ["none", "human"]
+
+
+def test_wholebody_faces(tmp_path: Path) -> None:
+    person = {"image_id": 1, "bbox": [0, 0, 9, 9], "keypoints": [0] * 51}
+    face = {"face_box": [10, 20, 30, 40], "face_kpts": [12, 22, 0.7] * 67 + [0, 0, 0], "face_valid": True}
+    blank = {"face_box": [0, 0, 0, 0], "face_kpts": [0] * 204, "face_valid": False}
+    index = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 100}],
+        "annotations": [person | blank | {"id": 1}, person | face | {"id": 2}],
+    }
+    (tmp_path / "wholebody.json").write_text(json.dumps(index))
+    (sample,) = read_coco_wholebody(tmp_path / "wholebody.json")
+    np.testing.assert_array_equal(sample.boxes, [[10, 20, 40, 60]])
+    np.testing.assert_array_equal(sample.landmarks[0, 0], [12.5, 22.5])
+    assert sample.visibility[0].tolist() == [2] * 67 + [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures", "faces", "with_points", "ignored"),
+    [
+        ("detection-val", 303, 738, 704, 109),
+        ("detection-val-crowd", 55, 665, 665, 494),
+        ("landmarks5-test", 1498, 1498, 1498, 0),
+        ("landmarks21-val", 138, 194, 194, 0),
+    ],
+)
+def test_counts_of_the_shared_indices(
+    shared: Path, name: str, pictures: int, faces: int, with_points: int, ignored: int
+) -> None:
+    samples = read_coco(shared / "data" / f"{name}.json")
+    counted = [~s.ignore for s in samples]
+    assert len(samples) == pictures
+    assert sum(int(c.sum()) for c in counted) == faces
+    labelled = [(s.visibility > 0).any(axis=1) & c for s, c in zip(samples, counted, strict=True)]
+    assert sum(int(has.sum()) for has in labelled) == with_points
+    assert sum(int(s.ignore.sum()) for s in samples) == ignored
+    assert all(s.path.is_file() for s in samples[:5])
+
+
+def test_reading_needs_numpy_only() -> None:
+    code = "import sys, lineament.data.readers.coco; print(*{'torch', 'scipy', 'cv2', 'h5py'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.split() == []
