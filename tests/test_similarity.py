@@ -1,0 +1,147 @@
+"""Similarity transforms against an independent solution, and crops against pictures whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lineament.errors import OptionError
+from lineament.faces import Faces
+from lineament.schemas import FIVE, Schema, own
+from lineament.similarity import TEMPLATE, align, fit, five_points, invert, transform
+
+RNG = np.random.default_rng(1)
+
+
+def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Umeyama (1991), equations 38 to 42, by singular value decomposition, for one face."""
+    x, y = source - source.mean(0), target - target.mean(0)
+    u, d, vt = np.linalg.svd(y.T @ x / len(x))
+    s = np.array([1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    rotation = u @ np.diag(s) @ vt
+    scale = (d * s).sum() / (x**2).sum(1).mean()
+    return np.column_stack([scale * rotation, target.mean(0) - scale * rotation @ source.mean(0)])
+
+
+def similarity(scale: float, angle: float, x: float, y: float) -> np.ndarray:
+    a, b = scale * np.cos(angle), scale * np.sin(angle)
+    return np.array([[a, -b, x], [b, a, y]])
+
+
+def test_fit_is_umeyamas_solution_for_all_faces_at_once() -> None:
+    source, target = RNG.normal(0, 50, (40, 5, 2)), RNG.normal(0, 20, (40, 5, 2))
+    expected = [umeyama(s, t) for s, t in zip(source, target, strict=True)]
+    assert np.allclose(fit(source, target), expected, atol=1e-9)
+    assert np.allclose(fit(source, target[0]), [umeyama(s, target[0]) for s in source], atol=1e-9)
+
+
+def test_fit_does_not_reflect() -> None:
+    mirrored = TEMPLATE * [-1, 1]
+    assert np.linalg.det(fit(mirrored[None], TEMPLATE)[0, :, :2]) > 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.01, 100), st.floats(-np.pi, np.pi), st.floats(-1e3, 1e3), st.floats(-1e3, 1e3))
+def test_fit_finds_a_similarity_again_and_invert_undoes_it(scale: float, angle: float, x: float, y: float) -> None:
+    matrix = similarity(scale, angle, x, y)[None]
+    points = transform(TEMPLATE[None] * 100, matrix)
+    assert np.allclose(fit(TEMPLATE[None] * 100, points), matrix, atol=1e-6)
+    assert np.allclose(transform(points, invert(matrix)), TEMPLATE * 100, atol=1e-6)
+
+
+def test_missing_points_do_not_count() -> None:
+    matrix = similarity(2, 0.3, 10, 20)[None]
+    points = transform(TEMPLATE[None], matrix)
+    holes = points.copy()
+    holes[0, 2] = np.nan
+    assert np.allclose(fit(holes, TEMPLATE), invert(matrix))
+    holes[0, 1:] = np.nan
+    assert np.isnan(fit(holes, TEMPLATE)).all()
+    assert np.isnan(fit(np.zeros((1, 5, 2)), TEMPLATE)).all()
+
+
+def test_template_is_symmetric_and_is_the_public_one() -> None:
+    assert np.allclose(TEMPLATE[list(FIVE.mirror)] * [-1, 1] + [1, 0], TEMPLATE)
+    public = np.array([[38.29, 51.70], [73.53, 51.50], [56.03, 71.74], [41.55, 92.37], [70.73, 92.20]]) + 0.5
+    assert np.hypot(*(TEMPLATE * 112 - public).T).max() < 0.7
+
+
+def scene(scale: float, angle: float, size: tuple[int, int] = (600, 500)) -> tuple[np.ndarray, Faces]:
+    """A face of five coloured discs, and where they are."""
+    w, h = size
+    points = transform(TEMPLATE[None] * 112, similarity(scale, angle, w / 2, h / 3)[None])[0]
+    y, x = np.mgrid[:h, :w] + 0.5
+    image = np.zeros((h, w, 3), np.uint8)
+    for i, (px, py) in enumerate(points):
+        image[np.hypot(x - px, y - py) < 5 * scale] = 40 * (i + 1), 255, 50 * i
+    return image, Faces.of([[0, 0, 9, 9]], [0.9], points[None], image_size=size)
+
+
+@pytest.mark.parametrize(("scale", "angle"), [(1.0, 0.0), (0.6, 0.5), (1.3, -0.7), (2.5, 0.4), (5.0, 0.2)])
+def test_crops_show_the_points_at_their_places(scale: float, angle: float) -> None:
+    image, faces = scene(scale, angle, (int(400 * max(scale, 1)), int(400 * max(scale, 1))))
+    aligned = align(image, faces)
+    assert aligned.crops.shape == (1, 112, 112, 3)
+    green, red = aligned.crops[0, ..., 1].astype(float), aligned.crops[0, ..., 0]
+    y, x = np.mgrid[:112, :112] + 0.5
+    for i, (px, py) in enumerate(TEMPLATE * 112):
+        near = np.hypot(x - px, y - py) < 8
+        weight = green * near
+        # discs of a few pixels have centroids of their own; a frame half a pixel off would show as 0.4 and more
+        assert (weight * x).sum() / weight.sum() == pytest.approx(px, abs=0.25)
+        assert (weight * y).sum() / weight.sum() == pytest.approx(py, abs=0.25)
+        assert red[int(py), int(px)] == pytest.approx(40 * (i + 1), abs=2)
+    assert np.allclose(transform(faces.landmarks, aligned.matrices), TEMPLATE * 112, atol=1e-3)
+    assert np.allclose(transform(TEMPLATE[None] * 112, aligned.inverses), faces.landmarks, atol=1e-3)
+
+
+def test_shrinking_averages() -> None:
+    """A fine checkerboard seen from afar is grey, not a pattern of whichever pixels were hit."""
+    size = 1200
+    checks = (np.indices((size, size)).sum(0) % 2 * 255).astype(np.uint8)
+    faces = Faces.of([[0, 0, size, size]], [1], TEMPLATE[None] * size, image_size=(size, size))
+    assert np.abs(align(checks, faces).crops.astype(int) - 127).max() < 12
+
+
+def test_faces_at_the_edge_are_filled_with_black() -> None:
+    white = np.full((50, 50, 3), 255, np.uint8)
+    faces = Faces.of([[-40, -40, 60, 60]], [1], TEMPLATE[None] * 100 - 50, image_size=(50, 50))
+    crop = align(white, faces, size=100).crops[0]
+    assert (crop[:49, :49] == 0).all()
+    assert (crop[52:98, 52:98] == 255).all()
+
+
+def test_no_faces_no_crops() -> None:
+    aligned = align(np.zeros((9, 9), np.uint8), Faces.empty((9, 9)), size=64)
+    assert aligned.crops.shape == (0, 64, 64, 3)
+    assert aligned.matrices.shape == aligned.inverses.shape == (0, 2, 3)
+    assert len(aligned) == 0
+
+
+def test_what_cannot_be_aligned_is_named() -> None:
+    image, faces = scene(1, 0)
+    with pytest.raises(OptionError, match="600x500, this one has 500x600"):
+        align(image.transpose(1, 0, 2), faces)
+    points = np.repeat(faces.landmarks, 3, 0)
+    points[1, 1:] = np.nan
+    holes = Faces.of(np.repeat(faces.boxes, 3, 0), [0.9, 0.8, 0.7], points, image_size=faces.image_size)
+    with pytest.raises(OptionError, match=r"faces \[1\] have fewer than two"):
+        align(image, holes)
+    with pytest.raises(OptionError, match="neither a point nor a group named 'right_eye'"):
+        five_points(np.zeros((1, 2, 2)), own("ears", ["right_ear", "left_ear"]))
+
+
+def test_larger_schemas_are_reduced_by_names_and_groups() -> None:
+    seven = Schema(
+        name="7",
+        points=("re_outer", "re_inner", "le_inner", "le_outer", "nose", "mouth_right", "mouth_left"),
+        mirror=(3, 2, 1, 0, 4, 6, 5),
+        groups={"right_eye": (0, 1), "left_eye": (2, 3), "nose": (4,), "mouth": (5, 6)},
+    )
+    points = RNG.normal(size=(4, 7, 2))
+    expected = np.stack([points[:, :2].mean(1), points[:, 2:4].mean(1), *points[:, 4:].swapaxes(0, 1)], 1)
+    assert np.allclose(five_points(points, seven), expected)
+    points[0, 0] = np.nan
+    assert np.allclose(five_points(points, seven)[0, 0], points[0, 1])
