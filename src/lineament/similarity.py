@@ -153,8 +153,8 @@ def transform(points: Array, matrices: Array) -> Array:
 def _warp(picture: Image.Image, inverse: Array, size: int) -> Image.Image:
     """The crop (size, size) whose pixels come from where ``inverse`` leads.
 
-    Where that shrinks by two or more, the region is averaged first, or pixels in between would be lost. Pillow's affine transform
-    counts from pixels' outer corners, as this library does.
+    Where that shrinks by two or more, the region is averaged first, or pixels in between would be lost. Pillow's
+    affine transform counts from pixels' outer corners, as this library does.
     """
     shrink = max(1, int(np.hypot(*inverse[:, 0])))
     if shrink > 1:
