@@ -108,7 +108,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
             optimizer.step()
             _follow(average, network, min(recipe.average, step / (step + 10)))
             if step % 100 == 0:
-                figures = {name: float(value) for name, value in parts.items()}
+                figures = {name: float(value.detach()) for name, value in parts.items()}
                 log.write(json.dumps({"step": step, "seconds": round(time.monotonic() - began, 1), **figures}) + "\n")
                 if report:
                     report(step, figures)

@@ -127,6 +127,11 @@ class CropSet:
         rows: indices of the crops of each kind.
     """
 
+    @staticmethod
+    def there(folder: Path) -> bool:
+        """Whether the folder holds a finished set."""
+        return (folder / "pixels.npy").exists()
+
     def __init__(self, folder: Path) -> None:
         self.pixels, self.kind, self.box, self.points = (
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "kind", "box", "points")

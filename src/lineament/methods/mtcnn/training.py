@@ -37,6 +37,7 @@ Array = NDArray[Any]
 Stage = Literal["pnet", "rnet", "onet"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 NETWORKS: dict[Stage, Callable[[int], PNet | RNet | ONet]] = {"pnet": PNet, "rnet": RNet, "onet": ONet}
+FILE = "mtcnn.onnx"
 _log = logging.getLogger(__name__)
 
 
@@ -149,26 +150,29 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     for name in STAGES:
         if stage is None or name == stage:
-            settings = read_recipe(recipe, StageRecipe, name, overrides)
-            _train_stage(name, data, settings, out, report(name, settings.steps) if report else None)
-    return out / "mtcnn.onnx"
+            settings = read(recipe, name, overrides)
+            task = prepare(name, data, settings, out)
+            trained = train(task, settings, out / name, report(name, settings.steps) if report else None)
+            torch.save(trained.state_dict(), out / name / "network.pt")
+            _export(_networks(out, settings), settings, out)
+    return out / FILE
 
 
-def _train_stage(stage: Stage, data: Path, recipe: StageRecipe, out: Path, report: Report | None) -> None:
-    cascade = _networks(out, recipe, before=stage)
-    file = _export(cascade, recipe, out)
-    folder = out / stage
+def read(recipe: Path, stage: Stage, overrides: dict[str, str] | None = None) -> StageRecipe:
+    """A stage's settings from a recipe file."""
+    return read_recipe(recipe, StageRecipe, stage, overrides)
+
+
+def prepare(stage: Stage, data: Path, recipe: StageRecipe, out: Path) -> StageTask:
+    """A stage's task, ready to train: its crops are cut, if they are not there yet, with the stages before it."""
+    networks = _networks(out, recipe, before=stage)
+    file = out / FILE if (out / FILE).exists() else _export(networks, recipe, out)
     sets = {}
     for split in ("train", "val"):
-        where = folder / split
-        if not (where / "pixels.npy").exists():
-            _cut_crops(stage, split, data, recipe, file, where)
-        sets[split] = CropSet(where)
+        folder = out / stage / split
+        sets[split] = CropSet(folder) if CropSet.there(folder) else _cut_crops(stage, split, data, recipe, file, folder)
     torch.manual_seed(recipe.seed)
-    network = NETWORKS[stage](len(schema(recipe.landmarks)))
-    trained = train(StageTask(network, recipe, sets["train"], sets["val"]), recipe, folder, report)
-    torch.save(trained.state_dict(), folder / "network.pt")
-    _export(_networks(out, recipe), recipe, out)
+    return StageTask(NETWORKS[stage](len(schema(recipe.landmarks))), recipe, sets["train"], sets["val"])
 
 
 def _networks(out: Path, recipe: StageRecipe, before: Stage | None = None) -> dict[Stage, nn.Module]:
@@ -189,7 +193,7 @@ def _networks(out: Path, recipe: StageRecipe, before: Stage | None = None) -> di
 def _export(networks: dict[Stage, nn.Module], recipe: StageRecipe, out: Path) -> Path:
     config = Config(landmarks=recipe.landmarks, codec=recipe.codec)
     metadata = {"method": "mtcnn", "config": json.dumps(asdict(config))}
-    return export(entries(**networks), out / "mtcnn.onnx", metadata=metadata)
+    return export(entries(**networks), out / FILE, metadata=metadata)
 
 
 def _cut_crops(stage: Stage, split: str, data: Path, recipe: StageRecipe, file: Path, folder: Path) -> CropSet:
@@ -258,5 +262,3 @@ def _choose(
     hit = proposed[(proposed.kind == Kind.POSITIVE) | (proposed.kind == Kind.PART)]
     return targets.joined([faces, marked, hit, targets.with_landmarks(hit), proposed[negative]])
 
-
-__all__ = ["STAGES", "StageRecipe", "run"]

@@ -1,0 +1,174 @@
+"""What must hold of every method in the registry."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from scenes import scene, write_data
+
+import lineament
+from lineament import boxes as box_ops
+from lineament.methods import METHODS
+from lineament.schemas import schema
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
+SHIPPED = [m.name for m in lineament.models()]
+# A few minutes' worth of settings brought down to seconds; what a method does not know, it is not given.
+TINY = {"steps": "200", "batch": "64", "learning_rate": "5e-3", "warmup": "10", "validate_every": "50", "workers": "0", "average": "0.9"}
+
+
+class Run(NamedTuple):
+    """A finished tiny training."""
+
+    training: ModuleType
+    data: Path
+    out: Path
+    recipe: Path
+    file: Path
+
+
+@pytest.fixture(scope="module", params=list(METHODS))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Every method, trained on a few drawn scenes until it knows them."""
+    pytest.importorskip("torch")
+    method = METHODS[request.param]
+    training = importlib.import_module(method.training)
+    folder = tmp_path_factory.mktemp(request.param)
+    write_data(folder, 16)
+    tables = "\n".join(f"[{stage}]" for stage in training.STAGES)
+    recipe = folder / "recipe.toml"
+    recipe.write_text(f'train = ["scenes.json"]\nval = ["scenes.json"]\n{tables}\n')
+    file = training.run(folder, recipe, folder / "run", overrides=TINY)
+    return Run(training, folder, folder / "run", recipe, file)
+
+
+def recall(detector: lineament.Detector, count: int) -> float:
+    found = 0
+    wanted = 0
+    for seed in range(count):
+        picture, boxes, _ = scene(seed)
+        faces = detector.detect(picture, threshold=0.5, min_face=16)
+        wanted += len(boxes)
+        if len(faces):
+            found += int((box_ops.iou(boxes, faces.boxes).max(axis=1) > 0.5).sum())
+    return found / wanted
+
+
+def test_overfits_a_tiny_set_through_training_export_and_inference(trained: Run) -> None:
+    assert recall(lineament.load(trained.file), 16) > 0.8
+
+
+def test_every_parameter_has_a_gradient(trained: Run) -> None:
+    import torch
+    from lineament.train.loop import to_input
+
+    for stage in trained.training.STAGES:
+        recipe = trained.training.read(trained.recipe, stage, TINY)
+        task = trained.training.prepare(stage, trained.data, recipe, trained.out)
+        batch = {name: torch.as_tensor(value) for name, value in task.batch(0).items()}
+        losses = task.losses(task.network(to_input(batch["pixels"])), batch)
+        torch.stack(list(losses.values())).sum().backward()
+        for name, parameter in task.network.named_parameters():
+            assert parameter.grad is not None, f"{stage}: {name}"
+            assert parameter.grad.abs().max() > 0, f"{stage}: {name}"
+
+
+def test_batches_depend_on_seed_and_step_alone(trained: Run) -> None:
+    for stage in trained.training.STAGES:
+        recipe = trained.training.read(trained.recipe, stage, TINY)
+        task = trained.training.prepare(stage, trained.data, recipe, trained.out)
+        first, again, other = task.batch(7), task.batch(7), task.batch(8)
+        for name, value in first.items():
+            np.testing.assert_array_equal(value, again[name])
+        assert not np.array_equal(first["pixels"], other["pixels"])
+
+
+def test_both_runtimes_agree(trained: Run) -> None:
+    pytest.importorskip("openvino")
+    picture, _, _ = scene(0)
+    one = lineament.load(trained.file).detect(picture)
+    other = lineament.load(trained.file, runtime="openvino").detect(picture)
+    same(one, other, atol=0.05)
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def detector(request: pytest.FixtureRequest) -> Iterator[lineament.Detector]:
+    """Every shipped weight."""
+    yield lineament.load(request.param)
+
+
+def same(one: lineament.Faces, other: lineament.Faces, atol: float = 1e-2) -> None:
+    assert len(one) == len(other)
+    np.testing.assert_allclose(one.boxes, other.boxes, atol=atol)
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
+    np.testing.assert_allclose(one.landmarks, other.landmarks, atol=atol)
+
+
+def close(one: lineament.Faces, other: lineament.Faces) -> None:
+    """The same faces, up to what another sampling of the picture changes."""
+    assert len(one) == len(other) > 0
+    overlap = box_ops.iou(one.boxes, other.boxes)
+    assert (overlap.max(axis=1) > 0.8).all()
+    size = (one.boxes[:, 2] - one.boxes[:, 0])[:, None, None]
+    apart = np.abs(one.landmarks - other.landmarks[overlap.argmax(axis=1)]) / size
+    assert apart.max() < 0.1
+
+
+def test_a_list_gives_what_its_pictures_give_one_by_one(detector: lineament.Detector) -> None:
+    pictures = [*PHOTOS, scene(1)[0], np.zeros((1, 1, 3), np.uint8), np.zeros((30, 400), np.uint8)]
+    together = detector.detect(pictures)
+    assert len(together) == len(pictures)
+    assert sum(len(faces) for faces in together) >= len(PHOTOS)
+    for picture, faces in zip(pictures, together, strict=True):
+        same(faces, detector.detect(picture))
+
+
+def test_a_black_margin_changes_nothing(detector: lineament.Detector) -> None:
+    for path in PHOTOS:
+        image = lineament.read_image(path)
+        padded = np.pad(image, ((0, 64), (0, 32), (0, 0)))
+        close(detector.detect(image, threshold=0.9), detector.detect(padded, threshold=0.9))
+
+
+def test_a_mirrored_picture_gives_mirrored_faces(detector: lineament.Detector) -> None:
+    mirror = list(schema(detector.schema.name).mirror)
+    for path in PHOTOS:
+        image = lineament.read_image(path)
+        faces, flipped = detector.detect(image, threshold=0.9), detector.detect(image[:, ::-1], threshold=0.9)
+        width = image.shape[1]
+        back = lineament.Faces.of(
+            flipped.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0],
+            flipped.scores,
+            flipped.landmarks[:, mirror] * [-1, 1] + [width, 0],
+            image_size=faces.image_size,
+            schema=faces.schema,
+        )
+        close(faces, back)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (12, 12), (3, 40)])
+def test_tiny_pictures_have_no_faces(detector: lineament.Detector, shape: tuple[int, int]) -> None:
+    faces = detector.detect(np.full((*shape, 3), 127, np.uint8))
+    assert len(faces) == 0
+    assert faces.landmarks.shape == (0, len(detector.schema), 2)
+    assert faces.image_size == shape[::-1]
+
+
+def test_no_pictures_give_no_results(detector: lineament.Detector) -> None:
+    assert detector.detect([]) == []
+
+
+def test_results_are_sorted_scores_in_range_and_landmarks_inside(detector: lineament.Detector) -> None:
+    for faces in detector.detect(list(PHOTOS), threshold=0):
+        assert (np.diff(faces.scores) <= 0).all()
+        assert ((faces.scores >= 0) & (faces.scores <= 1)).all()
+    for faces in detector.detect(list(PHOTOS), threshold=0.9):
+        middle = faces.landmarks.mean(axis=1)
+        assert ((middle > faces.boxes[:, :2]) & (middle < faces.boxes[:, 2:])).all()

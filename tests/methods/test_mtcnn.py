@@ -1,0 +1,261 @@
+"""MTCNN's parts against what the paper says and against slow references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F  # noqa: E402
+
+from lineament import boxes as box_ops  # noqa: E402
+from lineament.data.augment import turn  # noqa: E402
+from lineament.data.sample import Sample  # noqa: E402
+from lineament.errors import DataError, OptionError  # noqa: E402
+from lineament.export import export  # noqa: E402
+from lineament.methods.mtcnn import pyramid as pyramid_module  # noqa: E402
+from lineament.methods.mtcnn import targets, training  # noqa: E402
+from lineament.methods.mtcnn.decode import MTCNN, Config  # noqa: E402
+from lineament.methods.mtcnn.entries import entries, fold_scaling  # noqa: E402
+from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskNet  # noqa: E402
+from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402
+from lineament.methods.mtcnn.targets import CropSet, CropSetWriter, Kind  # noqa: E402
+from lineament.runtime import Graph, load_graph  # noqa: E402
+from scenes import scene, write_data  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """An untrained cascade, exported."""
+    torch.manual_seed(0)
+    file = export(entries(PNet(), RNet(), ONet()), tmp_path_factory.mktemp("cascade") / "m.onnx", metadata={"a": "b"})
+    return load_graph(file.read_bytes())
+
+
+@pytest.mark.parametrize(("network", "parameters"), [(PNet, 6_929), (RNet, 101_339), (ONet, 388_783)])
+def test_networks_have_the_figures_layers(network: type[torch.nn.Module], parameters: int) -> None:
+    """One logit in place of two softmax outputs is all that the counts differ from the authors' by."""
+    assert sum(p.numel() for p in network().parameters()) == parameters
+    size = network.size
+    out = network()(torch.zeros(2, 3, size, size))
+    assert [out[name].numel() for name in ("score", "box", "landmarks")] == [2, 8, 20]
+
+
+@pytest.mark.parametrize("size", [12, 24, 48])
+def test_single_task_nets_answer(size: int) -> None:
+    assert SingleTaskNet(size)(torch.zeros(2, 3, size, size))["score"].shape == (2,)
+
+
+def test_pooling_before_the_activation_is_pooling_after_it() -> None:
+    x = torch.randn(2, 4, 9, 9)
+    activation = PReLU(4)
+    activation.weight.data = torch.tensor([-0.5, 0.1, 0.9, 3.0])  # clamped to [0, 1]
+    before = activation(F.max_pool2d(x, 3, 2, ceil_mode=True))
+    assert torch.equal(before, F.max_pool2d(activation(x), 3, 2, ceil_mode=True))
+    slopes = activation.weight.clamp(0, 1)
+    assert torch.allclose(activation(x), F.prelu(x, slopes))
+
+
+def test_folding_the_scaling_changes_nothing() -> None:
+    net = RNet().double()
+    pixels = torch.randint(0, 256, (3, 3, 24, 24)).double()
+    for name, value in net(pixels).items():
+        assert torch.allclose(value, fold_scaling(net)(pixels)[name], atol=1e-9)
+
+
+def bilinear(image: np.ndarray, x: float, y: float) -> np.ndarray:
+    """RoiAlign's sample: the picture's edge pixel up to one pixel outside, black beyond."""
+    h, w = image.shape[:2]
+    x, y = x - 0.5, y - 0.5
+    if x < -1 or y < -1 or x > w or y > h:
+        return np.zeros(3)
+    x, y = min(max(x, 0), w - 1), min(max(y, 0), h - 1)
+    x0, y0 = int(x), int(y)
+    x1, y1 = min(x0 + 1, w - 1), min(y0 + 1, h - 1)
+    dx, dy = x - x0, y - y0
+    top = image[y0, x0] * (1 - dx) + image[y0, x1] * dx
+    bottom = image[y1, x0] * (1 - dx) + image[y1, x1] * dx
+    return np.asarray(top * (1 - dy) + bottom * dy)
+
+
+@pytest.mark.parametrize("window", [(3, 5, 27, 29), (-8.5, -4, 20, 24.5), (10.25, 3.5, 60, 53.25), (0, 0, 10, 10)])
+def test_crops_equal_a_direct_sampling(graph: Graph, window: tuple[float, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 80, 3), dtype=np.uint8)
+    pyramid = Pyramid(image)
+    (crop,) = pyramid.crops(graph, np.array([window], float), 24)
+    longer = max(window[2] - window[0], window[3] - window[1])
+    depth = int(np.clip(np.floor(np.log2(longer / 24)), 0, len(pyramid.halvings) - 1))
+    x1, y1, x2, y2 = np.array(window) / 2**depth
+    source = pyramid.halvings[depth].astype(float)
+    for row, column in [(0, 0), (0, 23), (11, 12), (23, 23), (5, 19)]:
+        samples = [
+            bilinear(source, x1 + (x2 - x1) * (column + i) / 24, y1 + (y2 - y1) * (row + j) / 24)
+            for i in (0.25, 0.75)
+            for j in (0.25, 0.75)
+        ]
+        np.testing.assert_allclose(crop[:, row, column], np.mean(samples, axis=0), atol=1e-2)
+
+
+def test_crops_are_black_outside_and_order_is_kept(graph: Graph) -> None:
+    pyramid = Pyramid(np.full((200, 200, 3), 255, np.uint8))
+    windows = np.array([[-60, -60, -20, -20], [20, 20, 180, 180], [50, 50, 74, 74]], float)
+    crops = pyramid.crops(graph, windows, 24)
+    assert crops[0].max() == 0
+    assert crops[1:].min() > 254.9
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 7), (10, 2)])
+def test_a_cell_sees_its_window_and_nothing_else(row: int, column: int) -> None:
+    torch.manual_seed(1)
+    net = PNet()
+    pixels = torch.rand(1, 3, 40, 40) * 255
+    window = pixels[:, :, 2 * row : 2 * row + CELL, 2 * column : 2 * column + CELL]
+    whole, alone = net(pixels), net(window)
+    assert torch.allclose(whole["score"][0, row, column], alone["score"][0, 0, 0], atol=1e-5)
+    level = Level(np.zeros((40, 40, 3), np.uint8), (2.0, 2.0))
+    box = level.windows(np.array([row]), np.array([column]))[0] / 2 + BORDER
+    assert box.tolist() == [2 * column, 2 * row, 2 * column + CELL, 2 * row + CELL]
+
+
+def test_strips_give_every_window_once(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (150, 90, 3), dtype=np.uint8)
+    cascade = MTCNN(graph, Config())
+    whole = cascade.propose([Pyramid(image)], 0.0, min_face=12, max_face=13)
+    monkeypatch.setattr(pyramid_module, "STRIP", 3000)
+    assert len(list(next(Pyramid(image).levels(12, 13, 0.7)).strips())) > 3
+    strips = cascade.propose([Pyramid(image)], 0.0, min_face=12, max_face=13)
+    np.testing.assert_allclose(strips.boxes, whole.boxes, atol=1e-4)
+
+
+def test_levels_cover_the_range_asked_for() -> None:
+    levels = list(Pyramid(np.zeros((480, 640, 3), np.uint8)).levels(20, 200, 0.709))
+    sides = [CELL * level.scale[0] for level in levels]
+    assert sides[0] == pytest.approx(20, rel=0.01)
+    assert 200 * 0.709 < sides[-1] <= 200
+    np.testing.assert_allclose(np.divide(sides[:-1], sides[1:]), 0.709, rtol=0.02)
+    assert not list(Pyramid(np.zeros((5, 5, 3), np.uint8)).levels(20, np.inf, 0.709))
+
+
+def a_sample(boxes: list[list[float]], *, ignore: list[bool] | None = None, size: tuple[int, int] = (200, 200)) -> Sample:
+    centre = np.array(boxes, float).reshape(-1, 2, 2).mean(axis=1)
+    return Sample.of("x.png", boxes, np.repeat(centre[:, None], 5, axis=1), ignore=ignore, size=size)
+
+
+def test_kinds_follow_the_papers_bounds() -> None:
+    sample = a_sample([[50, 50, 150, 150]])
+
+    def shifted(iou: float) -> list[float]:  # two squares of side 100, one moved by d: (100 - d) / (100 + d)
+        d = 100 * (1 - iou) / (1 + iou)
+        return [50 + d, 50, 150 + d, 150]
+
+    windows = np.array([shifted(i) for i in (0.29, 0.31, 0.39, 0.41, 0.64, 0.66, 1.0)])
+    kinds = targets.label(windows, sample).kind
+    assert kinds.tolist() == [
+        Kind.NEGATIVE, Kind.OTHER, Kind.OTHER, Kind.PART, Kind.PART, Kind.POSITIVE, Kind.POSITIVE,
+    ]  # fmt: skip
+
+
+def test_ignored_and_tiny_faces_are_neither_face_nor_background() -> None:
+    sample = a_sample([[10, 10, 60, 60], [100, 100, 105, 105], [120, 20, 180, 80]], ignore=[True, False, False])
+    windows = np.array([[12, 12, 58, 58], [99, 99, 106, 106], [130, 130, 170, 170], [120, 20, 180, 80]], float)
+    assert targets.label(windows, sample).kind.tolist() == [Kind.OTHER, Kind.OTHER, Kind.NEGATIVE, Kind.POSITIVE]
+
+
+def test_targets_lead_back_to_box_and_landmarks() -> None:
+    sample = a_sample([[20, 30, 60, 80], [100, 100, 150, 170]])
+    around = targets.jittered(np.random.default_rng(0), sample, 10)
+    assert around.shape == (20, 4)
+    for codec in box_ops.CODECS:
+        labelled = targets.label(around, sample, codec)
+        back = box_ops.CODECS[codec].decode(labelled.box, labelled.windows)
+        assert {tuple(b) for b in back.round(3)} == {(20, 30, 60, 80), (100, 100, 150, 170)}
+    middles = box_ops.decode_points(labelled.points, labelled.windows)[:, 0]
+    assert {tuple(m) for m in middles.round(3)} == {(40, 55), (125, 135)}
+    sides = around[:, 2:] - around[:, :2]
+    np.testing.assert_allclose(sides[:, 0], sides[:, 1])
+
+
+def test_a_photo_without_faces_gives_negatives_only() -> None:
+    sample = a_sample([])
+    labelled = targets.label(targets.astray(np.random.default_rng(0), sample, 5, 30), sample)
+    assert labelled.kind.tolist() == [Kind.NEGATIVE] * 30
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> CropSet:
+    rng = np.random.default_rng(0)
+    writer = CropSetWriter(tmp_path / "set", 12, 5)
+    for _ in range(3):
+        labelled = targets.Windows(
+            rng.uniform(0, 1, (40, 4)), rng.integers(0, 4, 40).astype(np.int8), rng.normal(size=(40, 4)),
+            rng.uniform(0, 1, (40, 5, 2)),
+        )  # fmt: skip
+        writer.add(labelled, rng.integers(0, 256, (40, 3, 12, 12)).astype(np.float32))
+    assert not CropSet.there(tmp_path / "set")
+    return writer.close()
+
+
+def test_batches_hold_the_papers_ratio_of_kinds(crops: CropSet) -> None:
+    batch = targets.draw_batch(crops, np.random.default_rng(1), 70, mirror=(1, 0, 2, 4, 3))
+    assert np.bincount(batch["kind"]).tolist() == [30, 10, 10, 20]  # 3 : 1 : 1 : 2
+    assert batch["pixels"].dtype == np.uint8
+    assert batch["points"].shape == (70, 10)
+
+
+def test_losses_follow_equation_4() -> None:
+    torch.manual_seed(0)
+    kind = torch.tensor([Kind.NEGATIVE] * 6 + [Kind.POSITIVE] * 4 + [Kind.PART] * 3 + [Kind.LANDMARK] * 5)
+    n = len(kind)
+    outputs = {name: torch.randn(n, *s, requires_grad=True) for name, s in (("score", ()), ("box", (4,)), ("landmarks", (10,)))}
+    batch = {"kind": kind, "box": torch.randn(n, 4), "points": torch.randn(n, 10)}
+    parts = targets.losses(outputs, batch, hardest=0.7, box_weight=0.5, landmark_weight=1.0)
+    torch.stack(list(parts.values())).sum().backward()
+
+    p = torch.sigmoid(outputs["score"].detach())[:10]
+    y = (kind[:10] == Kind.POSITIVE).float()
+    entropy = -(y * p.log() + (1 - y) * (1 - p).log())  # equation 1
+    hardest = entropy.sort(descending=True).values[:7]
+    assert parts["score"].item() == pytest.approx(hardest.mean().item(), rel=1e-5)
+    with_gradient = outputs["score"].grad != 0
+    assert with_gradient[:10].sum() == 7  # the easy 30 % give none
+    assert not with_gradient[10:].any()
+
+    squares = (outputs["box"] - batch["box"]).detach().square().sum(1)[6:13]
+    assert parts["box"].item() == pytest.approx(0.5 * squares.mean().item(), rel=1e-5)  # equation 2
+    assert (outputs["box"].grad.abs().sum(1) > 0).nonzero().flatten().tolist() == list(range(6, 13))
+    squares = (outputs["landmarks"] - batch["points"]).detach().square().sum(1)[13:]
+    assert parts["landmarks"].item() == pytest.approx(squares.mean().item(), rel=1e-5)  # equation 3
+    assert (outputs["landmarks"].grad.abs().sum(1) > 0).nonzero().flatten().tolist() == list(range(13, n))
+
+
+def test_a_weight_of_zero_leaves_a_task_out() -> None:
+    outputs = {"score": torch.zeros(4), "box": torch.zeros(4, 4), "landmarks": torch.zeros(4, 10)}
+    batch = {"kind": torch.arange(4), "box": torch.ones(4, 4), "points": torch.ones(4, 10)}
+    assert set(targets.losses(outputs, batch, landmark_weight=0)) == {"score", "box"}
+
+
+def test_turning_moves_pixels_and_points_alike() -> None:
+    picture, _, points = scene(3, faces=1)
+    image = np.zeros((121, 161, 3), np.uint8)
+    x, y = points[0, 0].astype(int)
+    image[y - 2 : y + 3, x - 2 : x + 3] = 255
+    sample = Sample.of("x.png", [[0, 0, 161, 121]], np.array([[[x + 0.5, y + 0.5]] * 5]), size=(161, 121))
+    for degrees in (-30, 20, 90):
+        pixels, turned = turn(image, sample, degrees)
+        rows, columns = np.nonzero(pixels[..., 0] > 128)
+        assert np.hypot(*(turned.landmarks[0, 0] - [columns.mean() + 0.5, rows.mean() + 0.5])) < 0.7
+
+
+def test_missing_data_and_stages_are_named(tmp_path: Path) -> None:
+    write_data(tmp_path, 2, landmarks=False)
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('train = ["scenes.json"]\nval = ["scenes.json"]\n[pnet]\n[rnet]\n[onet]\n')
+    with pytest.raises(OptionError, match="pnet, rnet, onet"):
+        training.run(tmp_path, recipe, tmp_path / "run", stage="qnet")
+    with pytest.raises(OptionError, match="train pnet first"):
+        training.run(tmp_path, recipe, tmp_path / "run", stage="rnet")
+    with pytest.raises(DataError, match=r"scenes\.json.*landmarks"):
+        training.run(tmp_path, recipe, tmp_path / "run", stage="pnet")

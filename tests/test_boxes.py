@@ -1,0 +1,111 @@
+"""Overlaps, suppression and codecs against plain loops and their own inverses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lineament import boxes as box_ops
+
+
+def random_boxes(rng: np.random.Generator, n: int, extent: float = 100) -> np.ndarray:
+    corner = rng.uniform(0, extent, (n, 2))
+    return np.concatenate([corner, corner + rng.uniform(1, extent / 2, (n, 2))], axis=1)
+
+
+def one_overlap(a: np.ndarray, b: np.ndarray, over: str) -> float:
+    w = min(a[2], b[2]) - max(a[0], b[0])
+    h = min(a[3], b[3]) - max(a[1], b[1])
+    common = max(w, 0) * max(h, 0)
+    areas = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
+    return common / (sum(areas) - common if over == "union" else min(areas))
+
+
+def greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: np.ndarray, over: str) -> list[int]:
+    """Suppression as textbooks write it."""
+    left = list(np.argsort(-scores, kind="stable"))
+    kept = []
+    while left:
+        best = left.pop(0)
+        kept.append(best)
+        left = [
+            i for i in left if groups[i] != groups[best] or one_overlap(boxes[i], boxes[best], over) <= threshold
+        ]
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "union", "smaller"),
+    [
+        ([0, 0, 2, 2], [0, 0, 2, 2], 1, 1),
+        ([0, 0, 2, 2], [2, 0, 4, 2], 0, 0),  # touching is not overlapping
+        ([0, 0, 4, 4], [1, 1, 3, 3], 1 / 4, 1),
+        ([0, 0, 2, 2], [1, 0, 3, 2], 1 / 3, 1 / 2),
+        ([1, 1, 1, 1], [1, 1, 1, 1], 0, 0),  # no extent
+    ],
+)
+def test_overlap_by_hand(a: list[float], b: list[float], union: float, smaller: float) -> None:
+    one, other = np.array([a], float), np.array([b], float)
+    assert box_ops.overlap(one, other)[0] == pytest.approx(union)
+    assert box_ops.overlap(one, other, over="min")[0] == pytest.approx(smaller)
+    assert box_ops.iou(other, one)[0, 0] == pytest.approx(union)
+
+
+def test_coverage_is_the_share_of_the_first() -> None:
+    small, large = np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 11, 10]])
+    assert box_ops.coverage(small, large)[0, 0] == pytest.approx(0.5)
+    assert box_ops.coverage(large, small)[0, 0] == pytest.approx(0.02)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(0, 60),
+    threshold=st.sampled_from([0.0, 0.3, 0.5, 0.7]),
+    over=st.sampled_from(["union", "min"]),
+    groups=st.integers(1, 3),
+)
+@settings(max_examples=150, deadline=None)
+def test_nms_keeps_what_the_sequential_algorithm_keeps(
+    seed: int, n: int, threshold: float, over: str, groups: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    boxes = random_boxes(rng, n)
+    scores = rng.integers(0, 10, n) / 10  # with ties
+    group = rng.integers(0, groups, n)
+    kept = box_ops.nms(boxes, scores, threshold, groups=group, over=over)
+    assert kept.tolist() == greedy(boxes, scores, threshold, group, over)
+
+
+def test_nms_in_rounds_of_bounded_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    boxes, scores = random_boxes(rng, 300), rng.random(300)
+    whole = box_ops.nms(boxes, scores, 0.4)
+    monkeypatch.setattr(box_ops, "_PAIRS_AT_ONCE", 7)
+    assert box_ops.nms(boxes, scores, 0.4).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("name", list(box_ops.CODECS))
+def test_codecs_are_inverse_and_mirror(name: str) -> None:
+    rng = np.random.default_rng(2)
+    codec = box_ops.CODECS[name]
+    boxes, windows = random_boxes(rng, 50), random_boxes(rng, 50)
+    offsets = codec.encode(boxes, windows)
+    np.testing.assert_allclose(codec.decode(offsets, windows), boxes, atol=1e-9)
+    flipped = codec.encode(boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1], windows[:, [2, 1, 0, 3]] * [-1, 1, -1, 1])
+    np.testing.assert_allclose(codec.mirror(offsets), flipped, atol=1e-9)
+
+
+def test_points_are_relative_to_their_window() -> None:
+    rng = np.random.default_rng(3)
+    windows, points = random_boxes(rng, 20), rng.uniform(0, 100, (20, 5, 2))
+    offsets = box_ops.encode_points(points, windows)
+    np.testing.assert_allclose(box_ops.decode_points(offsets, windows), points, atol=1e-9)
+    np.testing.assert_allclose(box_ops.encode_points(windows[:, None, :2], windows), 0)
+    np.testing.assert_allclose(box_ops.encode_points(windows[:, None, 2:], windows), 1)
+
+
+def test_square_keeps_centre_and_longer_side() -> None:
+    squares = box_ops.square(np.array([[0.0, 0, 4, 2]]))
+    assert squares.tolist() == [[0, -1, 4, 3]]

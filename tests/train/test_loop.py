@@ -1,0 +1,112 @@
+"""The loop learns, and a run that was killed ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+
+from lineament.errors import OptionError  # noqa: E402
+from lineament.train.loop import Batch, Task, generator, pace, train  # noqa: E402
+from lineament.train.recipe import Recipe, read_recipe  # noqa: E402
+
+RECIPE = Recipe(
+    train=(), steps=60, batch=16, warmup=5, validate_every=20, workers=0, learning_rate=0.05, average=0.9, seed=3
+)
+
+
+class Brightness(Task):
+    """Predict a picture's mean from its pixels."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.network = Mean()
+        self.stop_after = stop_after
+
+    def batch(self, step: int) -> Batch:
+        if self.stop_after is not None and step >= self.stop_after:
+            raise KeyboardInterrupt
+        pixels = generator(RECIPE.seed, step).integers(0, 256, (RECIPE.batch, 4, 4, 3), dtype=np.uint8)
+        return {"pixels": pixels, "mean": (pixels.mean(axis=(1, 2, 3)) / 255).astype(np.float32)}
+
+    def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"error": (outputs["mean"] - batch["mean"]).square().mean()}
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        batch = {n: torch.as_tensor(v) for n, v in self.batch(0).items()}
+        pixels = batch["pixels"].permute(0, 3, 1, 2).float()
+        with torch.no_grad():
+            return {"negated_error": -float((network(pixels)["mean"] - batch["mean"]).square().mean())}
+
+
+class Mean(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 4)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {"mean": self.conv(pixels / 255).flatten()}
+
+
+def test_it_learns_and_keeps_the_best(tmp_path: Path) -> None:
+    task = Brightness()
+    before = task.validate(task.network)["negated_error"]
+    trained = train(task, RECIPE, tmp_path)
+    validations = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    scores = [v["validation"]["negated_error"] for v in validations if "validation" in v]
+    assert len(scores) == 3
+    assert task.validate(trained)["negated_error"] == pytest.approx(max(scores), abs=1e-7)
+    assert max(scores) > before / 10
+
+
+def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
+    whole = train(Brightness(), RECIPE, tmp_path / "whole").state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        train(Brightness(stop_after=50), RECIPE, tmp_path / "killed")
+    resumed = train(Brightness(), RECIPE, tmp_path / "killed").state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    train(Brightness(), RECIPE, tmp_path)
+    with pytest.raises(OptionError, match="learning_rate"):
+        train(Brightness(), replace(RECIPE, learning_rate=0.1), tmp_path)
+
+
+def test_pace_rises_then_falls() -> None:
+    paces = [pace(step, RECIPE) for step in range(RECIPE.steps + 1)]
+    assert paces[0] == 0
+    assert max(paces) == paces[RECIPE.warmup] == 1
+    assert paces[RECIPE.steps] == pytest.approx(0)
+    assert np.all(np.diff(paces[RECIPE.warmup :]) <= 0)
+
+
+def test_recipes_are_read_with_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text('train = ["a.json"]\nseed = 1\n[one]\nsteps = 5\n[two]\nsteps = 7\n')
+    recipe = read_recipe(file, Recipe, "two", {"batch": "3"})
+    assert (recipe.train, recipe.seed, recipe.steps, recipe.batch) == (("a.json",), 1, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "overrides", "message"),
+    [("three", {}, "one, two"), ("one", {"stepz": "3"}, "stepz"), ("one", {"steps": "many"}, "not TOML")],
+)
+def test_bad_recipes_teach(tmp_path: Path, table: str, overrides: dict[str, str], message: str) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text("train = []\n[one]\nsteps = 5\n[two]\nsteps = 7\n")
+    with pytest.raises(OptionError, match=message):
+        read_recipe(file, Recipe, table, overrides)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"none\.toml"):
+        read_recipe(tmp_path / "none.toml", Recipe, "one")
