@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lineament.errors import OptionError
 from lineament.faces import Faces
-from lineament.schemas import FIVE, Schema, own
-from lineament.similarity import TEMPLATE, align, fit, five_points, invert, transform
+from lineament.schemas import FIVE, TWENTY_ONE, own
+from lineament.similarity import TEMPLATE, align, fit, invert, transform
 
 RNG = np.random.default_rng(1)
 
@@ -129,19 +129,16 @@ def test_what_cannot_be_aligned_is_named() -> None:
     holes = Faces.of(np.repeat(faces.boxes, 3, 0), [0.9, 0.8, 0.7], points, image_size=faces.image_size)
     with pytest.raises(OptionError, match=r"faces \[1\] have fewer than two"):
         align(image, holes)
-    with pytest.raises(OptionError, match="neither a point nor a group named 'right_eye'"):
-        five_points(np.zeros((1, 2, 2)), own("ears", ["right_ear", "left_ear"]))
-
-
-def test_larger_schemas_are_reduced_by_names_and_groups() -> None:
-    seven = Schema(
-        name="7",
-        points=("re_outer", "re_inner", "le_inner", "le_outer", "nose", "mouth_right", "mouth_left"),
-        mirror=(3, 2, 1, 0, 4, 6, 5),
-        groups={"right_eye": (0, 1), "left_eye": (2, 3), "nose": (4,), "mouth": (5, 6)},
+    ears = Faces.of(
+        [[0, 0, 9, 9]], [1], np.zeros((1, 2, 2)), image_size=faces.image_size, schema=own("ears", ["r", "l"])
     )
-    points = RNG.normal(size=(4, 7, 2))
-    expected = np.stack([points[:, :2].mean(1), points[:, 2:4].mean(1), *points[:, 4:].swapaxes(0, 1)], 1)
-    assert np.allclose(five_points(points, seven), expected)
-    points[0, 0] = np.nan
-    assert np.allclose(five_points(points, seven)[0, 0], points[0, 1])
+    with pytest.raises(OptionError, match="no map from landmark schema 'ears'"):
+        align(image, ears)
+
+
+def test_larger_schemas_are_reduced_to_five() -> None:
+    image, faces = scene(1, 0)
+    points = np.full((1, 21, 2), np.nan)
+    points[:, [16, 17, 18, 19, 20]] = faces.landmarks
+    more = Faces.of(faces.boxes, faces.scores, points, image_size=faces.image_size, schema=TWENTY_ONE)
+    assert np.array_equal(align(image, more).crops, align(image, faces).crops)

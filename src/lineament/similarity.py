@@ -16,7 +16,7 @@ from PIL import Image
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.images import Color, Source, read_image
-from lineament.schemas import FIVE, Schema
+from lineament.schemas import FIVE, convert
 
 Array = NDArray[Any]
 
@@ -51,20 +51,21 @@ def align(
 
     Args:
         image: the picture in which the faces were found, as ``read_image`` takes it.
-        faces: n faces; landmarks of other schemas are reduced to five by ``five_points``.
+        faces: n faces; landmarks of larger schemas are reduced to five by ``lineament.schemas.convert``.
         size: side of a crop in pixels.
         template: (5, 2) places of right eye, left eye, nose, right and left mouth corner, over the crop's side.
         color: order of an array's channels.
 
     Raises:
-        OptionError: the faces belong to a picture of another size, or a face has fewer than two of the five points.
+        OptionError: the faces belong to a picture of another size, a face has fewer than two of the five
+            points, or its schema has no map to five.
     """
     pixels = read_image(image, color=color)
     h, w = pixels.shape[:2]
     if faces.image_size != (w, h):
         fw, fh = faces.image_size
         raise OptionError(f"the faces were found in a picture of {fw}x{fh}, this one has {w}x{h} (upright)")
-    matrices = fit(five_points(faces.landmarks, faces.schema), np.asarray(template, float) * size)
+    matrices = fit(convert(faces.landmarks, faces.schema, FIVE), np.asarray(template, float) * size)
     unplaced = np.flatnonzero(np.isnan(matrices).any((1, 2)))
     if len(unplaced):
         raise OptionError(
@@ -76,28 +77,6 @@ def align(
     for crop, inverse in zip(crops, inverses, strict=True):
         crop[:] = np.asarray(_warp(picture, inverse, size))
     return Crops(crops=crops, matrices=matrices, inverses=inverses)
-
-
-def five_points(landmarks: Array, schema: Schema) -> Array:
-    """Landmarks (n, k, 2) reduced to right eye, left eye, nose, right and left mouth corner (n, 5, 2).
-
-    Each is the schema's point of that name (``right_eye``, ``left_eye``, ``nose``, ``mouth_right``, ``mouth_left``),
-    or else the mean of those points of its group of that name that are there.
-
-    Raises:
-        OptionError: the schema has neither.
-    """
-    z = _complex(landmarks)
-    five = np.concatenate([_mean(z[:, _indices(name, schema)]) for name in FIVE.points], axis=1)
-    return np.stack([five.real, five.imag], axis=-1)
-
-
-def _indices(name: str, schema: Schema) -> list[int]:
-    if name in schema.points:
-        return [schema.points.index(name)]
-    if name in schema.groups:
-        return list(schema.groups[name])
-    raise OptionError(f"schema {schema.name!r} has neither a point nor a group named {name!r}, which alignment needs")
 
 
 def fit(source: ArrayLike, target: ArrayLike) -> Array:
