@@ -1,0 +1,391 @@
+"""Landmark accuracy: normalised mean error, error curves, failure rates, for single faces and for whole detectors.
+
+The error of a face is the mean over its K landmarks of ``||p_k - g_k|| / d``, d the normaliser; NME is the mean over
+faces. Which d, which integration of the error curve and which inequality differ from paper to paper; all are here by
+name. Errors and limits are fractions of d (0.1 is the "10 %" of papers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lineament.boxes import iou
+from lineament.data.sample import NOT_LABELLED, VISIBLE, Sample
+from lineament.errors import OptionError
+from lineament.evaluate.detections import Evaluated
+from lineament.evaluate.results import Result, Scores, curve
+from lineament.faces import Faces
+from lineament.schemas import MAPS, Schema, convert
+
+Array = NDArray[Any]
+
+LIMITS = (0.08, 0.10)
+STEP = 1e-4
+
+
+# --- normalisers: (n, k, 2) landmarks and (n, 4) boxes of the ground truth -> (n,) pixels ---
+
+
+def _between(part: str) -> Callable[[Array, Array, Schema], Array]:
+    """Distance between the two means of a right and a left group."""
+
+    def distance(landmarks: Array, boxes: Array, schema: Schema) -> Array:
+        right, left = _pair(schema, part)
+        return _length(landmarks[:, right].mean(axis=1) - landmarks[:, left].mean(axis=1))
+
+    return distance
+
+
+def _pair(schema: Schema, part: str) -> tuple[list[int], list[int]]:
+    groups = schema.groups
+    if part == "ocular" and "outer_eye_corners" in groups:
+        right, left = groups["outer_eye_corners"]
+        return [right], [left]
+    pupils, eyes = ("right_pupil", "left_pupil"), ("right_eye", "left_eye")
+    for right_name, left_name in (pupils, eyes):
+        if right_name in groups and left_name in groups:
+            return list(groups[right_name]), list(groups[left_name])
+    raise OptionError(
+        f"schema {schema.name!r} has no eyes to normalise by: give it the groups right_eye and left_eye, or choose one "
+        f"of {', '.join(name for name in NORMALISERS if 'inter' not in name)}"
+    )
+
+
+def _of_box(measure: Callable[[Array], Array]) -> Callable[[Array, Array, Schema], Array]:
+    return lambda landmarks, boxes, schema: measure(boxes[:, 2:] - boxes[:, :2])
+
+
+def _of_points(measure: Callable[[Array], Array]) -> Callable[[Array, Array, Schema], Array]:
+    return lambda landmarks, boxes, schema: measure(_extent(landmarks))
+
+
+def _extent(landmarks: Array) -> Array:
+    """(n, 2) width and height of the tight box of the labelled landmarks; not finite where there is none."""
+    missing = np.isnan(landmarks)
+    return np.asarray(
+        np.where(missing, -np.inf, landmarks).max(axis=1) - np.where(missing, np.inf, landmarks).min(axis=1)
+    )
+
+
+def _length(sides: Array) -> Array:
+    return np.asarray(np.linalg.norm(sides, axis=-1))
+
+
+def _geometric(sides: Array) -> Array:
+    return np.asarray(np.sqrt(np.maximum(sides, 0).prod(axis=-1)))
+
+
+NORMALISERS: dict[str, Callable[[Array, Array, Schema], Array]] = {
+    "inter-ocular": _between("ocular"),
+    "inter-pupil": _between("pupil"),
+    "box-size": _of_box(_geometric),
+    "box-diagonal": _of_box(_length),
+    "box-width": _of_box(lambda sides: sides[:, 0]),
+    "box-height": _of_box(lambda sides: sides[:, 1]),
+    "tight-box-size": _of_points(_geometric),
+    "tight-box-diagonal": _of_points(_length),
+    "pixels": lambda landmarks, boxes, schema: np.ones(len(landmarks)),
+}
+"""``inter-ocular``: outer eye corners (300W, WFLW, COFW), or the two eye points of schemas without corners.
+``inter-pupil``: pupils, or the means of the eyes' contours. ``box-size``: root of the labelled box's area (AFLW).
+``tight-...``: of the box round the labelled landmarks (Menpo's profiles: the diagonal)."""
+
+
+def normaliser(name: str, landmarks: Array, boxes: Array, schema: Schema) -> Array:
+    """(n,) lengths in pixels that errors are divided by; NaN where a face lacks what it takes or the length is 0.
+
+    Args:
+        name: one of `NORMALISERS`.
+        landmarks: (n, k, 2), ground truth.
+        boxes: (n, 4), ground truth.
+        schema: what the landmarks are.
+
+    Raises:
+        OptionError: no such normaliser, or the schema has no eyes.
+    """
+    if name not in NORMALISERS:
+        raise OptionError(f"unknown normaliser {name!r}; there are: {', '.join(NORMALISERS)}")
+    length = NORMALISERS[name](np.asarray(landmarks, float), np.asarray(boxes, float), schema)
+    return np.where(np.isfinite(length) & (length > 0), length, np.nan)
+
+
+# --- errors and what is read off them ---
+
+
+def point_errors(predicted: ArrayLike, truth: ArrayLike, length: ArrayLike) -> Array:
+    """(n, k) distances over ``length``; NaN where the truth is not labelled, infinite where only the prediction lacks.
+
+    Args:
+        predicted: (n, k, 2).
+        truth: (n, k, 2), NaN where not labelled.
+        length: (n,) normaliser.
+    """
+    g = np.asarray(truth, float)
+    distance = _length(np.asarray(predicted, float) - g)
+    labelled = np.isfinite(g).all(axis=2)
+    errors = np.where(labelled & np.isnan(distance), np.inf, distance) / np.asarray(length, float)[:, None]
+    return np.where(labelled, errors, np.nan)
+
+
+def face_errors(errors: Array, use: ArrayLike | None = None) -> Array:
+    """(n,) mean error over a face's labelled landmarks; NaN for a face with none.
+
+    Args:
+        errors: (n, k) of `point_errors`.
+        use: (n, k) bool, landmarks that count beyond being labelled (such as the visible ones).
+    """
+    return _mean(errors, np.ones(errors.shape, bool) if use is None else np.asarray(use, bool), axis=1)
+
+
+def nme(errors: Array) -> float:
+    """Mean over the faces whose error is finite; NaN when there is none."""
+    return float(_mean(errors, np.isfinite(errors), axis=0))
+
+
+def _mean(errors: Array, use: Array, axis: int) -> Array:
+    use = use & ~np.isnan(errors)
+    total, count = np.where(use, errors, 0).sum(axis=axis), use.sum(axis=axis)
+    return np.asarray(np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0))
+
+
+def failure_rate(errors: Array, limit: float, *, strict: bool = True) -> float:
+    """Share of faces that fail.
+
+    Args:
+        errors: (n,); infinite errors fail, NaN (not labelled) does not count.
+        limit: fraction of the normaliser.
+        strict: a failure is above the limit (HRNet, PIPNet); otherwise at it too (iBUG's and Menpo's curves).
+    """
+    known = errors[~np.isnan(errors)]
+    return float(np.mean(known > limit if strict else known >= limit)) if known.size else float("nan")
+
+
+def ced(errors: Array, x: ArrayLike, *, strict: bool = False) -> Array:
+    """Cumulative error distribution: for each of ``x`` the share with at most (``strict``: below) that error."""
+    known = np.sort(errors[~np.isnan(errors)])
+    return np.searchsorted(known, np.asarray(x, float), side="left" if strict else "right") / max(len(known), 1)
+
+
+def auc_exact(errors: Array, limit: float) -> float:
+    """Area under the step curve itself up to ``limit``, over ``limit``: mean(max(0, limit - e)) / limit."""
+    known = errors[~np.isnan(errors)]
+    return float(np.mean(np.maximum(limit - known, 0)) / limit) if known.size else float("nan")
+
+
+def auc_simpson(errors: Array, limit: float, step: float = STEP) -> float:
+    """Simpson's rule over the curve sampled every ``step`` (PIPNet).
+
+    Raises:
+        OptionError: ``limit`` is no even number of steps.
+    """
+    x = np.arange(0, limit + step / 2, step)
+    if len(x) % 2 == 0:
+        raise OptionError(f"Simpson's rule needs an even number of steps: {limit} is {len(x) - 1} steps of {step}")
+    weights = np.where(np.arange(len(x)) % 2, 4.0, 2.0)
+    weights[[0, -1]] = 1
+    return float(weights @ ced(errors, x) * step / 3 / limit)
+
+
+def auc_trapezoid(errors: Array, limit: float, step: float = STEP) -> float:
+    """Trapezoid rule over the curve sampled every ``step``."""
+    x = np.linspace(0, limit, round(limit / step) + 1)
+    return auc_of_curve(x, ced(errors, x), limit)
+
+
+def auc_of_curve(x: ArrayLike, y: ArrayLike, limit: float) -> float:
+    """Trapezoid rule over a published curve up to ``limit``, over ``limit``."""
+    xs, ys = _up_to(x, y, limit)
+    return float(np.sum((ys[1:] + ys[:-1]) * np.diff(xs)) / 2 / limit)
+
+
+def failure_of_curve(x: ArrayLike, y: ArrayLike, limit: float) -> float:
+    """One minus a published curve's height at ``limit``."""
+    return float(1 - _up_to(x, y, limit)[1][-1])
+
+
+def _up_to(x: ArrayLike, y: ArrayLike, limit: float) -> tuple[Array, Array]:
+    xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
+    keep = xs <= limit + 1e-9  # a grid's 0.1 may be 0.1 + 1e-17
+    return xs[keep], ys[keep]
+
+
+class Occlusion(NamedTuple):
+    """How well hidden landmarks are told from visible ones, fractions of 1."""
+
+    precision: float
+    recall: float
+
+
+def occlusion(predicted: ArrayLike, truth: ArrayLike) -> Occlusion:
+    """Precision and recall of the landmarks that are called hidden (COFW's protocol); 0 where there are none.
+
+    Args:
+        predicted: (n, k) bool, called hidden.
+        truth: (n, k) bool, labelled hidden.
+    """
+    called, hidden = np.asarray(predicted, bool), np.asarray(truth, bool)
+    right = int((called & hidden).sum())
+    return Occlusion(right / max(int(called.sum()), 1), right / max(int(hidden.sum()), 1))
+
+
+# --- whole detectors ---
+
+
+def match_confident(faces: Faces, boxes: Array, *, least_iou: float = 0.3) -> Array:
+    """For each labelled box the most confident proposal that is its own; -1 where there is none.
+
+    A proposal belongs to the box that it overlaps most, if by at least ``least_iou`` (0.3 for five points).
+
+    Args:
+        faces: the proposals of one picture.
+        boxes: (m, 4), labelled.
+        least_iou: least overlap.
+
+    Returns:
+        (m,) indices into ``faces``.
+    """
+    if not len(faces) or not len(boxes):
+        return np.full(len(boxes), -1)
+    overlaps = iou(faces.boxes.astype(float), boxes.astype(float))
+    own = (overlaps >= least_iou) & (overlaps.argmax(axis=1)[:, None] == np.arange(len(boxes)))
+    scores = np.where(own, faces.scores[:, None], -np.inf)
+    return np.where(own.any(axis=0), scores.argmax(axis=0), -1)
+
+
+def evaluate_landmarks(
+    name: str, evaluated: Evaluated, *, normalise: str = "inter-ocular", least_iou: float = 0.3, worst: int = 24
+) -> Result:
+    """Score a detector that finds faces and landmarks together.
+
+    Recall is over the labelled faces that have landmarks and are not to be ignored; NME over those that were found;
+    failure rates and areas over all of them, a face that was not found having infinite error.
+
+    Args:
+        name: whose result this is.
+        evaluated: labelled pictures and the faces found in them. Where schemas differ the richer one is reduced.
+        normalise: one of `NORMALISERS`.
+        least_iou: see `match_confident`.
+        worst: how many examples to keep.
+
+    Raises:
+        OptionError: no labelled landmark, no such normaliser, or schemas without a map between them.
+    """
+    schema = _common(evaluated)
+    parts = [_matched(s, f, schema, least_iou) for s, f in zip(evaluated.samples, evaluated.faces, strict=True)]
+    boxes, truth, predicted, visible, found = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if not len(boxes):
+        raise OptionError("no labelled landmarks to compare with: every face is without points or to be ignored")
+    points = point_errors(predicted, truth, normaliser(normalise, truth, boxes, schema))
+    errors = face_errors(points)
+    x = np.arange(0, 0.35 + 1e-9, 0.0005)
+    subsets = _subsets(evaluated.samples)
+    tables = {
+        "landmark NME": {
+            point: Scores(nme=float(mean))
+            for point, mean in zip(schema.points, _mean(points, np.isfinite(points), axis=0), strict=True)
+        },
+        "subsets": {subset: _scores(errors[rows], found[rows]) for subset, rows in subsets.items()},
+    }
+    return Result(
+        protocol="landmarks",
+        name=name,
+        scores={"pictures": len(parts), "failed pictures": evaluated.failed, "left-out pictures": evaluated.left_out}
+        | _scores(errors, found)
+        | {"nme visible": nme(face_errors(points, visible))},
+        tables={title: table for title, table in tables.items() if table},
+        curves={"ced": curve(x, ced(errors, x, strict=True), "error", "share of faces", points=len(x))},
+        settings={"normalise": normalise, "schema": schema.name, "least IoU": least_iou},
+        examples=_worst(evaluated.samples, [len(part[0]) for part in parts], errors, boxes, truth, predicted, worst),
+    )
+
+
+def _common(evaluated: Evaluated) -> Schema:
+    """The schema that both sides can be brought to."""
+    labelled, found = evaluated.samples[0].schema, evaluated.faces[0].schema
+    if labelled == found or (labelled.name, found.name) in MAPS:
+        return found
+    if (found.name, labelled.name) in MAPS:
+        return labelled
+    raise OptionError(
+        f"labels have landmark schema {labelled.name!r}, detections {found.name!r}, and no map joins them"
+    )
+
+
+def _counted(sample: Sample) -> Array:
+    return np.asarray((sample.visibility > NOT_LABELLED).any(axis=1) & ~sample.ignore)
+
+
+def _matched(sample: Sample, faces: Faces, schema: Schema, least_iou: float) -> tuple[Array, ...]:
+    """Of one picture's counted faces: boxes, true and found landmarks, which of them are visible, which faces found."""
+    chosen = match_confident(faces, sample.boxes, least_iou=least_iou)
+    points = np.full((len(sample), len(schema), 2), np.nan)
+    if len(faces):
+        points = np.where((chosen >= 0)[:, None, None], convert(faces.landmarks, faces.schema, schema)[chosen], np.nan)
+    labelled = sample.landmarks.astype(float)
+    truth = convert(labelled, sample.schema, schema)
+    visible = convert(np.where((sample.visibility == VISIBLE)[..., None], labelled, np.nan), sample.schema, schema)
+    rows = _counted(sample)
+    return sample.boxes[rows], truth[rows], points[rows], np.isfinite(visible).all(axis=2)[rows], chosen[rows] >= 0
+
+
+def _scores(errors: Array, found: Array) -> Scores:
+    scores: Scores = {
+        "faces": len(errors),
+        "faces without normaliser": int(np.isnan(errors).sum()),
+        "matched": int(found.sum()),
+        "recall": float(found.mean()),
+        "nme": nme(errors),
+    }
+    for limit in LIMITS:
+        scores |= {f"auc@{limit:g}": auc_exact(errors, limit), f"fr@{limit:g}": failure_rate(errors, limit)}
+    return scores
+
+
+def _subsets(samples: Sequence[Sample]) -> dict[str, Array]:
+    """Masks over the counted faces: one a true/false attribute, one a value of a named one."""
+    counted = [_counted(sample) for sample in samples]
+    names = dict.fromkeys(name for sample in samples for name in sample.attributes)
+    columns = {
+        name: np.concatenate([s.attributes[name][rows] for s, rows in zip(samples, counted, strict=True)])
+        for name in names
+        if all(name in sample.attributes for sample in samples)
+    }
+    flags = {name: values for name, values in columns.items() if values.dtype == bool}
+    words = {
+        f"{name}: {word}": values == word
+        for name, values in columns.items()
+        if values.dtype.kind == "U"
+        for word in np.unique(values)
+        if word
+    }
+    return {name: rows for name, rows in (flags | words).items() if rows.any()}
+
+
+def _worst(
+    samples: Sequence[Sample],
+    counts: Sequence[int],
+    errors: Array,
+    boxes: Array,
+    truth: Array,
+    predicted: Array,
+    count: int,
+) -> list[dict[str, Any]]:
+    """The found faces with the largest errors."""
+    order = np.argsort(-np.where(np.isfinite(errors), errors, -1), kind="stable")[:count]
+    picture = np.repeat(np.arange(len(samples)), counts)
+    return [
+        {
+            "kind": "landmark error",
+            "path": str(samples[picture[i]].path),
+            "value": float(errors[i]),
+            "box": boxes[i].astype(float).round(2),
+            "landmarks": predicted[i].round(2),
+            "truth": truth[i].round(2),
+        }
+        for i in order
+        if np.isfinite(errors[i])
+    ]

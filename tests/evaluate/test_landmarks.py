@@ -1,0 +1,289 @@
+"""Landmark scores against published numbers, and against slow direct references."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lineament.data.sample import Sample
+from lineament.errors import DataError, OptionError
+from lineament.evaluate import landmarks as L
+from lineament.evaluate.detections import Evaluated, detect_all, read_detections
+from lineament.faces import Faces
+from lineament.schemas import FIVE, own, schema
+
+NAMES = {
+    "ipd_all": "inter-pupil",
+    "iod_all": "inter-ocular",
+    "diag_all": "tight-box-diagonal",
+    "bbox_sqrt_all": "tight-box-size",
+    "ipd_visible": "inter-pupil",
+}
+
+
+def cofw68_predictions(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks (507, 68, 2) and occlusion (507, 68) of a result file: id, xs, ys and perhaps flags, a line each."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    step = 4 if len(lines) == 4 * 507 else 3
+    points, hidden = np.full((507, 68, 2), np.nan), np.zeros((507, 68), bool)
+    for i in range(0, len(lines), step):
+        row = int(lines[i]) - 1
+        points[row] = np.stack([np.fromstring(lines[i + j], sep=" ") for j in (1, 2)], axis=1)
+        if step == 4:
+            hidden[row] = np.fromstring(lines[i + 3], sep=" ") > 0
+    return points, hidden
+
+
+def test_cofw68_equals_every_published_number(shared: Path) -> None:
+    folder = shared / "golden" / "cofw68"
+    expected = json.loads((folder / "expected.json").read_text())["results"]
+    gt = np.load(folder / "gt.npz")
+    truth, boxes = gt["points"], np.zeros((507, 4))
+    with tarfile.open(folder / "results.tar.xz") as archive:
+        for file, wanted in expected.items():
+            member = archive.extractfile(f"Results/{file}")
+            assert member is not None
+            predicted, hidden = cofw68_predictions(io.TextIOWrapper(member).read())
+            for key, name in NAMES.items():
+                points = L.point_errors(predicted, truth, L.normaliser(name, truth, boxes, schema("68")))
+                errors = L.face_errors(points, gt["occ"] == 0 if key == "ipd_visible" else None)
+                found: dict[str, Any] = {"n": len(errors), "n_nan": int(np.isnan(errors).sum()), "nme": L.nme(errors)}
+                for limit in (0.08, 0.1):
+                    found |= {
+                        f"fr_{limit}_gt": L.failure_rate(errors, limit),
+                        f"success_le_{limit}": float(L.ced(errors, limit)),
+                        f"auc_exact_{limit}": L.auc_exact(errors, limit),
+                        f"auc_pipnet_simpson_{limit}": L.auc_simpson(errors, limit),
+                        f"fr_pipnet_{limit}": L.failure_rate(errors, limit),
+                        f"pipnet_lastx_{limit}": limit,
+                        f"pipnet_npts_{limit}": round(limit / L.STEP) + 1,
+                        f"auc_trapz_linspace_{limit}": L.auc_trapezoid(errors, limit),
+                    }
+                assert found == pytest.approx(wanted[key], abs=1e-12), (file, key)
+            scores = L.occlusion(hidden, gt["occ"] == 1)
+            assert 100 * scores.precision == pytest.approx(wanted["occ_precision"], abs=1e-9)
+            assert 100 * scores.recall == pytest.approx(wanted["occ_recall"], abs=1e-9)
+
+
+def test_300w_curves_equal_every_published_number(shared: Path) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    folder = shared / "golden" / "menpo_300w_ced"
+    for subset, methods in json.loads((folder / "expected.json").read_text())["results"].items():
+        curves = scipy_io.loadmat(folder / f"300W_test_{subset}.mat")
+        columns = {str(name[0]): y for name, y in zip(curves["methods"].ravel(), curves["y"].T, strict=True)}
+        for method, limits in methods.items():
+            for limit, wanted in limits.items():
+                y = columns[method]
+                assert L.auc_of_curve(curves["x"], y, float(limit)) == pytest.approx(wanted["auc_trapz"], abs=1e-12)
+                assert L.failure_of_curve(curves["x"], y, float(limit)) == pytest.approx(wanted["fr"], abs=1e-12)
+
+
+errors_of_faces = st.lists(
+    st.one_of(st.floats(0, 0.3), st.sampled_from([0.08, 0.1, math.inf, math.nan])), min_size=1, max_size=40
+).map(np.array)
+
+
+@given(errors_of_faces, st.sampled_from([0.05, 0.08, 0.1]))
+def test_curves_against_a_direct_count(errors: np.ndarray, limit: float) -> None:
+    known = [e for e in errors if not math.isnan(e)]
+    if not known:
+        assert math.isnan(L.failure_rate(errors, limit))
+        assert math.isnan(L.auc_exact(errors, limit))
+        return
+    assert L.failure_rate(errors, limit) == pytest.approx(sum(e > limit for e in known) / len(known))
+    assert L.failure_rate(errors, limit, strict=False) == pytest.approx(sum(e >= limit for e in known) / len(known))
+    x = np.linspace(0, 0.35, 11)
+    assert L.ced(errors, x).tolist() == pytest.approx([sum(e <= v for e in known) / len(known) for v in x])
+    assert L.ced(errors, x, strict=True).tolist() == pytest.approx([sum(e < v for e in known) / len(known) for v in x])
+    exact = L.auc_exact(errors, limit)  # a step curve lies within a step of its samples
+    assert L.auc_trapezoid(errors, limit) == pytest.approx(exact, abs=2e-3)
+    assert L.auc_simpson(errors, limit) == pytest.approx(exact, abs=2e-3)
+
+
+def test_simpson_wants_an_even_number_of_steps() -> None:
+    with pytest.raises(OptionError, match="even number"):
+        L.auc_simpson(np.zeros(3), 0.0801)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_errors_against_a_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, k = rng.integers(1, 5), 5
+    truth, predicted = rng.normal(size=(2, n, k, 2))
+    truth[rng.random((n, k)) < 0.2] = np.nan
+    predicted[rng.random((n, k)) < 0.05] = np.nan
+    length = rng.uniform(0.5, 2, n)
+    errors = L.face_errors(L.point_errors(predicted, truth, length))
+    for i in range(n):
+        terms = []
+        for p, g in zip(predicted[i], truth[i], strict=True):
+            if not math.isnan(g[0]):
+                terms.append(math.inf if math.isnan(p[0]) else math.dist(p, g) / length[i])
+        assert errors[i] == pytest.approx(sum(terms) / len(terms) if terms else math.nan, nan_ok=True)
+
+
+def test_normalisers_by_hand() -> None:
+    five = np.array([[[0, 0], [3, 4], [1, 5], [0, 8], [3, np.nan]]], float)
+    box = np.array([[10, 10, 14, 19]], float)
+    length = {name: float(L.normaliser(name, five, box, FIVE)[0]) for name in L.NORMALISERS}
+    assert length == pytest.approx(
+        {
+            "inter-ocular": 5,
+            "inter-pupil": 5,
+            "box-size": 6,
+            "box-diagonal": math.hypot(4, 9),
+            "box-width": 4,
+            "box-height": 9,
+            "tight-box-size": math.sqrt(24),
+            "tight-box-diagonal": math.hypot(3, 8),
+            "pixels": 1,
+        }
+    )
+    points = np.random.default_rng(0).normal(size=(1, 98, 2))
+    assert L.normaliser("inter-ocular", points, box, schema("98")) == pytest.approx(
+        np.linalg.norm(points[0, 60] - points[0, 72])
+    )
+    assert L.normaliser("inter-pupil", points, box, schema("98")) == pytest.approx(
+        np.linalg.norm(points[0, 96] - points[0, 97])
+    )
+    assert np.isnan(L.normaliser("box-size", five, box * 0, FIVE)).all()
+
+
+def test_a_normaliser_that_cannot_be() -> None:
+    with pytest.raises(OptionError, match="there are: inter-ocular"):
+        L.normaliser("eyes", np.zeros((1, 5, 2)), np.zeros((1, 4)), FIVE)
+    with pytest.raises(OptionError, match="no eyes"):
+        L.normaliser("inter-ocular", np.zeros((1, 1, 2)), np.zeros((1, 4)), own("tip", ["tip"]))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_matching_against_a_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = rng.integers(0, 8), rng.integers(0, 4)
+    corner = rng.integers(0, 6, (n + m, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(2, 8, (n + m, 2))], axis=1).astype(float)
+    faces = Faces.of(boxes[:n], rng.permutation(n) / 10, np.zeros((n, 5, 2)), image_size=(20, 20))
+    found = L.match_confident(faces, boxes[n:])
+
+    def overlap(a: np.ndarray, b: np.ndarray) -> float:
+        w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        common = max(w, 0) * max(h, 0)
+        return float(common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common))
+
+    for j in range(m):
+        mine = []
+        for i in range(n):
+            overlaps = [overlap(boxes[i], b) for b in boxes[n:]]
+            if overlaps[j] >= 0.3 and overlaps.index(max(overlaps)) == j:
+                mine.append(i)
+        assert found[j] == max(mine, key=lambda i: faces.scores[i], default=-1)
+
+
+TRUTH = np.array([[30, 40], [60, 40], [45, 55], [35, 70], [55, 70]], float)
+
+
+def scene() -> Evaluated:
+    """Two faces and an ignored one; the first found with all points 2.7 px off (9 % of the eyes), the second not."""
+    boxes = np.array([[20, 20, 80, 90], [220, 20, 280, 90], [420, 20, 480, 90]], float)
+    truth = np.stack([TRUTH, TRUTH + np.array([200, 0]), TRUTH + np.array([400, 0])])
+    visible = np.full((3, 5), 2)
+    visible[0, 3:] = 1
+    sample = Sample.of(
+        "a.jpg",
+        boxes,
+        truth,
+        visibility=visible,
+        ignore=[False, False, True],
+        attributes={"mask": np.array([True, False, False]), "pose": np.array(["left", "", ""])},
+    )
+    moved = truth[[0, 0]] + np.array([[[2.7, 0]], [[0, 30]]])
+    faces = Faces.of(boxes[[0, 0]], [0.9, 0.5], moved, image_size=(500, 100))
+    return Evaluated([sample], [faces])
+
+
+def test_a_detector_is_scored_with_its_misses() -> None:
+    result = L.evaluate_landmarks("made-up", scene())
+    assert result.scores == pytest.approx(
+        {
+            "pictures": 1,
+            "failed pictures": 0,
+            "left-out pictures": 0,
+            "faces": 2,
+            "faces without normaliser": 0,
+            "matched": 1,
+            "recall": 0.5,
+            "nme": 0.09,
+            "nme visible": 0.09,
+            "auc@0.08": 0,
+            "fr@0.08": 1,
+            "auc@0.1": 0.05,
+            "fr@0.1": 0.5,
+        },
+        abs=1e-6,
+    )
+    assert {name: row["faces"] for name, row in result.tables["subsets"].items()} == {"mask": 1, "pose: left": 1}
+    assert [example["value"] for example in result.examples] == pytest.approx([0.09])
+
+
+def test_the_richer_schema_is_reduced() -> None:
+    points = np.zeros((1, 21, 2))
+    points[0, 16:21] = TRUTH
+    sample = Sample.of("a.jpg", [[20, 20, 80, 90]], points, schema=schema("21"))
+    faces = Faces.of([[20, 20, 80, 90]], [1], TRUTH[None] + 3, image_size=(100, 100))
+    result = L.evaluate_landmarks("made-up", Evaluated([sample], [faces]))
+    assert result.scores["nme"] == pytest.approx(math.sqrt(18) / 30)
+    assert result.settings["schema"] == "5"
+
+
+def test_nothing_to_compare_with() -> None:
+    sample = Sample.of("a.jpg", [[20, 20, 80, 90]])
+    with pytest.raises(OptionError, match="no labelled landmarks"):
+        L.evaluate_landmarks("made-up", Evaluated([sample], [Faces.empty((9, 9))]))
+    other = Sample.of("a.jpg", np.zeros((0, 4)), schema=schema("29"))
+    with pytest.raises(OptionError, match="no map joins them"):
+        L.evaluate_landmarks("made-up", Evaluated([other], [Faces.empty((9, 9), schema("98"))]))
+
+
+def line_of(path: str, faces: Faces) -> str:
+    return json.dumps({"path": path, "method": "made-up"} | faces.to_dict())
+
+
+def test_detections_from_a_file(tmp_path: Path) -> None:
+    sample, faces = scene().samples[0], scene().faces[0]
+    samples = [Sample.of(tmp_path / name, sample.boxes, sample.landmarks) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    lines = [line_of("a.jpg", faces), "", json.dumps({"path": str(tmp_path / "b.jpg"), "error": "damaged"})]
+    (tmp_path / "found.jsonl").write_text("\n".join(lines))
+    found = read_detections(tmp_path / "found.jsonl", samples, tmp_path)
+    assert [s.path.name for s in found.samples] == ["a.jpg", "b.jpg"]
+    assert (found.left_out, found.failed) == (1, 1)
+    np.testing.assert_allclose(found.faces[0].landmarks, faces.landmarks)
+    assert len(found.faces[1]) == 0
+
+
+def test_wrong_detection_files(tmp_path: Path) -> None:
+    path = tmp_path / "found.jsonl"
+    path.write_text(line_of("a.jpg", scene().faces[0]) + '\n{"path": "b.jpg"}')
+    with pytest.raises(DataError, match=r"found\.jsonl:2: expected one JSON object"):
+        read_detections(path, scene().samples, tmp_path)
+    path.write_text(line_of("z.jpg", scene().faces[0]))
+    with pytest.raises(DataError, match="none of its 1 pictures"):
+        read_detections(path, scene().samples, tmp_path)
+
+
+def test_a_picture_that_cannot_be_read_has_no_face(tmp_path: Path) -> None:
+    from lineament.errors import ImageError
+
+    def detect(path: Path) -> Faces:
+        raise ImageError(f"{path}: damaged")
+
+    found = detect_all(scene().samples, detect, empty=FIVE)
+    assert (found.failed, len(found.faces[0])) == (1, 0)
