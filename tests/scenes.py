@@ -28,12 +28,16 @@ def draw_face(picture: Image.Image, rng: np.random.Generator, x: float, y: float
         r = 0.08 * side
         pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=(250, 250, 250))
         pen.ellipse((cx - r / 2, cy - r / 2, cx + r / 2, cy + r / 2), fill=(20, 10, 10))
-    pen.polygon([tuple(points[2] - [0, 0.15 * side]), *(tuple(points[2] + [d * side, 0]) for d in (-0.06, 0.06))], (150, 90, 60))
+    pen.polygon(
+        [tuple(points[2] - [0, 0.15 * side]), *(tuple(points[2] + [d * side, 0]) for d in (-0.06, 0.06))], (150, 90, 60)
+    )
     pen.line([tuple(points[3]), tuple(points[4])], fill=(150, 20, 30), width=max(int(0.07 * side), 1))
     return points
 
 
-def scene(seed: int, *, width: int = 160, height: int = 120, faces: int = 2) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+def scene(
+    seed: int, *, width: int = 160, height: int = 120, faces: int = 2
+) -> tuple[Image.Image, np.ndarray, np.ndarray]:
     """A picture with faces side by side: the picture, boxes (n, 4) and landmarks (n, 5, 2)."""
     rng = np.random.default_rng(seed)
     picture = background(rng, width, height)
@@ -72,6 +76,10 @@ def write_data(folder: Path, count: int, *, name: str = "scenes", first_seed: in
             )
     names = ["right_eye", "left_eye", "nose", "mouth_right", "mouth_left"]
     index = folder / f"{name}.json"
-    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face", "keypoints": names}]}
+    document = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "face", "keypoints": names}],
+    }
     index.write_text(json.dumps(document))
     return index

@@ -30,9 +30,7 @@ def greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: np.n
     while left:
         best = left.pop(0)
         kept.append(best)
-        left = [
-            i for i in left if groups[i] != groups[best] or one_overlap(boxes[i], boxes[best], over) <= threshold
-        ]
+        left = [i for i in left if groups[i] != groups[best] or one_overlap(boxes[i], boxes[best], over) <= threshold]
     return kept
 
 

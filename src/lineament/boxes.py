@@ -20,21 +20,21 @@ _PAIRS_AT_ONCE = 1 << 20  # bounds the memory of nms: about 100 MB of float32 te
 
 def area(boxes: Array) -> Array:
     """(n,) areas in square pixels; 0 where a side is negative."""
-    return np.asarray(np.maximum(boxes[..., 2] - boxes[..., 0], 0) * np.maximum(boxes[..., 3] - boxes[..., 1], 0))
+    return np.maximum(boxes[..., 2] - boxes[..., 0], 0) * np.maximum(boxes[..., 3] - boxes[..., 1], 0)
 
 
 def intersection(a: Array, b: Array) -> Array:
     """Common area of boxes that broadcast against each other, e.g. ``a[:, None]`` and ``b[None]`` for all pairs."""
     w = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
     h = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
-    return np.asarray(np.maximum(w, 0) * np.maximum(h, 0))
+    return np.maximum(w, 0) * np.maximum(h, 0)
 
 
 def overlap(a: Array, b: Array, *, over: Overlap = "union") -> Array:
     """Intersection over union, or over the smaller area, of boxes that broadcast; 0 where both are empty."""
     common, one, other = intersection(a, b), area(a), area(b)
     whole = one + other - common if over == "union" else np.minimum(one, other)
-    return np.divide(common, whole, out=np.zeros_like(common, dtype=np.result_type(common, np.float32)), where=whole > 0)
+    return _share(common, whole)
 
 
 def iou(a: Array, b: Array) -> Array:
@@ -45,10 +45,17 @@ def iou(a: Array, b: Array) -> Array:
 def coverage(a: Array, b: Array) -> Array:
     """(n, m) share of every box of ``a`` (n, 4) that lies inside each box of ``b`` (m, 4)."""
     common, one = intersection(a[:, None], b[None]), area(a)[:, None]
-    return np.divide(common, one, out=np.zeros_like(common, dtype=np.result_type(common, np.float32)), where=one > 0)
+    return _share(common, np.broadcast_to(one, common.shape))
 
 
-def nms(boxes: Array, scores: Array, threshold: float, *, groups: Array | None = None, over: Overlap = "union") -> Array:
+def _share(part: Array, whole: Array) -> Array:
+    """Their ratio; 0 where there is nothing to share."""
+    return np.divide(part, whole, out=np.zeros(part.shape, np.result_type(part, np.float32)), where=whole > 0)
+
+
+def nms(
+    boxes: Array, scores: Array, threshold: float, *, groups: Array | None = None, over: Overlap = "union"
+) -> Array:
     """Greedy non-maximum suppression, without a loop over boxes.
 
     A box falls when a better one that stands overlaps it by more than ``threshold``. Pairs that can overlap are listed
@@ -72,7 +79,7 @@ def nms(boxes: Array, scores: Array, threshold: float, *, groups: Array | None =
         new = np.ones_like(stands)
         new[fallen] = False
         if np.array_equal(new, stands):
-            return np.asarray(order[stands])
+            return order[stands]
         stands = new
 
 
@@ -116,12 +123,12 @@ def square(boxes: Array) -> Array:
 
 def encode_corner(boxes: Array, windows: Array) -> Array:
     """Offsets of a box's two corners from its window's, over the window's width and height (n, 4)."""
-    return np.asarray((boxes - windows) / _sides(windows))
+    return (boxes - windows) / _sides(windows)
 
 
 def decode_corner(offsets: Array, windows: Array) -> Array:
     """Inverse of ``encode_corner``: the boxes (n, 4) that offsets from windows stand for."""
-    return np.asarray(windows + offsets * _sides(windows))
+    return windows + offsets * _sides(windows)
 
 
 def encode_rcnn(boxes: Array, windows: Array) -> Array:
@@ -141,12 +148,12 @@ def decode_rcnn(offsets: Array, windows: Array) -> Array:
 
 def mirror_corner(offsets: Array) -> Array:
     """The corner offsets (n, 4) of the mirrored box from the mirrored window."""
-    return np.asarray(offsets[..., [2, 1, 0, 3]] * [-1, 1, -1, 1])
+    return offsets[..., [2, 1, 0, 3]] * [-1, 1, -1, 1]
 
 
 def mirror_rcnn(offsets: Array) -> Array:
     """The centre and size offsets (n, 4) of the mirrored box from the mirrored window."""
-    return np.asarray(offsets * [-1, 1, 1, 1])
+    return offsets * [-1, 1, 1, 1]
 
 
 class Codec(NamedTuple):
@@ -171,9 +178,9 @@ def _sides(boxes: Array) -> Array:
 
 def encode_points(points: Array, windows: Array) -> Array:
     """Points (n, k, 2) relative to their windows' corners, over the windows' width and height."""
-    return np.asarray((points - windows[:, None, :2]) / (windows[:, None, 2:] - windows[:, None, :2]))
+    return (points - windows[:, None, :2]) / (windows[:, None, 2:] - windows[:, None, :2])
 
 
 def decode_points(offsets: Array, windows: Array) -> Array:
     """Inverse of ``encode_points``: points (n, k, 2) in pixels."""
-    return np.asarray(windows[:, None, :2] + offsets * (windows[:, None, 2:] - windows[:, None, :2]))
+    return windows[:, None, :2] + offsets * (windows[:, None, 2:] - windows[:, None, :2])

@@ -15,7 +15,6 @@ from lineament.faces import Faces
 from lineament.images import Color, Source, read_image
 from lineament.methods import Decoder, Settings, method
 from lineament.runtime import load_graph
-from lineament.schemas import Schema
 from lineament.weights import parse_metadata, read_weights
 
 Array = NDArray[Any]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from lineament import __version__
 from lineament.errors import LineamentError
 from lineament.files import write_whole
 from lineament.runtime import load_graph
+from lineament.train.recipe import read_about
 
 OPSET = 18
 _log = logging.getLogger(__name__)
@@ -64,11 +66,37 @@ def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, s
     return path
 
 
+def describe(method: str, settings: Any, recipe: Path, scores: Mapping[str, float] | None = None) -> dict[str, str]:
+    """What a weight file says about itself (see ``lineament.weights.Model``).
+
+    Args:
+        method: name of the method. settings: its settings, a dataclass with ``landmarks``, the schema's name.
+        recipe: the TOML file it was trained by; its table ``[weights]`` names licence and training data.
+        scores: figures by name.
+    """
+    unsaid = {
+        "name": method,
+        "licence": "not stated; as the training data allow",
+        "training_data": "not stated",
+        "recipe": recipe.name,
+    }
+    return {
+        **unsaid,
+        **read_about(recipe),
+        "method": method,
+        "schema": settings.landmarks,
+        "config": json.dumps(asdict(settings)),
+        "settings": recipe.read_text(),
+        "scores": json.dumps(dict(scores or {})),
+        "version": __version__,
+    }
+
+
 def _convert(name: str, entry: Entry) -> onnx.ModelProto:
     module = entry.module.eval()
     with torch.no_grad():
         names = list(module(*entry.inputs.values()))
-    axes = {n: {i: torch.export.Dim.DYNAMIC for i in entry.open_axes.get(n, {})} for n in entry.inputs}
+    axes = {n: dict.fromkeys(entry.open_axes.get(n, {}), torch.export.Dim.DYNAMIC) for n in entry.inputs}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
         module,
@@ -81,9 +109,7 @@ def _convert(name: str, entry: Entry) -> onnx.ModelProto:
         verbose=False,
     )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model = program.model_proto
     del model.graph.value_info[:]
     for value in model.graph.input:
         for axis, label in entry.open_axes.get(value.name, {}).items():

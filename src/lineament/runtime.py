@@ -32,29 +32,30 @@ class Graph(ABC):
         """Those outputs of one entry, in the order asked for. Safe to call from several threads at once."""
 
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
+
+
 class OnnxRuntime(Graph):
     """onnxruntime on the device asked for."""
-
-    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
 
     def __init__(self, model: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
         import onnxruntime as ort
 
-        there = [d for d, p in self.providers.items() if p in ort.get_available_providers()]
+        there = [d for d, p in PROVIDERS.items() if p in ort.get_available_providers()]
         if device not in there:
             raise OptionError(f"device {device!r} is not there; this onnxruntime has: {', '.join(there)}")
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
         try:
-            self._session = ort.InferenceSession(model, options, providers=[self.providers[device]])
+            self._session = ort.InferenceSession(model, options, providers=[PROVIDERS[device]])
         except Exception as error:  # onnxruntime raises classes of its own that share no base but this
             raise WeightsError(f"onnxruntime cannot load this file as an ONNX model: {error}") from error
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         # The session wants every input named: the other entries work on an empty batch, which costs microseconds.
         self._idle = {i.name: _empty_batch(i.shape, i.type) for i in self._session.get_inputs()}
 
-    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
+    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:  # noqa: D102
         feed = self._idle | {f"{entry}.{name}": value for name, value in inputs.items()}
         return tuple(self._session.run([f"{entry}.{name}" for name in outputs], feed))
 
@@ -66,7 +67,9 @@ class OpenVino(Graph):
         try:
             import openvino
         except ImportError as error:
-            raise MissingExtraError("runtime 'openvino' needs its package: pip install 'lineament[openvino]'") from error
+            raise MissingExtraError(
+                "runtime 'openvino' needs its package: pip install 'lineament[openvino]'"
+            ) from error
         core = openvino.Core()
         there = [d.lower() for d in core.available_devices]
         if device.lower() not in there:
@@ -79,11 +82,11 @@ class OpenVino(Graph):
         self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
-        self._compile = lambda part: core.compile_model(part, device.upper(), self._settings)
+        self._core, self._device = core, device.upper()
         self._entries: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
+    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:  # noqa: D102
         compiled = self._entry(entry, outputs)
         request = compiled.create_infer_request()  # one a call: a request belongs to one thread
         result = request.infer({f"{entry}.{name}": value for name, value in inputs.items()})
@@ -98,7 +101,7 @@ class OpenVino(Graph):
                 results = [r for r in self._model.get_results() if r.input_value(0).get_names() & wanted]
                 inputs = [p for p in self._model.get_parameters() if p.output(0).get_any_name().startswith(f"{entry}.")]
                 part = openvino.Model(results, inputs, entry).clone()
-                self._entries[entry, outputs] = self._compile(part)
+                self._entries[entry, outputs] = self._core.compile_model(part, self._device, self._settings)
             return self._entries[entry, outputs]
 
 
@@ -140,5 +143,8 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64
 
 
 def _empty_batch(shape: list[Any], dtype: str) -> Array:
-    """An array of an input's shape whose first axis, the batch, is empty; other open axes get a length that any net takes."""
+    """An array of an input's shape whose first axis, the batch, is empty.
+
+    Other open axes get a length that any network takes: a convolution wants room for its window even if nothing is in it.
+    """
     return np.empty([0, *(d if isinstance(d, int) else 64 for d in shape[1:])], _DTYPES[dtype])

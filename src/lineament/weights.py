@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lineament.errors import OptionError, WeightsError
+from lineament.files import write_whole
+from lineament.runtime import read_metadata
 
 FOLDER = Path(__file__).parent / "_weights"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,27 @@ class Model:
 
 def models() -> list[Model]:
     """The weights that ship with this version, the default one first."""
-    return [Model(**entry) for entry in json.loads((FOLDER / "manifest.json").read_text())]
+    return [Model(**entry) for entry in json.loads((FOLDER / MANIFEST).read_text())]
+
+
+def describe_file(path: Path) -> Model:
+    """What a weight file says about itself, with its size and digest.
+
+    Raises:
+        WeightsError: the file is not one of ours.
+    """
+    content = path.read_bytes()
+    said = read_metadata(content)
+    parse_metadata(said)
+    plain = {name: said[name] for name in ("name", "method", "schema", "licence", "training_data", "recipe", "version")}
+    digest = hashlib.sha256(content).hexdigest()
+    return Model(**plain, file=path.name, bytes=len(content), sha256=digest, scores=json.loads(said["scores"]))
+
+
+def write_manifest(folder: Path = FOLDER) -> None:
+    """List a folder's weight files in its manifest, so that nobody has to open them to know what they are."""
+    found = [asdict(describe_file(path)) for path in sorted(folder.glob("*.onnx"))]
+    write_whole(folder / MANIFEST, json.dumps(found, indent=1) + "\n")
 
 
 def read_weights(name: str | Path) -> bytes:

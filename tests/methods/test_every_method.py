@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -21,7 +20,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
 SHIPPED = [m.name for m in lineament.models()]
 # A few minutes' worth of settings brought down to seconds; what a method does not know, it is not given.
-TINY = {"steps": "200", "batch": "64", "learning_rate": "5e-3", "warmup": "10", "validate_every": "50", "workers": "0", "average": "0.9"}
+TINY = {
+    "steps": "200",
+    "batch": "64",
+    "learning_rate": "5e-3",
+    "warmup": "10",
+    "validate_every": "50",
+    "workers": "0",
+    "average": "0.9",
+}
 
 
 class Run(NamedTuple):
@@ -46,7 +53,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     recipe = folder / "recipe.toml"
     recipe.write_text(f'train = ["scenes.json"]\nval = ["scenes.json"]\n{tables}\n')
     file = training.run(folder, recipe, folder / "run", overrides=TINY)
-    return Run(training, folder, folder / "run", recipe, file)
+    return Run(training, folder, folder / "run", folder / "run" / "recipe.toml", file)
 
 
 def recall(detector: lineament.Detector, count: int) -> float:
@@ -67,10 +74,11 @@ def test_overfits_a_tiny_set_through_training_export_and_inference(trained: Run)
 
 def test_every_parameter_has_a_gradient(trained: Run) -> None:
     import torch
+
     from lineament.train.loop import to_input
 
     for stage in trained.training.STAGES:
-        recipe = trained.training.read(trained.recipe, stage, TINY)
+        recipe = trained.training.read(trained.recipe, stage)
         task = trained.training.prepare(stage, trained.data, recipe, trained.out)
         batch = {name: torch.as_tensor(value) for name, value in task.batch(0).items()}
         losses = task.losses(task.network(to_input(batch["pixels"])), batch)
@@ -82,7 +90,7 @@ def test_every_parameter_has_a_gradient(trained: Run) -> None:
 
 def test_batches_depend_on_seed_and_step_alone(trained: Run) -> None:
     for stage in trained.training.STAGES:
-        recipe = trained.training.read(trained.recipe, stage, TINY)
+        recipe = trained.training.read(trained.recipe, stage)
         task = trained.training.prepare(stage, trained.data, recipe, trained.out)
         first, again, other = task.batch(7), task.batch(7), task.batch(8)
         for name, value in first.items():
@@ -99,9 +107,9 @@ def test_both_runtimes_agree(trained: Run) -> None:
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
-def detector(request: pytest.FixtureRequest) -> Iterator[lineament.Detector]:
+def detector(request: pytest.FixtureRequest) -> lineament.Detector:
     """Every shipped weight."""
-    yield lineament.load(request.param)
+    return lineament.load(request.param)
 
 
 def same(one: lineament.Faces, other: lineament.Faces, atol: float = 1e-2) -> None:

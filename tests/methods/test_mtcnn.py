@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from scenes import scene, write_data  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
@@ -24,14 +25,17 @@ from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskN
 from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402
 from lineament.methods.mtcnn.targets import CropSet, CropSetWriter, Kind  # noqa: E402
 from lineament.runtime import Graph, load_graph  # noqa: E402
-from scenes import scene, write_data  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     """An untrained cascade, exported."""
     torch.manual_seed(0)
-    file = export(entries(PNet(), RNet(), ONet()), tmp_path_factory.mktemp("cascade") / "m.onnx", metadata={"a": "b"})
+    file = export(
+        entries({"pnet": PNet(), "rnet": RNet(), "onet": ONet()}),
+        tmp_path_factory.mktemp("cascade") / "m.onnx",
+        metadata={"a": "b"},
+    )
     return load_graph(file.read_bytes())
 
 
@@ -139,9 +143,11 @@ def test_levels_cover_the_range_asked_for() -> None:
     assert not list(Pyramid(np.zeros((5, 5, 3), np.uint8)).levels(20, np.inf, 0.709))
 
 
-def a_sample(boxes: list[list[float]], *, ignore: list[bool] | None = None, size: tuple[int, int] = (200, 200)) -> Sample:
+def a_sample(
+    boxes: list[list[float]], *, ignore: list[bool] | None = None, size: tuple[int, int] = (200, 200)
+) -> Sample:
     centre = np.array(boxes, float).reshape(-1, 2, 2).mean(axis=1)
-    return Sample.of("x.png", boxes, np.repeat(centre[:, None], 5, axis=1), ignore=ignore, size=size)
+    return Sample.of("x.png", boxes, np.repeat(centre[:, None], 5, axis=1), ignore=ignore, size=(200, 200))
 
 
 def test_kinds_follow_the_papers_bounds() -> None:
@@ -209,7 +215,9 @@ def test_losses_follow_equation_4() -> None:
     torch.manual_seed(0)
     kind = torch.tensor([Kind.NEGATIVE] * 6 + [Kind.POSITIVE] * 4 + [Kind.PART] * 3 + [Kind.LANDMARK] * 5)
     n = len(kind)
-    outputs = {name: torch.randn(n, *s, requires_grad=True) for name, s in (("score", ()), ("box", (4,)), ("landmarks", (10,)))}
+    outputs = {
+        name: torch.randn(n, *s, requires_grad=True) for name, s in (("score", ()), ("box", (4,)), ("landmarks", (10,)))
+    }
     batch = {"kind": kind, "box": torch.randn(n, 4), "points": torch.randn(n, 10)}
     parts = targets.losses(outputs, batch, hardest=0.7, box_weight=0.5, landmark_weight=1.0)
     torch.stack(list(parts.values())).sum().backward()
@@ -238,7 +246,7 @@ def test_a_weight_of_zero_leaves_a_task_out() -> None:
 
 
 def test_turning_moves_pixels_and_points_alike() -> None:
-    picture, _, points = scene(3, faces=1)
+    _, _, points = scene(3, faces=1)
     image = np.zeros((121, 161, 3), np.uint8)
     x, y = points[0, 0].astype(int)
     image[y - 2 : y + 3, x - 2 : x + 3] = 255

@@ -15,7 +15,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from lineament.errors import OptionError  # noqa: E402
 from lineament.train.loop import Batch, Task, generator, pace, train  # noqa: E402
-from lineament.train.recipe import Recipe, read_recipe  # noqa: E402
+from lineament.train.recipe import Recipe, copy_recipe, read_recipe  # noqa: E402
 
 RECIPE = Recipe(
     train=(), steps=60, batch=16, warmup=5, validate_every=20, workers=0, learning_rate=0.05, average=0.9, seed=3
@@ -89,10 +89,13 @@ def test_pace_rises_then_falls() -> None:
     assert np.all(np.diff(paces[RECIPE.warmup :]) <= 0)
 
 
-def test_recipes_are_read_with_overrides(tmp_path: Path) -> None:
-    file = tmp_path / "r.toml"
-    file.write_text('train = ["a.json"]\nseed = 1\n[one]\nsteps = 5\n[two]\nsteps = 7\n')
-    recipe = read_recipe(file, Recipe, "two", {"batch": "3"})
+TWO_TABLES = 'train = ["a.json"]\nseed = 1\n[one]\nsteps = 5\n[two]\nsteps = 7\n'
+
+
+def test_recipes_are_read_with_what_replaces_them(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(TWO_TABLES)
+    copy_recipe(tmp_path / "r.toml", tmp_path / "run" / "r.toml", {"batch": "3"})
+    recipe = read_recipe(tmp_path / "run" / "r.toml", Recipe, "two")
     assert (recipe.train, recipe.seed, recipe.steps, recipe.batch) == (("a.json",), 1, 7, 3)
 
 
@@ -101,10 +104,14 @@ def test_recipes_are_read_with_overrides(tmp_path: Path) -> None:
     [("three", {}, "one, two"), ("one", {"stepz": "3"}, "stepz"), ("one", {"steps": "many"}, "not TOML")],
 )
 def test_bad_recipes_teach(tmp_path: Path, table: str, overrides: dict[str, str], message: str) -> None:
-    file = tmp_path / "r.toml"
-    file.write_text("train = []\n[one]\nsteps = 5\n[two]\nsteps = 7\n")
+    (tmp_path / "r.toml").write_text(TWO_TABLES)
+
+    def copied() -> Recipe:
+        copy_recipe(tmp_path / "r.toml", tmp_path / "copy.toml", overrides)
+        return read_recipe(tmp_path / "copy.toml", Recipe, table)
+
     with pytest.raises(OptionError, match=message):
-        read_recipe(file, Recipe, table, overrides)
+        copied()
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:

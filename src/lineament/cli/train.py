@@ -6,6 +6,7 @@ import importlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -28,11 +29,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a method, or go on with a run that was stopped, and export it to ONNX."""
-    found = find_method(method)
-    try:
-        training = importlib.import_module(found.training)
-    except ImportError as error:
-        raise MissingExtraError(f"training needs {error.name}: pip install 'lineament[train]'") from error
+    training = training_of(method)
     overrides = dict(pair.split("=", 1) for pair in set_ or [] if "=" in pair)
     if len(overrides) != len(set_ or []):
         raise typer.BadParameter("--set takes NAME=VALUE, e.g. --set steps=1000")
@@ -58,3 +55,12 @@ def train(
             report=report,
         )
     typer.echo(f"trained: {file}")
+
+
+def training_of(method: str) -> ModuleType:
+    """The module that trains a method; needs the extra ``train``."""
+    found = find_method(method)
+    try:
+        return importlib.import_module(found.training)
+    except ImportError as error:
+        raise MissingExtraError(f"training needs {error.name}: pip install 'lineament[train]'") from error

@@ -11,6 +11,7 @@ import torch
 from lineament.errors import OptionError
 from lineament.train.recipe import Recipe, as_dict
 
+CHECKPOINT = "checkpoint.pt"
 _MAY_CHANGE = {"workers", "validate_every"}  # what a run can be continued with otherwise
 
 
@@ -35,3 +36,12 @@ def read_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any] | None:
     if differs:
         raise OptionError(f"{path} was trained with other settings ({', '.join(differs)}); use another output folder")
     return state
+
+
+def best_weights(folder: Path) -> dict[str, Any] | None:
+    """The averaged weights that validated best so far in a run's folder, ``None`` where nothing was trained yet."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    weights: dict[str, Any] = torch.load(path, weights_only=True)["best"]["weights"]
+    return weights

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lineament.train.checkpoint import read_checkpoint, write_checkpoint
+from lineament.train.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
 from lineament.train.recipe import Recipe, as_dict
 
 Batch = dict[str, NDArray[Any]]
@@ -83,7 +83,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
     average, best = copy.deepcopy(network), {"score": -math.inf, "weights": copy.deepcopy(network.state_dict())}
     start = 0
-    state = read_checkpoint(folder / "checkpoint.pt", recipe)
+    state = read_checkpoint(folder / CHECKPOINT, recipe)
     if state is not None:
         start, best = state["step"], state["best"]
         network.load_state_dict(state["network"])
@@ -122,7 +122,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
                     best = {"score": score, "weights": copy.deepcopy(average.state_dict())}
                 states = {"network": network.state_dict(), "average": average.state_dict()}
                 write_checkpoint(
-                    folder / "checkpoint.pt",
+                    folder / CHECKPOINT,
                     recipe,
                     {"step": step, "best": best, "optimizer": optimizer.state_dict(), **states},
                 )
@@ -147,8 +147,8 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the average a little towards the network."""
     for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
-    for slow, fast in zip(average.buffers(), network.buffers(), strict=True):
-        slow.copy_(fast)
+    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(current)
 
 
 def generator(seed: int, step: int) -> np.random.Generator:

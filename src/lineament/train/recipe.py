@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lineament.errors import OptionError
+from lineament.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -45,35 +47,61 @@ class Recipe:
 R = TypeVar("R", bound=Recipe)
 
 
-def read_recipe(path: Path, kind: type[R], table: str, overrides: dict[str, str] | None = None) -> R:
-    """The recipe in one table of a TOML file; what stands above the tables is common to all of them.
+def read_recipe(path: Path, kind: type[R], table: str) -> R:
+    """The recipe in one table of a TOML file.
+
+    What stands above the tables is common to all of them; a table ``[overrides]`` replaces settings of any.
 
     Args:
         path: the TOML file.
         kind: the dataclass to fill.
         table: name of the table, e.g. a stage of the method.
-        overrides: settings by name, written as in TOML (``steps = "100"``), that replace the file's.
 
     Raises:
         OptionError: the file lacks the table or holds a setting that no recipe has.
     """
-    try:
-        document = tomllib.loads(path.read_text())
-        own = {name: tomllib.loads(f"value = {text}")["value"] for name, text in (overrides or {}).items()}
-    except OSError as error:
-        raise OptionError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{path} or a setting given beside it is not TOML: {error}") from error
+    document = _parsed(path)
     if table not in document:
         tables = [name for name, value in document.items() if isinstance(value, dict)]
         raise OptionError(f"{path} has no table [{table}]; it has: {', '.join(tables)}")
     common = {name: value for name, value in document.items() if not isinstance(value, dict)}
-    settings: dict[str, Any] = common | document[table] | own
+    settings: dict[str, Any] = common | document[table] | document.get("overrides", {})
     unknown = settings.keys() - {field.name for field in fields(kind)}
     if unknown:
         there = ", ".join(field.name for field in fields(kind))
         raise OptionError(f"{path} [{table}]: no such setting: {', '.join(sorted(unknown))}; there are: {there}")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    return kind(**values)
+
+
+def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
+    """Put a recipe into a run's folder, with the settings that replace its own.
+
+    Args:
+        path: the TOML file. copy: where to write it.
+        overrides: settings by name, written as in TOML (``steps = "100"``).
+
+    Raises:
+        OptionError: the result is not TOML.
+    """
+    table = "".join(f"{name} = {value}\n" for name, value in overrides.items())
+    _parsed(path)
+    write_whole(copy, path.read_text() + (f"\n[overrides]\n{table}" if table else ""))
+    _parsed(copy)
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """The table ``[weights]``: what a weight file made by this recipe says of its name, licence and training data."""
+    return dict(_parsed(path).get("weights", {}))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise OptionError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"{path} is not TOML: {error}") from error
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -74,15 +74,17 @@ class Candidates:
         return len(self.scores)
 
 
+Stage = Literal["pnet", "rnet", "onet"]
+SIZES = {"rnet": 24, "onet": 48}
+AT_ONCE = {"rnet": 1024, "onet": 256}  # crops in one pass; bounds activations to about 70 MB
+
+
 class MTCNN:
     """The cascade over a loaded file. Holds no state of a call, so any number of threads may share one.
 
     In every stage: score, keep what reaches the threshold, move the box as the network says, drop all but the best of
     boxes that overlap.
     """
-
-    sizes = {"rnet": 24, "onet": 48}
-    at_once = {"rnet": 1024, "onet": 256}  # crops in one pass; bounds activations to about 70 MB
 
     def __init__(self, graph: Graph, config: Config) -> None:
         self.graph, self.config = graph, config
@@ -148,15 +150,15 @@ class MTCNN:
         windows = box_ops.square(candidates.boxes)
         tables = [
             self._look(stage, pyramids, windows[part], candidates.picture[part])
-            for start in range(0, len(candidates), self.at_once[stage])
-            for part in [slice(start, start + self.at_once[stage])]
+            for start in range(0, len(candidates), AT_ONCE[stage])
+            for part in [slice(start, start + AT_ONCE[stage])]
         ]
         if not tables:
             return self._none()
         logits, offsets, points = (np.concatenate(column) for column in zip(*tables, strict=True))
         good = logits >= _logit(threshold)
         windows = windows[good]
-        landmarks = box_ops.decode_points(points[good].reshape(len(windows), -1, 2), windows)
+        landmarks = box_ops.decode_points(points[good].reshape(len(windows), len(self.schema), 2), windows)
         moved = self._decode(offsets[good], windows)
         refined = Candidates(moved, _sigmoid(logits[good]), landmarks, candidates.picture[good])
         return _thinned(refined, nms, over)
@@ -165,7 +167,7 @@ class MTCNN:
         self, stage: str, pyramids: Sequence[Pyramid], windows: Array, picture: Array
     ) -> tuple[Array, Array, Array]:
         """Logits (n,), box offsets (n, 4) and landmark offsets (n, 2k) of windows, which lie sorted by picture."""
-        size = self.sizes[stage]
+        size = SIZES[stage]
         crops = [pyramids[i].crops(self.graph, windows[picture == i], size) for i in np.unique(picture)]
         logits, offsets, points = self.graph(stage, ("score", "box", "landmarks"), pixels=np.concatenate(crops))
         return logits, offsets, points
@@ -179,13 +181,11 @@ def _thinned(candidates: Candidates, threshold: float, over: box_ops.Overlap = "
     """Those with an extent that stand after suppression within their picture, best first."""
     extent = (candidates.boxes[:, 2:] - candidates.boxes[:, :2]).min(axis=1, initial=np.inf)
     candidates = candidates[extent >= 1]
-    return candidates[
-        box_ops.nms(candidates.boxes, candidates.scores, threshold, groups=candidates.picture, over=over)
-    ]
+    return candidates[box_ops.nms(candidates.boxes, candidates.scores, threshold, groups=candidates.picture, over=over)]
 
 
 def _sigmoid(logits: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))))
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
 def _logit(score: float) -> float:

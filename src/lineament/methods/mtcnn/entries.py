@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lineament.export import Entry
+from lineament.methods.mtcnn.decode import Stage
 from lineament.methods.mtcnn.network import ONet, PNet, RNet, Scaling
 
 CROPS = (PNet.size, RNet.size, ONet.size)  # P-Net's serve its training
 
 
-def entries(pnet: PNet, rnet: RNet, onet: ONet) -> dict[str, Entry]:
+def entries(networks: Mapping[Stage, nn.Module]) -> dict[str, Entry]:
     """The file's networks. Pixels are uint8 (n, h, w, 3) for pictures, float32 (n, 3, size, size) for crops.
 
     P-Net's landmarks stay out: the cascade does not look at them.
     """
-    picture = torch.randint(0, 256, (2, 61, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    picture = torch.randint(0, 256, (2, 61, 70, 3), dtype=torch.uint8, generator=random)
+
+    def crops(size: int) -> Tensor:
+        return torch.rand(3, 3, size, size, generator=random) * 255
+
     open_picture = {0: "n", 1: "h", 2: "w"}
     regions = torch.tensor([[0.0, 0.0, 24.0, 24.0], [3.0, 4.0, 20.0, 22.0]])
     crop_inputs = {"image": picture[:1], "regions": regions}
     crop_axes = {"image": open_picture, "regions": {0: "regions"}}
     return {
-        "pnet": Entry(Scan(fold_scaling(pnet)), {"image": picture}, {"image": open_picture}),
-        **{
-            name: Entry(
-                fold_scaling(net),
-                {"pixels": torch.rand(3, 3, net.size, net.size, generator=torch.Generator().manual_seed(0)) * 255},
-                {"pixels": {0: "n"}},
-            )
-            for name, net in {"rnet": rnet, "onet": onet}.items()
-        },
+        "pnet": Entry(Scan(fold_scaling(networks["pnet"])), {"image": picture}, {"image": open_picture}),
+        "rnet": Entry(fold_scaling(networks["rnet"]), {"pixels": crops(RNet.size)}, {"pixels": {0: "n"}}),
+        "onet": Entry(fold_scaling(networks["onet"]), {"pixels": crops(ONet.size)}, {"pixels": {0: "n"}}),
         **{f"crop{size}": Entry(Crop(size), crop_inputs, crop_axes, check=False) for size in CROPS},
     }
 

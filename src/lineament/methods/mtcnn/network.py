@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-
 class Scaling(nn.Module):
     """``(x - 127.5) / 128``: pixels in [0, 255] to about [-1, 1]."""
 

@@ -1,6 +1,6 @@
 """The two pyramids of a picture: the levels that P-Net scans, and the halvings that R- and O-Net's crops are cut from.
 
-Both see the picture as if black went on beyond its edges, so that cut-off faces and faces that fill the picture are found.
+Both see the picture as if black went on beyond its edges, so that faces which are cut off or fill it are found.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ class Pyramid:
 
     def levels(self, min_face: float, max_face: float, factor: float) -> Iterator[Level]:
         """P-Net's levels: windows of ``min_face`` pixels and each time ``1 / factor`` longer, up to ``max_face``."""
-        longest = max(self.width, self.height)
         side = float(min_face)
-        while side <= min(max_face, longest * (1 + 2 * BORDER / CELL)):
-            w, h = (max(round(n * CELL / side), 1) for n in (self.width, self.height))
+        while side <= max_face:
+            w, h = (round(n * CELL / side) for n in (self.width, self.height))
+            if min(w, h) + 2 * BORDER < CELL:
+                return  # even with its border the picture is shorter than a window
             yield Level(self._resized(w, h), (self.width / w, self.height / h))
             side /= factor
 
@@ -72,7 +73,7 @@ class Pyramid:
         level = np.zeros((height + 2 * BORDER, width + 2 * BORDER, 3), np.uint8)
         enough = [p for p in self.halvings if p.shape[1] >= width and p.shape[0] >= height]
         source = Image.fromarray((enough or self.halvings[:1])[-1])
-        level[BORDER:-BORDER, BORDER:-BORDER] = source.resize((width, height), Image.Resampling.BILINEAR)
+        level[BORDER:-BORDER, BORDER:-BORDER] = np.asarray(source.resize((width, height), Image.Resampling.BILINEAR))
         return level
 
     def crops(self, graph: Graph, windows: Array, size: int) -> Array:

@@ -1,4 +1,4 @@
-"""What MTCNN's networks learn from: windows labelled by overlap, the crops they show, and the losses (section II.B, C)."""
+"""What MTCNN's networks learn from: windows labelled by overlap, their crops, and the losses (section II.B, C)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
@@ -110,7 +109,7 @@ def astray(rng: np.random.Generator, sample: Sample, each: int, anywhere: int) -
 
 def _counted(sample: Sample) -> Array:
     """(n,) which boxes are faces to learn; the others are neither face nor background."""
-    return np.asarray(~sample.ignore & ((sample.boxes[:, 2:] - sample.boxes[:, :2]).max(1, initial=0) >= SMALLEST))
+    return ~sample.ignore & ((sample.boxes[:, 2:] - sample.boxes[:, :2]).max(1, initial=0) >= SMALLEST)
 
 
 def _squares(centre: Array, side: Array) -> Array:

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lineament import boxes as box_ops
 from lineament.data.augment import turn
 from lineament.data.readers.coco import read_coco
 from lineament.data.readers.folder import read_faceless
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
-from lineament.export import export
+from lineament.export import describe, export
 from lineament.images import read_image
 from lineament.methods.mtcnn import targets
-from lineament.methods.mtcnn.decode import MTCNN, Config
+from lineament.methods.mtcnn.decode import MTCNN, Config, Stage
 from lineament.methods.mtcnn.entries import entries
 from lineament.methods.mtcnn.network import ONet, PNet, RNet
 from lineament.methods.mtcnn.pyramid import Pyramid
 from lineament.methods.mtcnn.targets import CropSet, CropSetWriter, Kind, Windows
-from lineament.runtime import Graph, load_graph
+from lineament.runtime import load_graph
 from lineament.schemas import schema
+from lineament.train.checkpoint import best_weights
 from lineament.train.loop import Batch, Report, Task, generator, to_input, train
-from lineament.train.recipe import Recipe, read_recipe
+from lineament.train.recipe import Recipe, copy_recipe, read_recipe
 
 Array = NDArray[Any]
-Stage = Literal["pnet", "rnet", "onet"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 NETWORKS: dict[Stage, Callable[[int], PNet | RNet | ONet]] = {"pnet": PNet, "rnet": RNet, "onet": ONet}
-FILE = "mtcnn.onnx"
+FILE, RECIPE = "mtcnn.onnx", "recipe.toml"
 _log = logging.getLogger(__name__)
 
 
@@ -103,7 +103,7 @@ class StageTask(Task):
         """Losses without mining on held-out crops; the negated sum, and the classification's accuracy."""
         device = next(network.parameters()).device
         pixels = torch.from_numpy(self._held_out["pixels"])
-        outputs = [squeezed(network(to_input(part.to(device)))) for part in pixels.split(4096)]
+        outputs = [squeezed(network(to_input(part.to(device)))) for part in torch.split(pixels, 4096)]
         out = {name: torch.cat([o[name] for o in outputs]).cpu() for name in outputs[0]}
         truth = {name: torch.from_numpy(v) for name, v in self._held_out.items() if name != "pixels"}
         r = self.recipe
@@ -147,26 +147,37 @@ def run(
     """
     if stage is not None and stage not in STAGES:
         raise OptionError(f"mtcnn has no stage {stage!r}; it has: {', '.join(STAGES)}")
-    out.mkdir(parents=True, exist_ok=True)
+    copy_recipe(recipe, out / RECIPE, overrides or {})
     for name in STAGES:
         if stage is None or name == stage:
-            settings = read(recipe, name, overrides)
+            settings = read(out / RECIPE, name)
             task = prepare(name, data, settings, out)
-            trained = train(task, settings, out / name, report(name, settings.steps) if report else None)
-            torch.save(trained.state_dict(), out / name / "network.pt")
-            _export(_networks(out, settings), settings, out)
+            train(task, settings, out / name, report(name, settings.steps) if report else None)
+            export_run(out, out / FILE)
     return out / FILE
 
 
-def read(recipe: Path, stage: Stage, overrides: dict[str, str] | None = None) -> StageRecipe:
+def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
+    """Write a run's networks, each with its best weights so far, as one ONNX file that describes itself.
+
+    Args:
+        out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+    """
+    recipe = read(out / RECIPE, "onet")
+    config = Config(landmarks=recipe.landmarks, codec=recipe.codec)
+    about = describe("mtcnn", config, out / RECIPE, scores)
+    return export(entries(_networks(out, recipe)), file, metadata=about)
+
+
+def read(recipe: Path, stage: Stage) -> StageRecipe:
     """A stage's settings from a recipe file."""
-    return read_recipe(recipe, StageRecipe, stage, overrides)
+    return read_recipe(recipe, StageRecipe, stage)
 
 
 def prepare(stage: Stage, data: Path, recipe: StageRecipe, out: Path) -> StageTask:
     """A stage's task, ready to train: its crops are cut, if they are not there yet, with the stages before it."""
-    networks = _networks(out, recipe, before=stage)
-    file = out / FILE if (out / FILE).exists() else _export(networks, recipe, out)
+    _networks(out, recipe, before=stage)
+    file = out / FILE if (out / FILE).exists() else export_run(out, out / FILE)
     sets = {}
     for split in ("train", "val"):
         folder = out / stage / split
@@ -180,20 +191,13 @@ def _networks(out: Path, recipe: StageRecipe, before: Stage | None = None) -> di
     networks: dict[Stage, nn.Module] = {}
     for stage in STAGES:
         torch.manual_seed(recipe.seed)
-        network = NETWORKS[stage](len(schema(recipe.landmarks)))
-        weights = out / stage / "network.pt"
-        if weights.exists():
-            network.load_state_dict(torch.load(weights, weights_only=True))
+        networks[stage] = NETWORKS[stage](len(schema(recipe.landmarks)))
+        weights = best_weights(out / stage)
+        if weights is not None:
+            networks[stage].load_state_dict(weights)
         elif before and STAGES.index(stage) < STAGES.index(before):
-            raise OptionError(f"{before} learns from what {stage} lets through; train {stage} first (no {weights})")
-        networks[stage] = network
+            raise OptionError(f"{before} learns from what {stage} lets through; train {stage} first (in {out})")
     return networks
-
-
-def _export(networks: dict[Stage, nn.Module], recipe: StageRecipe, out: Path) -> Path:
-    config = Config(landmarks=recipe.landmarks, codec=recipe.codec)
-    metadata = {"method": "mtcnn", "config": json.dumps(asdict(config))}
-    return export(entries(**networks), out / FILE, metadata=metadata)
 
 
 def _cut_crops(stage: Stage, split: str, data: Path, recipe: StageRecipe, file: Path, folder: Path) -> CropSet:
@@ -217,14 +221,14 @@ def _cut_crops(stage: Stage, split: str, data: Path, recipe: StageRecipe, file: 
                 writer.add(labelled, crops)
             if i % 500 == 0:
                 _log.info("%s: crops of %d of %d %s photos", stage, i, len(samples), split)
-    crops = writer.close()
-    counts = {kind.name.lower(): len(rows) for kind, rows in crops.rows.items()}
+    cut = writer.close()
+    counts = {kind.name.lower(): len(rows) for kind, rows in cut.rows.items()}
     _log.info("%s %s crops: %s", stage, split, counts)
     for kind in (Kind.POSITIVE, Kind.LANDMARK):
         if not counts[kind.name.lower()] and (kind == Kind.POSITIVE or recipe.landmark_weight):
             lacks = "no face of 10 pixels or more" if kind == Kind.POSITIVE else "no face with all its landmarks"
             raise DataError(f"the {split} data of {stage} ({', '.join(getattr(recipe, split))}) have {lacks}")
-    return crops
+    return cut
 
 
 def _crops_of(
@@ -257,8 +261,7 @@ def _choose(
     found = cascade.propose([pyramid], recipe.pnet_threshold, min_face=recipe.min_face, max_face=None)
     if stage == "onet":
         found = cascade.refine("rnet", [pyramid], found, recipe.rnet_threshold, nms=cascade.config.nms_rnet)
-    proposed = targets.label(targets.box_ops.square(found.boxes), sample, recipe.codec)
+    proposed = targets.label(box_ops.square(found.boxes), sample, recipe.codec)
     negative = np.flatnonzero(proposed.kind == Kind.NEGATIVE)[: recipe.proposals]  # best score first
     hit = proposed[(proposed.kind == Kind.POSITIVE) | (proposed.kind == Kind.PART)]
     return targets.joined([faces, marked, hit, targets.with_landmarks(hit), proposed[negative]])
-
