@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from lineament import __version__
 from lineament.errors import LineamentError
 from lineament.files import write_whole
 from lineament.runtime import load_graph
@@ -88,7 +88,7 @@ def describe(method: str, settings: Any, recipe: Path, scores: Mapping[str, floa
         "config": json.dumps(asdict(settings)),
         "settings": recipe.read_text(),
         "scores": json.dumps(dict(scores or {})),
-        "version": __version__,
+        "version": version("lineament"),
     }
 
 

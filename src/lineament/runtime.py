@@ -145,6 +145,6 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64
 def _empty_batch(shape: list[Any], dtype: str) -> Array:
     """An array of an input's shape whose first axis, the batch, is empty.
 
-    Other open axes get a length that any network takes: a convolution wants room for its window even if nothing is in it.
+    Other open axes get a length that any network takes: a convolution wants room for its window even in nothing.
     """
     return np.empty([0, *(d if isinstance(d, int) else 64 for d in shape[1:])], _DTYPES[dtype])
