@@ -1,0 +1,117 @@
+"""The detector around a method: one picture or many, groups, threads, options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lineament
+from lineament import detector as detector_module
+from lineament.errors import OptionError
+from lineament.faces import Faces
+from lineament.methods.mtcnn.decode import Config
+from lineament.schemas import FIVE
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
+
+
+class Recorder:
+    """A method that finds nothing and remembers what it was asked."""
+
+    schema = FIVE
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[tuple[int, ...]], dict[str, Any]]] = []
+
+    def __call__(self, images: Sequence[np.ndarray], **options: Any) -> list[Faces]:
+        self.calls.append(([image.shape for image in images], options))
+        return [Faces.empty((image.shape[1], image.shape[0])) for image in images]
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def recording(recorder: Recorder) -> lineament.Detector:
+    return lineament.Detector("recorder", recorder, Config(threshold=0.4, min_face=15))
+
+
+def test_one_gives_one_and_a_list_gives_a_list(recording: lineament.Detector) -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    assert isinstance(recording.detect(image), Faces)
+    assert [faces.image_size for faces in recording.detect([image, image[:, :5]])] == [(6, 4), (5, 4)]
+    assert recording.detect([image])[0].image_size == (6, 4)
+    assert recording.detect(()) == []
+
+
+def test_large_lists_go_in_groups(
+    recording: lineament.Detector, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector_module, "PIXELS_AT_ONCE", 100)
+    sizes = [(5, 8), (5, 8), (5, 8), (50, 50), (1, 1)]
+    faces = recording.detect([np.zeros((*size, 3), np.uint8) for size in sizes])
+    assert [len(shapes) for shapes, _ in recorder.calls] == [2, 1, 1, 1]
+    assert [f.image_size for f in faces] == [(w, h) for h, w in sizes]
+
+
+def test_options_fall_back_to_the_methods_own(recording: lineament.Detector, recorder: Recorder) -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    recording.detect(image)
+    recording.detect(image, threshold=0, min_face=3.5, max_face=9)
+    assert recorder.calls[0][1] == {"threshold": 0.4, "min_face": 15, "max_face": None}
+    assert recorder.calls[1][1] == {"threshold": 0, "min_face": 3.5, "max_face": 9}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.1}, r"\[0, 1\], found 1.1"),
+        ({"threshold": -0.1}, r"\[0, 1\]"),
+        ({"threshold": float("nan")}, r"\[0, 1\]"),
+        ({"min_face": 0}, "above 0"),
+        ({"min_face": float("inf")}, "above 0"),
+        ({"min_face": 30, "max_face": 20}, "must not be below"),
+        ({"max_face": float("nan")}, "must not be below"),
+        ({"color": "hsv"}, "'rgb' or 'bgr'"),
+    ],
+)
+def test_options_out_of_range_teach(recording: lineament.Detector, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        recording.detect(np.zeros((4, 6, 3), np.uint8), **options)
+
+
+def test_eight_threads_share_one_detector_and_each_gets_its_own_faces() -> None:
+    detector = lineament.load("mtcnn", threads=1)
+    images = [lineament.read_image(path) for path in PHOTOS]
+    pictures = [np.ascontiguousarray(image[::step, ::step]) for image in images for step in (1, 2, 3)]
+    alone = [detector.detect(picture) for picture in pictures]
+    assert len({faces.image_size for faces in alone}) > 5
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(detector.detect, pictures * 4))
+    for faces, expected in zip(together, alone * 4, strict=True):
+        np.testing.assert_array_equal(faces.boxes, expected.boxes)
+        np.testing.assert_array_equal(faces.scores, expected.scores)
+        np.testing.assert_array_equal(faces.landmarks, expected.landmarks)
+
+
+def test_settings_can_be_replaced_and_unknown_ones_teach() -> None:
+    assert lineament.load("mtcnn", settings={"pnet_threshold": 0.5}).settings.pnet_threshold == 0.5
+    with pytest.raises(OptionError, match=r"'pnet'.*pnet_threshold"):
+        lineament.load("mtcnn", settings={"pnet": 0.5})
+
+
+def test_face_sizes_bound_the_search() -> None:
+    detector = lineament.load("mtcnn")
+    photo = next(path for path in PHOTOS if path.stem == "astronaut")
+    face = detector.detect(photo)[0]
+    side = float(face.boxes[0, 3] - face.boxes[0, 1])
+    assert len(detector.detect(photo, min_face=2.5 * side)) == 0
+    assert len(detector.detect(photo, min_face=0.8 * side, max_face=1.3 * side)) == 1

@@ -1,0 +1,100 @@
+"""Files with several entries, on both runtimes; export and its parity check."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from torch import Tensor, nn  # noqa: E402
+
+from lineament.errors import LineamentError, OptionError, WeightsError  # noqa: E402
+from lineament.export import Entry, export  # noqa: E402
+from lineament.runtime import load_graph, read_metadata  # noqa: E402
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"double": 2 * x, "sum": x.sum(dim=(1, 2, 3))}
+
+
+class Blur(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"map": self.conv(image.permute(0, 3, 1, 2).float())}
+
+
+class Wavering(nn.Module):
+    """Says something else every time, as no export can."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"noise": x + torch.rand_like(x)}
+
+
+ENTRIES = {
+    "first": Entry(Twice(), {"x": torch.rand(2, 3, 4, 4)}, {"x": {0: "n"}}),
+    "second": Entry(
+        Blur(), {"image": torch.randint(0, 256, (1, 9, 8, 3), dtype=torch.uint8)}, {"image": {0: "n", 1: "h", 2: "w"}}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(ENTRIES, tmp_path_factory.mktemp("export") / "two.onnx", metadata={"method": "none", "who": "müller"})
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_entries_run_alone_at_any_size(file: Path, runtime: str) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    graph = load_graph(file.read_bytes(), runtime=runtime, threads=1)
+    assert graph.metadata["who"] == "müller"
+    rng = np.random.default_rng(0)
+    for n in (1, 5):
+        x = rng.random((n, 3, 4, 4), np.float32)
+        total, double = graph("first", ("sum", "double"), x=x)  # in the order asked for
+        np.testing.assert_allclose(total, x.sum(axis=(1, 2, 3)), rtol=1e-5)
+        np.testing.assert_allclose(double, 2 * x)
+    for h, w in ((3, 3), (17, 40)):
+        image = rng.integers(0, 256, (1, h, w, 3), dtype=np.uint8)
+        (found,) = graph("second", ("map",), image=image)
+        with torch.no_grad():
+            np.testing.assert_allclose(found, ENTRIES["second"].module(torch.from_numpy(image))["map"], atol=1e-2)
+
+
+def test_the_digest_lies_beside_the_file(file: Path) -> None:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (file.parent / "two.onnx.sha256").read_text() == f"{digest}  two.onnx\n"
+    assert read_metadata(file.read_bytes())["method"] == "none"
+
+
+def test_an_export_that_differs_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(LineamentError, match=r"noise differs from torch by"):
+        export({"bad": Entry(Wavering(), {"x": torch.rand(1, 2)}, {"x": {0: "n"}})}, tmp_path / "x.onnx", metadata={})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_what_is_not_there_is_named(file: Path, runtime: str) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    with pytest.raises(OptionError, match=r"'tpu'.*cpu"):
+        load_graph(file.read_bytes(), runtime=runtime, device="tpu")
+    with pytest.raises(WeightsError, match="cannot load"):
+        load_graph(b"no model", runtime=runtime)
+
+
+def test_unknown_runtime_and_no_threads_teach(file: Path) -> None:
+    with pytest.raises(OptionError, match=r"'tensorrt'.*onnx, openvino"):
+        load_graph(file.read_bytes(), runtime="tensorrt")
+    with pytest.raises(OptionError, match="at least 1"):
+        load_graph(file.read_bytes(), threads=0)

@@ -1,0 +1,69 @@
+"""What ships is what the manifest says, and nothing else loads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import lineament
+from lineament import weights
+from lineament.errors import OptionError, WeightsError
+from lineament.methods import METHODS
+from lineament.schemas import SCHEMAS
+from lineament.weights import FOLDER, MANIFEST, describe_file, read_weights, write_manifest
+
+
+def test_the_manifest_says_what_the_files_say(tmp_path: Path) -> None:
+    listed = {model.file: model for model in lineament.models()}
+    assert listed.keys() == {path.name for path in FOLDER.glob("*.onnx")}
+    for name, model in listed.items():
+        assert describe_file(FOLDER / name) == model
+        assert model.method in METHODS
+        assert model.schema in SCHEMAS
+        assert model.licence
+        assert model.training_data
+        shutil.copy(FOLDER / name, tmp_path)
+    write_manifest(tmp_path)
+    assert (tmp_path / MANIFEST).read_text() == (FOLDER / MANIFEST).read_text()
+
+
+def test_all_weights_together_stay_small() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 30e6
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_one_flipped_byte_of_shipped_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(FOLDER, tmp_path / "weights")
+    model = lineament.models()[0]
+    flip_a_byte(tmp_path / "weights" / model.file)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
+    with pytest.raises(WeightsError, match=rf"{model.file} is damaged: its SHA-256"):
+        lineament.load(model.name)
+    (tmp_path / "weights" / model.file).unlink()
+    with pytest.raises(WeightsError, match=r"cannot read the weights.*install"):
+        lineament.load(model.name)
+
+
+def test_a_digest_beside_a_file_is_checked(tmp_path: Path) -> None:
+    model = lineament.models()[0]
+    file = shutil.copy(FOLDER / model.file, tmp_path / "own.onnx")
+    (tmp_path / "own.onnx.sha256").write_text(f"{model.sha256}  own.onnx\n")
+    assert len(read_weights(file)) == model.bytes
+    flip_a_byte(file)
+    with pytest.raises(WeightsError, match="damaged"):
+        read_weights(file)
+
+
+def test_unknown_names_and_foreign_files_teach(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"'retina'.*mtcnn"):
+        lineament.load("retina")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(WeightsError):
+        lineament.load(tmp_path / "empty.onnx")
