@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A temporary name in the file's folder to write under; moved in place at the end, removed if anything fails.
+
+    Args:
+        path: the file that comes about; its folder is made where it does not exist.
+
+    Yields:
+        The temporary name, with the same suffix.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file under a temporary name beside it and move it in place, so that no half a file is ever read.
+    """Write a file so that no half of it is ever read.
 
     Args:
         path: the file; its folder is made where it does not exist.
         content: text (written as UTF-8) or bytes.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

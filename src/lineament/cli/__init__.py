@@ -1,0 +1,54 @@
+"""The command line: one module a command. Only here does anything get printed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import lineament
+from lineament.cli.detect import detect
+from lineament.cli.models import models
+from lineament.cli.train import train
+from lineament.errors import LineamentError
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one line and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (LineamentError, OSError) as error:
+            typer.secho(f"lineament: {error}", fg="red", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Faces and facial landmarks: published methods, trained from scratch, shipped as ONNX.",
+)
+for command in (detect, models, train):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lineament {lineament.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+main = app

@@ -1,0 +1,30 @@
+"""``lineament models``: the weights that ship."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+import lineament
+
+
+def models() -> None:
+    """List the weights that ship: method, landmarks, size, licence, training data, scores."""
+    console = Console()
+    for model in lineament.models():
+        table = Table(title=model.name, title_justify="left", title_style="bold", show_header=False, box=None)
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        rows = {
+            "method": model.method,
+            "landmarks": model.schema,
+            "size": f"{model.bytes / 1e6:.2f} MB",
+            "licence": model.licence,
+            "trained on": model.training_data,
+            "scores": "\n".join(f"{name}: {score:.4g}" for name, score in model.scores.items()),
+            "recipe": model.recipe,
+            "sha256": model.sha256,
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        console.print(table, markup=False)
