@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 import lineament
 from lineament.cli.detect import detect
+from lineament.cli.export import export
 from lineament.cli.models import models
 from lineament.cli.train import train
 from lineament.errors import LineamentError
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Faces and facial landmarks: published methods, trained from scratch, shipped as ONNX.",
 )
-for command in (detect, models, train):
+for command in (detect, models, train, export):
     app.command()(command)
 
 

@@ -68,7 +68,8 @@ class Summary:
 
     def __str__(self) -> str:
         unread = f"; {self.unread} could not be read" if self.unread else ""
-        return f"{self.faces} faces in {self.read} pictures{unread}"
+        faces, pictures = ("s" if count != 1 else "" for count in (self.faces, self.read))
+        return f"{self.faces} face{faces} in {self.read} picture{pictures}{unread}"
 
 
 def detect(

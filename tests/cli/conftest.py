@@ -1,0 +1,60 @@
+"""A command line whose detector is a stand-in: one face in the middle of every picture that is large enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import lineament
+from lineament.cli import app
+from lineament.errors import OptionError
+from lineament.faces import Faces
+from lineament.methods.mtcnn.decode import Config
+from lineament.schemas import FIVE
+
+POINTS = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.45, 0.6], [0.55, 0.6]])
+
+
+class Middle:
+    """A method that sees a face in the middle of every picture; its score is the brightness of the red channel."""
+
+    schema = FIVE
+
+    def __call__(
+        self, images: Sequence[np.ndarray], *, threshold: float, min_face: float, max_face: float | None
+    ) -> list[Faces]:
+        return [self._see(image, threshold, min_face) for image in images]
+
+    def _see(self, image: np.ndarray, threshold: float, min_face: float) -> Faces:
+        h, w = image.shape[:2]
+        score = image[..., 0].mean() / 255
+        if score < threshold or min(w, h) / 2 < min_face:
+            return Faces.empty((w, h))
+        box = np.array([w, h, 3 * w, 3 * h]) / 4
+        return Faces.of([box], [score], (POINTS * [w, h])[None], image_size=(w, h))
+
+
+@pytest.fixture
+def middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make ``lineament.load("middle")`` the stand-in; other names are unknown."""
+
+    def load(name: str, **options: Any) -> lineament.Detector:
+        if name != "middle":
+            raise OptionError(f"unknown method or weight file {name!r}; shipped are: middle")
+        return lineament.Detector("middle", Middle(), Config(threshold=0.0, min_face=10))
+
+    monkeypatch.setattr(lineament, "load", load)
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    """The command line, in this process."""
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+    return invoke

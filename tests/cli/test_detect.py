@@ -1,0 +1,169 @@
+"""``lineament detect``: what is written, in which order, and what happens when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from lineament.cli.detect import BATCH
+from lineament.drawing import BOX
+
+Run = Callable[..., Result]
+SCHEMA = json.loads((files("lineament") / "result.schema.json").read_text())
+pytestmark = pytest.mark.usefixtures("middle")
+
+
+def photo(path: Path, size: tuple[int, int] = (80, 60), red: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (red, 0, 0)).save(path)
+    return path
+
+
+def read_lines(text: str) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in text.splitlines()]
+    for record in records:
+        jsonschema.validate(record, SCHEMA)
+    return records
+
+
+def test_the_schema_is_one_and_refuses_other_things() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    for record in ({}, {"path": "a.jpg"}, {"path": "a.jpg", "error": "x", "faces": []}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(record, SCHEMA)
+
+
+def test_json_lines_keep_the_order_and_name_what_cannot_be_read(tmp_path: Path, run: Run) -> None:
+    count = 2 * BATCH + 3
+    for i in range(count):
+        photo(tmp_path / f"{i:02}.png", (80 + i, 60), red=10 * i)
+    (tmp_path / "05.png").write_bytes(b"no picture")
+    result = run("detect", tmp_path, "-m", "middle", "--json", tmp_path / "faces.jsonl", "--jobs", 3)
+    assert result.exit_code == 1, result.output
+    records = read_lines((tmp_path / "faces.jsonl").read_text())
+    assert [Path(r["path"]).name for r in records] == [f"{i:02}.png" for i in range(count)]
+    assert "begins with b'no picture'" in records[5]["error"]
+    assert "begins with b'no picture'" in result.stderr
+    assert [r["width"] for r in records if "width" in r] == [80 + i for i in range(count) if i != 5]
+    assert records[8] == {
+        "path": str(tmp_path / "08.png"),
+        "width": 88,
+        "height": 60,
+        "method": "middle",
+        "schema": "5",
+        "faces": [
+            {
+                "box": [22, 15, 66, 45],
+                "score": 0.3137,
+                "landmarks": [[35.2, 24], [52.8, 24], [44, 30], [39.6, 36], [48.4, 36]],
+            }
+        ],
+    }
+    assert "18 faces in 18 pictures; 1 could not be read" in result.stderr
+    assert result.stdout == ""
+
+
+def test_json_on_stdout_is_nothing_but_json(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "a.png")
+    result = run("detect", tmp_path, "-m", "middle", "--json", "-")
+    assert result.exit_code == 0
+    assert len(read_lines(result.stdout)) == 1
+
+
+def test_drawn_pictures_keep_the_folders_that_tell_them_apart(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "in/2023/a.png")
+    photo(tmp_path / "in/2024/a.png", (100, 100))
+    result = run("detect", tmp_path / "in", "-m", "middle", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    written = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert set(written) == {"2023/a.png", "2024/a.png"}
+    drawn = np.asarray(Image.open(written["2024/a.png"]))
+    assert drawn.shape == (100, 100, 3)
+    assert (drawn[25, 40:70] == BOX).all()
+
+
+def test_one_folder_is_written_flat_and_unknown_suffixes_become_png(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "in/a.png").rename(tmp_path / "in/a.dat")
+    photo(tmp_path / "in/b.jpg")
+    result = run("detect", tmp_path / "in/a.dat", tmp_path / "in/b.jpg", "-m", "middle", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.dat.png", "b.jpg"]
+    assert Image.open(tmp_path / "out/b.jpg").format == "JPEG"
+
+
+def test_without_a_file_there_is_a_table(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "a.png", red=255)
+    photo(tmp_path / "[b].png", (12, 12))
+    result = run("detect", tmp_path, "-m", "middle")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[1:] for row in rows[1:]] == [["12x12", "0"], ["80x60", "1", "1.00"]]
+    assert rows[1][0].endswith("[b].png")
+    assert "1 face in 2 pictures" in result.stderr
+
+
+def test_options_reach_the_detector(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "dark.png", red=50)
+    photo(tmp_path / "red.png", red=200)
+    for options, faces in (((), [1, 1]), (("--threshold", 0.5), [0, 1]), (("--min-face", 31), [0, 0])):
+        result = run("detect", tmp_path, "-m", "middle", "--json", "-", *options)
+        assert [len(r["faces"]) for r in read_lines(result.stdout)] == faces
+    result = run("detect", tmp_path, "-m", "middle", "--json", "-", "--max-pixels", 100)
+    assert result.exit_code == 1
+    assert all("limit max_pixels=100" in r["error"] for r in read_lines(result.stdout))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--threshold", 1.5), r"threshold must lie in [0, 1], found 1.5"),
+        (("--min-face", 0), "min_face"),
+        (("--min-face", 40, "--max-face", 20), "max_face"),
+        (("-m", "mtccn"), "unknown method or weight file 'mtccn'; shipped are: middle"),
+        (("--jobs", 0), "--jobs"),
+        (("gone.jpg",), "gone.jpg: no such file or folder"),
+        (("--json", "."), "is a folder"),
+        (("--json", "a.png/faces.jsonl"), "cannot write into a.png"),
+        (("--out", "a.png"), "cannot write into a.png"),
+        (("--out", "."), "would overwrite a.png"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_wrong_requests_end_in_one_line_before_anything_is_done(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = photo(Path("a.png")).read_bytes()
+    method = () if "-m" in arguments else ("-m", "middle")
+    result = run("detect", "a.png", *method, *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_a_json_file_is_written_whole_or_not_at_all(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path / "a.png")
+    target = tmp_path / "faces.jsonl"
+    target.write_text("as it was")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("lineament.draw", fail)
+    result = run("detect", tmp_path, "-m", "middle", "--json", target, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    assert target.read_text() == "as it was"
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in ("a.png", "faces.jsonl")]
