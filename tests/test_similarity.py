@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -142,3 +145,14 @@ def test_larger_schemas_are_reduced_to_five() -> None:
     points[:, [16, 17, 18, 19, 20]] = faces.landmarks
     more = Faces.of(faces.boxes, faces.scores, points, image_size=faces.image_size, schema=TWENTY_ONE)
     assert np.array_equal(align(image, more).crops, align(image, faces).crops)
+
+
+def test_template_is_near_the_mean_of_labelled_faces(shared: Path) -> None:
+    """The figure that docs/conventions.md states."""
+    index = json.loads((shared / "data" / "landmarks5-train.json").read_text())
+    labels = [a["keypoints"] for a in index["annotations"] if a["keypoints_source"] == "human"]
+    points = np.array(labels, float).reshape(-1, 5, 3)[..., :2]
+    aligned = transform(points, fit(points, TEMPLATE * 112))
+    mean = aligned.mean(0)
+    assert len(points) == 10000
+    assert np.hypot(*(mean - TEMPLATE * 112).T).max() < 2
