@@ -1,122 +1,261 @@
-"""Detections to be evaluated: from a file that ``lineament detect --json`` wrote, or from a detector that runs now."""
+"""Detections of a whole benchmark, and the files that the official tools exchange them in.
+
+The evaluators take the numbers of the files as they stand; a method's boxes are written unchanged too, so ``width`` is
+``x2 - x1``, as in the labels of WIDER FACE.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lineament.data.sample import Sample
-from lineament.errors import DataError, ImageError
+from lineament.errors import DataError
 from lineament.faces import Faces
-from lineament.schemas import SCHEMAS, Schema, own
+from lineament.files import write_whole
 
-logger = logging.getLogger(__name__)
+Array = NDArray[Any]
+Shape = Literal["rectangle", "ellipse"]
+COLUMNS: dict[int, Shape] = {5: "rectangle", 6: "ellipse"}
 
 
-class Evaluated(NamedTuple):
-    """Labelled pictures and, in the same order, what was found in them.
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What was found in the images of a benchmark.
 
     Attributes:
-        samples: the pictures that take part.
-        faces: one a picture.
-        left_out: how many labelled pictures have no detections and take no part.
-        failed: how many pictures could not be read; they take part, as pictures without a face found.
+        images: rows by image name, float64, in the file's order. A rectangle is (n, 5) ``x1, y1, x2, y2, score``, an
+            ellipse (n, 6) ``major radius, minor radius, angle, cx, cy, score``, pixels and radians as FDDB has them.
+        shape: which of the two.
+        notes: what a reader skipped, changed or found strange, counted, for people.
     """
 
-    samples: list[Sample]
-    faces: list[Faces]
-    left_out: int = 0
-    failed: int = 0
+    images: Mapping[str, Array]
+    shape: Shape = "rectangle"
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of detections."""
+        return sum(map(len, self.images.values()))
+
+    @classmethod
+    def of(cls, faces: Mapping[str, Faces]) -> Detections:
+        """Rectangles from a detector's results by image name."""
+        return cls({name: np.column_stack([f.boxes, f.scores]).astype(np.float64) for name, f in faces.items()})
+
+    def renamed(self, names: Mapping[str, str]) -> Detections:
+        """The same detections under other image names."""
+        return replace(self, images={names.get(name, name): rows for name, rows in self.images.items()})
+
+    def ellipses(self) -> Detections:
+        """Rectangles as the upright ellipses inscribed in them; ellipses as they are."""
+        if self.shape == "ellipse":
+            return self
+        return replace(self, images={name: _inscribed(rows) for name, rows in self.images.items()}, shape="ellipse")
 
 
-def detect_all(samples: Iterable[Sample], detect: Callable[[Path], Faces], *, empty: Schema) -> Evaluated:
-    """Run a detector over labelled pictures, one by one.
-
-    Args:
-        samples: the pictures.
-        detect: picture to faces, such as the ``detect`` of what ``lineament.load`` returns.
-        empty: schema of the detector, for pictures that cannot be read.
-    """
-    pictures, faces, failed = [], [], 0
-    for sample in samples:
-        try:
-            found = detect(sample.path)
-        except ImageError as error:
-            logger.warning("counts as a picture without a face found: %s", error)
-            found, failed = Faces.empty((sample.width, sample.height), empty), failed + 1
-        pictures.append(sample)
-        faces.append(found)
-    return Evaluated(pictures, faces, failed=failed)
+def _inscribed(rows: Array) -> Array:
+    x1, y1, x2, y2, score = rows.T
+    w, h = (x2 - x1) / 2, (y2 - y1) / 2
+    angle = np.where(h >= w, np.pi / 2, 0.0)  # of the major axis
+    return np.column_stack([np.maximum(w, h), np.minimum(w, h), angle, (x1 + x2) / 2, (y1 + y2) / 2, score])
 
 
-def read_detections(path: str | Path, samples: Sequence[Sample], images: str | Path) -> Evaluated:
-    """Detections from JSON lines, one object a picture, brought together with the labels of the same pictures.
+class Tally:
+    """Counts what readers skip or change, and remembers where each first happened."""
 
-    A line is ``{"path", "width", "height", "schema", "faces": [{"box", "score", "landmarks"}]}``, or ``{"path",
-    "error"}`` for a picture that could not be read.
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, str]] = {}
 
-    Args:
-        path: the file.
-        samples: labelled pictures.
-        images: folder that relative paths in the file, and those of ``samples``, start from.
+    def add(self, what: str, where: object, count: int = 1) -> None:
+        """``count`` more cases of ``what``; only the first place is kept."""
+        before, first = self._seen.get(what, (0, str(where)))
+        if count:
+            self._seen[what] = (before + count, first)
+
+    def notes(self) -> tuple[str, ...]:
+        """One sentence a kind, such as "3 rows beyond the count line, ignored (first: a.txt:7)"."""
+        return tuple(f"{count:,} {what} (first: {first})" for what, (count, first) in self._seen.items())
+
+
+class _Collector:
+    """Rows of files on their way to ``Detections``, with the lines that they came from."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, Array] = {}
+        self.tally = Tally()
+        self._places: dict[str, tuple[Path, Sequence[int]]] = {}
+
+    def add(self, name: str, rows: Array, path: Path, lines: Sequence[int]) -> None:
+        self.images[name] = rows
+        self._places[name] = (path, lines)
+
+    def place(self, index: int) -> str:
+        """File and line of a row, counted over all images."""
+        for path, lines in self._places.values():
+            if index < len(lines):
+                return f"{path}:{lines[index]}"
+            index -= len(lines)
+        raise IndexError(index)
+
+    def detections(self) -> Detections:
+        """All rows, looked over.
+
+        Raises:
+            DataError: a number that is not finite.
+        """
+        filled = [rows for rows in self.images.values() if len(rows)]
+        if not filled:
+            return Detections(self.images, notes=self.tally.notes())
+        rows = np.concatenate(filled)
+        strange = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(strange):
+            raise DataError(
+                f"{self.place(strange[0])}: expected finite numbers, found NaN or infinity ({len(strange)} such rows); "
+                "leave these detections out"
+            )
+        shape = COLUMNS[rows.shape[1]]
+        sizes = rows[:, 2:4] - rows[:, :2] if shape == "rectangle" else rows[:, :2]
+        self._remark("detections of no or negative size, kept as they are", (sizes <= 0).any(axis=1))
+        scores = rows[:, -1]
+        self._remark("scores outside [0, 1], kept: the protocols use their order", (scores < 0) | (scores > 1))
+        image = np.repeat(np.arange(len(filled)), list(map(len, filled)))
+        rising = np.concatenate(([False], (np.diff(scores) > 0) & (np.diff(image) == 0)))
+        if rising.any():
+            where = self.place(int(np.flatnonzero(rising)[0]))
+            self.tally.add(
+                "images with rows not in falling order of score; the order is made where the protocol wants it",
+                where,
+                len(np.unique(image[rising])),
+            )
+        return Detections(self.images, shape, self.tally.notes())
+
+    def _remark(self, what: str, where: Array) -> None:
+        if where.any():
+            self.tally.add(what, self.place(int(np.flatnonzero(where)[0])), int(where.sum()))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file.
 
     Raises:
-        DataError: a line is no such object (file and line are named), or no line is of a labelled picture.
+        DataError: no such file.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    records = [_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
-    found = {_place(images, where): (faces, error) for where, faces, error in records}
-    kept = [(sample, found[place]) for sample in samples if (place := _place(images, sample.path)) in found]
-    if not kept:
-        raise DataError(
-            f"{path}: none of its {len(found)} pictures is one of the {len(samples)} labelled ones; "
-            f"relative paths are looked up in {images}"
-        )
-    return Evaluated(
-        samples=[sample for sample, _ in kept],
-        faces=[faces for _, (faces, _) in kept],
-        left_out=len(samples) - len(kept),
-        failed=sum(error for _, (_, error) in kept),
-    )
-
-
-def _place(images: str | Path, path: str | Path) -> Path:
-    path = Path(path)
-    return path.resolve() if path.is_absolute() or path.exists() else (Path(images) / path).resolve()
-
-
-def _record(where: str, line: str) -> tuple[str, Faces, bool]:
     try:
-        record: dict[str, Any] = json.loads(line)
-        if "error" in record:
-            return record["path"], Faces.empty((0, 0)), True
-        faces = record["faces"]
-        schema = _schema(record["schema"], faces)
-        points = [[[np.nan, np.nan] if point is None else point for point in face["landmarks"]] for face in faces]
-        return (
-            record["path"],
-            Faces.of(
-                [face["box"] for face in faces],
-                [face["score"] for face in faces],
-                points,
-                image_size=(int(record["width"]), int(record["height"])),
-                schema=schema,
-            ),
-            False,
+        return path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable text file ({error.strerror})") from None
+
+
+# WIDER FACE: one file an image, <event>/<name>.txt
+
+
+def read_wider(folder: str | Path) -> Detections:
+    """A detection tree of WIDER FACE; images are called ``<event>/<name>``.
+
+    A file holds the image's name, the number N of detections and N rows ``left top width height score``. As in the
+    official tool, rows beyond N do not count, and a file with fewer rows or with one that cannot be read stands for an
+    image without detections.
+
+    Args:
+        folder: the folder that holds the events' folders.
+
+    Raises:
+        DataError: no such files below the folder, or a number that is not finite.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("*/*.txt"))
+    if not files:
+        raise DataError(f"{folder}: expected detection files <event>/<name>.txt below it, found none")
+    found = _Collector()
+    for path in files:
+        rows = _read_wider_file(path, found.tally)
+        found.add(f"{path.parent.name}/{path.stem}", rows, path, range(3, 3 + len(rows)))
+    return found.detections()
+
+
+def _read_wider_file(path: Path, tally: Tally) -> Array:
+    """Rows ``x1, y1, x2, y2, score``; none where the official tool would read none."""
+    none = np.empty((0, 5))
+    lines = read_lines(path)
+    try:
+        count = int(lines[1])
+    except (IndexError, ValueError):
+        tally.add("files without a count in their second line: no detections, as in the official tool", f"{path}:2")
+        return none
+    rows = [line.split() for line in lines[2 : 2 + count]]
+    if len(rows) < count:
+        tally.add(
+            "files with fewer rows than their count line says: no detections, as in the official tool", f"{path}:2"
         )
-    except (ValueError, KeyError, TypeError) as error:
+        return none
+    tally.add(
+        "rows beyond the count line, ignored", f"{path}:{3 + count}", sum(map(bool, map(str.strip, lines[2 + count :])))
+    )
+    try:
+        table = np.array([row[:5] for row in rows], np.float64).reshape(count, 5)
+    except ValueError:
+        bad = next(i for i, row in enumerate(rows) if not _are_numbers(row[:5], 5))
+        tally.add("files with an unreadable row: no detections, as in the official tool", f"{path}:{3 + bad}")
+        return none
+    for i, row in enumerate(rows):
+        if len(row) > 5:
+            tally.add("rows with more than five numbers; the fifth is the score", f"{path}:{3 + i}")
+    table[:, 2:4] += table[:, :2]
+    return table
+
+
+def _are_numbers(words: Sequence[str], count: int) -> bool:
+    try:
+        return len([float(word) for word in words]) == count
+    except ValueError:
+        return False
+
+
+def write_wider(detections: Detections, folder: str | Path) -> None:
+    """A detection tree of WIDER FACE, one file an image, best score first."""
+    for name, rows in detections.images.items():
+        write_wider_file(Path(folder) / f"{name}.txt", rows)
+
+
+def write_wider_file(path: Path, rows: Array) -> None:
+    """One image's file of the tree: rows (n, 5) ``x1, y1, x2, y2, score``."""
+    write_whole(path, f"{path.stem}\n{len(rows)}\n" + _rows_text(_left_top_width_height(rows)))
+
+
+def _left_top_width_height(rows: Array) -> Array:
+    order = np.argsort(-rows[:, -1], kind="stable")
+    out = rows[order]
+    out[:, 2:4] -= out[:, :2]
+    return out
+
+
+def _rows_text(rows: Iterable[Iterable[float]]) -> str:
+    return "".join(" ".join(f"{value:.10g}" for value in row) + "\n" for row in rows)
+
+
+def pick(detections: Detections, names: Collection[str]) -> tuple[Detections, tuple[str, ...]]:
+    """The detections in these images, and notes on the images that only one side knows.
+
+    Raises:
+        DataError: the two have no image in common.
+    """
+    known = {name: rows for name, rows in detections.images.items() if name in names}
+    if not known and detections.images:
         raise DataError(
-            f"{where}: expected one JSON object a line as `lineament detect --json` writes it "
-            f"(path, width, height, schema, faces): {type(error).__name__}: {error}"
-        ) from error
-
-
-def _schema(name: str, faces: list[dict[str, Any]]) -> Schema:
-    if name in SCHEMAS or not faces:
-        return SCHEMAS.get(name, SCHEMAS["5"])
-    return own(name, [f"point_{i}" for i in range(len(faces[0]["landmarks"]))])
+            f"no detection file names an image of the ground truth: found e.g. {next(iter(detections.images))!r}, "
+            f"expected e.g. {next(iter(names), 'nothing: it has no image')!r}"
+        )
+    tally = Tally()
+    for name, rows in detections.images.items():
+        if name not in known:
+            tally.add("images with detections that the ground truth does not have, ignored", name)
+            tally.add("detections in such images, ignored", name, len(rows))
+    for name in names:
+        if name not in known:
+            tally.add("images of the ground truth without a detection file: no detections", name)
+    return replace(detections, images=known), tally.notes()
