@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
 from lineament.evaluate import landmarks as L
-from lineament.evaluate.detections import Evaluated, detect_all, read_detections
+from lineament.evaluate.labelled import Evaluated, detect_all, read_detections
 from lineament.faces import Faces
 from lineament.schemas import FIVE, own, schema
 

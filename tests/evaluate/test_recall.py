@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lineament.data.sample import Sample
 from lineament.errors import OptionError
-from lineament.evaluate.detections import Evaluated
+from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.recall import average_precision, evaluate_recall, match
 from lineament.faces import Faces
 

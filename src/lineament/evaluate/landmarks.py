@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from lineament.boxes import iou
 from lineament.data.sample import NOT_LABELLED, VISIBLE, Sample
 from lineament.errors import OptionError
-from lineament.evaluate.detections import Evaluated
+from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.results import Result, Scores, curve
 from lineament.faces import Faces
 from lineament.schemas import MAPS, Schema, convert

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lineament.boxes import area, coverage, iou
 from lineament.data.sample import Sample
 from lineament.errors import OptionError
-from lineament.evaluate.detections import Evaluated
+from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.results import Result, Scores, curve
 from lineament.faces import Faces
 
