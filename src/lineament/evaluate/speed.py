@@ -1,8 +1,8 @@
 """Time and memory: milliseconds against the number of faces, cold start, peak memory, and a peer measured in turn.
 
 The pictures are mosaics: faces of one size on a canvas of one size, so that only their number changes. Times are of
-detection in a picture that is already decoded. A baseline is a process of its own, asked in turn with the detector, call
-by call, so that whatever else the machine does hits both alike; the ratio is the median of the pairs' ratios.
+detection in a picture that is already decoded. A baseline is a process of its own, asked in turn with the detector, so
+that whatever else the machine does hits both alike; the ratio is the median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -116,9 +115,11 @@ class Baseline:
     def __enter__(self) -> Baseline:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End its input and wait for it to end."""
         with suppress(BrokenPipeError):
             self._pipe(self._process.stdin).close()
         self._process.wait(timeout=60)

@@ -1,0 +1,124 @@
+"""AFLW: the original database with up to 21 points, and the 19 points of Zhu et al. with their splits.
+
+Coordinates of both count pixels from 0: half a pixel is added to points; boxes stand as they are.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.data.readers.matlab import read_mat
+from lineament.data.readers.parsing import expect, grouped
+from lineament.data.sample import HIDDEN, VISIBLE, Sample
+from lineament.errors import DataError, OptionError
+from lineament.schemas import NINETEEN, TWENTY_ONE_AFLW
+
+Array = NDArray[Any]
+
+FACES, TRAIN, TEST, FRONTAL = 24386, 20000, 4386, 1314
+SPLITS = {"all": FACES, "train": TRAIN, "full": TEST, "frontal": FRONTAL}
+
+_FACES = """
+SELECT Faces.face_id, FaceImages.db_id, FaceImages.filepath, FaceImages.width, FaceImages.height,
+       FaceRect.x, FaceRect.y, FaceRect.w, FaceRect.h, FacePose.roll, FacePose.pitch, FacePose.yaw
+FROM Faces
+JOIN FaceImages ON FaceImages.file_id = Faces.file_id
+JOIN FaceRect ON FaceRect.face_id = Faces.face_id
+LEFT JOIN FacePose ON FacePose.face_id = Faces.face_id
+ORDER BY FaceImages.db_id, FaceImages.filepath, Faces.face_id
+"""
+
+
+def read_aflw(sqlite: str | Path, images: str | Path) -> list[Sample]:
+    """``aflw.sqlite``: faces with rectangle, pose (roll, pitch, yaw in radians) and up to 21 points.
+
+    Points that the database does not have are not labelled (they are hidden there). Pictures lie under
+    ``images/<db_id>/<filepath>``. The published size of the set differs between its releases, so none is asked for.
+
+    Raises:
+        DataError: the file is no such database.
+    """
+    if not Path(sqlite).is_file():
+        raise DataError(f"{sqlite}: no such file")
+    database = sqlite3.connect(f"file:{sqlite}?mode=ro", uri=True)
+    try:
+        faces = database.execute(_FACES).fetchall()
+        coordinates = np.array(
+            database.execute("SELECT face_id, feature_id, x, y FROM FeatureCoords").fetchall(), float
+        )
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{sqlite}: expected AFLW's database: {error}") from error
+    finally:
+        database.close()
+    coordinates = coordinates.reshape(-1, 4)
+    coordinates = coordinates[(coordinates[:, 1] >= 1) & (coordinates[:, 1] <= len(TWENTY_ONE_AFLW))]
+    ids = np.array([face[0] for face in faces])
+    points = np.full((len(faces), len(TWENTY_ONE_AFLW), 2), np.nan)
+    known = coordinates[np.isin(coordinates[:, 0], ids)]
+    order = np.argsort(ids)
+    rows = order[np.searchsorted(ids[order], known[:, 0])] if len(ids) else np.zeros(0, int)
+    points[rows, known[:, 1].astype(int) - 1] = known[:, 2:] + 0.5
+    numbers = np.array([face[5:] for face in faces], float).reshape(-1, 7)
+    pictures = [(f"{face[1]}/{face[2]}", face[3], face[4]) for face in faces]
+    boxes = np.concatenate([numbers[:, :2], numbers[:, :2] + numbers[:, 2:4]], axis=1)
+    return [
+        Sample.of(
+            Path(images) / pictures[group[0]][0],
+            boxes[group],
+            points[group],
+            size=(int(pictures[group[0]][1] or 0), int(pictures[group[0]][2] or 0)),
+            source="aflw",
+            box_source="other-convention",
+            schema=TWENTY_ONE_AFLW,
+            attributes={"pose": numbers[group, 4:]},
+        )
+        for group in grouped([picture[0] for picture in pictures])
+    ]
+
+
+def read_aflw19(mat: str | Path, images: str | Path, split: str = "all") -> list[Sample]:
+    """``AFLWinfo_release.mat``: 24,386 faces with 19 points, boxes, visibility and the order that splits them.
+
+    The box is ``left right top bottom`` there. Hidden points (``mask_new`` 0) have visibility 1 if they have a
+    place, and are not labelled if they are at 0, 0.
+
+    Args:
+        mat: the file.
+        images: folder of the pictures (``flickr``).
+        split: "train" (20,000 faces), "full" (4,386), "frontal" (1,314: those of "full" without a hidden point), "all".
+
+    Raises:
+        DataError: the file has another form.
+        MissingExtraError: scipy is not installed.
+        OptionError: no such split.
+    """
+    if split not in SPLITS:
+        raise OptionError(f"unknown split {split!r} of AFLW; there are: {', '.join(SPLITS)}")
+    found = read_mat(mat)
+    try:
+        names, data, boxes = found["nameList"], np.asarray(found["data"], float), np.asarray(found["bbox"], float)
+        seen, order = np.asarray(found["mask_new"]) > 0, np.ravel(found["ra"]).astype(int) - 1
+    except KeyError as error:
+        raise DataError(f"{mat}: expected nameList, data, bbox, mask_new and ra of AFLWinfo_release: {error}") from None
+    points = np.stack([data[:, :19], data[:, 19:]], axis=2)
+    rows = {"train": order[:TRAIN], "all": np.arange(len(names))}.get(split, order[TRAIN:])
+    if split == "frontal":
+        rows = rows[seen[rows].all(axis=1)]
+    expect(mat, f"faces of split {split!r}", SPLITS[split], len(rows))
+    return [
+        Sample.of(
+            Path(images) / names[rows[group[0]]],
+            boxes[rows[group]][:, [0, 2, 1, 3]],
+            np.where((points[rows[group]] != 0).any(axis=2)[..., None], points[rows[group]] + 0.5, np.nan),
+            visibility=np.where(seen[rows[group]], VISIBLE, HIDDEN),
+            source="aflw",
+            box_source="other-convention",
+            schema=NINETEEN,
+        )
+        for group in grouped([names[row] for row in rows])
+    ]

@@ -1,0 +1,89 @@
+"""CelebA: five points and boxes of 202,599 pictures of one person each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.data.readers.parsing import Line, around, expect, from_sizes, read_lines
+from lineament.data.sample import Sample
+from lineament.errors import DataError, OptionError
+
+Array = NDArray[Any]
+
+PICTURES = 202599
+PARTITIONS = {"train": (0, 162770), "val": (1, 19867), "test": (2, 19962)}
+
+
+def read_celeba(
+    landmarks: str | Path,
+    images: str | Path,
+    *,
+    boxes: str | Path | None = None,
+    partition: str | Path | None = None,
+    split: str | None = None,
+) -> list[Sample]:
+    """``list_landmarks_celeba.txt`` (or ``..._align_...``), with ``list_bbox_celeba.txt`` where it fits.
+
+    Points are right eye, left eye, nose, right and left mouth corner in whole pixels counted from 0: half a pixel is
+    added.
+
+    Args:
+        landmarks: the list of points.
+        images: folder of the pictures.
+        boxes: the list of boxes (``x y w h``), of the pictures that are not aligned; left out, the points' tight boxes.
+        partition: ``list_eval_partition.txt``, for ``split``.
+        split: "train", "val" or "test"; left out, all.
+
+    Raises:
+        DataError: file and line are named.
+        OptionError: no such split, or no partition given for one.
+    """
+    names, points = _rows(landmarks, width=10, head=2)
+    points = points.reshape(-1, 5, 2) + 0.5
+    if boxes is None:
+        drawn, origin = around(points), "from-points"
+    else:
+        drawn, origin = from_sizes(_same(boxes, names, _rows(boxes, width=4, head=2))), "other-convention"
+    rows = np.arange(len(names))
+    if split is not None:
+        rows = _members(split, partition, names)
+    else:
+        expect(landmarks, "pictures", PICTURES, len(names))
+    return [Sample.of(Path(images) / names[i], drawn[i], points[i], source="celeba", box_source=origin) for i in rows]
+
+
+def _members(split: str, partition: str | Path | None, names: list[str]) -> Array:
+    if split not in PARTITIONS or partition is None:
+        raise OptionError(f"split takes a partition list and one of {', '.join(PARTITIONS)}, found {split!r}")
+    number, published = PARTITIONS[split]
+    parts = _same(partition, names, _rows(partition, width=1, head=0))
+    rows = np.flatnonzero(parts[:, 0] == number)
+    expect(partition, f"pictures of split {split!r}", published, len(rows))
+    return rows
+
+
+def _rows(path: str | Path, *, width: int, head: int) -> tuple[list[str], Array]:
+    """Names and numbers of a list whose first ``head`` lines are the count and the columns' names."""
+    lines = read_lines(path)
+    announced = _announced(lines[0]) if head and lines else None
+    body = lines[head:]
+    if announced is not None and announced != len(body):
+        raise DataError(f"{path}: its first line announces {announced} pictures, found {len(body)}")
+    values = np.array([line.numbers(least=width, start=1) for line in body], float).reshape(-1, width)
+    return [line.text.split()[0] for line in body], values
+
+
+def _announced(line: Line) -> int:
+    if not line.text.isdigit():
+        raise DataError(f"{line.where}: expected the number of pictures, found {line.text[:80]!r}")
+    return int(line.text)
+
+
+def _same(path: str | Path, names: list[str], rows: tuple[list[str], Array]) -> Array:
+    if rows[0] != names:
+        raise DataError(f"{path}: its pictures are not those of the list of landmarks, in the same order")
+    return rows[1]

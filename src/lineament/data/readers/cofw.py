@@ -1,0 +1,68 @@
+"""COFW: 29 points with occlusion; pictures and labels lie in one MATLAB 7.3 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lineament.data.readers.matlab import read_mat
+from lineament.data.readers.parsing import expect, from_sizes
+from lineament.data.sample import HIDDEN, VISIBLE, Sample
+from lineament.errors import DataError
+from lineament.files import whole
+from lineament.schemas import TWENTY_NINE
+
+FACES = {"Tr": 1345, "T": 507}
+
+
+def read_cofw(mat: str | Path, images: str | Path) -> list[Sample]:
+    """``COFW_{train,test}.mat`` or ``..._color.mat``: one face a picture; writes missing pictures out.
+
+    A row of ``phis`` is 29 x, 29 y and 29 flags of occlusion; points count pixels from 1, so half a pixel is
+    subtracted. A row of ``bboxes`` is ``x y w h``, its corner counted from 1.
+
+    Args:
+        mat: the file.
+        images: folder for the pictures, ``<name of mat>-0001.png`` and so on.
+
+    Raises:
+        DataError: the file has another form.
+        MissingExtraError: h5py is not installed.
+    """
+    found = read_mat(mat)
+    part = next((part for part in FACES if f"phis{part}" in found), None)
+    if part is None:
+        raise DataError(f"{mat}: expected phisTr or phisT with its pictures and boxes, found {', '.join(found)}")
+    phis, boxes = np.asarray(found[f"phis{part}"], float), np.asarray(found[f"bboxes{part}"], float)
+    if phis.shape[1] != 87:
+        raise DataError(f"{mat}: a row of phis{part} should hold 3 x 29 numbers, found {phis.shape[1]}")
+    pictures = found[f"Is{part}"]
+    expect(mat, "faces", FACES[part], len(phis))
+    paths = [Path(images) / f"{Path(mat).stem}-{i:04d}.png" for i in range(1, len(phis) + 1)]
+    for path, picture in zip(paths, pictures, strict=True):
+        _write(path, picture)
+    points = np.stack([phis[:, :29], phis[:, 29:58]], axis=2) - 0.5
+    corners = from_sizes(boxes - [1, 1, 0, 0])
+    return [
+        Sample.of(
+            path,
+            corners[i],
+            points[i],
+            visibility=np.where(phis[i, 58:] > 0, HIDDEN, VISIBLE),
+            size=(np.shape(pictures[i])[1], np.shape(pictures[i])[0]),
+            source="cofw",
+            box_source="other-convention",
+            schema=TWENTY_NINE,
+        )
+        for i, path in enumerate(paths)
+    ]
+
+
+def _write(path: Path, picture: Any) -> None:
+    """Pictures are grey (h, w) or colour (h, w, 3)."""
+    if not path.exists():
+        with whole(path) as part:
+            Image.fromarray(np.ascontiguousarray(picture, np.uint8)).save(part)

@@ -1,0 +1,37 @@
+"""MALF, multi-attribute labelled faces: the 250 pictures whose labels are public."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineament.data.readers.parsing import blocks, expect, from_sizes, read_lines, table
+from lineament.data.sample import Sample
+
+PICTURES = 250
+
+
+def read_malf(txt: str | Path, images: str | Path) -> list[Sample]:
+    """Blocks of a name, a number of faces, and ``x y w h`` with perhaps an ignore flag a face.
+
+    Boxes are squares; left and top count from 0 and are taken as they stand. Faces below 20 px are ignored even without
+    the flag, as the set's rules say. The labels of the other 5,000 pictures are not public, and neither is a
+    description of the files: this is the layout of lists derived from them.
+
+    Raises:
+        DataError: file and line are named.
+    """
+    samples = []
+    for name, rows in blocks(read_lines(txt)):
+        values = table(rows, least=4, most=5)
+        ignore = (values[:, 4] > 0) | (values[:, 2:4] < 20).any(axis=1)
+        samples.append(
+            Sample.of(
+                Path(images) / name.text,
+                from_sizes(values),
+                ignore=ignore,
+                source="malf",
+                box_source="other-convention",
+            )
+        )
+    expect(txt, "pictures", PICTURES, len(samples))
+    return samples

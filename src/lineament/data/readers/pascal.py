@@ -1,0 +1,60 @@
+"""AFW and PASCAL faces, in the annotation of Mathias et al. 2014."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lineament.data.readers.matlab import read_mat
+from lineament.data.readers.parsing import expect
+from lineament.data.sample import Sample
+from lineament.errors import DataError
+
+AFW = (205, 545)
+PASCAL = (851, 1635)
+
+
+def read_afw(mat: str | Path, images: str | Path) -> list[Sample]:
+    """AFW's ``new_annotations_AFW.mat``; see `read_pascal_faces`."""
+    return _read(mat, images, "afw", AFW)
+
+
+def read_pascal_faces(mat: str | Path, images: str | Path) -> list[Sample]:
+    """``Annotations_Face_PASCALLayout_large_fixed.mat``: rows ``x1 y1 x2 y2 ? ignore`` for each picture.
+
+    Both corners are pixels of the box, counted from 1: 1 is subtracted from the first. The sixth number marks faces to
+    be ignored (that the toolbox also ignores faces below 30 px is its own rule and not applied here).
+
+    Args:
+        mat: the annotation.
+        images: folder of the pictures.
+
+    Raises:
+        DataError: the file has another form.
+        MissingExtraError: scipy is not installed.
+    """
+    return _read(mat, images, "pascal", PASCAL)
+
+
+def _read(mat: str | Path, images: str | Path, source: str, published: tuple[int, int]) -> list[Sample]:
+    entries = read_mat(mat).get("Annotations")
+    if not isinstance(entries, list) or not all({"imgname", "imgsize", "objects"} <= set(entry) for entry in entries):
+        raise DataError(f"{mat}: expected the struct array 'Annotations' with imgname, imgsize and objects")
+    samples = []
+    for entry in entries:
+        rows = np.asarray(entry["objects"], float).reshape(-1, np.shape(entry["objects"])[-1] or 4)
+        width, height = np.ravel(entry["imgsize"])[:2]
+        samples.append(
+            Sample.of(
+                Path(images) / entry["imgname"],
+                rows[:, :4] - [1, 1, 0, 0],
+                ignore=rows[:, 5] > 0 if rows.shape[1] > 5 else None,
+                size=(int(width), int(height)),
+                source=source,
+                box_source="other-convention",
+            )
+        )
+    expect(mat, "pictures", published[0], len(samples))
+    expect(mat, "faces", published[1], sum(map(len, samples)))
+    return samples

@@ -1,0 +1,123 @@
+"""WIDER FACE: the official text and MATLAB annotations, and RetinaFace's five points on them.
+
+Boxes are left, top, width, height in pixels counted from 0, so they are boxes of our frame as they stand. RetinaFace's
+points count whole pixels: half a pixel is added.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.data.readers.matlab import read_mat
+from lineament.data.readers.parsing import blocks, expect, from_sizes, read_lines, table
+from lineament.data.sample import HIDDEN, VISIBLE, Sample
+from lineament.errors import DataError
+from lineament.schemas import FIVE
+
+Array = NDArray[Any]
+
+ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
+PICTURES = {"train": 12880, "val": 3226}
+FACES = {"val": 39708}
+
+
+def read_wider(txt: str | Path, images: str | Path) -> list[Sample]:
+    """``wider_face_{train,val}_bbx_gt.txt``: name, number of faces, then ``x y w h`` and six attributes a face.
+
+    Args:
+        txt: the annotation file.
+        images: folder that the names start from (``.../images``).
+
+    Returns:
+        One sample a picture, attributes by their names. Faces marked invalid or without extent are to be ignored. The
+        row of zeros that stands for "no face" is left out.
+
+    Raises:
+        DataError: file and line are named.
+    """
+    samples = []
+    lines = read_lines(txt)
+    # A picture without faces has the count 0 and yet one row, of zeros.
+    kept = [line for i, line in enumerate(lines) if not (i and lines[i - 1].text == "0" and line.text.startswith("0 "))]
+    for name, rows in blocks(kept):
+        values = table(rows, least=4, most=10)
+        samples.append(_sample(Path(images) / name.text, values[:, :4], values[:, 4:]))
+    _expect(txt, samples)
+    return samples
+
+
+def read_wider_mat(mat: str | Path, images: str | Path) -> list[Sample]:
+    """``wider_face_{train,val}.mat`` of either MATLAB version: the same labels as `read_wider`, by event.
+
+    Raises:
+        DataError: the file is no MATLAB file, or lacks the lists.
+        MissingExtraError: scipy or h5py is not installed.
+    """
+    found = read_mat(mat)
+    try:
+        events, files, boxes = found["event_list"], found["file_list"], found["face_bbx_list"]
+    except KeyError as error:
+        raise DataError(
+            f"{mat}: expected WIDER FACE's lists event_list, file_list and face_bbx_list: {error}"
+        ) from None
+    labels = [found.get(f"{name}_label_list") for name in ATTRIBUTES]
+    samples = []
+    for e, event in enumerate(events):
+        for f, file in enumerate(files[e]):
+            rows = np.asarray(boxes[e][f], float).reshape(-1, 4)
+            columns = [
+                np.full(len(rows), np.nan) if label is None else np.ravel(label[e][f]).astype(float) for label in labels
+            ]
+            path = Path(images) / event / f"{file}.jpg"
+            samples.append(_sample(path, rows, np.stack(columns, axis=1)))
+    _expect(mat, samples)
+    return samples
+
+
+def read_retinaface(txt: str | Path, images: str | Path) -> list[Sample]:
+    """RetinaFace's ``label.txt``: ``# name``, then ``x y w h``, five times ``x y flag``, and a blur score a face.
+
+    Rows may end after the box. A point of -1 is not labelled; flag 0 is visible, 1 hidden. Half a pixel is added to the
+    points.
+
+    Raises:
+        DataError: file and line are named.
+    """
+    lines = read_lines(txt)
+    starts = [i for i, line in enumerate(lines) if line.text.startswith("#")]
+    if lines and (not starts or starts[0] > 0):
+        raise DataError(f"{lines[0].where}: expected '# ' and a picture's name, found {lines[0].text[:80]!r}")
+    samples = []
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        values = table(lines[start + 1 : end], least=4, most=20)
+        points = np.nan_to_num(values[:, 4:19], nan=-1).reshape(-1, 5, 3)
+        labelled = np.logical_and.reduce(points[..., :2] >= 0, axis=2)
+        samples.append(
+            Sample.of(
+                Path(images) / lines[start].text.lstrip("# "),
+                from_sizes(values),
+                np.where(labelled[..., None], points[..., :2] + 0.5, np.nan),
+                visibility=np.where(points[..., 2] > 0, HIDDEN, VISIBLE),
+                ignore=(values[:, 2:4] <= 0).any(axis=1),
+                source="wider",
+                attributes={"quality": values[:, 19]},
+            )
+        )
+    _expect(txt, samples)
+    return samples
+
+
+def _sample(path: Path, boxes: Array, attributes: Array) -> Sample:
+    named = dict(zip(ATTRIBUTES, np.nan_to_num(attributes).T.astype(np.uint8), strict=True))
+    ignore = (named["invalid"] == 1) | (boxes[:, 2:] <= 0).any(axis=1)
+    return Sample.of(path, from_sizes(boxes), ignore=ignore, source="wider", schema=FIVE, attributes=named)
+
+
+def _expect(path: str | Path, samples: list[Sample]) -> None:
+    split = next((split for split in PICTURES if split in str(path)), "")
+    expect(path, "pictures", PICTURES.get(split), len(samples))
+    expect(path, "faces", FACES.get(split), sum(map(len, samples)))
