@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lineament.data.sample import Sample
 from lineament.errors import OptionError
 from lineament.evaluate.labelled import Evaluated
-from lineament.evaluate.recall import average_precision, evaluate_recall, match
+from lineament.evaluate.recall import evaluate_recall, match
 from lineament.faces import Faces
 
 
@@ -77,11 +77,6 @@ def test_scores_against_a_loop(seed: int) -> None:
         if sum(not hit for score, hit in kept if score >= t) <= 1:
             at_one = max(at_one, hits / faces_in_all)
     assert scores["recall at 1 fp"] == pytest.approx(at_one)
-
-
-def test_average_precision_by_hand() -> None:
-    recall, precision = np.array([0.25, 0.25, 0.5, 0.75]), np.array([1, 0.5, 2 / 3, 3 / 4])
-    assert average_precision(recall, precision) == pytest.approx(0.25 * 1 + 0.5 * 0.75)
 
 
 def test_a_scene_by_hand() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lineament.boxes import area, coverage, iou
 from lineament.data.sample import Sample
 from lineament.errors import OptionError
+from lineament.evaluate.curves import average_precision
 from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.results import Result, Scores, curve
 from lineament.faces import Faces
@@ -135,12 +136,6 @@ def evaluate_recall(
         settings={"threshold": threshold, "least IoU": least_iou},
         examples=_false_positives(evaluated, matches, worst),
     )
-
-
-def average_precision(recall: Array, precision: Array) -> float:
-    """Area under the precision envelope: each step of recall times the best precision at that recall or more."""
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0) * envelope))
 
 
 def _at(scores: Array, right: Array, found_at: Array, threshold: float) -> Scores:
