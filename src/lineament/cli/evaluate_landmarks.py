@@ -1,0 +1,176 @@
+"""``lineament evaluate landmarks``, ``recall`` and ``speed``: scores on one's own labelled pictures, and time."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import lineament
+from lineament.cli.evaluate import app
+from lineament.data.readers.coco import read_coco
+from lineament.errors import OptionError
+from lineament.evaluate.labelled import Evaluated, detect_all, read_detections
+from lineament.evaluate.landmarks import NORMALISERS, evaluate_landmarks
+from lineament.evaluate.recall import evaluate_recall
+from lineament.evaluate.results import Result, Scores, write_result
+from lineament.evaluate.speed import COUNTS, FACE, Baseline, cold_start, cut_face, evaluate_speed
+from lineament.faces import Faces
+from lineament.images import image_paths, read_image
+
+Data = Annotated[Path, typer.Option(help="Labels: COCO keypoints JSON.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the pictures (default: that of --data).")]
+Method = Annotated[str | None, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")]
+Detections = Annotated[
+    Path | None, typer.Option(help="Instead of --method: what `lineament detect --json` wrote of these pictures.")
+]
+Name = Annotated[str | None, typer.Option(help="Name in tables and reports (default: method or file name).")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for `lineament report`.")]
+LowestScore = Annotated[float | None, typer.Option(help="Lowest score of a face, 0 to 1 (default: the method's).")]
+MinFace = Annotated[float | None, typer.Option(help="Smallest face to look for, in pixels (default: the method's).")]
+
+
+@app.command()
+def landmarks(
+    data: Data,
+    images: Images = None,
+    method: Method = None,
+    detections: Detections = None,
+    normalise: Annotated[str, typer.Option(help=f"What errors are divided by: {', '.join(NORMALISERS)}.")] = (
+        "inter-ocular"
+    ),
+    iou: Annotated[float, typer.Option(help="Least overlap of a proposal and a labelled face.")] = 0.3,
+    threshold: LowestScore = None,
+    min_face: MinFace = None,
+    name: Name = None,
+    json_file: Json = None,
+) -> None:
+    """Landmark error of a detector (NME), with recall; failure rates and AUC count missed faces as failures."""
+    found = _evaluated(data, images, method, detections, threshold, min_face)
+    result = evaluate_landmarks(_name(name, method, detections), found, normalise=normalise, least_iou=iou)
+    _tell(result, json_file)
+
+
+@app.command()
+def recall(
+    data: Data,
+    images: Images = None,
+    method: Method = None,
+    detections: Detections = None,
+    at: Annotated[float, typer.Option(help="Threshold that precision, recall and F1 are given at.")] = 0.5,
+    iou: Annotated[float, typer.Option(help="Least overlap of a hit.")] = 0.5,
+    threshold: LowestScore = None,
+    min_face: MinFace = None,
+    name: Name = None,
+    json_file: Json = None,
+) -> None:
+    """Precision, recall and F1 of a detector, recall of its top proposals, and recall by face size."""
+    found = _evaluated(data, images, method, detections, threshold, min_face)
+    result = evaluate_recall(_name(name, method, detections), found, threshold=at, least_iou=iou)
+    _tell(result, json_file)
+
+
+@app.command()
+def speed(
+    method: Annotated[str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Photos whose largest faces fill the mosaics (default: one that ships).")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="CMD", help='Peer to time in turn: reads a picture path a line, answers {"ms": 12.3}.'),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime (default: all cores).")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Calls a picture; the median counts.")] = 5,
+    faces: Annotated[str, typer.Option(help="Numbers of faces, separated by commas.")] = ",".join(map(str, COUNTS)),
+    name: Name = None,
+    json_file: Json = None,
+) -> None:
+    """Time against the number of faces, cold start and peak memory; with --baseline, a peer call by call."""
+    try:
+        counts = [int(count) for count in faces.split(",")]
+    except ValueError:
+        raise OptionError(f"--faces takes numbers separated by commas, such as 1,10,50; found {faces!r}") from None
+    if len(set(counts)) < 2:
+        raise OptionError(f"--faces takes at least two different numbers to fit a line through; found {faces!r}")
+    detector = lineament.load(method, threads=threads)
+    photos = [read_image(path) for path in image_paths([images])] if images else []
+    tiles = [cut_face(photo, detector.detect(photo)) for photo in photos] or [read_image(FACE)]
+    peer = Baseline(baseline, threads) if baseline else None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            result = evaluate_speed(
+                name or method,
+                detector.detect,
+                tiles,
+                Path(folder),
+                counts=counts,
+                repeats=repeats,
+                baseline=peer,
+                start=lambda picture: cold_start(method, picture, threads),
+            )
+        finally:
+            if peer:
+                peer.close()
+    result.settings["threads"] = threads
+    _tell(result, json_file)
+
+
+def _name(name: str | None, method: str | None, detections: Path | None) -> str:
+    return name or method or (detections.stem if detections else "")
+
+
+def _evaluated(
+    data: Path,
+    images: Path | None,
+    method: str | None,
+    detections: Path | None,
+    threshold: float | None,
+    min_face: float | None,
+) -> Evaluated:
+    if (method is None) == (detections is None):
+        raise OptionError("give either --method, to detect now, or --detections, a file of earlier results")
+    samples = read_coco(data, images)
+    if detections is not None:
+        return read_detections(detections, samples, images or data.parent)
+    detector = lineament.load(method or "")
+
+    def detect(path: Path) -> Faces:
+        return detector.detect(path, threshold=threshold, min_face=min_face)
+
+    shown = track(samples, "pictures", console=Console(stderr=True), transient=True)
+    return detect_all(shown, detect, empty=detector.schema)
+
+
+def _tell(result: Result, json_file: Path | None) -> None:
+    console = Console()
+    console.print(_table(f"{result.name}: {result.protocol}", {"": result.scores}, down=True))
+    for title, rows in result.tables.items():
+        console.print(_table(title, rows, down=False))
+    if json_file:
+        write_result(json_file, result)
+
+
+def _table(title: str, rows: dict[str, Scores], *, down: bool) -> Table:
+    """One row a name; or, ``down``, the single row turned upright."""
+    names = list(dict.fromkeys(score for row in rows.values() for score in row))
+    table = Table(title=title, title_justify="left", box=None, show_header=not down)
+    if down:
+        (row,) = rows.values()
+        for score in names:
+            table.add_row(score, _number(row[score]))
+        return table
+    for heading in ("", *names):
+        table.add_column(heading)
+    for label, row in rows.items():
+        table.add_row(label, *(_number(row.get(score)) for score in names))
+    return table
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
