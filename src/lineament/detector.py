@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from numpy.typing import NDArray
 
@@ -18,6 +18,8 @@ from lineament.runtime import load_graph
 from lineament.weights import parse_metadata, read_weights
 
 Array = NDArray[Any]
+T = TypeVar("T")
+
 PIXELS_AT_ONCE = 16_000_000  # of pictures that go through a method together
 
 
@@ -90,7 +92,8 @@ class Detector:
         several = isinstance(images, (list, tuple))
         sources: Sequence[Source] = images if isinstance(images, (list, tuple)) else [images]
         found: list[Faces] = []
-        for group in _groups(read_image(source, color=color) for source in sources):
+        pictures = (read_image(source, color=color) for source in sources)
+        for group in in_groups(pictures, lambda picture: picture.shape[0] * picture.shape[1]):
             found += self._decoder(group, threshold=threshold, min_face=min_face, max_face=max_face)
         return found if several else found[0]
 
@@ -128,16 +131,16 @@ def load(
     return Detector(of, kind.decoder(graph, own), own)
 
 
-def _groups(images: Iterator[Array]) -> Iterator[list[Array]]:
-    """Pictures in groups of bounded size, each read only when its group is due."""
-    group: list[Array] = []
-    pixels = 0
-    for image in images:
-        size = image.shape[0] * image.shape[1]
-        if group and pixels + size > PIXELS_AT_ONCE:
+def in_groups(items: Iterable[T], pixels: Callable[[T], int]) -> Iterator[list[T]]:
+    """Items in groups of at most ``PIXELS_AT_ONCE``, or of one that has more; each is taken up only when it is due."""
+    group: list[T] = []
+    total = 0
+    for item in items:
+        size = pixels(item)
+        if group and total + size > PIXELS_AT_ONCE:
             yield group
-            group, pixels = [], 0
-        group.append(image)
-        pixels += size
+            group, total = [], 0
+        group.append(item)
+        total += size
     if group:
         yield group

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from lineament.cli.detect import BATCH
+from lineament import detector
 from lineament.drawing import BOX
 
 Run = Callable[..., Result]
@@ -42,8 +42,11 @@ def test_the_schema_is_one_and_refuses_other_things() -> None:
             jsonschema.validate(record, SCHEMA)
 
 
-def test_json_lines_keep_the_order_and_name_what_cannot_be_read(tmp_path: Path, run: Run) -> None:
-    count = 2 * BATCH + 3
+def test_json_lines_keep_the_order_and_name_what_cannot_be_read(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector, "PIXELS_AT_ONCE", 80 * 60 * 4)
+    count = 19
     for i in range(count):
         photo(tmp_path / f"{i:02}.png", (80 + i, 60), red=10 * i)
     (tmp_path / "05.png").write_bytes(b"no picture")
@@ -100,6 +103,29 @@ def test_one_folder_is_written_flat_and_unknown_suffixes_become_png(tmp_path: Pa
     assert Image.open(tmp_path / "out/b.jpg").format == "JPEG"
 
 
+def test_paths_that_go_up_do_not_lead_out_of_the_folder(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "one/a.png")
+    photo(tmp_path / "two/a.png")
+    monkeypatch.chdir(tmp_path / "two")
+    result = run("detect", "../one/a.png", "a.png", "-m", "middle", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")) == [
+        "one/a.png",
+        "two/a.png",
+    ]
+
+
+def test_no_input_is_overwritten(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "one/a.png")
+    before = photo(tmp_path / "a.png").read_bytes()
+    result = run("detect", tmp_path / "one/a.png", tmp_path / "a.png", "-m", "middle", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "would overwrite" in result.stderr
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
 def test_without_a_file_there_is_a_table(tmp_path: Path, run: Run) -> None:
     photo(tmp_path / "a.png", red=255)
     photo(tmp_path / "[b].png", (12, 12))
@@ -134,7 +160,7 @@ def test_options_reach_the_detector(tmp_path: Path, run: Run) -> None:
         (("--json", "."), "is a folder"),
         (("--json", "a.png/faces.jsonl"), "cannot write into a.png"),
         (("--out", "a.png"), "cannot write into a.png"),
-        (("--out", "."), "would overwrite a.png"),
+        (("--out", "."), "would overwrite"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

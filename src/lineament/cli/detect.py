@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
 
@@ -24,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 import lineament
+from lineament.detector import in_groups
 from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
 from lineament.files import whole
@@ -32,7 +32,6 @@ from lineament.images import MAX_PIXELS, SUFFIXES, Array, Source, image_paths, r
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH = 8  # pictures a call: enough to fill a cascade's batches, few enough for photos of 24 megapixels (72 MB each)
 TABLE_ROWS = 40
 
 
@@ -97,8 +96,9 @@ def detect(
 ) -> None:
     """Find the faces in pictures.
 
-    A picture that cannot be read is named and skipped. Exit code: 0 when every picture was read, 1 when some were not,
-    2 when nothing was done because the request was wrong.
+    A picture that cannot be read is named, and the others go on.
+
+    Exit code: 0 all pictures were read; 1 some were not; 2 the request was wrong or its result could not be written.
     """
     detector = lineament.load(method, runtime=runtime, device=device, threads=threads)
 
@@ -155,9 +155,9 @@ def _in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], ah
 
 def _seen(photos: Iterator[Photo], find: Callable[[list[Source]], list[Faces]]) -> Iterator[tuple[Photo, Faces | None]]:
     """Every photo with its faces; ``None`` for those that could not be read."""
-    while batch := list(islice(photos, BATCH)):
-        faces = iter(find([photo.image for photo in batch if photo.image is not None]))
-        for photo in batch:
+    for group in in_groups(photos, lambda photo: 0 if photo.image is None else photo.image.size // 3):
+        faces = iter(find([photo.image for photo in group if photo.image is not None]))
+        for photo in group:
             yield photo, None if photo.image is None else next(faces)
 
 
@@ -167,13 +167,15 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
     Raises:
         OptionError: the folder cannot be written, or a picture would be overwritten.
     """
-    common = os.path.commonpath([file.absolute().parent for file in files])
+    places = [Path(os.path.abspath(file)) for file in files]
+    common = os.path.commonpath([place.parent for place in places])
     targets = {}
-    for file in files:
-        name = out / os.path.relpath(file.absolute(), common)
-        targets[file] = name if name.suffix.lower() in SUFFIXES else name.with_name(name.name + ".png")
-        if targets[file].exists() and targets[file].samefile(file):
-            raise OptionError(f"--out {out} would overwrite {file}; choose another folder")
+    for file, place in zip(files, places, strict=True):
+        target = out / place.relative_to(common)
+        targets[file] = target if target.suffix.lower() in SUFFIXES else target.with_name(target.name + ".png")
+    overwritten = {target.resolve() for target in targets.values()} & {place.resolve() for place in places}
+    if overwritten:
+        raise OptionError(f"--out {out} would overwrite {min(overwritten)}; choose another folder")
     _check_writable(out, "--out")
     return targets
 
