@@ -1,0 +1,104 @@
+"""The paper's experiments on the crops of a finished run of ``lineament train mtcnn``, as tables in Markdown.
+
+python benchmarks/mtcnn_experiments.py mining --run runs/mtcnn --data DATA   # figure 3a: online hard mining on and off
+python benchmarks/mtcnn_experiments.py joint --run runs/mtcnn --data DATA    # figure 3b: with and without landmarks
+python benchmarks/mtcnn_experiments.py nets --run runs/mtcnn --data DATA     # the table of networks
+
+Every variant is trained from the same weights on the same batches for ``--steps`` steps, a fraction of a full training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lineament.methods.mtcnn import training
+from lineament.methods.mtcnn.network import SingleTaskNet
+from lineament.methods.mtcnn.training import NETWORKS, Stage
+from lineament.train.loop import to_input, train
+
+
+def validate(stage: Stage, name: str, network: nn.Module, args: argparse.Namespace, **changes: Any) -> dict[str, float]:
+    """Train one variant; the figures of its last validation."""
+    recipe = replace(
+        training.read(args.run / training.RECIPE, stage), steps=args.steps, validate_every=args.steps, **changes
+    )
+    task = training.prepare(stage, args.data, recipe, args.run)
+    task.network = network
+    folder = args.run / "experiments" / name
+    train(task, recipe, folder, lambda step, _: print(f"{name}: {step} of {args.steps}", end="\r"))
+    figures: dict[str, float] = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["validation"]
+    return figures
+
+
+def fresh(stage: Stage) -> nn.Module:
+    torch.manual_seed(0)
+    return NETWORKS[stage](5)
+
+
+def table(header: list[str], rows: list[list[str]]) -> None:
+    print("\n" + "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]))
+
+
+def mining(args: argparse.Namespace) -> None:
+    on = validate("onet", "mining-on", fresh("onet"), args, hardest=0.7)
+    off = validate("onet", "mining-off", fresh("onet"), args, hardest=1.0)
+    rows = [[n, f"{f['score']:.4f}", f"{100 * f['accuracy']:.2f}"] for n, f in (("on", on), ("off", off))]
+    table(["hard mining", "O-Net's validation loss (eq. 1)", "accuracy, %"], rows)
+
+
+def joint(args: argparse.Namespace) -> None:
+    both = validate("onet", "mining-on", fresh("onet"), args, hardest=0.7)
+    alone = validate("onet", "joint-off", fresh("onet"), args, hardest=0.7, landmark_weight=0.0)
+    rows = [
+        [n, f"{f['score']:.4f}", f"{100 * f['accuracy']:.2f}", f"{f['box']:.5f}"]
+        for n, f in (("with landmarks", both), ("without", alone))
+    ]
+    table(["O-Net", "validation loss (eq. 1)", "accuracy, %", "box error (0.5 x eq. 2)"], rows)
+
+
+@torch.no_grad()
+def milliseconds(network: nn.Module, size: int, forwards: int = 300) -> float:
+    """Median time of one forward pass of one crop, over so many."""
+    network.eval()
+    pixels = to_input(torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8))
+    times = []
+    for _ in range(forwards):
+        start = time.perf_counter()
+        network(pixels)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times) * 1e3)
+
+
+def nets(args: argparse.Namespace) -> None:
+    rows = []
+    for stage in training.STAGES:
+        size = NETWORKS[stage](1).size
+        torch.manual_seed(0)
+        for name, network in ((stage, fresh(stage)), (f"{size}-net", SingleTaskNet(size))):
+            figures = validate(stage, f"nets-{name}", network, args)
+            ms = milliseconds(network, size)
+            rows.append([name, f"{0.3 * ms:.3f}", f"{100 * figures['accuracy']:.2f}"])
+    table(["network", "300 forwards, s", "accuracy, %"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=["mining", "joint", "nets"])
+    parser.add_argument("--run", type=Path, default=Path("runs/mtcnn"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1000)
+    args = parser.parse_args()
+    {"mining": mining, "joint": joint, "nets": nets}[args.experiment](args)
+
+
+if __name__ == "__main__":
+    main()
