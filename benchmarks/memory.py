@@ -11,9 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import lineament
 import numpy as np
 from PIL import Image
+
+import lineament
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "biden-2013.jpg"
 ONE = """

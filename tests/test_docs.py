@@ -17,7 +17,14 @@ BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+PAGES = [
+    "README.md",
+    "docs/guide.md",
+    *(f"docs/methods/{p.name}" for p in sorted((ROOT / "docs" / "methods").glob("*.md"))),
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)

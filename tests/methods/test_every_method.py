@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from scenes import scene, write_data
 
 import lineament
 from lineament import boxes as box_ops
 from lineament.methods import METHODS
 from lineament.schemas import schema
+from scenes import scene, write_data
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))

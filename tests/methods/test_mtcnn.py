@@ -9,7 +9,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from scenes import scene, write_data  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
@@ -25,6 +24,7 @@ from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskN
 from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402
 from lineament.methods.mtcnn.targets import CropSet, CropSetWriter, Kind  # noqa: E402
 from lineament.runtime import Graph, load_graph  # noqa: E402
+from scenes import scene, write_data  # noqa: E402
 
 
 @pytest.fixture(scope="module")
