@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,7 @@ def landmarks(
     """Landmark error of a detector (NME), with recall; failure rates and AUC count missed faces as failures."""
     found = _evaluated(data, images, method, detections, threshold, min_face)
     result = evaluate_landmarks(_name(name, method, detections), found, normalise=normalise, least_iou=iou)
+    result.settings["data"] = data.name
     _tell(result, json_file)
 
 
@@ -72,6 +74,7 @@ def recall(
     """Precision, recall and F1 of a detector, recall of its top proposals, and recall by face size."""
     found = _evaluated(data, images, method, detections, threshold, min_face)
     result = evaluate_recall(_name(name, method, detections), found, threshold=at, least_iou=iou)
+    result.settings["data"] = data.name
     _tell(result, json_file)
 
 
@@ -101,22 +104,17 @@ def speed(
     detector = lineament.load(method, threads=threads)
     photos = [read_image(path) for path in image_paths([images])] if images else []
     tiles = [cut_face(photo, detector.detect(photo)) for photo in photos] or [read_image(FACE)]
-    peer = Baseline(baseline, threads) if baseline else None
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            result = evaluate_speed(
-                name or method,
-                detector.detect,
-                tiles,
-                Path(folder),
-                counts=counts,
-                repeats=repeats,
-                baseline=peer,
-                start=lambda picture: cold_start(method, picture, threads),
-            )
-        finally:
-            if peer:
-                peer.close()
+    with tempfile.TemporaryDirectory() as folder, Baseline(baseline, threads) if baseline else nullcontext() as peer:
+        result = evaluate_speed(
+            name or method,
+            detector.detect,
+            tiles,
+            Path(folder),
+            counts=counts,
+            repeats=repeats,
+            baseline=peer,
+            start=lambda picture: cold_start(method, picture, threads),
+        )
     result.settings["threads"] = threads
     _tell(result, json_file)
 

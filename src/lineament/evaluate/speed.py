@@ -116,10 +116,6 @@ class Baseline:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End its input and wait for it to end."""
         with suppress(BrokenPipeError):
             self._pipe(self._process.stdin).close()
         self._process.wait(timeout=60)
@@ -269,7 +265,7 @@ def evaluate_speed(
             "baseline ms per further face (fitted)": theirs.slope,
             "times as fast as baseline": float(np.median([timing.ratio for timing in timings])),
         }
-        curves["baseline time"] = curve(counts, others, "faces", "ms per picture")
+        curves["time: baseline"] = curve(counts, others, "faces", "ms per picture")
     return Result(
         protocol="speed",
         name=name,
