@@ -11,6 +11,7 @@ import lineament
 from lineament.cli.detect import detect
 from lineament.cli.export import export
 from lineament.cli.models import models
+from lineament.cli.report import report
 from lineament.cli.train import train
 from lineament.errors import LineamentError
 
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Faces and facial landmarks: published methods, trained from scratch, shipped as ONNX.",
 )
-for command in (detect, models, train, export):
+for command in (detect, models, train, export, report):
     app.command()(command)
 
 
