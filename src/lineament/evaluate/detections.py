@@ -6,6 +6,7 @@ The evaluators take the numbers of the files as they stand; a method's boxes are
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lineament.errors import DataError
+from lineament.data.readers.matlab import read_mat
+from lineament.data.readers.parsing import Line, blocks, grouped, read_lines, table
+from lineament.errors import DataError, OptionError
+from lineament.evaluate.extra import read_variables
 from lineament.faces import Faces
 from lineament.files import write_whole
 
 Array = NDArray[Any]
 Shape = Literal["rectangle", "ellipse"]
-COLUMNS: dict[int, Shape] = {5: "rectangle", 6: "ellipse"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +48,28 @@ class Detections:
     @classmethod
     def of(cls, faces: Mapping[str, Faces]) -> Detections:
         """Rectangles from a detector's results by image name."""
-        return cls({name: np.column_stack([f.boxes, f.scores]).astype(np.float64) for name, f in faces.items()})
-
-    def renamed(self, names: Mapping[str, str]) -> Detections:
-        """The same detections under other image names."""
-        return replace(self, images={names.get(name, name): rows for name, rows in self.images.items()})
+        return cls({name: rectangles(found) for name, found in faces.items()})
 
     def ellipses(self) -> Detections:
         """Rectangles as the upright ellipses inscribed in them; ellipses as they are."""
         if self.shape == "ellipse":
             return self
         return replace(self, images={name: _inscribed(rows) for name, rows in self.images.items()}, shape="ellipse")
+
+    def rectangles(self) -> Detections:
+        """These detections, if they are rectangles.
+
+        Raises:
+            OptionError: they are ellipses.
+        """
+        if self.shape == "ellipse":
+            raise OptionError("this protocol and its files take rectangles; these detections are ellipses")
+        return self
+
+
+def rectangles(faces: Faces) -> Array:
+    """(n, 5) float64 ``x1, y1, x2, y2, score``."""
+    return np.column_stack([faces.boxes, faces.scores]).astype(np.float64)
 
 
 def _inscribed(rows: Array) -> Array:
@@ -71,36 +85,28 @@ class Tally:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, str]] = {}
 
-    def add(self, what: str, where: object, count: int = 1) -> None:
+    def add(self, what: str, where: str, count: int = 1) -> None:
         """``count`` more cases of ``what``; only the first place is kept."""
-        before, first = self._seen.get(what, (0, str(where)))
-        if count:
-            self._seen[what] = (before + count, first)
+        before, first = self._seen.get(what, (0, where))
+        self._seen[what] = (before + count, first)
 
     def notes(self) -> tuple[str, ...]:
         """One sentence a kind, such as "3 rows beyond the count line, ignored (first: a.txt:7)"."""
-        return tuple(f"{count:,} {what} (first: {first})" for what, (count, first) in self._seen.items())
+        return tuple(f"{count:,} {what} (first: {first})" for what, (count, first) in self._seen.items() if count)
 
 
 class _Collector:
-    """Rows of files on their way to ``Detections``, with the lines that they came from."""
+    """Rows of files on their way to ``Detections``, with the places that they came from."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape = "rectangle") -> None:
+        self.shape = shape
         self.images: dict[str, Array] = {}
         self.tally = Tally()
-        self._places: dict[str, tuple[Path, Sequence[int]]] = {}
+        self._places: list[str] = []
 
-    def add(self, name: str, rows: Array, path: Path, lines: Sequence[int]) -> None:
+    def add(self, name: str, rows: Array, places: Iterable[str]) -> None:
         self.images[name] = rows
-        self._places[name] = (path, lines)
-
-    def place(self, index: int) -> str:
-        """File and line of a row, counted over all images."""
-        for path, lines in self._places.values():
-            if index < len(lines):
-                return f"{path}:{lines[index]}"
-            index -= len(lines)
-        raise IndexError(index)
+        self._places += places
 
     def detections(self) -> Detections:
         """All rows, looked over.
@@ -108,50 +114,32 @@ class _Collector:
         Raises:
             DataError: a number that is not finite.
         """
-        filled = [rows for rows in self.images.values() if len(rows)]
-        if not filled:
-            return Detections(self.images, notes=self.tally.notes())
-        rows = np.concatenate(filled)
-        strange = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if len(strange):
-            raise DataError(
-                f"{self.place(strange[0])}: expected finite numbers, found NaN or infinity ({len(strange)} such rows); "
-                "leave these detections out"
-            )
-        shape = COLUMNS[rows.shape[1]]
-        sizes = rows[:, 2:4] - rows[:, :2] if shape == "rectangle" else rows[:, :2]
-        self._remark("detections of no or negative size, kept as they are", (sizes <= 0).any(axis=1))
+        if self._places:
+            rows = np.concatenate(list(self.images.values()))
+            strange = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            if len(strange):
+                raise DataError(
+                    f"{self._places[strange[0]]}: expected finite numbers, found NaN or infinity "
+                    f"({len(strange)} such rows); leave these detections out"
+                )
+            self._look_over(rows)
+        return Detections(self.images, self.shape, self.tally.notes())
+
+    def _look_over(self, rows: Array) -> None:
+        sizes = rows[:, 2:4] - rows[:, :2] if self.shape == "rectangle" else rows[:, :2]
         scores = rows[:, -1]
-        self._remark("scores outside [0, 1], kept: the protocols use their order", (scores < 0) | (scores > 1))
-        image = np.repeat(np.arange(len(filled)), list(map(len, filled)))
-        rising = np.concatenate(([False], (np.diff(scores) > 0) & (np.diff(image) == 0)))
-        if rising.any():
-            where = self.place(int(np.flatnonzero(rising)[0]))
-            self.tally.add(
-                "images with rows not in falling order of score; the order is made where the protocol wants it",
-                where,
-                len(np.unique(image[rising])),
-            )
-        return Detections(self.images, shape, self.tally.notes())
+        image = np.repeat(np.arange(len(self.images)), [len(found) for found in self.images.values()])
+        rising = np.concatenate([[False], (np.diff(scores) > 0) & (np.diff(image) == 0)])
+        self._remark("detections of no or negative size, kept as they are", sizes.min(axis=1) <= 0)
+        self._remark("scores outside [0, 1], kept: only their order counts", (scores < 0) | (scores > 1))
+        self._remark("rows with a higher score than the row before; sorted where the protocol sorts", rising)
 
     def _remark(self, what: str, where: Array) -> None:
         if where.any():
-            self.tally.add(what, self.place(int(np.flatnonzero(where)[0])), int(where.sum()))
+            self.tally.add(what, self._places[int(where.argmax())], int(where.sum()))
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file.
-
-    Raises:
-        DataError: no such file.
-    """
-    try:
-        return path.read_text(errors="replace").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable text file ({error.strerror})") from None
-
-
-# WIDER FACE: one file an image, <event>/<name>.txt
+# --- WIDER FACE: one file an image, <event>/<name>.txt ---
 
 
 def read_wider(folder: str | Path) -> Detections:
@@ -167,46 +155,59 @@ def read_wider(folder: str | Path) -> Detections:
     Raises:
         DataError: no such files below the folder, or a number that is not finite.
     """
-    folder = Path(folder)
-    files = sorted(folder.glob("*/*.txt"))
-    if not files:
+    names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in Path(folder).glob("*/*.txt"))
+    if not names:
         raise DataError(f"{folder}: expected detection files <event>/<name>.txt below it, found none")
+    return read_files(folder, names)
+
+
+def read_files(folder: str | Path, names: Iterable[str]) -> Detections:
+    """The files ``<name>.txt`` of such a tree for these images, whatever their names look like.
+
+    Raises:
+        DataError: a file cannot be read, or a number is not finite.
+    """
     found = _Collector()
-    for path in files:
-        rows = _read_wider_file(path, found.tally)
-        found.add(f"{path.parent.name}/{path.stem}", rows, path, range(3, 3 + len(rows)))
+    for name in names:
+        lines = read_lines(Path(folder) / f"{name}.txt")
+        rows = _wider_rows(lines, f"{folder}/{name}.txt", found.tally)
+        found.add(name, rows, (line.where for line in lines[2 : 2 + len(rows)]))
     return found.detections()
 
 
-def _read_wider_file(path: Path, tally: Tally) -> Array:
+def _wider_rows(lines: Sequence[Line], path: str, tally: Tally) -> Array:
     """Rows ``x1, y1, x2, y2, score``; none where the official tool would read none."""
     none = np.empty((0, 5))
-    lines = read_lines(path)
     try:
-        count = int(lines[1])
+        count = int(lines[1].text)
     except (IndexError, ValueError):
-        tally.add("files without a count in their second line: no detections, as in the official tool", f"{path}:2")
+        tally.add("files without a count in their second line: no detections, as in the official tool", path)
         return none
-    rows = [line.split() for line in lines[2 : 2 + count]]
+    rows = [line.text.split() for line in lines[2 : 2 + count]]
     if len(rows) < count:
-        tally.add(
-            "files with fewer rows than their count line says: no detections, as in the official tool", f"{path}:2"
-        )
+        tally.add("files with fewer rows than they announce: no detections, as in the official tool", lines[1].where)
         return none
-    tally.add(
-        "rows beyond the count line, ignored", f"{path}:{3 + count}", sum(map(bool, map(str.strip, lines[2 + count :])))
-    )
     try:
-        table = np.array([row[:5] for row in rows], np.float64).reshape(count, 5)
+        numbers = np.array([row[:5] for row in rows], np.float64).reshape(count, 5)
     except ValueError:
-        bad = next(i for i, row in enumerate(rows) if not _are_numbers(row[:5], 5))
-        tally.add("files with an unreadable row: no detections, as in the official tool", f"{path}:{3 + bad}")
+        bad = next(line for line, row in zip(lines[2:], rows, strict=False) if not _are_numbers(row[:5], 5))
+        tally.add("files with an unreadable row: no detections, as in the official tool", bad.where)
         return none
-    for i, row in enumerate(rows):
-        if len(row) > 5:
-            tally.add("rows with more than five numbers; the fifth is the score", f"{path}:{3 + i}")
-    table[:, 2:4] += table[:, :2]
-    return table
+    for line in lines[2 + count :]:
+        tally.add("rows beyond the announced number, ignored as in the official tool", line.where)
+    if longer := [line for line, row in zip(lines[2:], rows, strict=False) if len(row) > 5]:
+        tally.add("rows with more than five numbers; the fifth is the score", longer[0].where, len(longer))
+    return _with_corners(numbers)
+
+
+def _with_corners(rows: Array) -> Array:
+    """``left, top, width, height, score`` as ``x1, y1, x2, y2, score``."""
+    return np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4], rows[:, 4]])
+
+
+def _with_sizes(rows: Array) -> Array:
+    """The inverse of ``_with_corners``."""
+    return np.column_stack([rows[:, :2], rows[:, 2:4] - rows[:, :2], rows[:, 4]])
 
 
 def _are_numbers(words: Sequence[str], count: int) -> bool:
@@ -218,24 +219,172 @@ def _are_numbers(words: Sequence[str], count: int) -> bool:
 
 def write_wider(detections: Detections, folder: str | Path) -> None:
     """A detection tree of WIDER FACE, one file an image, best score first."""
-    for name, rows in detections.images.items():
-        write_wider_file(Path(folder) / f"{name}.txt", rows)
+    for name, rows in detections.rectangles().images.items():
+        write_file(folder, name, rows)
 
 
-def write_wider_file(path: Path, rows: Array) -> None:
+def write_file(folder: str | Path, name: str, rows: Array) -> None:
     """One image's file of the tree: rows (n, 5) ``x1, y1, x2, y2, score``."""
-    write_whole(path, f"{path.stem}\n{len(rows)}\n" + _rows_text(_left_top_width_height(rows)))
+    order = np.argsort(-rows[:, 4], kind="stable")
+    path = Path(folder) / f"{name}.txt"
+    write_whole(path, f"{path.stem}\n{len(rows)}\n" + _text(_with_sizes(rows[order])))
 
 
-def _left_top_width_height(rows: Array) -> Array:
-    order = np.argsort(-rows[:, -1], kind="stable")
-    out = rows[order]
-    out[:, 2:4] -= out[:, :2]
-    return out
-
-
-def _rows_text(rows: Iterable[Iterable[float]]) -> str:
+def _text(rows: Iterable[Iterable[float]]) -> str:
     return "".join(" ".join(f"{value:.10g}" for value in row) + "\n" for row in rows)
+
+
+# --- FDDB: one file of blocks, rectangles or ellipses ---
+
+
+def read_fddb(path: str | Path) -> Detections:
+    """A results file of FDDB: blocks of a name, a count and rows, ``x y width height score`` or
+    ``major minor angle cx cy score``.
+
+    Raises:
+        DataError: an image that stands there twice, a count that disagrees with the rows, a row of other numbers;
+            file and line are named.
+    """
+    images: dict[str, tuple[Line, list[Line]]] = {}
+    for name, lines in blocks(read_lines(path)):
+        if name.text in images:
+            first = images[name.text][0]
+            raise DataError(f"{name.where}: the image {name.text} stands in this file twice, first at {first.where}")
+        images[name.text] = name, lines
+    widths = {len(line.text.split()): line for _, lines in images.values() for line in lines}
+    if not widths.keys() <= {5, 6} or len(widths) > 1:
+        odd = widths[min(widths.keys() - {5, 6}, default=max(widths))]
+        raise DataError(
+            f"{odd.where}: expected a rectangle (5 numbers) or an ellipse (6), the same throughout the file, and as many"
+            f" rows as announced; found {odd.text[:80]!r}"
+        )
+    columns = next(iter(widths), 5)
+    found = _Collector("ellipse" if columns == 6 else "rectangle")
+    for name, lines in images.values():
+        rows = table(lines, least=columns)
+        found.add(name.text, rows if columns == 6 else _with_corners(rows), (line.where for line in lines))
+    return found.detections()
+
+
+def write_fddb(detections: Detections, path: str | Path) -> None:
+    """A results file of FDDB, rectangles or ellipses as they come, images in their order."""
+    rectangle = detections.shape == "rectangle"
+    write_whole(
+        path,
+        "".join(
+            f"{name}\n{len(rows)}\n" + _text(_with_sizes(rows) if rectangle else rows)
+            for name, rows in detections.images.items()
+        ),
+    )
+
+
+# --- AFW and PASCAL faces: one file, a row a detection, in five forms ---
+
+
+def image_key(name: str) -> str:
+    """What the AFW and PASCAL toolbox calls an image: its file name up to the first dot."""
+    return name.replace("\\", "/").rsplit("/", 1)[-1].split(".", 1)[0]
+
+
+def read_pascal(path: str | Path) -> Detections:
+    """Detections on AFW or PASCAL faces; images are called by their file names up to the first dot.
+
+    The form follows from the suffix: ``.txt`` has rows ``key score x1 y1 x2 y2``; ``.mat`` the variables ids,
+    confidence, BB (4, n) and perhaps del, a mask of rows to leave out; ``.ramananmat`` ids, BB and perhaps sc;
+    ``.shenmat`` DetectionResults with rows ``x y width height score``; ``.csv`` (Picasa) has the file name in column 3
+    and ``x;y;width;height`` from column 8. Where a form has no scores they are 1.
+
+    Raises:
+        DataError: the file does not have the form that its suffix promises.
+        MissingExtraError: a MATLAB file, and SciPy is not installed.
+    """
+    path = Path(path)
+    if path.suffix not in _PASCAL_FORMS:
+        raise DataError(f"{path}: expected a suffix out of {', '.join(_PASCAL_FORMS)}, found {path.suffix!r}")
+    tally = Tally()
+    try:
+        keys, rows, places = _PASCAL_FORMS[path.suffix](path, tally)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not laid out as a {path.suffix} file of detections: {error}") from error
+    found = _Collector()
+    found.tally = tally
+    for index in grouped(keys):
+        found.add(keys[index[0]], rows[index], (places[i] for i in index))
+    return found.detections()
+
+
+Rows = tuple[list[str], Array, list[str]]  # image keys, (n, 5) x1, y1, x2, y2, score, and places
+
+
+def _pascal_txt(path: Path, tally: Tally) -> Rows:
+    lines = read_lines(path)
+    keys = [image_key(line.text.split()[0]) for line in lines]
+    numbers = np.array([line.numbers(least=5, start=1) for line in lines]).reshape(-1, 5)
+    return keys, numbers[:, [1, 2, 3, 4, 0]], [line.where for line in lines]
+
+
+def _pascal_mat(path: Path, tally: Tally) -> Rows:
+    ids, scores, boxes = read_variables(path, "ids", "confidence", "BB")
+    rows = np.column_stack([boxes.T, scores.ravel()]).astype(np.float64)
+    keys, places = [image_key(name) for name in ids], [f"{path}: column {i}" for i in range(1, len(ids) + 1)]
+    left_out = np.ravel(read_mat(path).get("del", np.zeros(len(ids)))) != 0
+    if left_out.any():
+        tally.add("rows left out because the file marks them in del", places[left_out.argmax()], int(left_out.sum()))
+    kept = np.flatnonzero(~left_out)
+    return [keys[i] for i in kept], rows[kept], [places[i] for i in kept]
+
+
+def _pascal_ramananmat(path: Path, tally: Tally) -> Rows:
+    ids, boxes = read_variables(path, "ids", "BB")
+    scores = np.ravel(read_mat(path).get("sc", np.ones(len(ids))))
+    rows = np.column_stack([boxes.T, scores]).astype(np.float64)
+    return [image_key(name) for name in ids], rows, [f"{path}: column {i}" for i in range(1, len(ids) + 1)]
+
+
+def _pascal_shenmat(path: Path, tally: Tally) -> Rows:
+    (entries,) = read_variables(path, "DetectionResults")
+    keys: list[str] = []
+    rows = [np.empty((0, 5))]
+    places: list[str] = []
+    for [entry] in entries:
+        faces = np.asarray(entry["faces"], np.float64).reshape(-1, 5)
+        keys += [image_key(entry["filename"])] * len(faces)
+        places += [f"{path}: {entry['filename']}"] * len(faces)
+        rows.append(_with_corners(faces))
+    return keys, np.concatenate(rows), places
+
+
+def _pascal_csv(path: Path, tally: Tally) -> Rows:
+    lines = read_lines(path)[1:]
+    cells = list(csv.reader((line.text for line in lines), delimiter=";"))
+    numbers = np.array([[*row[7:11], 1] for row in cells], np.float64).reshape(-1, 5)
+    return [image_key(row[2]) for row in cells], _with_corners(numbers), [line.where for line in lines]
+
+
+_PASCAL_FORMS = {
+    ".txt": _pascal_txt,
+    ".mat": _pascal_mat,
+    ".ramananmat": _pascal_ramananmat,
+    ".shenmat": _pascal_shenmat,
+    ".csv": _pascal_csv,
+}
+
+
+def write_pascal(detections: Detections, path: str | Path) -> None:
+    """Rows ``key score x1 y1 x2 y2``, images in their order."""
+    write_whole(
+        path,
+        "".join(
+            f"{name} {line}\n"
+            for name, rows in detections.rectangles().images.items()
+            for line in _text(rows[:, [4, 0, 1, 2, 3]]).splitlines()
+        ),
+    )
+
+
+# --- detections against a ground truth ---
 
 
 def pick(detections: Detections, names: Collection[str]) -> tuple[Detections, tuple[str, ...]]:
@@ -247,15 +396,15 @@ def pick(detections: Detections, names: Collection[str]) -> tuple[Detections, tu
     known = {name: rows for name, rows in detections.images.items() if name in names}
     if not known and detections.images:
         raise DataError(
-            f"no detection file names an image of the ground truth: found e.g. {next(iter(detections.images))!r}, "
+            f"the detections name no image of the ground truth: found e.g. {next(iter(detections.images))!r}, "
             f"expected e.g. {next(iter(names), 'nothing: it has no image')!r}"
         )
     tally = Tally()
     for name, rows in detections.images.items():
         if name not in known:
-            tally.add("images with detections that the ground truth does not have, ignored", name)
+            tally.add("images that the ground truth does not have, ignored", name)
             tally.add("detections in such images, ignored", name, len(rows))
     for name in names:
         if name not in known:
-            tally.add("images of the ground truth without a detection file: no detections", name)
+            tally.add("images of the ground truth that the detections do not name: nothing found there", name)
     return replace(detections, images=known), tally.notes()

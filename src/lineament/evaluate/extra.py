@@ -1,4 +1,4 @@
-"""What the evaluators need beyond the core: packages of the ``evaluate`` extra, and MATLAB files through them."""
+"""What the evaluators need beyond the core: packages of the ``evaluate`` extra, and variables of MATLAB files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from lineament.data.readers.matlab import read_mat
 from lineament.errors import DataError, MissingExtraError
 
 
@@ -21,22 +22,14 @@ def require(module: str) -> Any:
         raise MissingExtraError(f"this evaluator needs {module}: pip install 'lineament[evaluate]'") from error
 
 
-def load_mat(path: Path, *variables: str) -> list[Any]:
-    """Variables of a MATLAB file (version 5 to 7), as ``scipy.io.loadmat`` gives them.
+def read_variables(path: str | Path, *names: str) -> list[Any]:
+    """Variables of a MATLAB file as plain Python.
 
     Raises:
-        DataError: no such file, no MATLAB file, or one without these variables.
+        DataError: no MATLAB file, or one without these variables.
         MissingExtraError: SciPy is not installed.
     """
-    loadmat = require("scipy.io").loadmat
-    try:
-        content = loadmat(path, appendmat=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except Exception as error:  # the parser raises whatever it stumbles over
-        raise DataError(f"{path}: expected a MATLAB file of version 5 to 7, it cannot be read ({error})") from error
-    missing = [name for name in variables if name not in content]
-    if missing:
-        found = ", ".join(name for name in content if not name.startswith("__"))
-        raise DataError(f"{path}: expected the variables {', '.join(variables)}; found {found or 'none'}")
-    return [content[name] for name in variables]
+    content = read_mat(path)
+    if any(name not in content for name in names):
+        raise DataError(f"{path}: expected the variables {', '.join(names)}; found {', '.join(content) or 'none'}")
+    return [content[name] for name in names]

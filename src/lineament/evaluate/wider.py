@@ -1,7 +1,7 @@
 """Average precision on WIDER FACE: easy, medium and hard, as the official MATLAB tool computes them.
 
-The tool's boxes run from ``left`` to ``left + width`` and its overlaps count both ends (the "+ 1"). A face that does not
-count in a setting still attracts detections, which then count neither for nor against.
+The tool's boxes run from ``left`` to ``left + width`` and its overlaps count both ends (the "+ 1"). A face that does
+not count in a setting still attracts detections, which then count neither for nor against.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from lineament.errors import DataError, OptionError
 from lineament.evaluate.curves import PrecisionRecall, ratio
-from lineament.evaluate.detections import Detections, Tally, pick
-from lineament.evaluate.extra import load_mat
+from lineament.evaluate.detections import Detections, pick
+from lineament.evaluate.extra import read_variables
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,12 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
     """
     folder = Path(folder)
     face = folder / "wider_face_val.mat"
-    events, files, boxes = load_mat(face, "event_list", "file_list", "face_bbx_list")
+    events, files, boxes = read_variables(face, "event_list", "file_list", "face_bbx_list")
     try:
-        names = [_names(event, files) for event, files in zip(events.ravel(), files.ravel(), strict=True)]
+        names = [[f"{event}/{file}" for file in inner] for event, inner in zip(events, files, strict=True)]
         by_name = _by_name(names, boxes, face)
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise DataError(f"{face}: not laid out as cells of events, files and boxes ({error})") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{face}: not laid out as cells of events, files and boxes: {error}") from error
     for name, rows in by_name.items():
         if rows.ndim != 2 or rows.shape[1] != 4 or not np.isfinite(rows).all():
             raise DataError(f"{face}: {name}: expected finite boxes of shape (n, 4), found shape {rows.shape}")
@@ -114,14 +114,10 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
     return GroundTruth(by_name, counted)
 
 
-def _names(event: Array, files: Array) -> list[str]:
-    return [f"{event.item()}/{file.item()}" for file in files.ravel()]
-
-
-def _by_name(names: list[list[str]], cells: Array, path: Path) -> dict[str, Array]:
+def _by_name(names: list[list[str]], cells: list[list[Array]], path: Path) -> dict[str, Array]:
     found: dict[str, Array] = {}
-    for event, inner in zip(names, cells.ravel(), strict=True):
-        for name, rows in zip(event, inner.ravel(), strict=True):
+    for event, inner in zip(names, cells, strict=True):
+        for name, rows in zip(event, inner, strict=True):
             if name in found:
                 raise DataError(f"{path}: the image {name} stands there twice")
             found[name] = rows if rows.size else np.empty((0, 4), rows.dtype)
@@ -130,16 +126,16 @@ def _by_name(names: list[list[str]], cells: Array, path: Path) -> dict[str, Arra
 
 def _read_counted(path: Path, names: list[list[str]], boxes: Mapping[str, Array]) -> dict[str, Array]:
     """Masks over the boxes from the files' lists of indices, which count from 1."""
-    (cells,) = load_mat(path, "gt_list")
+    (cells,) = read_variables(path, "gt_list")
     try:
         lists = _by_name(names, cells, path)
     except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: its cells do not match those of wider_face_val.mat ({error})") from error
+        raise DataError(f"{path}: its cells do not match those of wider_face_val.mat: {error}") from error
     masks = {}
     for name, indices in lists.items():
         mask = np.zeros(len(boxes[name]), bool)
         at = indices.ravel().astype(np.int64) - 1
-        if at.size and not (0 <= at.min() and at.max() < len(mask)):
+        if at.size and not (at.min() >= 0 and at.max() < len(mask)):
             raise DataError(
                 f"{path}: {name}: expected indices from 1 to {len(mask)}, found {at.min() + 1} to {at.max() + 1}"
             )
@@ -165,9 +161,7 @@ def evaluate(detections: Detections, ground_truth: GroundTruth, arithmetic: Arit
     """
     if arithmetic not in ("matlab", "float"):
         raise OptionError(f"arithmetic must be 'matlab' or 'float', found {arithmetic!r}")
-    if detections.shape != "rectangle":
-        raise OptionError("WIDER FACE takes rectangles; these detections are ellipses")
-    known, notes = pick(detections, ground_truth.boxes.keys())
+    known, notes = pick(detections.rectangles(), ground_truth.boxes.keys())
     scale = _scale_single if arithmetic == "matlab" else _scale_double
     all_scores = np.concatenate([np.empty(0), *(rows[:, 4] for rows in known.images.values())])
     scaled = scale(all_scores)

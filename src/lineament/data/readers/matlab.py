@@ -37,7 +37,7 @@ def _read_v5(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise MissingExtraError(f"{path} takes scipy to read: pip install 'lineament[evaluate]'") from error
     try:
-        found = loadmat(path)
+        found = loadmat(path, mat_dtype=True)  # doubles are doubles, even where stored in fewer bytes
     except (MatReadError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path}: expected a MATLAB file: {error}") from error
     return {name: _plain(value) for name, value in found.items() if not name.startswith("__")}

@@ -1,0 +1,317 @@
+"""ROC curves on FDDB, discrete and continuous, line for line those of the official tool.
+
+Faces are ellipses. Regions are compared as masks, drawn as OpenCV draws them, so the ``evaluate`` extra is needed. At
+each score an image's detections are assigned to its faces; a pair counts one in the discrete score where the masks
+overlap by more than half, and its overlap in the continuous score.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lineament.data.readers.parsing import blocks, read_lines, table
+from lineament.errors import DataError, OptionError
+from lineament.evaluate.assignment import official, optimal
+from lineament.evaluate.detections import Detections, Shape, pick
+from lineament.evaluate.extra import require
+from lineament.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+Assignment = Literal["official", "optimal"]
+ASSIGNMENTS: dict[str, Callable[[Array], Array]] = {"official": official, "optimal": optimal}
+IMAGES, FACES = 2845, 5171  # of the ten folds, as published
+NO_DETECTION = float(np.finfo(np.float64).max)  # the threshold that an image without detections stands at
+WINDOWS_PI = 3.14156  # what builds of the tool took for pi where the compiler's headers had none
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Faces and sizes of images.
+
+    Attributes:
+        ellipses: by image name, (n, 5) ``major radius, minor radius, angle, cx, cy``, pixels and radians.
+        sizes: by image name, ``(width, height)`` in pixels; masks end there.
+    """
+
+    ellipses: Mapping[str, Array]
+    sizes: Mapping[str, tuple[int, int]]
+
+    @property
+    def faces(self) -> int:
+        """Number of faces."""
+        return sum(map(len, self.ellipses.values()))
+
+    def subset(self, names: Collection[str]) -> GroundTruth:
+        """Only these images, such as those with profile faces.
+
+        Raises:
+            DataError: a name that the ground truth does not have.
+        """
+        unknown = [name for name in names if name not in self.ellipses]
+        if unknown:
+            raise DataError(f"{len(unknown)} images of the subset are not in the ground truth, e.g. {unknown[0]!r}")
+        kept = dict.fromkeys(names)
+        return GroundTruth({name: self.ellipses[name] for name in kept}, {name: self.sizes[name] for name in kept})
+
+    def rotated(self, degrees: int) -> GroundTruth:
+        """The faces of the images turned by 90 degrees, counter-clockwise where positive (KPNet, table 2).
+
+        Raises:
+            OptionError: other than 0, 90 or -90 degrees.
+        """
+        if degrees not in (0, 90, -90):
+            raise OptionError(f"images are rotated by 0, 90 or -90 degrees, not {degrees}")
+        if not degrees:
+            return self
+        turned = {name: _turn(rows, self.sizes[name], degrees) for name, rows in self.ellipses.items()}
+        return GroundTruth(turned, {name: (height, width) for name, (width, height) in self.sizes.items()})
+
+
+def _turn(ellipses: Array, size: tuple[int, int], degrees: int) -> Array:
+    width, height = size
+    major, minor, angle, x, y = ellipses.T
+    if degrees > 0:
+        return np.column_stack([major, minor, angle - np.pi / 2, y, width - 1 - x])
+    return np.column_stack([major, minor, angle + np.pi / 2, height - 1 - y, x])
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """ROC curves on FDDB, from the lowest threshold to the highest.
+
+    Attributes:
+        thresholds: (n,) scores.
+        discrete: (n,) number of faces found.
+        continuous: (n,) sum of their overlaps.
+        false_positives: (n,) detections that found no face.
+        faces: number of faces in all.
+        images: number of images.
+        notes: what was skipped, changed or strange, counted.
+    """
+
+    thresholds: Array
+    discrete: Array
+    continuous: Array
+    false_positives: Array
+    faces: int
+    images: int
+    notes: tuple[str, ...]
+
+    def recall(self, false_positives: int, *, continuous: bool = False) -> float:
+        """The best true positive rate, in [0, 1], with at most so many false positives."""
+        found = self.continuous if continuous else self.discrete
+        return float(found[self.false_positives <= false_positives].max(initial=0)) / self.faces
+
+    def write_roc(self, folder: str | Path) -> None:
+        """``DiscROC.txt`` (rate, false positives, threshold) and ``ContROC.txt`` (rate, false positives) as the tool
+        prints them: six significant digits."""
+        rows = list(zip(self.discrete, self.continuous, self.false_positives, self.thresholds, strict=True))
+        disc = "".join(f"{d / self.faces:g} {float(f):g} {t:g}\n" for d, _, f, t in rows)
+        cont = "".join(f"{c / self.faces:g} {float(f):g}\n" for _, c, f, _ in rows)
+        write_whole(Path(folder) / "DiscROC.txt", disc)
+        write_whole(Path(folder) / "ContROC.txt", cont)
+
+
+def toolbox_rate(rates: ArrayLike, false_positives: ArrayLike, limit: float = 1000) -> float:
+    """The number in the legends of published figures: each column sorted by itself, falling; the rate in the first row
+    with fewer than ``limit`` false positives."""
+    rate, wrong = -np.sort(-np.asarray(rates, np.float64)), -np.sort(-np.asarray(false_positives, np.float64))
+    below = np.flatnonzero(wrong < limit)
+    return float(rate[below[0]]) if len(below) else math.nan
+
+
+def read_ground_truth(annotations: str | Path, sizes: str | Path) -> GroundTruth:
+    """Annotations in the order of their folds, and the images' sizes.
+
+    Args:
+        annotations: a file of blocks (name, count, rows ``major minor angle cx cy 1``), or the folder of
+            ``FDDB-fold-NN-ellipseList.txt``, which are then taken one after the other.
+        sizes: a table ``name width height``, separated by blanks or commas; a heading may stand above.
+
+    Raises:
+        DataError: a file that cannot be read as such, an image that stands there twice or has no size.
+    """
+    path = Path(annotations)
+    files = sorted(path.glob("*ellipseList.txt")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: expected files FDDB-fold-NN-ellipseList.txt in this folder, found none")
+    ellipses: dict[str, Array] = {}
+    for file in files:
+        for name, lines in blocks(read_lines(file)):
+            if name.text in ellipses:
+                raise DataError(f"{name.where}: the image {name.text} is annotated twice")
+            ellipses[name.text] = table(lines, least=5, most=6)[:, :5]
+    known = _read_sizes(Path(sizes))
+    missing = [name for name in ellipses if name not in known]
+    if missing:
+        raise DataError(f"{sizes}: no size for {len(missing)} of {len(ellipses)} annotated images, e.g. {missing[0]}")
+    return GroundTruth(ellipses, {name: known[name] for name in ellipses})
+
+
+def _read_sizes(path: Path) -> dict[str, tuple[int, int]]:
+    sizes: dict[str, tuple[int, int]] = {}
+    for line in read_lines(path):
+        try:
+            name, width, height = line.text.replace(",", " ").split()
+            size = int(width), int(height)
+        except ValueError:
+            if line.where == f"{path}:1":  # a heading
+                continue
+            raise DataError(f"{line.where}: expected name, width and height, found {line.text[:80]!r}") from None
+        if min(size) <= 0:
+            raise DataError(f"{line.where}: expected a width and a height above 0, found {line.text!r}")
+        if sizes.setdefault(name, size) != size:
+            raise DataError(f"{line.where}: {name} has had another size before: {sizes[name]}")
+    return sizes
+
+
+def evaluate(
+    detections: Detections,
+    ground_truth: GroundTruth,
+    *,
+    assignment: Assignment = "official",
+    least_iou: float = 0.5,
+    drop_images_without_detections: bool = False,
+    pi: float = math.pi,
+) -> Result:
+    """The two ROC curves.
+
+    Args:
+        detections: rectangles or ellipses by image name. The order of rows matters where the assignment is "official".
+        ground_truth: any subset of the images; the continuous score is summed in its order.
+        assignment: "official" repeats the tool's solver, which sometimes misses the optimum; "optimal" does not.
+        least_iou: a pair must overlap by more than this to count in the discrete score.
+        drop_images_without_detections: leave such images and their faces out, as a common port does.
+        pi: for angles; ``WINDOWS_PI`` repeats what some builds of the tool print.
+
+    Raises:
+        DataError: no image in common with the ground truth.
+        OptionError: another assignment.
+        MissingExtraError: OpenCV (or, for the optimum, SciPy) is not installed.
+    """
+    if assignment not in ASSIGNMENTS:
+        raise OptionError(f"assignment must be one of {', '.join(ASSIGNMENTS)}, found {assignment!r}")
+    known, notes = pick(detections, ground_truth.ellipses.keys())
+    nothing = np.empty((0, 6 if detections.shape == "ellipse" else 5))
+    found = {name: known.images.get(name, nothing) for name in ground_truth.ellipses}
+    empty = [name for name, rows in found.items() if not len(rows)]
+    if drop_images_without_detections and empty:
+        ground_truth = ground_truth.subset([name for name in found if len(found[name])])
+        notes += (f"{len(empty):,} images without detections and their faces left out (first: {empty[0]})",)
+    solve = ASSIGNMENTS[assignment]
+    images = [
+        _scores(
+            found[name],
+            overlaps(found[name], detections.shape, ellipses, ground_truth.sizes[name], pi),
+            solve,
+            least_iou,
+        )
+        for name, ellipses in ground_truth.ellipses.items()
+    ]
+    notes = (*detections.notes, *notes, *_against_published(ground_truth))
+    for note in notes:
+        logger.warning("FDDB: %s", note)
+    return Result(*_merge(images), ground_truth.faces, len(images), notes)
+
+
+def _against_published(truth: GroundTruth) -> tuple[str, ...]:
+    if (len(truth.ellipses), truth.faces) == (IMAGES, FACES):
+        return ()
+    return (
+        f"{len(truth.ellipses):,} of {IMAGES:,} images, {truth.faces:,} of {FACES:,} faces: "
+        "not the published ten folds; compare only with numbers on the same images",
+    )
+
+
+# Masks (section 2.2 of the protocol)
+
+
+def overlaps(detections: Array, shape: Shape, faces: Array, size: tuple[int, int], pi: float = math.pi) -> Array:
+    """Intersection over union of the masks of faces (m, 5) and detections (n, 5 or 6), (m, n) float64."""
+    masks = [_ellipse_mask(face, size, pi) for face in faces]
+    common = _common_rectangles if shape == "rectangle" else _common_ellipses
+    both, areas = common(detections, masks, size, pi)
+    union = np.array([int(mask.sum()) for mask in masks], np.int64).reshape(-1, 1) + areas - both
+    return np.divide(both, union, out=np.zeros(both.shape), where=union > 0)
+
+
+def _common_rectangles(
+    detections: Array, masks: Sequence[Array], size: tuple[int, int], pi: float
+) -> tuple[Array, Array]:
+    """Pixels common to masks and rectangles, (m, n), and the rectangles' areas, (n,): sums over rectangles of a mask
+    come from its integral image."""
+    corners = np.rint(detections[:, :4].astype(np.float32)).astype(np.int64)
+    limits = np.array(size)
+    low = np.clip(np.minimum(corners[:, :2], corners[:, 2:]), 0, limits)
+    high = np.clip(np.maximum(corners[:, :2], corners[:, 2:]) + 1, 0, limits)  # both corners belong to it
+    (x1, y1), (x2, y2) = low.T, high.T
+    sums = [require("cv2").integral(mask) for mask in masks]
+    both = [s[y2, x2] - s[y1, x2] - s[y2, x1] + s[y1, x1] for s in sums]
+    return np.array(both, np.int64).reshape(len(masks), len(detections)), (x2 - x1) * (y2 - y1)
+
+
+def _common_ellipses(
+    detections: Array, masks: Sequence[Array], size: tuple[int, int], pi: float
+) -> tuple[Array, Array]:
+    """The same for ellipses."""
+    drawn = [_ellipse_mask(row, size, pi) for row in detections]
+    both = [[np.count_nonzero(mask & other) for other in drawn] for mask in masks]
+    areas = np.array([np.count_nonzero(other) for other in drawn], np.int64)
+    return np.array(both, np.int64).reshape(len(masks), len(detections)), areas
+
+
+def _ellipse_mask(ellipse: Array, size: tuple[int, int], pi: float) -> Array:
+    """(height, width) uint8, 1 inside: major and minor radius, angle, centre."""
+    major, minor, angle, x, y = map(float, ellipse[:5])
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    centre = int(np.rint(np.float32(x))), int(np.rint(np.float32(y)))
+    degrees = float(np.rint(180 - (pi - angle) * 180 / pi))
+    require("cv2").ellipse(mask, centre, (int(major), int(minor)), degrees, 0, 360, 1, -1)
+    return mask
+
+
+# Scores (section 2.3)
+
+
+def _scores(detections: Array, iou: Array, solve: Callable[[Array], Array], least_iou: float) -> Array:
+    """One image: rows ``threshold, discrete, continuous, false positives``, thresholds rising, (k, 4)."""
+    if not len(detections):
+        return np.array([[NO_DETECTION, 0.0, 0.0, 0.0]])
+    scores = detections[:, -1]
+    touching = iou.sum(axis=0) > 0 if len(iou) else np.zeros(len(scores), bool)
+    rows = []
+    matched, before = (0, 0.0), 0
+    for threshold in np.unique(scores)[::-1]:
+        kept = scores >= threshold
+        seen = int((kept & touching).sum())
+        if seen != before:  # detections that touch no face change nothing but the false positives
+            matched, before = _matched(iou[:, kept & touching], solve, least_iou), seen
+        rows.append((threshold, *matched, kept.sum() - matched[0]))
+    return np.array(rows[::-1], np.float64)
+
+
+def _matched(iou: Array, solve: Callable[[Array], Array], least_iou: float) -> tuple[int, float]:
+    iou = iou[iou.sum(axis=1) > 0]
+    pairs = solve(iou)
+    return int((pairs > least_iou).sum()), float(sum(pairs[pairs > 0].tolist()))
+
+
+def _merge(images: Sequence[Array]) -> tuple[Array, Array, Array, Array]:
+    """All images at every threshold that occurs: each gives its row with the smallest threshold not below."""
+    thresholds = np.unique(np.concatenate([rows[:, 0] for rows in images]))
+    sums = np.zeros((3, len(thresholds)))
+    for rows in images:
+        upto = np.searchsorted(thresholds, rows[:, 0], side="right")
+        sums[:, : upto[-1]] += np.repeat(rows[:, 1:].T, np.diff(upto, prepend=0), axis=1)
+    discrete, continuous, wrong = sums
+    return thresholds, discrete.astype(np.int64), continuous, wrong.astype(np.int64)
