@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+import lineament
 from lineament.errors import MissingExtraError
 from lineament.methods import method as find_method
 
@@ -20,7 +21,7 @@ def train(
     method: Annotated[str, typer.Argument(help="What to train: a name from `lineament methods`, e.g. mtcnn.")],
     data: Annotated[Path, typer.Option(help="Folder that the recipe's index files (COCO keypoints JSON) lie in.")],
     recipe: Annotated[
-        Path | None, typer.Option(help="TOML file with the settings; recipes/METHOD.toml if not given.")
+        Path | None, typer.Option(help="TOML file with the settings; that of the shipped weights if not given.")
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Only this stage, where a method has several.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/METHOD if not given.")] = None,
@@ -48,7 +49,7 @@ def train(
 
         file = training.run(
             data,
-            recipe or Path("recipes") / f"{method}.toml",
+            recipe or recipe_of(method),
             out or Path("runs") / method,
             stage=stage,
             overrides=overrides,
@@ -64,3 +65,10 @@ def training_of(method: str) -> ModuleType:
         return importlib.import_module(found.training)
     except ImportError as error:
         raise MissingExtraError(f"training needs {error.name}: pip install 'lineament[train]'") from error
+
+
+def recipe_of(method: str) -> Path:
+    """The recipe of a method's shipped weights: inside the installed package, or in the clone that it is run from."""
+    package = Path(lineament.__file__).parent
+    places = [package / "recipes", package.parents[1] / "recipes"]
+    return next((p / f"{method}.toml" for p in places if p.is_dir()), places[0] / f"{method}.toml")
