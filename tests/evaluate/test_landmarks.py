@@ -234,6 +234,37 @@ def test_a_detector_is_scored_with_its_misses() -> None:
     assert [example["value"] for example in result.examples] == pytest.approx([0.09])
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_a_detector_against_a_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples, faces, terms = [], [], []
+    for _ in range(4):
+        m = int(rng.integers(0, 4))
+        corner = np.arange(m)[:, None] * [100, 0] + rng.uniform(0, 20, (m, 2))  # apart: who matches whom is plain
+        boxes = np.concatenate([corner, corner + rng.uniform(30, 60, (m, 1))], axis=1)
+        truth = corner[:, None] + rng.uniform(0, 30, (m, 5, 2))
+        truth[rng.random((m, 5)) < 0.1] = np.nan
+        sample = Sample.of("a.jpg", boxes, truth, ignore=rng.random(m) < 0.2)
+        hit = rng.random(m) < 0.7
+        predicted = np.nan_to_num(truth) + rng.normal(size=(m, 5, 2))
+        samples.append(sample)
+        faces.append(Faces.of(boxes[hit], rng.random(hit.sum()), predicted[hit], image_size=(400, 100)))
+        for j in range(m):
+            labelled = [k for k in range(5) if not math.isnan(truth[j, k, 0])]
+            if labelled and not sample.ignore[j]:
+                size = math.sqrt((boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1]))
+                error = sum(math.dist(predicted[j, k], truth[j, k]) for k in labelled) / len(labelled) / size
+                terms.append(error if hit[j] else math.inf)
+    if not terms:
+        return
+    scores = L.evaluate_landmarks("made-up", Evaluated(samples, faces), normalise="box-size").scores
+    found = [e for e in terms if e < math.inf]
+    assert (scores["faces"], scores["matched"]) == (len(terms), len(found))
+    assert scores["recall"] == pytest.approx(len(found) / len(terms))
+    assert scores["nme"] == pytest.approx(sum(found) / len(found) if found else math.nan, rel=1e-4, nan_ok=True)
+    assert scores["auc@0.08"] == pytest.approx(sum(max(0.08 - e, 0) for e in terms) / 0.08 / len(terms), abs=1e-4)
+
+
 def test_the_richer_schema_is_reduced() -> None:
     points = np.zeros((1, 21, 2))
     points[0, 16:21] = TRUTH
@@ -274,6 +305,14 @@ def test_wrong_detection_files(tmp_path: Path) -> None:
     path.write_text(line_of("a.jpg", scene().faces[0]) + '\n{"path": "b.jpg"}')
     with pytest.raises(DataError, match=r"found\.jsonl:2: expected one JSON object"):
         read_detections(path, scene().samples, tmp_path)
+    path.write_text(line_of("a.jpg", scene().faces[0]).replace('"score": 0.9', '"score": NaN'))
+    with pytest.raises(DataError, match=r"found\.jsonl:1: .* not finite"):
+        read_detections(path, scene().samples, tmp_path)
+    path.write_text(f"{line_of('a.jpg', scene().faces[0])}\n" * 2)
+    with pytest.raises(DataError, match=r"found\.jsonl:2: a\.jpg stands in the file twice"):
+        read_detections(path, scene().samples, tmp_path)
+    with pytest.raises(DataError, match=r"gone\.jsonl: cannot be read"):
+        read_detections(tmp_path / "gone.jsonl", scene().samples, tmp_path)
     path.write_text(line_of("z.jpg", scene().faces[0]))
     with pytest.raises(DataError, match="none of its 1 pictures"):
         read_detections(path, scene().samples, tmp_path)

@@ -13,6 +13,7 @@ from lineament.evaluate.speed import (
     FACE,
     Baseline,
     Start,
+    cold_start,
     cut_face,
     evaluate_speed,
     fit_line,
@@ -93,3 +94,8 @@ def test_a_baseline_that_is_not_there() -> None:
 def test_peak_memory_is_that_of_a_python_process() -> None:
     peak = peak_memory()
     assert peak is None or 5 < peak < 100_000
+
+
+def test_a_fresh_process_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(LineamentError, match=r"fresh process for .*gone\.onnx.* failed: .*gone\.onnx"):
+        cold_start(str(tmp_path / "gone.onnx"), tmp_path / "a.png")

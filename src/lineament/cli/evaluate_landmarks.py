@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -54,8 +56,7 @@ def landmarks(
     """Landmark error of a detector (NME), with recall; failure rates and AUC count missed faces as failures."""
     found = _evaluated(data, images, method, detections, threshold, min_face)
     result = evaluate_landmarks(_name(name, method, detections), found, normalise=normalise, least_iou=iou)
-    result.settings["data"] = data.name
-    _tell(result, json_file)
+    _tell(result, json_file, _settings(data, detections, threshold, min_face))
 
 
 @app.command()
@@ -74,8 +75,7 @@ def recall(
     """Precision, recall and F1 of a detector, recall of its top proposals, and recall by face size."""
     found = _evaluated(data, images, method, detections, threshold, min_face)
     result = evaluate_recall(_name(name, method, detections), found, threshold=at, least_iou=iou)
-    result.settings["data"] = data.name
-    _tell(result, json_file)
+    _tell(result, json_file, _settings(data, detections, threshold, min_face))
 
 
 @app.command()
@@ -115,12 +115,23 @@ def speed(
             baseline=peer,
             start=lambda picture: cold_start(method, picture, threads),
         )
-    result.settings["threads"] = threads
-    _tell(result, json_file)
+    _tell(result, json_file, {"threads": threads})
 
 
 def _name(name: str | None, method: str | None, detections: Path | None) -> str:
     return name or method or (detections.stem if detections else "")
+
+
+def _settings(
+    data: Path, detections: Path | None, threshold: float | None, min_face: float | None
+) -> Mapping[str, str | float | None]:
+    """What a result depends on beyond its evaluator's own settings."""
+    return {
+        "data": data.name,
+        "detections": detections.name if detections else None,
+        "lowest score": threshold,
+        "smallest face": min_face,
+    }
 
 
 def _evaluated(
@@ -145,13 +156,13 @@ def _evaluated(
     return detect_all(shown, detect, empty=detector.schema)
 
 
-def _tell(result: Result, json_file: Path | None) -> None:
+def _tell(result: Result, json_file: Path | None, settings: Mapping[str, str | float | None]) -> None:
     console = Console()
     console.print(_table(f"{result.name}: {result.protocol}", {"": result.scores}, down=True))
     for title, rows in result.tables.items():
         console.print(_table(title, rows, down=False))
     if json_file:
-        write_result(json_file, result)
+        write_result(json_file, replace(result, settings=result.settings | settings))
 
 
 def _table(title: str, rows: dict[str, Scores], *, down: bool) -> Table:

@@ -68,9 +68,18 @@ def read_detections(path: str | Path, samples: Sequence[Sample], images: str | P
     Raises:
         DataError: a line is no such object (file and line are named), or no line is of a labelled picture.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    records = [_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
-    found = {_place(images, where): (faces, error) for where, faces, error in records}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text: {error}") from error
+    found: dict[Path, tuple[Faces, bool]] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            picture, faces, failed = _record(f"{path}:{number}", line)
+            place = _place(images, picture)
+            if place in found:
+                raise DataError(f"{path}:{number}: {picture} stands in the file twice")
+            found[place] = faces, failed
     kept = [(sample, found[place]) for sample in samples if (place := _place(images, sample.path)) in found]
     if not kept:
         raise DataError(
@@ -98,17 +107,16 @@ def _record(where: str, line: str) -> tuple[str, Faces, bool]:
         faces = record["faces"]
         schema = _schema(record["schema"], faces)
         points = [[[np.nan, np.nan] if point is None else point for point in face["landmarks"]] for face in faces]
-        return (
-            record["path"],
-            Faces.of(
-                [face["box"] for face in faces],
-                [face["score"] for face in faces],
-                points,
-                image_size=(int(record["width"]), int(record["height"])),
-                schema=schema,
-            ),
-            False,
+        found = Faces.of(
+            [face["box"] for face in faces],
+            [face["score"] for face in faces],
+            points,
+            image_size=(int(record["width"]), int(record["height"])),
+            schema=schema,
         )
+        if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+            raise ValueError("a box or a score is not finite")
+        return record["path"], found, False
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{where}: expected one JSON object a line as `lineament detect --json` writes it "

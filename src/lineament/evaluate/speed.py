@@ -203,7 +203,7 @@ def cold_start(model: str, picture: Path, threads: int | None = None) -> Start:
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     if child.returncode:
-        raise LineamentError(f"the fresh process for {model!r} failed: {child.stderr.strip().splitlines()[-1:]}")
+        raise LineamentError(f"the fresh process for {model!r} failed: {child.stderr.strip().rpartition(chr(10))[2]}")
     return Start(seconds, float(child.stdout) if child.stdout.strip() else None)
 
 
