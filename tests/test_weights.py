@@ -12,7 +12,7 @@ from lineament import weights
 from lineament.errors import OptionError, WeightsError
 from lineament.methods import METHODS
 from lineament.schemas import SCHEMAS
-from lineament.weights import FOLDER, MANIFEST, describe_file, read_weights, write_manifest
+from lineament.weights import FOLDER, MANIFEST, describe_file, read_weights, register
 
 
 def test_the_manifest_says_what_the_files_say(tmp_path: Path) -> None:
@@ -24,8 +24,7 @@ def test_the_manifest_says_what_the_files_say(tmp_path: Path) -> None:
         assert model.schema in SCHEMAS
         assert model.licence
         assert model.training_data
-        shutil.copy(FOLDER / name, tmp_path)
-    write_manifest(tmp_path)
+        register(Path(shutil.copy(FOLDER / name, tmp_path)))
     assert (tmp_path / MANIFEST).read_text() == (FOLDER / MANIFEST).read_text()
 
 
@@ -51,10 +50,12 @@ def test_one_flipped_byte_of_shipped_weights_is_refused(tmp_path: Path, monkeypa
         lineament.load(model.name)
 
 
-def test_a_digest_beside_a_file_is_checked(tmp_path: Path) -> None:
+def test_a_registered_file_is_checked_and_another_is_not(tmp_path: Path) -> None:
     model = lineament.models()[0]
-    file = shutil.copy(FOLDER / model.file, tmp_path / "own.onnx")
-    (tmp_path / "own.onnx.sha256").write_text(f"{model.sha256}  own.onnx\n")
+    file = Path(shutil.copy(FOLDER / model.file, tmp_path / "own.onnx"))
+    assert len(read_weights(file)) == model.bytes
+    register(file)
+    register(file)
     assert len(read_weights(file)) == model.bytes
     flip_a_byte(file)
     with pytest.raises(WeightsError, match="damaged"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -43,7 +42,7 @@ class Entry:
 
 
 def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, str], tolerance: float = 1e-3) -> Path:
-    """Write entries into one ONNX file, with ``<file>.sha256`` beside it, and hold it against torch.
+    """Write entries into one ONNX file, and hold it against torch.
 
     Args:
         entries: by name; inputs and outputs become ``entry.name``.
@@ -62,7 +61,6 @@ def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, s
         if entry.check:
             _check_parity(content, name, entry, tolerance)
     write_whole(path, content)
-    write_whole(path.with_name(path.name + ".sha256"), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
     return path
 
 

@@ -46,8 +46,8 @@ class Model:
 
 
 def models() -> list[Model]:
-    """The weights that ship with this version, the default one first."""
-    return [Model(**entry) for entry in json.loads((FOLDER / MANIFEST).read_text())]
+    """The weights that ship with this version, by file name."""
+    return _listed(FOLDER)
 
 
 def describe_file(path: Path) -> Model:
@@ -64,46 +64,48 @@ def describe_file(path: Path) -> Model:
     return Model(**plain, file=path.name, bytes=len(content), sha256=digest, scores=json.loads(said["scores"]))
 
 
-def write_manifest(folder: Path = FOLDER) -> None:
-    """List a folder's weight files in its manifest, so that nobody has to open them to know what they are."""
-    found = [asdict(describe_file(path)) for path in sorted(folder.glob("*.onnx"))]
-    write_whole(folder / MANIFEST, json.dumps(found, indent=1) + "\n")
+def register(path: Path) -> None:
+    """List a weight file in the manifest of its folder, so that it can be known and checked without being loaded."""
+    others = [model for model in _listed(path.parent) if model.file != path.name]
+    entries = sorted((*others, describe_file(path)), key=lambda model: model.file)
+    write_whole(path.parent / MANIFEST, json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
 
 
 def read_weights(name: str | Path) -> bytes:
-    """A weight file's content, checked against its SHA-256.
+    """A weight file's content, checked against the SHA-256 in the manifest of its folder, if it is listed there.
 
     Args:
-        name: a name that ``models`` lists, or the path of an ONNX file that this library exported; with a
-            ``<file>.sha256`` beside it, that digest is checked.
+        name: a name that ``models`` lists, or the path of an ONNX file that this library exported.
 
     Raises:
         OptionError: neither a shipped name nor a file.
         WeightsError: the content is not what its digest says.
     """
     shipped = {model.name: model for model in models()}
-    if str(name) in shipped:
-        model = shipped[str(name)]
-        path, digest = FOLDER / model.file, model.sha256
-    else:
-        path = Path(name)
-        if not path.is_file():
-            raise OptionError(
-                f"unknown method or weight file {str(name)!r}; shipped are: {', '.join(shipped)}; "
-                "anything else must be the path of an ONNX file"
-            )
-        beside = path.with_name(path.name + ".sha256")
-        digest = beside.read_text().split()[0] if beside.is_file() else ""
+    path = FOLDER / shipped[str(name)].file if str(name) in shipped else Path(name)
+    if str(name) not in shipped and not path.is_file():
+        raise OptionError(
+            f"unknown method or weight file {str(name)!r}; shipped are: {', '.join(shipped)}; "
+            "anything else must be the path of an ONNX file"
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read the weights {path}: {error.strerror}; install the package again") from error
     found = hashlib.sha256(content).hexdigest()
-    if digest and found != digest:
-        raise WeightsError(
-            f"{path} is damaged: its SHA-256 is {found[:12]}..., {digest[:12]}... was expected; get the file again"
-        )
+    for model in _listed(path.parent):
+        if model.file == path.name and model.sha256 != found:
+            raise WeightsError(
+                f"{path} is damaged: its SHA-256 is {found[:12]}..., {model.sha256[:12]}... was expected; "
+                "get the file again"
+            )
     return content
+
+
+def _listed(folder: Path) -> list[Model]:
+    """The entries of a folder's manifest; none where there is no manifest."""
+    path = folder / MANIFEST
+    return [Model(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
 
 
 def parse_metadata(metadata: dict[str, str]) -> tuple[str, dict[str, Any]]:

@@ -10,13 +10,14 @@ import typer
 
 from lineament.cli.train import training_of
 from lineament.errors import DataError
-from lineament.weights import MANIFEST, write_manifest
 
 
 def export(
     method: Annotated[str, typer.Argument(help="The method that the run trains, e.g. mtcnn.")],
     run: Annotated[Path, typer.Option(help="The run's folder, finished or not.")],
-    out: Annotated[Path, typer.Option(help="The ONNX file to write; a manifest beside it is brought up to date.")],
+    out: Annotated[
+        Path, typer.Option(help="The ONNX file to write; manifest.json beside it lists it.")
+    ],
     scores: Annotated[
         Path | None, typer.Option(help="JSON file with figures by name, which the weight file will carry.")
     ] = None,
@@ -27,6 +28,4 @@ def export(
     except (OSError, json.JSONDecodeError) as error:
         raise DataError(f"{scores}: expected a JSON object of figures by name; {error}") from error
     file = training_of(method).export_run(run, out, figures)
-    if (out.parent / MANIFEST).exists():
-        write_manifest(out.parent)
     typer.echo(f"exported: {file}")

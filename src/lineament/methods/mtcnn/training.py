@@ -33,6 +33,7 @@ from lineament.schemas import schema
 from lineament.train.checkpoint import best_weights
 from lineament.train.loop import Batch, Report, Task, generator, to_input, train
 from lineament.train.recipe import Recipe, copy_recipe, read_recipe
+from lineament.weights import register
 
 Array = NDArray[Any]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -166,7 +167,9 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     recipe = read(out / RECIPE, "onet")
     config = Config(landmarks=recipe.landmarks, codec=recipe.codec)
     about = describe("mtcnn", config, out / RECIPE, scores)
-    return export(entries(_networks(out, recipe)), file, metadata=about)
+    export(entries(_networks(out, recipe)), file, metadata=about)
+    register(file)
+    return file
 
 
 def read(recipe: Path, stage: Stage) -> StageRecipe:
