@@ -255,8 +255,8 @@ def read_fddb(path: str | Path) -> Detections:
     if not widths.keys() <= {5, 6} or len(widths) > 1:
         odd = widths[min(widths.keys() - {5, 6}, default=max(widths))]
         raise DataError(
-            f"{odd.where}: expected a rectangle (5 numbers) or an ellipse (6), the same throughout the file, and as many"
-            f" rows as announced; found {odd.text[:80]!r}"
+            f"{odd.where}: expected a rectangle (5 numbers) or an ellipse (6), the same throughout the file, "
+            f"and as many rows as announced; found {odd.text[:80]!r}"
         )
     columns = next(iter(widths), 5)
     found = _Collector("ellipse" if columns == 6 else "rectangle")
@@ -385,6 +385,18 @@ def write_pascal(detections: Detections, path: str | Path) -> None:
 
 
 # --- detections against a ground truth ---
+
+
+def choose(names: Collection[str], known: Collection[str]) -> list[str]:
+    """The names, each once, of images that are to be evaluated.
+
+    Raises:
+        DataError: a name that is not known.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DataError(f"{len(unknown)} images of the subset are not in the ground truth, e.g. {unknown[0]!r}")
+    return list(dict.fromkeys(names))
 
 
 def pick(detections: Detections, names: Collection[str]) -> tuple[Detections, tuple[str, ...]]:

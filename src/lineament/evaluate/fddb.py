@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from lineament.data.readers.parsing import blocks, read_lines, table
 from lineament.errors import DataError, OptionError
+from lineament.evaluate import results
 from lineament.evaluate.assignment import official, optimal
-from lineament.evaluate.detections import Detections, Shape, pick
+from lineament.evaluate.detections import Detections, Shape, choose, pick
 from lineament.evaluate.extra import require
 from lineament.files import write_whole
 
@@ -31,6 +32,7 @@ Assignment = Literal["official", "optimal"]
 ASSIGNMENTS: dict[str, Callable[[Array], Array]] = {"official": official, "optimal": optimal}
 IMAGES, FACES = 2845, 5171  # of the ten folds, as published
 NO_DETECTION = float(np.finfo(np.float64).max)  # the threshold that an image without detections stands at
+READ_AT = (1, 50, 100, 500, 1000, 2000)  # false positives that papers read recall at
 WINDOWS_PI = 3.14156  # what builds of the tool took for pi where the compiler's headers had none
 
 
@@ -57,10 +59,7 @@ class GroundTruth:
         Raises:
             DataError: a name that the ground truth does not have.
         """
-        unknown = [name for name in names if name not in self.ellipses]
-        if unknown:
-            raise DataError(f"{len(unknown)} images of the subset are not in the ground truth, e.g. {unknown[0]!r}")
-        kept = dict.fromkeys(names)
+        kept = choose(names, self.ellipses.keys())
         return GroundTruth({name: self.ellipses[name] for name in kept}, {name: self.sizes[name] for name in kept})
 
     def rotated(self, degrees: int) -> GroundTruth:
@@ -120,6 +119,25 @@ class Result:
         cont = "".join(f"{c / self.faces:g} {float(f):g}\n" for _, c, f, _ in rows)
         write_whole(Path(folder) / "DiscROC.txt", disc)
         write_whole(Path(folder) / "ContROC.txt", cont)
+
+    def summary(self, name: str) -> results.Result:
+        """The result as reports take it, in percent."""
+        wrong = self.false_positives
+        return results.Result(
+            protocol="fddb",
+            name=name,
+            scores={
+                **{f"recall at {n} fp": 100 * self.recall(n) for n in READ_AT},
+                **{f"continuous at {n} fp": 100 * self.recall(n, continuous=True) for n in READ_AT},
+                "images": self.images,
+                "faces": self.faces,
+            },
+            curves={
+                "discrete": results.curve(wrong, self.discrete / self.faces, "false positives", "true positive rate"),
+                "continuous": results.curve(wrong, self.continuous / self.faces, "false positives", "overlap"),
+            },
+            settings={"notes": list(self.notes)},
+        )
 
 
 def toolbox_rate(rates: ArrayLike, false_positives: ArrayLike, limit: float = 1000) -> float:

@@ -51,8 +51,9 @@ def curve(x: ArrayLike, y: ArrayLike, x_label: str, y_label: str, *, points: int
 
 
 def write_result(path: str | Path, result: Result) -> None:
-    """Write a result as JSON; numbers that are not finite become null."""
-    write_whole(path, json.dumps(_plain(asdict(result)), indent=1, allow_nan=False) + "\n")
+    """Write a result as JSON, its scores at the top level too; numbers that are not finite become null."""
+    content = _plain({**result.scores, **asdict(result)})
+    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_result(path: str | Path) -> Result:

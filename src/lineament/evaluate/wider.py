@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.errors import DataError, OptionError
+from lineament.evaluate import results
 from lineament.evaluate.curves import PrecisionRecall, ratio
-from lineament.evaluate.detections import Detections, pick
+from lineament.evaluate.detections import Detections, choose, pick
 from lineament.evaluate.extra import read_variables
 
 logger = logging.getLogger(__name__)
@@ -53,10 +54,7 @@ class GroundTruth:
         Raises:
             DataError: a name that the ground truth does not have.
         """
-        unknown = [name for name in names if name not in self.boxes]
-        if unknown:
-            raise DataError(f"{len(unknown)} images of the subset are not in the ground truth, e.g. {unknown[0]!r}")
-        kept = dict.fromkeys(names)
+        kept = choose(names, self.boxes.keys())
         return GroundTruth(
             {name: self.boxes[name] for name in kept},
             {setting: {name: masks[name] for name in kept} for setting, masks in self.counted.items()},
@@ -85,6 +83,23 @@ class Result:
     def ap(self) -> dict[str, float]:
         """Average precision by setting, in [0, 1]."""
         return {setting: curve.ap for setting, curve in self.curves.items()}
+
+    def summary(self, name: str) -> results.Result:
+        """The result as reports take it, in percent."""
+        return results.Result(
+            protocol="wider",
+            name=name,
+            scores={
+                **{setting: 100 * ap for setting, ap in self.ap.items()},
+                "images": self.images,
+                **{f"faces {setting}": count for setting, count in self.faces.items()},
+            },
+            curves={
+                setting: results.curve(curve.recall, curve.precision, "recall", "precision")
+                for setting, curve in self.curves.items()
+            },
+            settings={"arithmetic": self.arithmetic, "notes": list(self.notes)},
+        )
 
 
 def label(ap: float) -> str:

@@ -1,0 +1,283 @@
+"""``lineament evaluate wider``, ``fddb`` and ``pascal``: the numbers of the official tools.
+
+Detections come from a file, or from a method that runs now. Such a run keeps each picture's result in a working folder
+and goes on from there when it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+
+import lineament
+from lineament.cli.results import tell
+from lineament.errors import DataError, OptionError
+from lineament.evaluate import fddb as fddb_protocol
+from lineament.evaluate import pascal as pascal_protocol
+from lineament.evaluate import wider as wider_protocol
+from lineament.evaluate.detections import (
+    Detections,
+    image_key,
+    pick,
+    read_fddb,
+    read_files,
+    read_pascal,
+    read_wider,
+    rectangles,
+    write_fddb,
+    write_file,
+    write_pascal,
+    write_wider,
+)
+from lineament.images import image_paths, read_image
+from lineament.weights import read_weights
+
+app = typer.Typer(no_args_is_help=True, help="Score a detector: by the official protocols, or on own labels.")
+
+
+@app.callback()
+def _quiet() -> None:
+    logging.getLogger("lineament.evaluate").addHandler(logging.NullHandler())  # notes are printed with the results
+
+
+class _Arithmetic(StrEnum):
+    MATLAB = "matlab"
+    FLOAT = "float"
+
+
+class _Assignment(StrEnum):
+    OFFICIAL = "official"
+    OPTIMAL = "optimal"
+
+
+class _Shape(StrEnum):
+    RECTANGLE = "rectangle"
+    ELLIPSE = "ellipse"
+
+
+Method = Annotated[
+    str | None, typer.Option("--method", "-m", help="Run this: a name of `lineament models`, or an ONNX file.")
+]
+Images = Annotated[Path | None, typer.Option(help="With --method: folder of the pictures.")]
+Work = Annotated[
+    Path | None,
+    typer.Option(help="With --method: folder that keeps each picture's result (default: one below runs/evaluate)."),
+]
+Threshold = Annotated[float, typer.Option(help="With --method: lowest score, 0 to 1. Curves want it low.")]
+MinFace = Annotated[float | None, typer.Option(help="With --method: smallest face to look for, in pixels.")]
+Threads = Annotated[int | None, typer.Option(help="With --method: threads of the runtime (default: all cores).")]
+Subset = Annotated[Path | None, typer.Option(help="Evaluate only the images that this file lists, one name a line.")]
+Name = Annotated[str | None, typer.Option(help="Name in tables and reports (default: method or file name).")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result for `lineament report`.")]
+DetectionsDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Tree of <event>/<name>.txt.")]
+DetectionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Detections in the protocol's own form.")]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A method that is to run, or ``None`` in its place and a file of detections."""
+
+    detections: Path | None
+    method: str | None
+    images: Path | None
+    work: Path | None
+    threshold: float
+    min_face: float | None
+    threads: int | None
+    turn: int = 0  # quarter turns counter-clockwise
+
+    def __post_init__(self) -> None:
+        if (self.method is None) == (self.detections is None):
+            raise OptionError("give either --detections, earlier results, or --method and --images, to detect now")
+        if self.method and not self.images:
+            raise OptionError("--method takes --images, the folder of the benchmark's pictures")
+
+    @property
+    def name(self) -> str:
+        return self.method or (self.detections.stem if self.detections else "")
+
+    def pictures(self, names: Collection[str], name_of: Callable[[Path], str]) -> dict[str, Path]:
+        """Those images of the ground truth that lie in the folder, in the ground truth's order.
+
+        Raises:
+            DataError: none does.
+        """
+        folder = self.images or Path()
+        files = {name_of(path.relative_to(folder)): path for path in image_paths([folder])}
+        found = {name: files[name] for name in names if name in files}
+        if not found:
+            raise DataError(
+                f"{folder}: none of its {len(files)} pictures is one of the {len(names)} of the ground truth; expected "
+                f"e.g. {next(iter(names), '')}.jpg, found e.g. {next(iter(files))}"
+            )
+        return found
+
+    def detect(self, pictures: dict[str, Path]) -> Detections:
+        """Results of all pictures; those that the working folder has already are not computed again."""
+        work = self.work or Path("runs") / "evaluate" / self._identity()
+        left = {name: path for name, path in pictures.items() if not (work / f"{name}.txt").exists()}
+        if left:
+            detector = lineament.load(self.method or "", threads=self.threads)
+            for name, path in track(
+                left.items(), f"{len(left)} pictures", console=Console(stderr=True), transient=True
+            ):
+                image = np.ascontiguousarray(np.rot90(read_image(path), self.turn))
+                faces = detector.detect(image, threshold=self.threshold, min_face=self.min_face)
+                write_file(work, name, rectangles(faces))
+        typer.echo(f"{len(left)} pictures detected now, {len(pictures) - len(left)} before; kept in {work}", err=True)
+        return read_files(work, pictures)
+
+    def _identity(self) -> str:
+        """A folder name that another method, other weights, options or pictures would not have."""
+        weights = hashlib.sha256(read_weights(self.method or "")).hexdigest()
+        images = str(self.images.resolve()) if self.images else ""
+        parts = (weights, lineament.__version__, images, self.threshold, self.min_face, self.turn)
+        return f"{Path(self.name).stem}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+
+def _relative_name(path: Path) -> str:
+    return path.with_suffix("").as_posix()
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: expected a list of image names, one a line ({error.strerror})") from error
+
+
+@app.command()
+def wider(
+    ground_truth: Annotated[Path, typer.Option(metavar="DIR", help="Folder of wider_{face,easy,medium,hard}_val.mat.")],
+    detections: DetectionsDir = None,
+    arithmetic: Annotated[
+        _Arithmetic, typer.Option(help="The original tool's, in whole numbers where it has them, or plain floats.")
+    ] = _Arithmetic.MATLAB,
+    method: Method = None,
+    images: Images = None,
+    work: Work = None,
+    threshold: Threshold = 0.02,
+    min_face: MinFace = None,
+    threads: Threads = None,
+    subset: Subset = None,
+    save_detections: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a tree of detections.")] = None,
+    name: Name = None,
+    json_file: Json = None,
+) -> None:
+    """Average precision on WIDER FACE: easy, medium, hard."""
+    run = _Run(detections, method, images, work, threshold, min_face, threads)
+    truth = wider_protocol.read_ground_truth(ground_truth)
+    if subset:
+        truth = truth.subset(_listed(subset))
+    if detections:
+        found = read_wider(detections)
+    else:
+        pictures = run.pictures(truth.boxes, _relative_name)
+        found, truth = run.detect(pictures), truth.subset(pictures)
+    result = wider_protocol.evaluate(found, truth, arithmetic.value)
+    if save_detections:
+        write_wider(found, save_detections)
+    tell(result.summary(name or run.name), json_file)
+
+
+@app.command()
+def fddb(
+    annotations: Annotated[Path, typer.Option(help="Folder of FDDB-fold-NN-ellipseList.txt, or one such file.")],
+    sizes: Annotated[Path, typer.Option(metavar="CSV", help="Table of name, width and height of the images.")],
+    detections: DetectionsFile = None,
+    roc: Annotated[Path | None, typer.Option(metavar="DIR", help="Write DiscROC.txt and ContROC.txt here.")] = None,
+    assignment: Annotated[
+        _Assignment, typer.Option(help="The official tool's assignment of detections to faces, or the optimal one.")
+    ] = _Assignment.OFFICIAL,
+    iou: Annotated[float, typer.Option(help="A face is found when it is overlapped by more than this.")] = 0.5,
+    rotate: Annotated[
+        int, typer.Option(help="90 or -90: the pictures were turned so, counter-clockwise; --method turns them.")
+    ] = 0,
+    drop_images_without_detections: Annotated[
+        bool, typer.Option(help="Leave such images and their faces out, as a common port does.")
+    ] = False,
+    windows_pi: Annotated[bool, typer.Option(help="Take pi for 3.14156, as some builds of the tool do.")] = False,
+    method: Method = None,
+    images: Images = None,
+    work: Work = None,
+    threshold: Threshold = 0.02,
+    min_face: MinFace = None,
+    threads: Threads = None,
+    subset: Subset = None,
+    save_detections: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a results file.")] = None,
+    save_as: Annotated[
+        _Shape, typer.Option(help="Form of that file; ellipses are those inscribed in the boxes.")
+    ] = _Shape.RECTANGLE,
+    name: Name = None,
+    json_file: Json = None,
+) -> None:
+    """ROC curves on FDDB, discrete and continuous."""
+    run = _Run(detections, method, images, work, threshold, min_face, threads, turn=rotate // 90)
+    truth = fddb_protocol.read_ground_truth(annotations, sizes).rotated(rotate)
+    if subset:
+        truth = truth.subset(_listed(subset))
+    if detections:
+        found = read_fddb(detections)
+    else:
+        pictures = run.pictures(truth.ellipses, _relative_name)
+        found, truth = run.detect(pictures), truth.subset(pictures)
+    result = fddb_protocol.evaluate(
+        found,
+        truth,
+        assignment=assignment.value,
+        least_iou=iou,
+        drop_images_without_detections=drop_images_without_detections,
+        pi=fddb_protocol.WINDOWS_PI if windows_pi else np.pi,
+    )
+    if save_detections:
+        write_fddb(found.ellipses() if save_as is _Shape.ELLIPSE else found, save_detections)
+    if roc:
+        result.write_roc(roc)
+    tell(result.summary(name or run.name), json_file)
+
+
+@app.command()
+def pascal(
+    ground_truth: Annotated[
+        Path, typer.Option(metavar="FILE", help="Annotations of AFW or PASCAL faces, a .mat file.")
+    ],
+    detections: DetectionsFile = None,
+    iou: Annotated[float, typer.Option(help="A face is found when it is overlapped by more than this.")] = 0.5,
+    correct_style: Annotated[
+        bool, typer.Option("--correct/--no-correct", help="Take off the detector's mean deviation from the faces.")
+    ] = True,
+    method: Method = None,
+    images: Images = None,
+    work: Work = None,
+    threshold: Threshold = 0.02,
+    min_face: MinFace = None,
+    threads: Threads = None,
+    subset: Subset = None,
+    save_detections: Annotated[Path | None, typer.Option(metavar="FILE", help="Write lines of detections.")] = None,
+    name: Name = None,
+    json_file: Json = None,
+) -> None:
+    """Average precision on AFW and PASCAL faces."""
+    run = _Run(detections, method, images, work, threshold, min_face, threads)
+    truth = pascal_protocol.read_ground_truth(ground_truth)
+    found = read_pascal(detections) if detections else None
+    if subset:
+        truth = truth.subset(_listed(subset))
+        found = pick(found, truth.boxes.keys())[0] if found else None
+    if found is None:
+        pictures = run.pictures(truth.boxes, lambda path: image_key(path.name))
+        found, truth = run.detect(pictures), truth.subset(pictures)
+    result = pascal_protocol.evaluate(found, truth, correct=correct_style, least_iou=iou)
+    if save_detections:
+        write_pascal(found, save_detections)
+    tell(result.summary(name or run.name), json_file)

@@ -1,0 +1,42 @@
+"""How results are told: as tables to people, as JSON to programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lineament.evaluate.results import Result, Scores, write_result
+
+
+def tell(result: Result, json_file: Path | None) -> None:
+    """Print a result, with what its evaluator noted, and write it if asked to."""
+    console = Console()
+    console.print(_table(f"{result.name}: {result.protocol}", {"": result.scores}, down=True))
+    for title, rows in result.tables.items():
+        console.print(_table(title, rows, down=False))
+    for note in result.settings.get("notes", []):
+        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+    if json_file:
+        write_result(json_file, result)
+
+
+def _table(title: str, rows: dict[str, Scores], *, down: bool) -> Table:
+    """One row a name; or, ``down``, the single row turned upright."""
+    names = list(dict.fromkeys(score for row in rows.values() for score in row))
+    table = Table(title=title, title_justify="left", box=None, show_header=not down)
+    if down:
+        (row,) = rows.values()
+        for score in names:
+            table.add_row(score, _number(row[score]))
+        return table
+    for heading in ("", *names):
+        table.add_column(heading)
+    for label, row in rows.items():
+        table.add_row(label, *(_number(row.get(score)) for score in names))
+    return table
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
