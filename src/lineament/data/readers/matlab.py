@@ -57,7 +57,9 @@ def _read_hdf5(path: Path) -> dict[str, Any]:
     try:
         import h5py
     except ImportError as error:
-        raise MissingExtraError(f"{path} is a MATLAB 7.3 file, which takes h5py to read: pip install 'lineament[evaluate]'") from error
+        raise MissingExtraError(
+            f"{path} is a MATLAB 7.3 file, which takes h5py to read: pip install 'lineament[evaluate]'"
+        ) from error
 
     def plain(node: Any) -> Any:
         if isinstance(node, h5py.Group):
