@@ -31,7 +31,9 @@ class Config:
         factor: ratio of one pyramid level's size to the one before.
         pnet_threshold: score in [0, 1] that a window of P-Net must reach.
         rnet_threshold: score in [0, 1] that a candidate must reach in R-Net.
-        threshold: score in [0, 1] that a face must reach in O-Net, unless a call says otherwise.
+        threshold: score in [0, 1] that a face must reach in O-Net, unless a call says otherwise. A call's threshold
+            below those of P- and R-Net lowers theirs too, down to ...
+        pnet_lowest, rnet_lowest: ... so much: there, thousands of candidates more bring hardly a face more.
         min_face: side in pixels of the smallest square that is searched, unless a call says otherwise.
         nms_level, nms_pyramid, nms_rnet: intersection over union above which the worse candidate falls: at one level,
             over all levels, after R-Net.
@@ -44,6 +46,8 @@ class Config:
     pnet_threshold: float = 0.6
     rnet_threshold: float = 0.7
     threshold: float = 0.7
+    pnet_lowest: float = 0.3
+    rnet_lowest: float = 0.1
     min_face: float = 20
     nms_level: float = 0.5
     nms_pyramid: float = 0.7
@@ -97,8 +101,10 @@ class MTCNN:
         """The faces of every picture (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         c = self.config
         pyramids = [Pyramid(image) for image in images]
-        found = self.propose(pyramids, c.pnet_threshold, min_face=min_face, max_face=max_face)
-        found = self.refine("rnet", pyramids, found, c.rnet_threshold, nms=c.nms_rnet)
+        pnet = min(c.pnet_threshold, max(threshold, c.pnet_lowest))
+        rnet = min(c.rnet_threshold, max(threshold, c.rnet_lowest))
+        found = self.propose(pyramids, pnet, min_face=min_face, max_face=max_face)
+        found = self.refine("rnet", pyramids, found, rnet, nms=c.nms_rnet)
         found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, over="min")
         return [
             Faces.of(
