@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 import lineament
+from lineament.cli import evaluate
+from lineament.cli import evaluate_landmarks as _more_evaluations  # noqa: F401 - adds its commands to evaluate
 from lineament.cli.detect import detect
 from lineament.cli.export import export
 from lineament.cli.models import models
@@ -36,6 +38,7 @@ app = typer.Typer(
 )
 for command in (detect, models, train, export, report):
     app.command()(command)
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def _version(wanted: bool) -> None:

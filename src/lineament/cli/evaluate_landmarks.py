@@ -12,16 +12,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 import lineament
 from lineament.cli.evaluate import app
+from lineament.cli.results import tell
 from lineament.data.readers.coco import read_coco
 from lineament.errors import OptionError
 from lineament.evaluate.labelled import Evaluated, detect_all, read_detections
 from lineament.evaluate.landmarks import NORMALISERS, evaluate_landmarks
 from lineament.evaluate.recall import evaluate_recall
-from lineament.evaluate.results import Result, Scores, write_result
+from lineament.evaluate.results import Result
 from lineament.evaluate.speed import COUNTS, FACE, Baseline, cold_start, cut_face, evaluate_speed
 from lineament.faces import Faces
 from lineament.images import image_paths, read_image
@@ -157,29 +157,4 @@ def _evaluated(
 
 
 def _tell(result: Result, json_file: Path | None, settings: Mapping[str, str | float | None]) -> None:
-    console = Console()
-    console.print(_table(f"{result.name}: {result.protocol}", {"": result.scores}, down=True))
-    for title, rows in result.tables.items():
-        console.print(_table(title, rows, down=False))
-    if json_file:
-        write_result(json_file, replace(result, settings=result.settings | settings))
-
-
-def _table(title: str, rows: dict[str, Scores], *, down: bool) -> Table:
-    """One row a name; or, ``down``, the single row turned upright."""
-    names = list(dict.fromkeys(score for row in rows.values() for score in row))
-    table = Table(title=title, title_justify="left", box=None, show_header=not down)
-    if down:
-        (row,) = rows.values()
-        for score in names:
-            table.add_row(score, _number(row[score]))
-        return table
-    for heading in ("", *names):
-        table.add_column(heading)
-    for label, row in rows.items():
-        table.add_row(label, *(_number(row.get(score)) for score in names))
-    return table
-
-
-def _number(value: float | int | None) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    tell(replace(result, settings=result.settings | dict(settings)), json_file)
