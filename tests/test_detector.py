@@ -14,6 +14,7 @@ import lineament
 from lineament import detector as detector_module
 from lineament.errors import OptionError
 from lineament.faces import Faces
+from lineament.images import resize
 from lineament.methods.mtcnn.decode import Config
 from lineament.schemas import FIVE
 
@@ -115,3 +116,18 @@ def test_face_sizes_bound_the_search() -> None:
     side = float(face.boxes[0, 3] - face.boxes[0, 1])
     assert len(detector.detect(photo, min_face=2.5 * side)) == 0
     assert len(detector.detect(photo, min_face=0.8 * side, max_face=1.3 * side)) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
+def test_pictures_of_random_sizes_in_a_row_do_not_grow_memory() -> None:
+    detector = lineament.load("mtcnn", threads=2)
+    rng = np.random.default_rng(0)
+    photo = lineament.read_image(PHOTOS[0])
+
+    def after(pictures: int) -> float:
+        for _ in range(pictures):
+            detector.detect(resize(photo, tuple(int(side) for side in rng.integers(20, 700, 2))))
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    before = after(60)
+    assert after(120) < before + 50  # MB; buffers of one size each would add hundreds
