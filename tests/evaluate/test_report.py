@@ -26,7 +26,7 @@ def result(name: str, nme: float | None = 0.05, path: str = "a.png") -> Result:
         scores={"faces": 1234, "nme": nme},
         tables={"subsets": {"mask": {"nme": 0.07}}},
         curves={"ced": curve([0, 0.1], [0, 1], "error", "share"), "time: <b>": curve([1, 9], [2, 3], "faces", "ms")},
-        settings={"data": "val.json"},
+        settings={"data": "val.json", "threshold": None, "notes": ["one picture is missing"]},
         examples=[
             {"kind": "landmark error", "path": path, "value": 0.3, "box": [10, 10, 30, 30], "truth": [[20, 20], None]}
         ],
@@ -78,6 +78,8 @@ def test_one_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert page.count("data:image/svg+xml") == 2
     assert page.count("data:image/jpeg") == 2
     assert "labels.json" in page
+    assert '<div class="small">ours: data val.json</div>' in page
+    assert '<div class="small">ours: one picture is missing</div>' in page
     assert [path.name for path in written] == ["page.html", "1-ced.svg", "1-time.svg"]
     assert all("<svg" in path.read_text() for path in written[1:])
     again = write_report(tmp_path / "results", tmp_path / "again.html", tmp_path)

@@ -99,8 +99,10 @@ def speed(
         counts = [int(count) for count in faces.split(",")]
     except ValueError:
         raise OptionError(f"--faces takes numbers separated by commas, such as 1,10,50; found {faces!r}") from None
-    if len(set(counts)) < 2:
-        raise OptionError(f"--faces takes at least two different numbers to fit a line through; found {faces!r}")
+    if len(set(counts)) < 2 or min(counts) < 1:
+        raise OptionError(
+            f"--faces takes two or more different numbers above 0, to fit a line through; found {faces!r}"
+        )
     detector = lineament.load(method, threads=threads)
     photos = [read_image(path) for path in image_paths([images])] if images else []
     tiles = [cut_face(photo, detector.detect(photo)) for photo in photos] or [read_image(FACE)]

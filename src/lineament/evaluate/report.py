@@ -140,11 +140,17 @@ def _grouped(results: Sequence[tuple[Path, Result]]) -> dict[str, list[Result]]:
 def _section(title: str, results: list[Result], images: str | Path | None) -> Section:
     return Section(
         title=title,
-        settings=tuple(f"{r.name}: " + ", ".join(f"{k} {v}" for k, v in r.settings.items() if v) for r in results),
+        settings=tuple(line for result in results for line in _settings(result)),
         tables=_tables(results),
         drawings=[draw_curves(name, results) for name in _unique(_figure(c) for r in results for c in r.curves)],
         thumbnails=_thumbnails(results, images),
     )
+
+
+def _settings(result: Result) -> list[str]:
+    """One line with a result's settings, and one a note."""
+    plain = ", ".join(f"{name} {value}" for name, value in result.settings.items() if value and name != "notes")
+    return [f"{result.name}: {line}" for line in (plain, *result.settings.get("notes", [])) if line]
 
 
 def _tables(results: list[Result]) -> list[Table]:
