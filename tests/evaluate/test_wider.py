@@ -107,7 +107,7 @@ def scene(rng: np.random.Generator, dtype: type) -> tuple[dict[str, Array], wide
     for i in range(int(rng.integers(2, 5))):
         name = f"e/{i}"
         n = int(rng.integers(0, 5))
-        faces = rng.integers(0, 12, (n, 4)) + [0, 0, int(rng.integers(-2, 6)), 4]
+        faces = rng.integers(0, 12, (n, 4)) + np.array([0, 0, rng.integers(-2, 6), 4])
         boxes[name] = faces.astype(dtype) if dtype is np.int32 else faces + rng.integers(0, 4, (n, 4)) / 4
         for setting in wider.SETTINGS:
             counted[setting][name] = rng.random(n) < 0.7

@@ -246,22 +246,23 @@ def read_fddb(path: str | Path) -> Detections:
             file and line are named.
     """
     images: dict[str, tuple[Line, list[Line]]] = {}
+    columns = 0
     for name, lines in blocks(read_lines(path)):
         if name.text in images:
             first = images[name.text][0]
             raise DataError(f"{name.where}: the image {name.text} stands in this file twice, first at {first.where}")
+        for line in lines:
+            width = len(line.text.split())
+            columns = columns or width
+            if width != columns or width not in (5, 6):
+                raise DataError(
+                    f"{line.where}: expected a rectangle (5 numbers) or an ellipse (6), the same throughout the file, "
+                    f"and as many rows as announced; found {line.text[:80]!r}"
+                )
         images[name.text] = name, lines
-    widths = {len(line.text.split()): line for _, lines in images.values() for line in lines}
-    if not widths.keys() <= {5, 6} or len(widths) > 1:
-        odd = widths[min(widths.keys() - {5, 6}, default=max(widths))]
-        raise DataError(
-            f"{odd.where}: expected a rectangle (5 numbers) or an ellipse (6), the same throughout the file, "
-            f"and as many rows as announced; found {odd.text[:80]!r}"
-        )
-    columns = next(iter(widths), 5)
     found = _Collector("ellipse" if columns == 6 else "rectangle")
     for name, lines in images.values():
-        rows = table(lines, least=columns)
+        rows = table(lines, least=columns or 5)
         found.add(name.text, rows if columns == 6 else _with_corners(rows), (line.where for line in lines))
     return found.detections()
 

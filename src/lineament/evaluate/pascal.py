@@ -212,8 +212,11 @@ def evaluate(
 def _against_published(images: int, faces: int) -> tuple[str, ...]:
     if images in PUBLISHED and faces in PUBLISHED[images][1]:
         return ()
-    sets = " or ".join(f"{name}'s {n} images with {new:,} faces" for n, (name, (new, _)) in PUBLISHED.items())
-    return (f"{images:,} images with {faces:,} faces that count, not {sets}; compare only with numbers on the same",)
+    sets = " or ".join(f"{counts[0]:,} faces in {n} images ({name})" for n, (name, counts) in PUBLISHED.items())
+    return (
+        f"{images:,} images with {faces:,} faces that count, not the published {sets}: "
+        "compare only with numbers on the same images",
+    )
 
 
 def _round(
