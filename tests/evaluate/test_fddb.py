@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from golden import expected, unpack, unpack_file
 
-from lineament.errors import DataError, OptionError
+from lineament.errors import DataError, MissingExtraError, OptionError
 from lineament.evaluate import fddb
 from lineament.evaluate.assignment import official, optimal
 from lineament.evaluate.detections import Detections, read_fddb
@@ -283,6 +284,12 @@ def test_subset_and_unknown_images() -> None:
         SQUARE.subset(["x"])
     with pytest.raises(OptionError, match="assignment"):
         fddb.evaluate(Detections({}), SQUARE, assignment="greedy")  # type: ignore[arg-type]
+
+
+def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingExtraError, match=r"needs cv2: pip install 'lineament\[evaluate\]'"):
+        fddb.evaluate(Detections({"a": np.array([[12.0, 12, 28, 28, 0.75]])}), SQUARE)
 
 
 # --- files ---

@@ -179,7 +179,7 @@ def _wider_rows(lines: Sequence[Line], path: str, tally: Tally) -> Array:
     """Rows ``x1, y1, x2, y2, score``; none where the official tool would read none."""
     none = np.empty((0, 5))
     try:
-        count = int(lines[1].text)
+        count = max(int(lines[1].text), 0)
     except (IndexError, ValueError):
         tally.add("files without a count in their second line: no detections, as in the official tool", path)
         return none
