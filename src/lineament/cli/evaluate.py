@@ -167,7 +167,7 @@ def wider(
     images: Images = None,
     work: Work = None,
     threshold: Threshold = 0.02,
-    min_face: MinFace = 10,  # half of the faces that count are smaller than most methods' own default
+    min_face: MinFace = 10,  # the hard setting counts faces from there on
     threads: Threads = None,
     subset: Subset = None,
     save_detections: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a tree of detections.")] = None,
