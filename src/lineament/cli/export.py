@@ -15,9 +15,7 @@ from lineament.errors import DataError
 def export(
     method: Annotated[str, typer.Argument(help="The method that the run trains, e.g. mtcnn.")],
     run: Annotated[Path, typer.Option(help="The run's folder, finished or not.")],
-    out: Annotated[
-        Path, typer.Option(help="The ONNX file to write; manifest.json beside it lists it.")
-    ],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write; manifest.json beside it lists it.")],
     scores: Annotated[
         Path | None, typer.Option(help="JSON file with figures by name, which the weight file will carry.")
     ] = None,
