@@ -19,6 +19,7 @@ from lineament.weights import parse_metadata, read_weights
 
 Array = NDArray[Any]
 T = TypeVar("T")
+S = TypeVar("S", bound=Source)
 
 PIXELS_AT_ONCE = 16_000_000  # of pictures that go through a method together
 
@@ -38,7 +39,7 @@ class Detector:
     @overload
     def detect(
         self,
-        images: list[Source] | tuple[Source, ...],
+        images: list[S] | tuple[S, ...],
         *,
         threshold: float | None = None,
         min_face: float | None = None,
@@ -59,7 +60,7 @@ class Detector:
 
     def detect(
         self,
-        images: Source | list[Source] | tuple[Source, ...],
+        images: Source | list[S] | tuple[S, ...],
         *,
         threshold: float | None = None,
         min_face: float | None = None,

@@ -58,10 +58,14 @@ def describe_file(path: Path) -> Model:
     """
     content = path.read_bytes()
     said = read_metadata(content)
-    parse_metadata(said)
-    plain = {name: said[name] for name in ("name", "method", "schema", "licence", "training_data", "recipe", "version")}
+    wanted = ("name", "method", "schema", "licence", "training_data", "recipe", "version", "scores")
+    missing = [name for name in wanted if name not in said]
+    if missing:
+        raise WeightsError(f"{path} does not say its {', '.join(missing)}; export it with `lineament export`")
+    said = {name: said[name] for name in wanted}
+    scores = json.loads(said.pop("scores"))
     digest = hashlib.sha256(content).hexdigest()
-    return Model(**plain, file=path.name, bytes=len(content), sha256=digest, scores=json.loads(said["scores"]))
+    return Model(**said, file=path.name, bytes=len(content), sha256=digest, scores=scores)
 
 
 def register(path: Path) -> None:

@@ -80,8 +80,9 @@ def test_one_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert "labels.json" in page
     assert '<div class="small">ours: data val.json</div>' in page
     assert '<div class="small">ours: one picture is missing</div>' in page
-    assert [path.name for path in written] == ["page.html", "1-ced.svg", "1-time.svg"]
-    assert all("<svg" in path.read_text() for path in written[1:])
+    assert [path.name for path in written] == ["page.html", "1-ced.svg", "1-ced.png", "1-time.svg", "1-time.png"]
+    assert all("<svg" in path.read_text() for path in written if path.suffix == ".svg")
+    assert all(Image.open(path).size > (500, 300) for path in written if path.suffix == ".png")
     again = write_report(tmp_path / "results", tmp_path / "again.html", tmp_path)
     assert again[0].read_text() == page
 

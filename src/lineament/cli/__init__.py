@@ -9,8 +9,8 @@ from typer.core import TyperGroup
 
 import lineament
 from lineament.cli import evaluate
-from lineament.cli import evaluate_landmarks as _more_evaluations  # noqa: F401 - adds its commands to evaluate
 from lineament.cli.detect import detect
+from lineament.cli.evaluate_landmarks import landmarks, recall, speed
 from lineament.cli.export import export
 from lineament.cli.models import models
 from lineament.cli.report import report
@@ -38,6 +38,8 @@ app = typer.Typer(
 )
 for command in (detect, models, train, export, report):
     app.command()(command)
+for evaluation in (landmarks, recall, speed):
+    evaluate.app.command()(evaluation)
 app.add_typer(evaluate.app, name="evaluate")
 
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import track
 
 import lineament
-from lineament.cli.evaluate import app
 from lineament.cli.results import tell
 from lineament.data.readers.coco import read_coco
 from lineament.errors import OptionError
@@ -38,7 +37,6 @@ LowestScore = Annotated[float | None, typer.Option(help="Lowest score of a face,
 MinFace = Annotated[float | None, typer.Option(help="Smallest face to look for, in pixels (default: the method's).")]
 
 
-@app.command()
 def landmarks(
     data: Data,
     images: Images = None,
@@ -59,7 +57,6 @@ def landmarks(
     _tell(result, json_file, _settings(data, detections, threshold, min_face))
 
 
-@app.command()
 def recall(
     data: Data,
     images: Images = None,
@@ -78,7 +75,6 @@ def recall(
     _tell(result, json_file, _settings(data, detections, threshold, min_face))
 
 
-@app.command()
 def speed(
     method: Annotated[str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")],
     images: Annotated[

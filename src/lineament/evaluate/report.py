@@ -43,10 +43,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as SVG."""
+    """A figure, for the page and for papers."""
 
     name: str
     svg: bytes
+    png: bytes
 
     @property
     def source(self) -> str:
@@ -100,8 +101,9 @@ def write_report(folder: str | Path, out: str | Path, images: str | Path | None 
     write_whole(out, page)
     for number, section in enumerate(sections, 1):
         for drawing in section.drawings:
-            written.append(figures / f"{number}-{drawing.name}.svg")
-            write_whole(written[-1], drawing.svg)
+            for suffix, content in (("svg", drawing.svg), ("png", drawing.png)):
+                written.append(figures / f"{number}-{drawing.name}.{suffix}")
+                write_whole(written[-1], content)
     return written
 
 
@@ -200,10 +202,11 @@ def draw_curves(name: str, results: Sequence[Result]) -> Drawing:
     axes.grid(alpha=0.3)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize="small")
-    content = io.BytesIO()
+    svg, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):  # the same results make the same file
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return Drawing(name.replace("/", "-").replace(" ", "-"), content.getvalue())
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.savefig(png, format="png", dpi=200)
+    return Drawing(name.replace("/", "-").replace(" ", "-"), svg.getvalue(), png.getvalue())
 
 
 def _thumbnails(results: list[Result], images: str | Path | None) -> dict[str, list[Thumbnail]]:
