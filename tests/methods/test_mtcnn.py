@@ -19,7 +19,7 @@ from lineament.export import export  # noqa: E402
 from lineament.methods.mtcnn import pyramid as pyramid_module  # noqa: E402
 from lineament.methods.mtcnn import targets, training  # noqa: E402
 from lineament.methods.mtcnn.decode import MTCNN, Config  # noqa: E402
-from lineament.methods.mtcnn.entries import entries, fold_scaling  # noqa: E402
+from lineament.methods.mtcnn.entries import entries, for_inference  # noqa: E402
 from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskNet  # noqa: E402
 from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402
 from lineament.methods.mtcnn.targets import CropSet, CropSetWriter, Kind  # noqa: E402
@@ -59,15 +59,15 @@ def test_pooling_before_the_activation_is_pooling_after_it() -> None:
     activation.weight.data = torch.tensor([-0.5, 0.1, 0.9, 3.0])  # clamped to [0, 1]
     before = activation(F.max_pool2d(x, 3, 2, ceil_mode=True))
     assert torch.equal(before, F.max_pool2d(activation(x), 3, 2, ceil_mode=True))
-    slopes = activation.weight.clamp(0, 1)
-    assert torch.allclose(activation(x), F.prelu(x, slopes))
+    slopes = torch.tensor([0, 0.1, 0.9, 1]).view(1, 4, 1, 1)
+    assert torch.equal(activation(x), torch.maximum(x, slopes * x))
 
 
-def test_folding_the_scaling_changes_nothing() -> None:
+def test_what_is_exported_computes_the_same() -> None:
     net = RNet().double()
     pixels = torch.randint(0, 256, (3, 3, 24, 24)).double()
     for name, value in net(pixels).items():
-        assert torch.allclose(value, fold_scaling(net)(pixels)[name], atol=1e-9)
+        assert torch.allclose(value, for_inference(net)(pixels)[name], atol=1e-9)
 
 
 def bilinear(image: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lineament.errors import OptionError
 from lineament.faces import Faces
-from lineament.methods.mtcnn import decode as mtcnn
+from lineament.methods.mtcnn.decode import MTCNN
+from lineament.methods.mtcnn.decode import Config as MTCNNConfig
 from lineament.runtime import Graph
 from lineament.schemas import Schema
 
@@ -58,8 +59,8 @@ METHODS: dict[str, Method] = {
     "mtcnn": Method(
         title="MTCNN",
         paper="Zhang et al. 2016, Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks",
-        settings=mtcnn.Config,
-        decoder=mtcnn.MTCNN,
+        settings=MTCNNConfig,
+        decoder=MTCNN,
         training="lineament.methods.mtcnn.training",
     ),
 }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lineament.export import Entry
 from lineament.methods.mtcnn.decode import Stage
-from lineament.methods.mtcnn.network import ONet, PNet, RNet, Scaling
+from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, Scaling
 
 CROPS = (PNet.size, RNet.size, ONet.size)  # P-Net's serve its training
 
@@ -32,9 +32,9 @@ def entries(networks: Mapping[Stage, nn.Module]) -> dict[str, Entry]:
     crop_inputs = {"image": picture[:1], "regions": regions}
     crop_axes = {"image": open_picture, "regions": {0: "regions"}}
     return {
-        "pnet": Entry(Scan(fold_scaling(networks["pnet"])), {"image": picture}, {"image": open_picture}),
-        "rnet": Entry(fold_scaling(networks["rnet"]), {"pixels": crops(RNet.size)}, {"pixels": {0: "n"}}),
-        "onet": Entry(fold_scaling(networks["onet"]), {"pixels": crops(ONet.size)}, {"pixels": {0: "n"}}),
+        "pnet": Entry(Scan(for_inference(networks["pnet"])), {"image": picture}, {"image": open_picture}),
+        "rnet": Entry(for_inference(networks["rnet"]), {"pixels": crops(RNet.size)}, {"pixels": {0: "n"}}),
+        "onet": Entry(for_inference(networks["onet"]), {"pixels": crops(ONet.size)}, {"pixels": {0: "n"}}),
         **{f"crop{size}": Entry(Crop(size), crop_inputs, crop_axes, check=False) for size in CROPS},
     }
 
@@ -82,12 +82,29 @@ class Crop(nn.Module):
         return {"pixels": pixels}
 
 
-def fold_scaling(network: nn.Module) -> nn.Module:
-    """A copy whose first convolution does the scaling of the pixels too; exact, as nothing is padded.
+class Larger(nn.Module):
+    """``max(x, a x)``, which PReLU is for slopes in [0, 1]: in onnxruntime faster than its operator of that name."""
 
-    ``W ((x - m) s) + b = (s W) x + (b - m s sum(W))``.
+    def __init__(self, prelu: PReLU) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(prelu.slope.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, ...) -> the same shape."""
+        return torch.maximum(x, x * self.slope.view(-1, *[1] * (x.dim() - 2)))
+
+
+def for_inference(network: nn.Module) -> nn.Module:
+    """A copy that computes the same in less time: no scaling of the pixels, and cheaper activations.
+
+    The first convolution does the scaling too, exactly, as nothing is padded: ``W ((x - m) s) + b = (s W) x + (b - m s
+    sum(W))``.
     """
     folded = copy.deepcopy(network)
+    for block in folded.modules():
+        activation = getattr(block, "activation", None)
+        if isinstance(activation, PReLU):
+            block.activation = Larger(activation)
     body = folded.get_submodule("body")
     assert isinstance(body, nn.Sequential)
     conv = body[1].conv

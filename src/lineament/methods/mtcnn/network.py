@@ -33,8 +33,12 @@ class PReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, ...) -> the same shape."""
-        slope = self.weight.clamp(0, 1).view(-1, *[1] * (x.dim() - 2))
-        return torch.maximum(x, x * slope)
+        return F.prelu(x, self.slope.to(x.dtype))
+
+    @property
+    def slope(self) -> Tensor:
+        """(channels,) slopes in [0, 1]."""
+        return self.weight.clamp(0, 1)
 
 
 class Block(nn.Module):
