@@ -35,7 +35,7 @@ def draw(
         boxes: whether to outline the boxes.
         landmarks: whether to dot the landmarks.
         scores: whether to write the scores, in per cent, above the boxes.
-        line_width: in pixels; by default a 300th of the shorter side, at least 1.
+        line_width: in pixels; by default a 300th of the picture's shorter side, thinner for small faces, at least 1.
         color: order of an array's channels.
 
     Returns:
@@ -43,10 +43,9 @@ def draw(
     """
     canvas = Image.fromarray(read_image(image, color=color))
     pen = ImageDraw.Draw(canvas)
-    width = line_width or max(1, round(min(canvas.size) / 300))
-    font = ImageFont.load_default(max(10, 5 * width))
     for box, score, points in zip(faces.boxes, faces.scores, faces.landmarks, strict=True):
         x1, y1, x2, y2 = np.rint(box).astype(int).tolist()
+        width = line_width or max(1, round(min(min(canvas.size) / 300, (x2 - x1) / 30)))
         if boxes:  # Pillow names a rectangle's last pixel, a box the edge behind it
             pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=BOX, width=width)
         if landmarks:
@@ -55,7 +54,7 @@ def draw(
             for x, y in there.tolist():
                 pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=POINT)
         if scores:
-            _label(pen, f"{100 * score:.0f}", (x1, y1), font)
+            _label(pen, f"{100 * score:.0f}", (x1, y1), ImageFont.load_default(max(8, 5 * width)))
     return canvas
 
 
