@@ -81,6 +81,13 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         train(Brightness(), replace(RECIPE, learning_rate=0.1), tmp_path)
 
 
+def test_one_process_trains_in_both_precisions(tmp_path: Path) -> None:
+    for precision in ("no", "bf16"):
+        recipe = replace(RECIPE, steps=5, precision=precision)
+        trained = train(Brightness(), recipe, tmp_path / precision)
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trained.parameters())
+
+
 def test_pace_rises_then_falls() -> None:
     paces = [pace(step, RECIPE) for step in range(RECIPE.steps + 1)]
     assert paces[0] == 0

@@ -75,7 +75,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         The network with the averaged weights that validated best.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=recipe.precision)
+    accelerator = Accelerator()  # its own mixed precision is set once a process; stages may differ in theirs
     network = task.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.dim() > 1]
     others = [p for p in network.parameters() if p.dim() <= 1]
@@ -100,7 +100,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
             batch = {name: torch.as_tensor(value).to(accelerator.device) for name, value in arrays.items()}
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * pace(step, recipe)
-            with accelerator.autocast():
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 outputs = wrapped(to_input(batch["pixels"]))
             parts = task.losses({name: value.float() for name, value in outputs.items()}, batch)
             optimizer.zero_grad(set_to_none=True)
