@@ -1,0 +1,156 @@
+"""Photos decoded once, into one file of pixels that every process maps into its memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.data.sample import Sample
+from lineament.errors import DataError, ImageError
+from lineament.files import whole
+from lineament.images import read_image
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+AT_ONCE = 64  # photos that decoders may be ahead of the file: what bounds the memory
+
+
+class Photos:
+    """A sequence of decoded photos and their labels; goes to worker processes as a path, not as pixels.
+
+    The folder holds ``pixels.u8`` (all photos one after the other, RGB) and ``index.npz`` (where each begins, its size,
+    what it was scaled by, and a digest of the list of paths). A picture replaced under its old name goes unnoticed:
+    remove the folder.
+
+    Attributes:
+        samples: one a photo, labels in pixels of the photo as stored.
+    """
+
+    def __init__(self, samples: Sequence[Sample], folder: Path, longest: int = 800) -> None:
+        """Open a cache that is there.
+
+        Args:
+            samples: what it was built from, in that order.
+            folder: where it lies.
+            longest: longer edge in pixels above which photos were scaled down.
+
+        Raises:
+            DataError: there is none, or it was built from other photos.
+        """
+        if not _is_valid(samples, folder, longest):
+            raise DataError(f"{folder}: no cache of these {len(samples)} photos; Photos.build() makes it")
+        self._arguments = (samples, folder, longest)
+        with np.load(folder / "index.npz") as index:
+            self._offsets, self._heights, self._widths = (index[name] for name in ("offsets", "heights", "widths"))
+            scales = index["scales"]
+        self._pixels = np.memmap(folder / "pixels.u8", np.uint8, mode="r")
+        self.samples = [
+            _scaled(sample, *entry)
+            for sample, *entry in zip(samples, self._widths.tolist(), self._heights.tolist(), scales, strict=True)
+        ]
+
+    @classmethod
+    def build(cls, samples: Sequence[Sample], folder: Path, longest: int = 800) -> Photos:
+        """Open the cache of these photos, decoding them first where there is none or one of other photos.
+
+        Args:
+            samples: labelled pictures; labels are scaled with them.
+            folder: where the cache lies or shall lie.
+            longest: photos with a longer edge above this, in pixels, are scaled down to it, averaging areas.
+
+        Raises:
+            DataError: no samples; a picture that cannot be read (the message names it). The folder then holds nothing
+                new.
+        """
+        if not samples:
+            raise DataError(f"{folder}: nothing to cache, the list of photos is empty; is the index the right one?")
+        if not _is_valid(samples, folder, longest):
+            _write(samples, folder, longest)
+        return cls(samples, folder, longest)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Array:
+        """The photo (h, w, 3) uint8 RGB, a view that cannot be written to."""
+        h, w = self._heights[index], self._widths[index]
+        start = self._offsets[index]
+        return np.asarray(self._pixels[start : start + h * w * 3]).reshape(h, w, 3)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
+
+
+def _digest(samples: Sequence[Sample], longest: int) -> str:
+    paths = (os.path.abspath(sample.path) for sample in samples)
+    return hashlib.sha256("\n".join([str(longest), *paths]).encode()).hexdigest()
+
+
+def _is_valid(samples: Sequence[Sample], folder: Path, longest: int) -> bool:
+    if not (folder / "index.npz").is_file():
+        return False
+    with np.load(folder / "index.npz") as index:
+        return str(index["digest"]) == _digest(samples, longest)
+
+
+def _write(samples: Sequence[Sample], folder: Path, longest: int) -> None:
+    """Pixels first, the index last: a cache without index is none."""
+    index = folder / "index.npz"
+    with whole(index) as index_part, whole(folder / "pixels.u8") as part:
+        sizes, scales = [], []
+        with part.open("wb") as file:
+            for done, (photo, scale) in enumerate(_decoded(samples, longest), 1):
+                file.write(photo.data)
+                sizes.append(photo.shape[:2])
+                scales.append(scale)
+                if done % 1000 == 0 or done == len(samples):
+                    logger.info("%s: %d of %d photos, %.2f GB", folder, done, len(samples), file.tell() / 1e9)
+        heights, widths = np.array(sizes, np.int64).T
+        np.savez(
+            index_part,
+            offsets=np.concatenate([[0], np.cumsum(heights * widths * 3)[:-1]]),
+            heights=heights,
+            widths=widths,
+            scales=np.array(scales),
+            digest=_digest(samples, longest),
+        )
+        index.unlink(missing_ok=True)  # of other photos: it must not outlive their pixels
+
+
+def _decoded(samples: Sequence[Sample], longest: int) -> Iterator[tuple[Array, tuple[float, float]]]:
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(samples), AT_ONCE):
+            yield from pool.map(lambda sample: _decode(sample.path, longest), samples[start : start + AT_ONCE])
+
+
+def _decode(path: Path, longest: int) -> tuple[Array, tuple[float, float]]:
+    """The photo as it is stored, and what its width and height were multiplied by."""
+    try:
+        photo = read_image(path)
+    except ImageError as error:
+        raise DataError(f"a photo of the training data cannot be read: {error}") from error
+    h, w = photo.shape[:2]
+    if max(h, w) <= longest:
+        return photo, (1.0, 1.0)
+    size = tuple(max(1, round(side * longest / max(h, w))) for side in (w, h))
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA), (size[0] / w, size[1] / h)
+
+
+def _scaled(sample: Sample, width: int, height: int, scale: Array) -> Sample:
+    if (sample.width, sample.height, *scale) == (width, height, 1, 1):
+        return sample
+    return replace(
+        sample, width=width, height=height, boxes=sample.boxes * np.tile(scale, 2), landmarks=sample.landmarks * scale
+    )
