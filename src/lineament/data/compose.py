@@ -1,0 +1,313 @@
+"""Canvases for training: one photo warped onto a square, or several beside each other in a quilt of tiles.
+
+A network that sees whole pictures at a fixed size needs faces of every size, place, angle and number. A canvas gives
+them: it is one tile, or four, each of which may be four again; a tile shows one photo through a similarity that brings
+one of its faces, the anchor, to a size and a place drawn by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.boxes import coverage
+from lineament.data.cache import Photos
+from lineament.data.sample import HIDDEN, VISIBLE, Sample
+from lineament.errors import DataError
+from lineament.similarity import transform
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """A picture for training and what is on it, in its continuous pixels.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB.
+        boxes: (n, 4) float32, ``x1, y1, x2, y2``; those of faces may reach beyond their tile.
+        landmarks: (n, k, 2) float32, ``x, y``; NaN where unknown.
+        weights: (n, k) float32 in [0, 1], how much a landmark counts; 0 where it is unknown, outside its tile or
+            belongs to an ignored face.
+        ignore: (n,) bool, regions to neither learn from nor take for background.
+        outside: how many of the ignored are faces that were too small or too large.
+    """
+
+    pixels: Array
+    boxes: Array
+    landmarks: Array
+    weights: Array
+    ignore: Array
+    outside: int = 0
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What canvases are made of. Lengths are pixels of the canvas, shares and probabilities lie in [0, 1].
+
+    Attributes:
+        split: probability that a tile becomes four, by how often it was split before.
+        smallest_tile: side below which no tile is made.
+        backgrounds: share of the tiles with a photo without faces.
+        close_ups: share of the tiles with a close-up, by how often the tile was split; the last holds from there on.
+        close_up: longer edge, in stored pixels, up to which a photo with faces is a close-up.
+        min_side: shortest longer side of an anchor.
+        max_side: longest longer side of an anchor, over its tile's shorter side.
+        enlarge: a photo's pixels are enlarged at most so much.
+        cover: a photo's longer edge is at least this share of its tile's.
+        full: probability that a photo is moved so that as little of its tile as possible stays empty.
+        tilt: standard deviation of the rotation, in degrees.
+        turned: probability of a rotation drawn evenly from all up to ``turned_by`` instead.
+        turned_by: in degrees.
+        mirror: probability of a mirrored photo.
+        visible: a face counts if its centre and at least this share of its box lie in its tile; else it is ignored.
+        smallest: faces whose longer side is shorter are ignored.
+        largest: faces whose longer side is longer are ignored.
+        detected: weight of landmarks that a detector set, those people set having 1.
+        hidden: weight of landmarks under a mask or a hand, whoever set them.
+    """
+
+    split: tuple[float, ...] = (0.35, 0.3)
+    smallest_tile: int = 48
+    backgrounds: float = 0.07
+    close_ups: tuple[float, ...] = (0.05, 0.25, 0.5)
+    close_up: int = 160
+    min_side: float = 5
+    max_side: float = 0.9
+    enlarge: float = 3
+    cover: float = 0.7
+    full: float = 0.75
+    tilt: float = 12
+    turned: float = 0.08
+    turned_by: float = 100
+    mirror: float = 0.5
+    visible: float = 0.6
+    smallest: float = 4.3  # KPNet's first bin begins there on a canvas of 256
+    largest: float = 256
+    detected: float = 0.7
+    hidden: float = 0.1
+
+
+class Composer:
+    """Makes canvases of cached photos; what it makes depends on the generator handed in alone."""
+
+    def __init__(self, photos: Photos, settings: Composition | None = None) -> None:
+        """Sort the photos.
+
+        Args:
+            photos: at least one, all of one landmark schema; those without faces to learn are backgrounds.
+            settings: what canvases are made of.
+
+        Raises:
+            DataError: photos of different schemas.
+        """
+        self.photos, self.settings = photos, settings or Composition()
+        self.schema = photos.samples[0].schema
+        other = next((s for s in photos.samples if s.schema != self.schema), None)
+        if other is not None:
+            raise DataError(
+                f"{other.path} has landmarks of schema {other.schema.name!r}, the first photo {self.schema.name!r}: "
+                "bring them to one with lineament.schemas.convert"
+            )
+        faces = np.array([len(_anchors(s)) for s in photos.samples])
+        close_up = np.array([max(s.width, s.height) <= self.settings.close_up for s in photos.samples])
+        # The square root lets crowds be seen more often than portraits, yet not as often as they have faces.
+        chances = np.sqrt(faces + 1.0)
+        self._whole, self._close_ups, self._backgrounds = (
+            _Lot(rows, np.cumsum(chances[rows]))
+            for rows in map(np.flatnonzero, ((faces > 0) & ~close_up, (faces > 0) & close_up, faces == 0))
+        )
+
+    def canvas(self, rng: np.random.Generator, size: int) -> Canvas:
+        """A new canvas (size, size).
+
+        Args:
+            rng: decides everything.
+            size: side in pixels.
+        """
+        return self._tile(rng, size, size, 0)
+
+    def _tile(self, rng: np.random.Generator, width: int, height: int, level: int) -> Canvas:
+        split = self.settings.split[level] if level < len(self.settings.split) else 0
+        w, h = width // 2, height // 2
+        if min(w, h) >= self.settings.smallest_tile and rng.random() < split:
+            return _quilt([[self._tile(rng, x, y, level + 1) for x in (w, width - w)] for y in (h, height - h)])
+        return self._patch(rng, width, height, level)
+
+    def _patch(self, rng: np.random.Generator, width: int, height: int, level: int) -> Canvas:
+        """One photo on one tile."""
+        row = self._lot(rng, level).draw(rng)
+        photo, sample = self.photos[row], self.photos.samples[row]
+        mirrored = bool(rng.random() < self.settings.mirror)
+        matrix = self._placement(rng, sample, width, height, mirrored)
+        pixels = warp(photo, matrix, (width, height), *_surroundings(rng, photo))
+        return self._labelled(pixels, sample, matrix, mirrored)
+
+    def _lot(self, rng: np.random.Generator, level: int) -> _Lot:
+        backgrounds = self.settings.backgrounds
+        close_ups = self.settings.close_ups[min(level, len(self.settings.close_ups) - 1)]
+        lots = (self._whole, self._close_ups, self._backgrounds)
+        shares = np.array([1 - backgrounds - close_ups, close_ups, backgrounds]) * [len(lot.rows) > 0 for lot in lots]
+        if not shares.any():  # only what the settings leave out is there
+            shares = np.array([len(lot.rows) > 0 for lot in lots], float)
+        return lots[rng.choice(len(lots), p=shares / shares.sum())]
+
+    def _placement(self, rng: np.random.Generator, sample: Sample, width: int, height: int, mirrored: bool) -> Array:
+        """(2, 3) float64, from the photo's continuous pixels to the tile's."""
+        settings = self.settings
+        anchors = _anchors(sample)
+        low = settings.cover * max(width, height) / max(sample.width, sample.height)
+        if len(anchors):
+            box = sample.boxes[rng.choice(anchors)].astype(float)
+            side = max(box[2:] - box[:2])
+            centre = (box[:2] + box[2:]) / 2
+            low = max(low, settings.min_side / side)
+            high = min(settings.enlarge, settings.max_side * min(width, height) / side)
+        else:
+            centre = rng.random(2) * (sample.width, sample.height)
+            high = min(settings.enlarge, 4 * low)
+        scale = np.exp(rng.uniform(np.log(min(low, high)), np.log(high)))
+        turned = rng.random() < settings.turned
+        degrees = rng.uniform(-settings.turned_by, settings.turned_by) if turned else rng.normal(0, settings.tilt)
+        a, b = scale * np.cos(np.deg2rad(degrees)), scale * np.sin(np.deg2rad(degrees))
+        linear = np.array([[a, -b], [b, a]]) * ([-1, 1] if mirrored else [1, 1])
+        shift = rng.random(2) * (width, height) - linear @ centre
+        if rng.random() < settings.full:
+            shift += _inwards(_corners(sample.width, sample.height) @ linear.T + shift, np.array([width, height]))
+        return np.column_stack([linear, shift])
+
+    def _labelled(self, pixels: Array, sample: Sample, matrix: Array, mirrored: bool) -> Canvas:
+        """The patch with those of the photo's labels that touch it."""
+        settings = self.settings
+        limits = np.array([pixels.shape[1], pixels.shape[0]])
+        boxes, landmarks = _moved(sample, matrix)
+        if mirrored:
+            landmarks = landmarks[:, list(sample.schema.mirror)]
+        weights = self._weights(sample, mirrored) * _within(landmarks, limits)
+        visible = coverage(boxes, np.array([[0, 0, *limits]]))[:, 0]
+        cut = (visible < settings.visible) | ~_within((boxes[:, :2] + boxes[:, 2:]) / 2, limits)
+        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+        unfit = ~sample.ignore & ~cut & ((sides < settings.smallest) | (sides > settings.largest))
+        ignore = sample.ignore | cut | unfit
+        boxes[ignore] = boxes[ignore].clip(0, np.tile(limits, 2))  # or they would reach into the next tile
+        weights[ignore] = 0
+        kept = visible > 0
+        return Canvas(
+            pixels=pixels,
+            boxes=boxes[kept].astype(np.float32),
+            landmarks=landmarks[kept].astype(np.float32),
+            weights=weights[kept].astype(np.float32),
+            ignore=ignore[kept],
+            outside=int(np.count_nonzero(unfit)),
+        )
+
+    def _weights(self, sample: Sample, mirrored: bool) -> Array:
+        """(n, k) how much each landmark counts by who set it."""
+        trust = np.where(sample.landmark_source == "detector", self.settings.detected, 1.0)[:, None]
+        weights = np.select([sample.visibility == VISIBLE, sample.visibility == HIDDEN], [trust, self.settings.hidden])
+        return weights[:, list(sample.schema.mirror)] if mirrored else weights
+
+
+@dataclass(frozen=True, eq=False)
+class _Lot:
+    """Photos to draw from: their rows, and the running sum of their chances."""
+
+    rows: Array
+    chances: Array
+
+    def draw(self, rng: np.random.Generator) -> int:
+        return int(self.rows[np.searchsorted(self.chances, rng.random() * self.chances[-1], side="right")])
+
+
+def warp(photo: Array, matrix: Array, size: tuple[int, int], border: int, colour: Sequence[float] = ()) -> Array:
+    """The photo through an affine map, free of aliasing where that shrinks.
+
+    Args:
+        photo: (h, w, 3) uint8.
+        matrix: (2, 3), from continuous pixels of the photo to those of the result; a similarity, mirrored or not.
+        size: ``(width, height)`` of the result.
+        border: what lies outside the photo, one of OpenCV's ``BORDER_`` constants.
+        colour: three numbers in [0, 255], for ``cv2.BORDER_CONSTANT``.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    linear, shift = matrix[:, :2], matrix[:, 2]
+    scale = np.hypot(*linear[:, 0])
+    if scale < 1:  # average the part that shows down to its size first, and leave the rest to the warp
+        corners = (_corners(*size) - shift) @ np.linalg.inv(linear).T
+        margin = 2 / scale
+        ends = np.array(photo.shape[1::-1])
+        low = np.clip(np.floor(corners.min(axis=0) - margin), 0, ends - 1).astype(int)
+        high = np.clip(np.ceil(corners.max(axis=0) + margin), low + 1, ends).astype(int)
+        reduced = np.ceil((high - low) * scale).astype(int)
+        photo = cv2.resize(photo[low[1] : high[1], low[0] : high[0]], reduced.tolist(), interpolation=cv2.INTER_AREA)
+        linear, shift = linear * ((high - low) / reduced), shift + linear @ low
+    # OpenCV counts from the centres of pixels
+    centred = np.column_stack([linear, shift + linear @ [0.5, 0.5] - 0.5])
+    return cv2.warpAffine(photo, centred, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=colour)
+
+
+def _corners(width: int, height: int) -> Array:
+    return np.array([[0, 0], [width, 0], [0, height], [width, height]])
+
+
+def _inwards(corners: Array, limits: Array) -> Array:
+    """The least shift (2,) of a photo with these corners so that along each axis it fills the tile or lies in it."""
+    ends, gaps = -corners.min(axis=0), limits - corners.max(axis=0)
+    return np.clip(0, np.minimum(ends, gaps), np.maximum(ends, gaps))
+
+
+def _surroundings(rng: np.random.Generator, photo: Array) -> tuple[int, tuple[float, ...]]:
+    """Border mode and colour of what lies outside a photo: black for half of them, as in a letterbox.
+
+    Never reflected: faces would show there that no label knows of.
+    """
+    kind = rng.choice(4, p=[0.5, 0.15, 0.15, 0.2])
+    if kind == 3:
+        return cv2.BORDER_REPLICATE, ()
+    colours = (np.zeros(3), rng.integers(0, 256, 3), photo[::16, ::16].mean(axis=(0, 1)))
+    return cv2.BORDER_CONSTANT, tuple(colours[kind].tolist())
+
+
+def _anchors(sample: Sample) -> Array:
+    """Indices of the faces that can be learnt from."""
+    return np.flatnonzero(
+        ~sample.ignore & ((sample.boxes[:, 2:] - sample.boxes[:, :2]).min(axis=1, initial=np.inf) > 0)
+    )
+
+
+def _moved(sample: Sample, matrix: Array) -> tuple[Array, Array]:
+    """Boxes (n, 4) and landmarks (n, k, 2) through the matrix; a box keeps its shape, as in `augment.turn`."""
+    centres = transform((sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2, matrix)
+    halves = (sample.boxes[:, 2:] - sample.boxes[:, :2]) / 2 * np.hypot(*matrix[:, 0])
+    return np.concatenate([centres - halves, centres + halves], axis=1), transform(sample.landmarks, matrix)
+
+
+def _within(points: Array, limits: Array) -> Array:
+    """Which points (..., 2) lie in a picture of that width and height."""
+    return np.asarray(((points >= 0) & (points < limits)).all(axis=-1))
+
+
+def _quilt(rows: list[list[Canvas]]) -> Canvas:
+    """Tiles beside and below each other, as one canvas."""
+    tops = np.cumsum([0, *(row[0].pixels.shape[0] for row in rows)])
+    lefts = np.cumsum([0, *(tile.pixels.shape[1] for tile in rows[0])])
+    placed = [
+        (tile, np.array([x, y]))
+        for row, y in zip(rows, tops, strict=False)
+        for tile, x in zip(row, lefts, strict=False)
+    ]
+    return Canvas(
+        pixels=np.concatenate([np.concatenate([tile.pixels for tile in row], axis=1) for row in rows]),
+        boxes=np.concatenate([tile.boxes + np.tile(place, 2).astype(np.float32) for tile, place in placed]),
+        landmarks=np.concatenate([tile.landmarks + place.astype(np.float32) for tile, place in placed]),
+        weights=np.concatenate([tile.weights for tile, _ in placed]),
+        ignore=np.concatenate([tile.ignore for tile, _ in placed]),
+        outside=sum(tile.outside for tile, _ in placed),
+    )
