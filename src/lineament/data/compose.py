@@ -185,7 +185,7 @@ class Composer:
         """The patch with those of the photo's labels that touch it."""
         settings = self.settings
         limits = np.array([pixels.shape[1], pixels.shape[0]])
-        boxes, landmarks = _moved(sample, matrix)
+        boxes, landmarks = moved(sample, matrix)
         if mirrored:
             landmarks = landmarks[:, list(sample.schema.mirror)]
         weights = self._weights(sample, mirrored) * _within(landmarks, limits)
@@ -222,6 +222,17 @@ class _Lot:
 
     def draw(self, rng: np.random.Generator) -> int:
         return int(self.rows[np.searchsorted(self.chances, rng.random() * self.chances[-1], side="right")])
+
+
+def moved(sample: Sample, matrix: Array) -> tuple[Array, Array]:
+    """Boxes (n, 4) and landmarks (n, k, 2) of a photo that goes through a similarity (2, 3), mirrored or not.
+
+    A box becomes the box of the same shape around its moved centre, which is right for what is about as high as wide.
+    Landmarks keep their order: in a mirror, too, that is left to the caller.
+    """
+    centres = transform((sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2, matrix)
+    halves = (sample.boxes[:, 2:] - sample.boxes[:, :2]) / 2 * np.hypot(*matrix[:, 0])
+    return np.concatenate([centres - halves, centres + halves], axis=1), transform(sample.landmarks, matrix)
 
 
 def warp(photo: Array, matrix: Array, size: tuple[int, int], border: int, colour: Sequence[float] = ()) -> Array:
@@ -280,13 +291,6 @@ def _anchors(sample: Sample) -> Array:
     return np.flatnonzero(
         ~sample.ignore & ((sample.boxes[:, 2:] - sample.boxes[:, :2]).min(axis=1, initial=np.inf) > 0)
     )
-
-
-def _moved(sample: Sample, matrix: Array) -> tuple[Array, Array]:
-    """Boxes (n, 4) and landmarks (n, k, 2) through the matrix; a box keeps its shape, as in `augment.turn`."""
-    centres = transform((sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2, matrix)
-    halves = (sample.boxes[:, 2:] - sample.boxes[:, :2]) / 2 * np.hypot(*matrix[:, 0])
-    return np.concatenate([centres - halves, centres + halves], axis=1), transform(sample.landmarks, matrix)
 
 
 def _within(points: Array, limits: Array) -> Array:
