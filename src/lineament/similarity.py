@@ -79,7 +79,7 @@ def align(
     return Crops(crops=crops, matrices=matrices, inverses=inverses)
 
 
-def fit(source: ArrayLike, target: ArrayLike) -> Array:
+def fit(source: ArrayLike, target: ArrayLike, *, symmetric: bool = False) -> Array:
     """Similarities that bring source points nearest to target points in the least-squares sense (Umeyama 1991).
 
     With centred points z and w as complex numbers, the factor is ``sum(conj(z) w) / sum(|z|^2)``.
@@ -87,6 +87,8 @@ def fit(source: ArrayLike, target: ArrayLike) -> Array:
     Args:
         source: (n, k, 2) points; a point with NaN does not count.
         target: (n, k, 2), or (k, 2) for all.
+        symmetric: take the scale that gives both the same extent, ``sqrt(sum(|w|^2) / sum(|z|^2))`` (Horn 1987), so
+            that source and target may change places; by least squares it shrinks the less alike the two are.
 
     Returns:
         (n, 2, 3) float64 matrices ``[[a, -b, x], [b, a, y]]``; NaN where fewer than two distinct points are left.
@@ -97,6 +99,13 @@ def fit(source: ArrayLike, target: ArrayLike) -> Array:
     z, w = np.nan_to_num(z - z_mean), np.nan_to_num(w - w_mean)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
         factor = (z.conj() * w).sum(-1, keepdims=True) / (np.abs(z) ** 2).sum(-1, keepdims=True)
+        if symmetric:
+            factor = (
+                factor
+                / np.abs(factor)
+                * np.linalg.norm(w, axis=-1, keepdims=True)
+                / np.linalg.norm(z, axis=-1, keepdims=True)
+            )
     return _matrix(factor[..., 0], (w_mean - factor * z_mean)[..., 0])
 
 
@@ -121,7 +130,8 @@ def _matrix(factor: Array, shift: Array) -> Array:
 def invert(matrices: Array) -> Array:
     """The ways back (n, 2, 3) of similarities (n, 2, 3)."""
     factor, shift = _complex(matrices[..., 0]), _complex(matrices[..., 2])
-    return _matrix(1 / factor, -shift / factor)
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return _matrix(1 / factor, -shift / factor)
 
 
 def transform(points: Array, matrices: Array) -> Array:

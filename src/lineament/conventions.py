@@ -1,0 +1,270 @@
+"""Boxes from landmarks: what a label set draws around a face, as a rule that is fitted once (KPNet, section 3.3).
+
+A similarity brings a face's landmarks to a mean shape. What is left over between the two is the face's pose, mostly,
+and the box, in that frame, is an affine function of it. Without the linear term this is the mean box in the mean
+shape's frame; with it the boxes of heads that turn or nod fit much better (docs/boxes.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lineament import boxes as box_ops
+from lineament import similarity
+from lineament.errors import DataError, OptionError
+from lineament.files import write_whole
+from lineament.schemas import FIVE, Schema, convert
+from lineament.schemas import schema as find_schema
+
+Array = NDArray[Any]
+
+NOISE = 0.02  # of landmarks that a detector finds, over the size of the box
+FILES = Path(__file__).parent / "_conventions"
+
+FDDB_EDGES = np.array([-0.055, -0.175, 0.055, 0.045])
+"""What to add to the corners of WIDER FACE's box to have the upright box of FDDB's ellipse, over width and height.
+
+The literature gives no such relation. These are medians over the faces of FDDB that three published detectors, trained
+on WIDER FACE, found (FaceBoxes, S3FD, SSH; left and right averaged); a test repeats the measurement.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Convention:
+    """Which box belongs to which landmarks.
+
+    In the frame the mean shape is upright, the origin the centre of the mean box, and its size (the square root of
+    its area) the unit, but for what the linear term shifts.
+
+    Attributes:
+        name: for people.
+        schema: name of the landmarks' schema.
+        shape: (k, 2) the mean shape.
+        box: (4,) ``x1, y1, x2, y2`` of the mean box.
+        pose: (2k, 4) what a deviation from the mean shape, ``dx1, dy1, dx2, ...``, adds to the box.
+        square: whether boxes become the squares around them, as long as the longer side.
+    """
+
+    name: str
+    schema: str
+    shape: Array
+    box: Array
+    pose: Array
+    square: bool = False
+
+    def boxes(self, landmarks: ArrayLike, schema: Schema | None = None) -> Array:
+        """The boxes (n, 4), float64, of landmarks (n, k, 2).
+
+        A box is upright whatever the face's own rotation: it encloses the ellipse that the box in the face's frame
+        does, so that a face turned by 90 degrees has width and height exchanged.
+
+        Args:
+            landmarks: in pixels. Those that are NaN do not count; with fewer than two others the box is NaN.
+            schema: what they are, if not what the convention was fitted to; then they are reduced to that.
+
+        Raises:
+            OptionError: another number of landmarks, or no map between the schemas.
+        """
+        points = np.asarray(landmarks, np.float64)
+        if schema is not None and schema.name != self.schema:
+            points = convert(points, schema, find_schema(self.schema))
+        if points.shape[1:] != self.shape.shape:
+            raise OptionError(
+                f"convention {self.name!r} is for {len(self.shape)} landmarks (schema {self.schema!r}), (n, "
+                f"{len(self.shape)}, 2); found shape {points.shape}; fit one with `lineament fit-box-convention`"
+            )
+        to_frame = similarity.fit(points, self.shape, symmetric=True)
+        placed = _upright(self.box + _deviations(points, self.shape, to_frame) @ self.pose, to_frame)
+        return box_ops.square(placed) if self.square else placed
+
+    def points(self, boxes: ArrayLike) -> Array:
+        """The mean shape in each box (n, 4) -> (n, k, 2): where landmarks are likely to lie.
+
+        The way back of ``boxes``: those of these points have the same centres and areas, and are the same where the
+        boxes have the convention's aspect.
+        """
+        own = box_ops.square(self.box) if self.square else self.box
+        given = np.asarray(boxes, np.float64)
+        scale = np.sqrt(box_ops.area(given) / box_ops.area(own))
+        return _centre(given)[:, None] + (self.shape - _centre(own)) * scale[:, None, None]
+
+    def to_dict(self, digits: int = 6) -> dict[str, Any]:
+        """Plain numbers, ready for JSON, with so many decimals."""
+        return {
+            name: (value.round(digits) + 0.0).tolist() if isinstance(value, np.ndarray) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Convention:
+        """The convention that ``to_dict`` wrote.
+
+        Raises:
+            OptionError: something is missing, or has not the form of a convention.
+        """
+        try:
+            shape, box, pose = (np.array(content[name], np.float64) for name in ("shape", "box", "pose"))
+            name, schema, square = str(content["name"]), str(content["schema"]), bool(content["square"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise OptionError(
+                "a box convention has name, schema, shape, box, pose and square, as `lineament fit-box-convention` "
+                f"writes them; wrong or missing is: {error}"
+            ) from error
+        k = len(shape)
+        if shape.shape != (k, 2) or box.shape != (4,) or pose.shape != (2 * k, 4):
+            raise OptionError(
+                f"a box convention of {k} landmarks has shape ({k}, 2), box (4,) and pose ({2 * k}, 4); "
+                f"found {shape.shape}, {box.shape} and {pose.shape}"
+            )
+        return cls(name, schema, shape, box, pose, square)
+
+    def write(self, path: str | Path) -> None:
+        """Write it as a JSON file that ``read`` reads back."""
+        write_whole(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def read(path: str | Path) -> Convention:
+    """The convention in a file that ``lineament fit-box-convention`` wrote.
+
+    Raises:
+        DataError: it cannot be read, or is something else.
+    """
+    try:
+        return Convention.from_dict(json.loads(Path(path).read_bytes()))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # OptionError is one, too
+        raise DataError(f"{path}: expected a box convention as JSON: {error}") from error
+
+
+@cache
+def convention(name: str) -> Convention:
+    """A convention for five points that comes with the library.
+
+    ``wider``: the boxes of WIDER FACE, hairline to chin. ``square``: the squares around those, as long as their longer
+    sides. ``fddb-ellipse``: the upright boxes of FDDB's ellipses, which enclose the whole head's face region.
+
+    Raises:
+        OptionError: no such name; the message lists those that exist.
+    """
+    if name not in BUILT_IN:
+        raise OptionError(f"unknown box convention {name!r}; there are: {', '.join(BUILT_IN)}")
+    return BUILT_IN[name]()
+
+
+def _fddb_ellipse() -> Convention:
+    wider = convention("wider")
+    size_of = np.array([[-1, 0, -1, 0], [0, -1, 0, -1], [1, 0, 1, 0], [0, 1, 0, 1]])  # corners to w, h, w, h
+    moved = np.eye(4) + size_of * FDDB_EDGES
+    return replace(wider, name="fddb-ellipse", box=wider.box @ moved, pose=wider.pose @ moved)
+
+
+BUILT_IN: dict[str, Callable[[], Convention]] = {
+    "wider": lambda: read(FILES / "wider.json"),
+    "square": lambda: replace(convention("wider"), name="square", square=True),
+    "fddb-ellipse": _fddb_ellipse,
+}
+
+
+def fit(
+    landmarks: ArrayLike,
+    boxes: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    schema: Schema = FIVE,
+    name: str = "fitted",
+    noise: float = NOISE,
+) -> Convention:
+    """The convention by which boxes were drawn around faces, by least squares.
+
+    The mean shape is that of generalised Procrustes analysis; box and pose are a ridge regression of the box on the
+    deviation from it, both in the mean shape's frame. Faces whose schema has mirror pairs count mirrored, too, so
+    that mirrored landmarks get the mirrored box.
+
+    Args:
+        landmarks: (n, k, 2) in pixels. Faces with a landmark missing take no part.
+        boxes: (n, 4) in pixels. Those of no size take no part.
+        weights: (n,) how much each face counts.
+        schema: what the landmarks are.
+        name: of the convention.
+        noise: standard deviation of the landmarks that boxes will be inferred from, over the size of the box: the
+            less certain they are, the less does the box follow them.
+
+    Raises:
+        OptionError: arrays that do not belong together, or no face with a box and all landmarks.
+    """
+    points, drawn = np.asarray(landmarks, np.float64), np.asarray(boxes, np.float64)
+    counts = np.ones(len(drawn)) if weights is None else np.asarray(weights, np.float64)
+    if points.shape != (len(drawn), len(schema), 2) or drawn.shape != (len(drawn), 4) or counts.shape != (len(drawn),):
+        raise OptionError(
+            f"expected landmarks (n, {len(schema)}, 2) of schema {schema.name!r}, boxes (n, 4) and weights (n,); "
+            f"found {points.shape}, {drawn.shape} and {counts.shape}"
+        )
+    whole = np.isfinite(points).all((1, 2)) & (box_ops.area(drawn) > 0) & (counts > 0)
+    if not whole.any():
+        raise OptionError(f"none of {len(drawn)} faces has a box and all {len(schema)} landmarks: nothing to fit to")
+    points, drawn, counts = points[whole], drawn[whole], counts[whole]
+    if schema.mirror != tuple(range(len(schema))):
+        points = np.concatenate([points, points[:, schema.mirror] * [-1, 1]])
+        drawn = np.concatenate([drawn, drawn[:, [2, 1, 0, 3]] * [-1, 1, -1, 1]])
+        counts = np.concatenate([counts, counts])
+    shape = _mean_shape(points, drawn, counts)
+    mean = np.average(_in_frame(drawn, similarity.fit(points, shape, symmetric=True)), axis=0, weights=counts)
+    size = np.sqrt(box_ops.area(mean))
+    shape = (shape - _centre(mean)) / size
+    to_frame = similarity.fit(points, shape, symmetric=True)
+    seen, wanted = _deviations(points, shape, to_frame), _in_frame(drawn, to_frame)
+    seen_mean, wanted_mean = (np.average(rows, axis=0, weights=counts) for rows in (seen, wanted))
+    centred = seen - seen_mean
+    weighted = centred.T * (counts / counts.sum())
+    # Noise adds its variance to that of the deviations, which is what a ridge does
+    pose = np.linalg.solve(weighted @ centred + noise**2 * np.eye(2 * len(schema)), weighted @ (wanted - wanted_mean))
+    return Convention(name, schema.name, shape, wanted_mean - seen_mean @ pose, pose)
+
+
+def _mean_shape(points: Array, boxes: Array, weights: Array) -> Array:
+    """(k, 2) by generalised Procrustes analysis, from the mean in the boxes; centred, of size 1."""
+    shape = np.average(box_ops.encode_points(points, box_ops.square(boxes)), axis=0, weights=weights)
+    for _ in range(10):
+        centred = shape - shape.mean(axis=0)
+        shape = centred / np.linalg.norm(centred)
+        aligned = similarity.transform(points, similarity.fit(points, shape, symmetric=True))
+        shape = np.average(aligned, axis=0, weights=weights)
+    return shape
+
+
+def _deviations(points: Array, shape: Array, to_frame: Array) -> Array:
+    """(n, 2k) of the landmarks from the mean shape, in its frame; 0 where a landmark is missing."""
+    return np.nan_to_num(similarity.transform(points, to_frame) - shape).reshape(len(points), shape.size)
+
+
+def _in_frame(boxes: Array, to_frame: Array) -> Array:
+    """Boxes (n, 4) around the centres in the frame, with their upright width and height in its scale."""
+    centre = similarity.transform(_centre(boxes)[:, None], to_frame)[:, 0]
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * _scale(to_frame)[:, None]
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _upright(boxes: Array, to_frame: Array) -> Array:
+    """Upright boxes (n, 4) in the picture around the ellipses inscribed in boxes of the frame."""
+    to_picture = similarity.invert(to_frame)
+    centre = similarity.transform(_centre(boxes)[:, None], to_picture)[:, 0]
+    axes = to_picture[:, :, :2] * ((boxes[:, 2:] - boxes[:, :2]) / 2)[:, None]
+    half = np.linalg.norm(axes, axis=2)
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _centre(boxes: Array) -> Array:
+    return np.asarray((boxes[..., :2] + boxes[..., 2:]) / 2)
+
+
+def _scale(matrices: Array) -> Array:
+    return np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
