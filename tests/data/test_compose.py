@@ -1,0 +1,266 @@
+"""Canvases: labels lie where their pixels went, what cannot be learnt is ignored, chance is the generator's alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+cv2 = pytest.importorskip("cv2")
+
+from lineament.boxes import coverage  # noqa: E402
+from lineament.data.cache import Photos  # noqa: E402
+from lineament.data.compose import Canvas, Composer, Composition, warp  # noqa: E402
+from lineament.data.sample import HIDDEN, VISIBLE, Sample  # noqa: E402
+from lineament.errors import DataError  # noqa: E402
+from lineament.schemas import FIVE, SIXTY_EIGHT  # noqa: E402
+from scenes import POINTS, scene  # noqa: E402
+
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
+FACE = np.array([130, 90, 210, 170])
+ONE_TILE = Composition(split=(), backgrounds=0, close_ups=(0,), full=0)
+
+Cache = Callable[[Sequence[Sample]], Photos]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return lambda samples: Photos.build(samples, tmp_path / "cache")
+
+
+@pytest.fixture
+def dotted(tmp_path: Path) -> Sample:
+    """A grey photo with one face: a dot of another colour at each landmark."""
+    points = POINTS * 80 + FACE[:2]
+    pixels = np.full((240, 320, 3), 128.0)
+    ys, xs = np.indices(pixels.shape[:2]) + 0.5
+    for point, colour in zip(points, COLOURS, strict=True):
+        amount = np.clip(6.5 - np.hypot(xs - point[0], ys - point[1]), 0, 1)[..., None]
+        pixels += amount * (colour - pixels)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "dotted.png")
+    return Sample.of(tmp_path / "dotted.png", [FACE], [points], size=(320, 240))
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> list[Sample]:
+    """Photos with faces that people or a detector marked, a region to ignore, a close-up and a background."""
+    made = []
+    for i, (width, faces) in enumerate(((320, 4), (240, 2), (200, 3), (100, 1), (200, 0))):
+        picture, boxes, points = scene(i, width=width, height=width * 3 // 4, faces=faces)
+        picture.save(tmp_path / f"{i}.png")
+        sample = Sample.of(
+            tmp_path / f"{i}.png",
+            boxes,
+            points,
+            size=picture.size,
+            ignore=np.arange(faces) == 2,
+            landmark_source="detector" if i % 2 else "human",
+            visibility=np.where(np.arange(5) < 2, VISIBLE, HIDDEN) if i == 1 else None,
+        )
+        made.append(sample)
+    return made
+
+
+def dot_near(
+    pixels: NDArray[np.uint8], place: NDArray[np.float32], reach: float, colour: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Centroid of the dot of that colour in a square around a place."""
+    low, high = np.floor(place - reach).astype(int), np.ceil(place + reach).astype(int)
+    grey, way = pixels[low[1] : high[1], low[0] : high[0]] - 128.0, colour - 128.0
+    share = (grey @ way / (way @ way)).clip(0, 1)  # of the way from grey to the colour
+    share[np.abs(grey - share[..., None] * way).max(axis=2) > 40] = 0  # another dot
+    ys, xs = np.indices(share.shape) + 0.5
+    return low + np.array([(share * xs).sum(), (share * ys).sum()]) / share.sum()
+
+
+@pytest.mark.parametrize("mirror", [0, 1])
+@pytest.mark.parametrize("sides", [(30, 30), (55, 80), (140, 200)])
+@pytest.mark.parametrize("turned", [0, 1])
+def test_labels_follow_the_pixels(
+    dotted: Sample, cache: Cache, mirror: int, sides: tuple[float, float], turned: int
+) -> None:
+    settings = replace(ONE_TILE, mirror=mirror, min_side=sides[0], max_side=sides[1] / 256, turned=turned, cover=0)
+    composer = Composer(cache([dotted]), settings)
+    colours = COLOURS[list(FIVE.mirror)] if mirror else COLOURS
+    seen = 0
+    for seed in range(12):
+        canvas = composer.canvas(np.random.default_rng(seed), 256)
+        scale = np.hypot(*(canvas.landmarks[0, 1] - canvas.landmarks[0, 0])) / (0.4 * 80)
+        reach = 8 * scale + 1
+        inside = ((canvas.landmarks[0] > reach) & (canvas.landmarks[0] < 256 - reach)).all(axis=1)
+        for point, colour in zip(canvas.landmarks[0][inside], colours[inside], strict=True):
+            found = dot_near(canvas.pixels, point, reach, colour)
+            np.testing.assert_allclose(found, point, atol=0.1)
+            seen += 1
+    assert seen > 20
+
+
+@pytest.mark.parametrize("settings", [replace(ONE_TILE, split=(1,)), replace(ONE_TILE, split=(1, 1), smallest_tile=50)])
+def test_labels_lie_right_in_a_quilt(dotted: Sample, cache: Cache, settings: Composition) -> None:
+    """At every landmark that counts is its dot, in whichever tile."""
+    composer = Composer(cache([dotted]), replace(settings, mirror=0, min_side=25, max_side=0.6, full=1))
+    faces = 0
+    for seed in range(8):
+        canvas = composer.canvas(np.random.default_rng(seed), 203)
+        assert canvas.pixels.shape == (203, 203, 3)
+        rows, columns = np.nonzero(canvas.weights)
+        x, y = canvas.landmarks[rows, columns].astype(int).T
+        np.testing.assert_allclose(canvas.pixels[y, x].astype(int), COLOURS[columns], atol=70)
+        faces += len(np.unique(rows))
+    assert faces > 8
+
+
+def test_a_box_keeps_to_its_face(tmp_path: Path, cache: Cache) -> None:
+    pixels = np.zeros((240, 320, 3), np.uint8)
+    pixels[90:170, 130:210] = 255
+    Image.fromarray(pixels).save(tmp_path / "white.png")
+    sample = Sample.of(tmp_path / "white.png", [FACE], size=(320, 240))
+    settings = replace(ONE_TILE, tilt=0, turned=0, min_side=20, cover=0, full=1)
+    composer = Composer(cache([sample]), settings)
+    measured = 0
+    for seed in range(20):
+        canvas = composer.canvas(np.random.default_rng(seed), 128)
+        box = canvas.boxes[0]
+        if (box < 2).any() or (box > 126).any() or canvas.pixels[0, 0].any() or canvas.pixels[-1, -1].any():
+            continue  # cut off, or something bright beside the photo
+        amount = canvas.pixels[..., 0] / 255
+        columns, rows = amount.max(axis=0), amount.max(axis=1)
+        np.testing.assert_allclose([columns.sum(), rows.sum()], box[2:] - box[:2], atol=0.75)
+        found = [(line * (np.arange(128) + 0.5)).sum() / line.sum() for line in (columns, rows)]
+        np.testing.assert_allclose(found, (box[:2] + box[2:]) / 2, atol=0.1)
+        measured += 1
+    assert measured > 5
+
+
+def test_the_generator_decides_everything(scenes: list[Sample], cache: Cache) -> None:
+    photos = cache(scenes)
+    first = [Composer(photos).canvas(np.random.default_rng(seed), 192) for seed in range(6)]
+    composer = Composer(photos)
+    again = [composer.canvas(np.random.default_rng(seed), 192) for seed in reversed(range(6))][::-1]
+    for a, b in zip(first, again, strict=True):
+        for name in ("pixels", "boxes", "landmarks", "weights", "ignore"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert len({canvas.pixels.tobytes() for canvas in first}) == 6
+
+
+def test_what_counts_can_be_learnt_from(scenes: list[Sample], cache: Cache) -> None:
+    settings = Composition(smallest=12, largest=60)
+    composer = Composer(cache(scenes), settings)
+    canvases = [composer.canvas(np.random.default_rng(seed), 192) for seed in range(60)]
+    for canvas in canvases:
+        n = len(canvas.boxes)
+        assert canvas.landmarks.shape == (n, 5, 2)
+        assert canvas.weights.shape == (n, 5)
+        face = canvas.boxes[~canvas.ignore]
+        centre, sides = (face[:, :2] + face[:, 2:]) / 2, (face[:, 2:] - face[:, :2]).max(axis=1, initial=12)
+        assert (sides >= 12).all()
+        assert (sides <= 60).all()
+        assert ((centre >= 0) & (centre < 192)).all()
+        assert (coverage(face, np.array([[0, 0, 192, 192]])) >= 0.6 - 1e-5).all()
+        assert ((canvas.boxes[canvas.ignore] >= 0) & (canvas.boxes[canvas.ignore] <= 192)).all()
+        off = ~((canvas.landmarks >= 0) & (canvas.landmarks < 192)).all(axis=2)
+        assert not canvas.weights[off | canvas.ignore[:, None]].any()
+        assert set(np.unique(canvas.weights.astype(float).round(3))) <= {0, 0.1, 0.7, 1}
+    assert sum(canvas.outside for canvas in canvases) > 0
+    assert sum((~canvas.ignore).sum() for canvas in canvases) > 60
+
+
+def whole(photo: Sample, cache: Cache, **settings: float) -> Canvas:
+    """All of the photo, upright, its longer edge that of the canvas."""
+    width = photo.width
+    wanted = replace(ONE_TILE, tilt=0, turned=0, enlarge=1, cover=1, full=1, **{"mirror": 0, **settings})
+    return Composer(cache([photo]), wanted).canvas(np.random.default_rng(0), width)
+
+
+def test_a_region_to_ignore_stays_one(scenes: list[Sample], cache: Cache) -> None:
+    sample = scenes[0]
+    canvas = whole(sample, cache)
+    np.testing.assert_array_equal(canvas.ignore, sample.ignore)
+    np.testing.assert_allclose(
+        canvas.boxes[:, 2:] - canvas.boxes[:, :2], sample.boxes[:, 2:] - sample.boxes[:, :2], rtol=1e-5
+    )
+    assert canvas.outside == 0
+
+
+def test_faces_out_of_range_are_ignored_and_counted(scenes: list[Sample], cache: Cache) -> None:
+    canvas = whole(scenes[0], cache, smallest=300)
+    assert canvas.ignore.all()
+    assert canvas.outside == 3  # of four one was to be ignored anyhow
+
+
+def test_a_face_that_is_mostly_cut_off_is_ignored(dotted: Sample, cache: Cache) -> None:
+    neighbour = dotted.boxes[0] + [60, 0, 60, 0]
+    sample = Sample.of(dotted.path, [dotted.boxes[0], neighbour], size=(320, 240))
+    settings = replace(ONE_TILE, tilt=0, turned=0, min_side=100, max_side=1)
+    composer = Composer(cache([sample]), settings)
+    canvases = [composer.canvas(np.random.default_rng(seed), 128) for seed in range(40)]
+    ignored = np.concatenate([canvas.ignore for canvas in canvases])
+    assert ignored.any()
+    assert not ignored.all()
+    assert all(canvas.outside == 0 for canvas in canvases)
+    clipped = np.concatenate([canvas.boxes[canvas.ignore] for canvas in canvases])
+    assert ((clipped[:, 2:] - clipped[:, :2]).min(axis=1) < 100).all()
+
+
+@pytest.mark.parametrize(("mirror", "order"), [(0, [0, 1, 2, 3, 4]), (1, [1, 0, 2, 4, 3])])
+def test_weights_tell_who_set_a_landmark_and_what_hides_it(
+    dotted: Sample, cache: Cache, mirror: int, order: list[int]
+) -> None:
+    seen = np.array([[VISIBLE, VISIBLE, VISIBLE, HIDDEN, 0]])
+    weights = np.array([0.7, 0.7, 0.7, 0.1, 0], np.float32)
+    guessed = Sample.of(
+        dotted.path, dotted.boxes, dotted.landmarks, visibility=seen, landmark_source="detector", size=(320, 240)
+    )
+    np.testing.assert_array_equal(whole(guessed, cache, mirror=mirror).weights, [weights[order]])
+    np.testing.assert_array_equal(
+        whole(replace(guessed, landmark_source=np.array(["human"])), cache, mirror=mirror).weights,
+        [np.where(weights == np.float32(0.7), np.float32(1), weights)[order]],
+    )
+
+
+def test_tiles_are_no_smaller_than_asked(dotted: Sample, cache: Cache) -> None:
+    """Each tile shows the only face, whose colours count the tiles."""
+    settings = replace(ONE_TILE, split=(1, 1, 1), min_side=12, visible=0)
+    photos = cache([dotted])
+    for smallest, tiles in ((32, 16), (33, 4), (65, 1)):
+        canvas = Composer(photos, replace(settings, smallest_tile=smallest)).canvas(np.random.default_rng(0), 128)
+        assert len(canvas.boxes) == tiles
+
+
+def test_a_composer_of_backgrounds_only_makes_empty_canvases(scenes: list[Sample], cache: Cache) -> None:
+    canvas = Composer(cache(scenes[4:]), Composition(backgrounds=0, close_ups=(1,))).canvas(
+        np.random.default_rng(0), 96
+    )
+    assert canvas.boxes.shape == (0, 4)
+    assert canvas.landmarks.shape == (0, 5, 2)
+    assert canvas.pixels.std() > 5
+
+
+def test_photos_of_two_schemas_are_refused(scenes: list[Sample], cache: Cache) -> None:
+    other = Sample.of(scenes[1].path, scenes[1].boxes, size=(240, 180), schema=SIXTY_EIGHT)
+    with pytest.raises(DataError, match=r"1\.png.*'68'.*'5'"):
+        Composer(cache([scenes[0], other]))
+
+
+def test_a_warp_that_changes_nothing_changes_nothing() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(warp(photo, np.eye(2, 3), (60, 40), cv2.BORDER_REPLICATE), photo)
+
+
+def test_a_warp_that_shrinks_averages() -> None:
+    checks = np.where(np.indices((240, 240)).sum(axis=0) % 2, 255, 0).astype(np.uint8)
+    photo = np.repeat(checks[..., None], 3, axis=2)
+    turned = 0.23 * np.array([[np.cos(0.4), -np.sin(0.4), 0], [np.sin(0.4), np.cos(0.4), 0]])
+    small = warp(photo, turned, (20, 20), cv2.BORDER_REPLICATE)
+    np.testing.assert_allclose(small[5:, 5:].astype(int), 127.5, atol=12)
+
+
+def test_a_warp_colours_what_lies_outside() -> None:
+    photo = np.full((10, 10, 3), 200, np.uint8)
+    small = warp(photo, np.array([[1, 0, 30], [0, 1, 0]]), (20, 20), cv2.BORDER_CONSTANT, (1, 2, 3))
+    assert (small == [1, 2, 3]).all()
