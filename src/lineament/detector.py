@@ -125,9 +125,11 @@ def load(
     kind = method(of)
     own = kind.settings(**config)
     known = [field.name for field in fields(own)]
-    for setting in settings or {}:
+    for setting, value in (settings or {}).items():
         if setting not in known:
             raise OptionError(f"{of} has no setting {setting!r}; it has: {', '.join(known)}")
+        if isinstance(value, str) and isinstance(getattr(own, setting), (bool, int, float)):
+            raise OptionError(f"{of}'s setting {setting!r} is e.g. {getattr(own, setting)}, found {value!r}")
     own = replace(own, **(settings or {}))
     return Detector(of, kind.decoder(graph, own), own)
 

@@ -12,6 +12,7 @@ from lineament.cli import evaluate
 from lineament.cli.detect import detect
 from lineament.cli.evaluate_landmarks import landmarks, recall, speed
 from lineament.cli.export import export
+from lineament.cli.fit_box_convention import fit_box_convention
 from lineament.cli.models import models
 from lineament.cli.report import report
 from lineament.cli.train import train
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Faces and facial landmarks: published methods, trained from scratch, shipped as ONNX.",
 )
-for command in (detect, models, train, export, report):
+for command in (detect, models, train, export, report, fit_box_convention):
     app.command()(command)
 for evaluation in (landmarks, recall, speed):
     evaluate.app.command()(evaluation)

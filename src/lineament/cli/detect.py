@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 import lineament
+from lineament.cli.options import Settings, with_settings
 from lineament.detector import in_groups
 from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
@@ -71,8 +72,10 @@ class Summary:
         return f"{self.faces} face{faces} in {self.read} picture{pictures}{unread}"
 
 
+@with_settings
 def detect(
     paths: Annotated[list[str], typer.Argument(help="Picture files, folders (searched to any depth), glob patterns.")],
+    settings: Settings,
     method: Annotated[
         str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")
     ] = "mtcnn",
@@ -100,7 +103,7 @@ def detect(
 
     Exit code: 0 all pictures were read; 1 some were not; 2 the request was wrong or its result could not be written.
     """
-    detector = lineament.load(method, runtime=runtime, device=device, threads=threads)
+    detector = lineament.load(method, runtime=runtime, device=device, threads=threads, settings=settings)
 
     def find(images: list[Source]) -> list[Faces]:
         return detector.detect(images, threshold=threshold, min_face=min_face, max_face=max_face)

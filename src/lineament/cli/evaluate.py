@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 import lineament
+from lineament.cli.options import Settings, with_settings
 from lineament.cli.results import tell
 from lineament.errors import DataError, OptionError
 from lineament.evaluate import fddb as fddb_protocol
@@ -94,6 +95,7 @@ class _Run:
     threshold: float
     min_face: float | None
     threads: int | None
+    settings: Settings
     turn: int = 0  # quarter turns counter-clockwise
 
     def __post_init__(self) -> None:
@@ -127,7 +129,7 @@ class _Run:
         work = self.work or Path("runs") / "evaluate" / self._identity()
         left = {name: path for name, path in pictures.items() if not (work / f"{name}.txt").exists()}
         if left:
-            detector = lineament.load(self.method or "", threads=self.threads)
+            detector = lineament.load(self.method or "", threads=self.threads, settings=self.settings)
             for name, path in track(
                 left.items(), f"{len(left)} pictures", console=Console(stderr=True), transient=True
             ):
@@ -141,7 +143,15 @@ class _Run:
         """A folder name that another method, other weights, options or pictures would not have."""
         weights = hashlib.sha256(read_weights(self.method or "")).hexdigest()
         images = str(self.images.resolve()) if self.images else ""
-        parts = (weights, lineament.__version__, images, self.threshold, self.min_face, self.turn)
+        parts = (
+            weights,
+            lineament.__version__,
+            images,
+            self.threshold,
+            self.min_face,
+            self.turn,
+            *sorted(self.settings.items()),
+        )
         return f"{Path(self.name).stem}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
@@ -157,8 +167,10 @@ def _listed(path: Path) -> list[str]:
 
 
 @app.command()
+@with_settings
 def wider(
     ground_truth: Annotated[Path, typer.Option(metavar="DIR", help="Folder of wider_{face,easy,medium,hard}_val.mat.")],
+    settings: Settings,
     detections: DetectionsDir = None,
     arithmetic: Annotated[
         _Arithmetic, typer.Option(help="The original tool's, in whole numbers where it has them, or plain floats.")
@@ -175,7 +187,7 @@ def wider(
     json_file: Json = None,
 ) -> None:
     """Average precision on WIDER FACE: easy, medium, hard."""
-    run = _Run(detections, method, images, work, threshold, min_face, threads)
+    run = _Run(detections, method, images, work, threshold, min_face, threads, settings)
     truth = wider_protocol.read_ground_truth(ground_truth)
     if subset:
         truth = truth.subset(_listed(subset))
@@ -191,9 +203,11 @@ def wider(
 
 
 @app.command()
+@with_settings
 def fddb(
     annotations: Annotated[Path, typer.Option(help="Folder of FDDB-fold-NN-ellipseList.txt, or one such file.")],
     sizes: Annotated[Path, typer.Option(metavar="CSV", help="Table of name, width and height of the images.")],
+    settings: Settings,
     detections: DetectionsFile = None,
     roc: Annotated[Path | None, typer.Option(metavar="DIR", help="Write DiscROC.txt and ContROC.txt here.")] = None,
     assignment: Annotated[
@@ -222,7 +236,7 @@ def fddb(
     json_file: Json = None,
 ) -> None:
     """ROC curves on FDDB, discrete and continuous."""
-    run = _Run(detections, method, images, work, threshold, min_face, threads, turn=rotate // 90)
+    run = _Run(detections, method, images, work, threshold, min_face, threads, settings, turn=rotate // 90)
     truth = fddb_protocol.read_ground_truth(annotations, sizes).rotated(rotate)
     if subset:
         truth = truth.subset(_listed(subset))
@@ -247,10 +261,12 @@ def fddb(
 
 
 @app.command()
+@with_settings
 def pascal(
     ground_truth: Annotated[
         Path, typer.Option(metavar="FILE", help="Annotations of AFW or PASCAL faces, a .mat file.")
     ],
+    settings: Settings,
     detections: DetectionsFile = None,
     iou: Annotated[float, typer.Option(help="A face is found when it is overlapped by more than this.")] = 0.5,
     correct_style: Annotated[
@@ -268,7 +284,7 @@ def pascal(
     json_file: Json = None,
 ) -> None:
     """Average precision on AFW and PASCAL faces."""
-    run = _Run(detections, method, images, work, threshold, min_face, threads)
+    run = _Run(detections, method, images, work, threshold, min_face, threads, settings)
     truth = pascal_protocol.read_ground_truth(ground_truth)
     found = read_pascal(detections) if detections else None
     if subset:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
 import lineament
+from lineament.cli.options import Settings, with_settings
 from lineament.cli.results import tell
 from lineament.data.readers.coco import read_coco
 from lineament.errors import OptionError
@@ -37,8 +37,10 @@ LowestScore = Annotated[float | None, typer.Option(help="Lowest score of a face,
 MinFace = Annotated[float | None, typer.Option(help="Smallest face to look for, in pixels (default: the method's).")]
 
 
+@with_settings
 def landmarks(
     data: Data,
+    settings: Settings,
     images: Images = None,
     method: Method = None,
     detections: Detections = None,
@@ -52,13 +54,15 @@ def landmarks(
     json_file: Json = None,
 ) -> None:
     """Landmark error of a detector (NME), with recall; failure rates and AUC count missed faces as failures."""
-    found = _evaluated(data, images, method, detections, threshold, min_face)
+    found = _evaluated(data, images, method, detections, threshold, min_face, settings)
     result = evaluate_landmarks(_name(name, method, detections), found, normalise=normalise, least_iou=iou)
-    _tell(result, json_file, _settings(data, detections, threshold, min_face))
+    _tell(result, json_file, _settings(data, detections, threshold, min_face) | settings)
 
 
+@with_settings
 def recall(
     data: Data,
+    settings: Settings,
     images: Images = None,
     method: Method = None,
     detections: Detections = None,
@@ -70,13 +74,15 @@ def recall(
     json_file: Json = None,
 ) -> None:
     """Precision, recall and F1 of a detector, recall of its top proposals, and recall by face size."""
-    found = _evaluated(data, images, method, detections, threshold, min_face)
+    found = _evaluated(data, images, method, detections, threshold, min_face, settings)
     result = evaluate_recall(_name(name, method, detections), found, threshold=at, least_iou=iou)
-    _tell(result, json_file, _settings(data, detections, threshold, min_face))
+    _tell(result, json_file, _settings(data, detections, threshold, min_face) | settings)
 
 
+@with_settings
 def speed(
     method: Annotated[str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")],
+    settings: Settings,
     images: Annotated[
         Path | None, typer.Option(help="Photos whose largest faces fill the mosaics (default: one that ships).")
     ] = None,
@@ -99,7 +105,7 @@ def speed(
         raise OptionError(
             f"--faces takes two or more different numbers above 0, to fit a line through; found {faces!r}"
         )
-    detector = lineament.load(method, threads=threads)
+    detector = lineament.load(method, threads=threads, settings=settings)
     photos = [read_image(path) for path in image_paths([images])] if images else []
     tiles = [cut_face(photo, detector.detect(photo)) for photo in photos] or [read_image(FACE)]
     with tempfile.TemporaryDirectory() as folder, Baseline(baseline, threads) if baseline else nullcontext() as peer:
@@ -111,18 +117,16 @@ def speed(
             counts=counts,
             repeats=repeats,
             baseline=peer,
-            start=lambda picture: cold_start(method, picture, threads),
+            start=lambda picture: cold_start(method, picture, threads, settings),
         )
-    _tell(result, json_file, {"threads": threads})
+    _tell(result, json_file, {"threads": threads, **settings})
 
 
 def _name(name: str | None, method: str | None, detections: Path | None) -> str:
     return name or method or (detections.stem if detections else "")
 
 
-def _settings(
-    data: Path, detections: Path | None, threshold: float | None, min_face: float | None
-) -> Mapping[str, str | float | None]:
+def _settings(data: Path, detections: Path | None, threshold: float | None, min_face: float | None) -> dict[str, Any]:
     """What a result depends on beyond its evaluator's own settings."""
     return {
         "data": data.name,
@@ -139,13 +143,14 @@ def _evaluated(
     detections: Path | None,
     threshold: float | None,
     min_face: float | None,
+    settings: Settings,
 ) -> Evaluated:
     if (method is None) == (detections is None):
         raise OptionError("give either --method, to detect now, or --detections, a file of earlier results")
     samples = read_coco(data, images)
     if detections is not None:
         return read_detections(detections, samples, images or data.parent)
-    detector = lineament.load(method or "")
+    detector = lineament.load(method or "", settings=settings)
 
     def detect(path: Path) -> Faces:
         return detector.detect(path, threshold=threshold, min_face=min_face)
@@ -154,5 +159,5 @@ def _evaluated(
     return detect_all(shown, detect, empty=detector.schema)
 
 
-def _tell(result: Result, json_file: Path | None, settings: Mapping[str, str | float | None]) -> None:
+def _tell(result: Result, json_file: Path | None, settings: Settings) -> None:
     tell(replace(result, settings=result.settings | dict(settings)), json_file)

@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import lineament
+from lineament.cli.options import pairs
 from lineament.errors import MissingExtraError
 from lineament.methods import method as find_method
 
@@ -31,9 +32,7 @@ def train(
 ) -> None:
     """Train a method, or go on with a run that was stopped, and export it to ONNX."""
     training = training_of(method)
-    overrides = dict(pair.split("=", 1) for pair in set_ or [] if "=" in pair)
-    if len(overrides) != len(set_ or []):
-        raise typer.BadParameter("--set takes NAME=VALUE, e.g. --set steps=1000")
+    overrides = pairs(set_ or [], "--set")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}")) as progress:

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -185,20 +185,24 @@ class Start(NamedTuple):
 
 
 _FIRST_DETECTION = """
-import sys, lineament
-lineament.load(sys.argv[1], threads=int(sys.argv[2]) or None).detect(sys.argv[3])
+import json, sys, lineament
+model, picture, options = sys.argv[1:]
+lineament.load(model, **json.loads(options)).detect(picture)
 from lineament.evaluate.speed import peak_memory
 print(peak_memory() or "")
 """
 
 
-def cold_start(model: str, picture: Path, threads: int | None = None) -> Start:
+def cold_start(
+    model: str, picture: Path, threads: int | None = None, settings: Mapping[str, Any] | None = None
+) -> Start:
     """Start a Python process that loads a detector and detects in one picture.
 
     Raises:
         LineamentError: it failed; the message ends with its own.
     """
-    command = [sys.executable, "-c", _FIRST_DETECTION, model, str(threads or 0), str(picture)]
+    options = json.dumps({"threads": threads, "settings": dict(settings or {})})
+    command = [sys.executable, "-c", _FIRST_DETECTION, model, str(picture), options]
     start = time.perf_counter()
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start

@@ -1,0 +1,114 @@
+"""``lineament fit-box-convention``: the rule by which a label set's boxes follow from its landmarks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from lineament import boxes as box_ops
+from lineament import conventions
+from lineament.conventions import NOISE, Convention
+from lineament.data.readers.coco import read_coco
+from lineament.data.sample import Sample
+from lineament.errors import DataError, OptionError
+from lineament.schemas import FIVE, MAPS, Schema
+
+Array = NDArray[Any]
+
+DRAWN = ("human", "detector")  # boxes of another source follow another convention, or the points themselves
+
+
+def fit_box_convention(
+    data: Annotated[list[Path], typer.Option(help="Labels with boxes and landmarks: COCO keypoints JSON; repeatable.")],
+    name: Annotated[str | None, typer.Option(help="Name of the convention (default: that of the first file).")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the convention here, as JSON.")] = None,
+    holdout: Annotated[float, typer.Option(help="Share of the pictures that is measured on, not fitted to.")] = 0.2,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation of a detector's landmarks, over the size of the box.")
+    ] = NOISE,
+) -> None:
+    """Fit how boxes follow from landmarks, and measure it beside the conventions that ship.
+
+    Ignored and masked faces, and boxes that other conventions or the points themselves made, take no part.
+    """
+    if not 0 <= holdout < 1:
+        raise OptionError(f"--holdout is a share of the pictures in [0, 1), found {holdout}")
+    samples = [sample for path in data for sample in read_coco(path)]
+    schema = _schema(samples, data)
+    held = np.random.default_rng(0).permutation(len(samples)) < int(holdout * len(samples))
+    fitted_to, measured_on = ([s for s, h in zip(samples, held, strict=True) if h == part] for part in (False, True))
+    landmarks, boxes, left_out = _faces(fitted_to, schema)
+    if not len(boxes):
+        raise DataError(
+            f"{', '.join(map(str, data))}: expected faces with a box and all {len(schema)} landmarks to fit to, found "
+            f"none: {_counted(left_out)}"
+        )
+    fitted = conventions.fit(landmarks, boxes, schema=schema, name=name or data[0].stem, noise=noise)
+    seen = f"{len(boxes):,} faces"
+    others = _faces(measured_on, schema)
+    if len(others[1]):
+        landmarks, boxes, _ = others
+    typer.echo(f"fitted to {seen}, measured on {len(boxes):,} of {'other' if len(others[1]) else 'the same'} pictures")
+    typer.echo(f"left out: {_counted(left_out + others[2])}")
+    _tell(fitted, schema, landmarks, boxes)
+    if out:
+        fitted.write(out)
+
+
+def _schema(samples: Sequence[Sample], data: Sequence[Path]) -> Schema:
+    schemas = {sample.schema.name: sample.schema for sample in samples}
+    if len(schemas) != 1:
+        found = f"schemas {', '.join(schemas)}" if schemas else "no picture"
+        raise DataError(f"{', '.join(map(str, data))}: a convention is for one landmark schema; found {found}")
+    return next(iter(schemas.values()))
+
+
+def _faces(samples: Sequence[Sample], schema: Schema) -> tuple[Array, Array, Counter[str]]:
+    """Landmarks (n, k, 2) and boxes (n, 4) that a convention can be learned from; why others were left out."""
+    points, boxes = [np.empty((0, len(schema), 2))], [np.empty((0, 4))]
+    left_out: Counter[str] = Counter()
+    for sample in samples:
+        left = np.ones(len(sample), bool)
+        for reason, applies in _reasons(sample).items():
+            left_out[reason] += int((left & applies).sum())
+            left &= ~applies
+        points.append(sample.landmarks[left])
+        boxes.append(sample.boxes[left])
+    return np.concatenate(points), np.concatenate(boxes), left_out
+
+
+def _reasons(sample: Sample) -> dict[str, Array]:
+    """(n,) whether each reason not to learn from a face applies."""
+    return {
+        "ignored": sample.ignore,
+        "masked": np.broadcast_to(sample.attributes.get("mask", False), len(sample)).astype(bool),
+        "box of another source": ~np.isin(sample.box_source, DRAWN),
+        "box of no size": box_ops.area(sample.boxes) == 0,
+        "not all landmarks": np.isnan(sample.landmarks).any((1, 2)),
+    }
+
+
+def _counted(left_out: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count) or "none"
+
+
+def _tell(fitted: Convention, schema: Schema, landmarks: Array, boxes: Array) -> None:
+    """Overlaps of what conventions infer with what was drawn."""
+    shown = {fitted.name: fitted, "  without pose": replace(fitted, pose=np.zeros_like(fitted.pose))}
+    if schema == FIVE or (schema.name, FIVE.name) in MAPS:
+        shown |= {f"{name} (built in)": conventions.convention(name) for name in conventions.BUILT_IN}
+    table = Table("convention", "faces", "mean IoU", "above 0.5", "above 0.7", box=None)
+    for name, convention in shown.items():
+        iou = box_ops.overlap(convention.boxes(landmarks, schema), boxes)
+        shares = (f"{100 * (iou > least).mean():.1f} %" for least in (0.5, 0.7))
+        table.add_row(name, f"{len(iou):,}", f"{iou.mean():.4f}", *shares)
+    Console().print(table)
