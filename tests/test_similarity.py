@@ -65,6 +65,18 @@ def test_missing_points_do_not_count() -> None:
     assert np.isnan(fit(np.zeros((1, 5, 2)), TEMPLATE)).all()
 
 
+def test_symmetric_fits_give_the_target_its_extent_both_ways() -> None:
+    source, target = RNG.normal(0, 50, (40, 5, 2)), RNG.normal(0, 20, (40, 5, 2))
+    source[0, 3] = target[1, 2] = np.nan
+    forth, back = fit(source, target, symmetric=True), fit(target, source, symmetric=True)
+    assert np.allclose(invert(forth), back)
+    placed = transform(source, forth)
+    both = np.isfinite(placed + target)
+    for points, wanted, shown in zip(placed, target, both, strict=True):
+        points, wanted = points[shown.all(1)], wanted[shown.all(1)]
+        assert np.linalg.norm(points - points.mean(0)) == pytest.approx(np.linalg.norm(wanted - wanted.mean(0)))
+
+
 def test_template_is_symmetric_and_is_the_public_one() -> None:
     assert np.allclose(TEMPLATE[list(FIVE.mirror)] * [-1, 1] + [1, 0], TEMPLATE)
     public = np.array([[38.29, 51.70], [73.53, 51.50], [56.03, 71.74], [41.55, 92.37], [70.73, 92.20]]) + 0.5

@@ -77,18 +77,17 @@ def fit(scores: ArrayLike, is_face: ArrayLike, *, low: float = 0.0, high: float 
     if hit.all() or not hit.any():
         raise OptionError(f"a calibration takes faces and other detections; found {hit.sum()} faces of {len(hit)}")
     order = np.argsort(raw, kind="stable")
-    raw, hit = raw[order], hit[order]
+    raw, hit = ((raw[order] - low) / (high - low)).round(6), hit[order]  # nearer scores count as equal
     mass = np.cumsum(np.where(hit, 1 / hit.sum(), 1 / (~hit).sum()))  # both kinds weigh 1 in all
     cuts = np.searchsorted(mass, mass[-1] * np.arange(1, GROUPS) / GROUPS)
     starts = np.unique(np.r_[0, np.searchsorted(raw, raw[cuts])])  # equal scores stay together
     counts = np.diff(np.r_[starts, len(raw)])
     knots = np.add.reduceat(raw, starts) / counts
     shares = _isotonic(np.add.reduceat(hit.astype(float), starts) / counts, counts)
-    inside = (knots > low) & (knots < high)
-    knots = np.r_[low, knots[inside], high]
+    inside = (knots > 0) & (knots < 1)
+    knots = np.r_[0, knots[inside], 1]
     shares = np.r_[shares[0], shares[inside], shares[-1]]
-    line = (knots - low) / (high - low)
-    return Calibration(knots, (1 - SLOPE) * shares + SLOPE * line)
+    return Calibration(low + (high - low) * knots, (1 - SLOPE) * shares + SLOPE * knots)
 
 
 def _isotonic(values: Array, weights: Array) -> Array:

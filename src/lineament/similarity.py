@@ -94,9 +94,10 @@ def fit(source: ArrayLike, target: ArrayLike, *, symmetric: bool = False) -> Arr
         (n, 2, 3) float64 matrices ``[[a, -b, x], [b, a, y]]``; NaN where fewer than two distinct points are left.
     """
     z, w = np.broadcast_arrays(_complex(source), _complex(target))
-    z, w = np.where(np.isfinite(w), z, np.nan), np.where(np.isfinite(z), w, np.nan)
+    there = np.isfinite(z) & np.isfinite(w)
+    z, w = np.where(there, z, np.nan), np.where(there, w, np.nan)
     z_mean, w_mean = _mean(z), _mean(w)
-    z, w = np.nan_to_num(z - z_mean), np.nan_to_num(w - w_mean)
+    z, w = np.where(there, z - z_mean, 0), np.where(there, w - w_mean, 0)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
         factor = (z.conj() * w).sum(-1, keepdims=True) / (np.abs(z) ** 2).sum(-1, keepdims=True)
         if symmetric:

@@ -88,6 +88,7 @@ def test_wider_with_a_method_goes_on_where_it_stopped(
     monkeypatch.setattr(evaluate, "read_weights", lambda name: b"new weights")
     assert "1 pictures detected now, 0 before" in run(*common).output
     assert "1 pictures detected now, 0 before" in run(*common, "--threshold", "0.1").output
+    assert "1 pictures detected now, 0 before" in run(*common, "--setting", "factor=0.5").output
     assert "1 pictures detected now, 0 before" in run(*common, "--work", tmp_path / "work").output
     assert (tmp_path / "work/0--E/a.txt").is_file()
 

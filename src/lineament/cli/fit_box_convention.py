@@ -24,21 +24,22 @@ from lineament.schemas import FIVE, MAPS, Schema
 
 Array = NDArray[Any]
 
-DRAWN = ("human", "detector")  # boxes of another source follow another convention, or the points themselves
-
 
 def fit_box_convention(
     data: Annotated[list[Path], typer.Option(help="Labels with boxes and landmarks: COCO keypoints JSON; repeatable.")],
     name: Annotated[str | None, typer.Option(help="Name of the convention (default: that of the first file).")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the convention here, as JSON.")] = None,
     holdout: Annotated[float, typer.Option(help="Share of the pictures that is measured on, not fitted to.")] = 0.2,
+    box_source: Annotated[
+        list[str], typer.Option(help="Whose boxes to learn from, as the labels say it; repeatable.")
+    ] = ["human", "detector"],  # noqa: B006 # typer copies it
     noise: Annotated[
         float, typer.Option(help="Standard deviation of a detector's landmarks, over the size of the box.")
     ] = NOISE,
 ) -> None:
     """Fit how boxes follow from landmarks, and measure it beside the conventions that ship.
 
-    Ignored and masked faces, and boxes that other conventions or the points themselves made, take no part.
+    Ignored and masked faces, and boxes of other sources, take no part: they are counted.
     """
     if not 0 <= holdout < 1:
         raise OptionError(f"--holdout is a share of the pictures in [0, 1), found {holdout}")
@@ -46,7 +47,7 @@ def fit_box_convention(
     schema = _schema(samples, data)
     held = np.random.default_rng(0).permutation(len(samples)) < int(holdout * len(samples))
     fitted_to, measured_on = ([s for s, h in zip(samples, held, strict=True) if h == part] for part in (False, True))
-    landmarks, boxes, left_out = _faces(fitted_to, schema)
+    landmarks, boxes, left_out = _faces(fitted_to, schema, box_source)
     if not len(boxes):
         raise DataError(
             f"{', '.join(map(str, data))}: expected faces with a box and all {len(schema)} landmarks to fit to, found "
@@ -54,7 +55,7 @@ def fit_box_convention(
         )
     fitted = conventions.fit(landmarks, boxes, schema=schema, name=name or data[0].stem, noise=noise)
     seen = f"{len(boxes):,} faces"
-    others = _faces(measured_on, schema)
+    others = _faces(measured_on, schema, box_source)
     if len(others[1]):
         landmarks, boxes, _ = others
     typer.echo(f"fitted to {seen}, measured on {len(boxes):,} of {'other' if len(others[1]) else 'the same'} pictures")
@@ -72,13 +73,13 @@ def _schema(samples: Sequence[Sample], data: Sequence[Path]) -> Schema:
     return next(iter(schemas.values()))
 
 
-def _faces(samples: Sequence[Sample], schema: Schema) -> tuple[Array, Array, Counter[str]]:
+def _faces(samples: Sequence[Sample], schema: Schema, box_source: Sequence[str]) -> tuple[Array, Array, Counter[str]]:
     """Landmarks (n, k, 2) and boxes (n, 4) that a convention can be learned from; why others were left out."""
     points, boxes = [np.empty((0, len(schema), 2))], [np.empty((0, 4))]
     left_out: Counter[str] = Counter()
     for sample in samples:
         left = np.ones(len(sample), bool)
-        for reason, applies in _reasons(sample).items():
+        for reason, applies in _reasons(sample, box_source).items():
             left_out[reason] += int((left & applies).sum())
             left &= ~applies
         points.append(sample.landmarks[left])
@@ -86,12 +87,12 @@ def _faces(samples: Sequence[Sample], schema: Schema) -> tuple[Array, Array, Cou
     return np.concatenate(points), np.concatenate(boxes), left_out
 
 
-def _reasons(sample: Sample) -> dict[str, Array]:
+def _reasons(sample: Sample, box_source: Sequence[str]) -> dict[str, Array]:
     """(n,) whether each reason not to learn from a face applies."""
     return {
         "ignored": sample.ignore,
         "masked": np.broadcast_to(sample.attributes.get("mask", False), len(sample)).astype(bool),
-        "box of another source": ~np.isin(sample.box_source, DRAWN),
+        "box of another source": ~np.isin(sample.box_source, list(box_source)),
         "box of no size": box_ops.area(sample.boxes) == 0,
         "not all landmarks": np.isnan(sample.landmarks).any((1, 2)),
     }
