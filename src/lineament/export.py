@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lineament.errors import LineamentError
@@ -20,6 +21,7 @@ from lineament.files import write_whole
 from lineament.runtime import load_graph
 from lineament.train.recipe import read_about
 
+Array = NDArray[Any]
 OPSET = 18
 _log = logging.getLogger(__name__)
 
@@ -32,12 +34,17 @@ class Entry:
         module: takes the inputs in order, returns a dict of named tensors.
         inputs: example values by name.
         open_axes: for each input, the axes whose length may change, with a name each.
+        multiple: what the open axes' lengths, but the batch's, are multiples of.
+        listed_by: where the outputs are ranked lists (n, m, ...), the output that tells their rows apart: they are
+            compared in its order, since a rank may turn on the last digit.
         check: whether to hold the exported entry against the module (not where torch has no such operator).
     """
 
     module: nn.Module
     inputs: dict[str, Tensor]
     open_axes: dict[str, dict[int, str]]
+    multiple: int = 1
+    listed_by: str | None = None
     check: bool = True
 
 
@@ -94,7 +101,10 @@ def _convert(name: str, entry: Entry) -> onnx.ModelProto:
     module = entry.module.eval()
     with torch.no_grad():
         names = list(module(*entry.inputs.values()))
-    axes = {n: dict.fromkeys(entry.open_axes.get(n, {}), torch.export.Dim.DYNAMIC) for n in entry.inputs}
+    axes = {
+        n: {axis: _length(axis, label, entry) for axis, label in entry.open_axes.get(n, {}).items()}
+        for n in entry.inputs
+    }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
         module,
@@ -120,6 +130,13 @@ def _convert(name: str, entry: Entry) -> onnx.ModelProto:
     return model
 
 
+def _length(axis: int, label: str, entry: Entry) -> Any:
+    """What torch is told of an open axis."""
+    if axis == 0 or entry.multiple == 1:
+        return torch.export.Dim.DYNAMIC
+    return entry.multiple * torch.export.Dim(label)
+
+
 def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
     """One graph that holds all of them side by side."""
     first = next(iter(models.values()))
@@ -139,12 +156,23 @@ def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
 def _check_parity(content: bytes, name: str, entry: Entry, tolerance: float) -> None:
     """Raise unless onnxruntime gives what torch gives."""
     with torch.no_grad():
-        expected = entry.module(*entry.inputs.values())
+        expected = {output: value.numpy() for output, value in entry.module(*entry.inputs.values()).items()}
     graph = load_graph(content)
-    found = graph(name, tuple(expected), **{n: v.numpy() for n, v in entry.inputs.items()})
-    for output, value in zip(expected, found, strict=True):
-        truth: np.ndarray[Any, Any] = expected[output].numpy()
+    values = graph(name, tuple(expected), **{n: v.numpy() for n, v in entry.inputs.items()})
+    found = dict(zip(expected, values, strict=True))
+    if entry.listed_by:
+        expected, found = _by_row(expected, entry.listed_by), _by_row(found, entry.listed_by)
+    for output, truth in expected.items():
+        value = found[output]
         worst = float(np.abs(truth - value).max(initial=0) / max(1.0, np.abs(truth).max(initial=0)))
         _log.info("%s.%s differs from torch by %.1e", name, output, worst)
         if not worst <= tolerance:
             raise LineamentError(f"export of {name}.{output} differs from torch by {worst:.2g} (allowed {tolerance:g})")
+
+
+def _by_row(outputs: Mapping[str, Array], key: str) -> dict[str, Array]:
+    """Lists (n, m, ...) with each list's rows in the order of one output's values."""
+    orders = [np.lexsort(rows.reshape(len(rows), -1).T) for rows in outputs[key]]
+    return {
+        name: np.stack([v[order] for v, order in zip(value, orders, strict=True)]) for name, value in outputs.items()
+    }

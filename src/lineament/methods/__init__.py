@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lineament.errors import OptionError
 from lineament.faces import Faces
+from lineament.methods.kpnet.decode import Config as KPNetConfig
+from lineament.methods.kpnet.decode import KPNet
 from lineament.methods.mtcnn.decode import MTCNN
 from lineament.methods.mtcnn.decode import Config as MTCNNConfig
 from lineament.runtime import Graph
@@ -56,6 +58,13 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "kpnet": Method(
+        title="KPNet",
+        paper="Song et al. 2020, KPNet: Towards Minimal Face Detector",
+        settings=KPNetConfig,
+        decoder=KPNet,
+        training="lineament.methods.kpnet.training",
+    ),
     "mtcnn": Method(
         title="MTCNN",
         paper="Zhang et al. 2016, Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks",

@@ -12,7 +12,7 @@ from lineament.errors import OptionError
 from lineament.train.recipe import Recipe, as_dict
 
 CHECKPOINT = "checkpoint.pt"
-_MAY_CHANGE = {"workers", "validate_every"}  # what a run can be continued with otherwise
+_MAY_CHANGE = {"workers", "validate_every", "steps"}  # a run may go on with others: longer, too, or to an early end
 
 
 def write_checkpoint(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:

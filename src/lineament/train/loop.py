@@ -45,7 +45,7 @@ class Task(ABC):
 
     @abstractmethod
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The parts of the loss by name, weighted; the loop adds them up."""
+        """The parts of the loss by name, weighted; the loop adds them up. Outputs are of the recipe's precision."""
 
     @abstractmethod
     def validate(self, network: nn.Module) -> dict[str, float]:
@@ -102,7 +102,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
                 group["lr"] = recipe.learning_rate * pace(step, recipe)
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 outputs = wrapped(to_input(batch["pixels"]))
-            parts = task.losses({name: value.float() for name, value in outputs.items()}, batch)
+            parts = task.losses(outputs, batch)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(torch.stack(list(parts.values())).sum())
             optimizer.step()

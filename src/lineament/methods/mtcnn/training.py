@@ -115,9 +115,9 @@ class StageTask(Task):
 
 
 def squeezed(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs of a network on crops of its own size: P-Net's maps are then 1 x 1 and become plain rows."""
+    """Outputs of a network on crops of its own size, as float32: P-Net's maps are 1 x 1 then and become plain rows."""
     return {
-        name: v.flatten(1) if name != "score" else v.flatten(1)[:, 0] if v.dim() > 1 else v
+        name: (v.flatten(1) if name != "score" else v.flatten(1)[:, 0] if v.dim() > 1 else v).float()
         for name, v in outputs.items()
     }
 

@@ -1,0 +1,231 @@
+"""KPNet at inference (Song et al. 2020): views of a picture, proposals with landmarks, boxes inferred from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament import boxes as box_ops
+from lineament.calibration import Calibration
+from lineament.conventions import Convention, convention
+from lineament.errors import OptionError
+from lineament.faces import Faces
+from lineament.images import resize
+from lineament.methods.kpnet.scales import LARGEST
+from lineament.runtime import Graph
+from lineament.schemas import schema
+
+Array = NDArray[Any]
+
+SMALL = int(LARGEST)  # the input that sees every face of a picture, the longer edge in pixels
+AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of KPNet; those of the weights travel with them.
+
+    Attributes:
+        landmarks: name of the landmark schema.
+        backbone: "drnet" or "hourglass".
+        multiple: what the sides of an input are multiples of.
+        input_size: longer edge in pixels to which a picture is brought. Above 256 it is also looked at in 256, as no
+            bin is for faces larger than 256 pixels.
+        tiles: also look at overlapping tiles of ``input_size`` in the picture's own resolution.
+        overlap: share of a tile's side that it has in common with the next.
+        margin: black around the picture, as a share of the input, so that faces that fill it have room.
+        convention: how boxes are inferred from landmarks: a name, or a fitted convention as a dictionary.
+        proposal: share of the scale proposal's own square in a box, in [0, 1].
+        calibration: knots of the map from equation 8's score to [0, 1]; ``None`` where none was fitted.
+        peaks: whether the score has equation 8's peaks of the eyes and the nose; else it is the scale's probability.
+        threshold: score in [0, 1] that a face must reach, unless a call says otherwise.
+        min_face: side in pixels of the smallest face that is returned, unless a call says otherwise.
+        nms: intersection over union above which the worse face falls.
+    """
+
+    landmarks: str = "5"
+    backbone: str = "drnet"
+    multiple: int = 8
+    input_size: int = 256
+    tiles: bool = False
+    overlap: float = 0.25
+    margin: float = 0.0
+    convention: str | Mapping[str, Any] = "wider"
+    proposal: float = 0.0
+    calibration: Mapping[str, Any] | None = None
+    peaks: bool = True
+    threshold: float = 0.5
+    min_face: float = 1
+    nms: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.input_size < 64:
+            raise OptionError(f"input_size is the longer edge in pixels, at least 64, found {self.input_size}")
+        if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
+            raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a picture as the network sees it.
+
+    Attributes:
+        picture: index of the picture.
+        pixels: (h, w, 3) uint8, black where the picture ends.
+        scale: pixels of the view for one of the picture.
+        corner: (2,), the view's corner in pixels of the picture.
+    """
+
+    picture: int
+    pixels: Array
+    scale: float
+    corner: Array
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Proposals with what was extracted from them, one row each, in pixels of their pictures.
+
+    Attributes:
+        boxes: (n, 4). scores: (n,) in [0, 1]. landmarks: (n, k, 2). picture: (n,) index of the picture.
+    """
+
+    boxes: Array
+    scores: Array
+    landmarks: Array
+    picture: Array
+
+    def __getitem__(self, index: Array) -> Candidates:
+        return Candidates(self.boxes[index], self.scores[index], self.landmarks[index], self.picture[index])
+
+
+class KPNet:
+    """KPNet over a loaded file. Holds no state of a call, so any number of threads may share one."""
+
+    def __init__(self, graph: Graph, config: Config) -> None:
+        self.graph, self.config = graph, config
+        self.schema = schema(config.landmarks)
+        given = config.convention
+        self.convention = convention(given) if isinstance(given, str) else Convention.from_dict(given)
+        self.calibration = Calibration.from_dict(config.calibration) if config.calibration else None
+
+    def __call__(
+        self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
+    ) -> list[Faces]:
+        """The faces of every picture (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        found = self.propose(images)
+        side = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)
+        wanted = (found.scores >= threshold) & (side >= min_face) & (side <= (max_face or np.inf))
+        found = found[wanted]
+        found = found[box_ops.nms(found.boxes, found.scores, self.config.nms, groups=found.picture)]
+        return [
+            Faces.of(
+                mine.boxes,
+                mine.scores,
+                mine.landmarks,
+                schema=self.schema,
+                image_size=(image.shape[1], image.shape[0]),
+            )
+            for i, image in enumerate(images)
+            for mine in [found[found.picture == i]]
+        ]
+
+    def propose(self, images: Sequence[Array]) -> Candidates:
+        """Every proposal in every view of the pictures, scored and with its box, before suppression."""
+        views = [view for i, image in enumerate(images) for view in self.views(i, image)]
+        views.sort(key=lambda view: (view.pixels.shape, view.picture))
+        tables = []
+        for shape, alike in groupby(views, key=lambda view: view.pixels.shape):
+            group = list(alike)
+            step = max(AT_ONCE // (shape[0] * shape[1]), 1)
+            tables += [self._look(group[i : i + step]) for i in range(0, len(group), step)]
+        if not tables:
+            return Candidates(np.empty((0, 4)), np.empty(0), np.empty((0, len(self.schema), 2)), np.empty(0, np.intp))
+        columns = ([getattr(t, f.name) for t in tables] for f in fields(Candidates))
+        return Candidates(*map(np.concatenate, columns))
+
+    def views(self, picture: int, image: Array) -> Iterator[View]:
+        """What the network is shown of a picture."""
+        c = self.config
+        h, w = image.shape[:2]
+        for size in {c.input_size, min(c.input_size, SMALL)}:
+            border = round(c.margin * size)
+            scale = (size - 2 * border) / max(h, w)
+            yield view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple)
+        if c.tiles and max(h, w) > c.input_size:
+            side = c.input_size
+            for top in _starts(h, side, c.overlap):
+                for left in _starts(w, side, c.overlap):
+                    yield view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple)
+
+    def _look(self, views: Sequence[View]) -> Candidates:
+        """The network over views of one shape."""
+        outputs = ("logit", "centre", "side", "landmarks", "peaks")
+        pixels = np.stack([view.pixels for view in views])
+        logit, centre, side, landmarks, peaks = self.graph("kpnet", outputs, pixels=pixels)
+        number, rank = np.nonzero(logit > FAINTEST)
+        scale = np.array([view.scale for view in views])[number]
+        corner = np.stack([view.corner for view in views])[number]
+        points = landmarks[number, rank] / scale[:, None, None] + corner[:, None]
+        middle, half = centre[number, rank] / scale[:, None] + corner, side[number, rank, None] / scale[:, None] / 2
+        square = np.concatenate([middle - half, middle + half], axis=1)
+        share = self.config.proposal
+        return Candidates(
+            boxes=(1 - share) * self.convention.boxes(points) + share * square,
+            scores=self._score(logit[number, rank].astype(np.float64), peaks[number, rank]),
+            landmarks=points,
+            picture=np.array([view.picture for view in views], np.intp)[number],
+        )
+
+    def _score(self, logit: Array, peaks: Array) -> Array:
+        """Equation 8, brought to [0, 1] by a monotone map."""
+        raw = 1 / (1 + np.exp(-logit))
+        if self.config.peaks:
+            raw = raw + peaks.sum(axis=1)
+        most = 1 + (peaks.shape[1] if self.config.peaks else 0)
+        return self.calibration.apply(raw) if self.calibration else raw / most
+
+
+FAINTEST = -12.0  # logit below which a cell is no proposal at any threshold
+
+
+def view(
+    picture: int,
+    image: Array,
+    scale: float,
+    corner: Array,
+    size: tuple[int, int],
+    border: int,
+    multiple: int,
+) -> View:
+    """A view of the part of an image that begins at ``corner`` and is ``size`` (width, height) long, in its pixels.
+
+    Black are the border, what is beyond the image, and what fills the view up to a multiple. As in a letterbox one
+    scale holds for both axes: a last row that the part would fill only in part is left out.
+    """
+    h, w = image.shape[:2]
+    part = np.minimum(np.array([w, h]) - corner, size)
+    # 1e-9: 300 * (256 / 300) must not floor to 255
+    new_w, new_h = (max(1, math.floor(n * scale + 1e-9)) for n in part)
+    full = [math.ceil((n + 2 * border) / multiple) * multiple for n in (new_h, new_w)]
+    pixels = np.zeros((*full, 3), np.uint8)
+    box = (
+        float(corner[0]),
+        float(corner[1]),
+        min(corner[0] + part[0], corner[0] + new_w / scale),
+        min(corner[1] + part[1], corner[1] + new_h / scale),
+    )
+    pixels[border : border + new_h, border : border + new_w] = resize(image, (new_w, new_h), box=box)
+    return View(picture, pixels, scale, corner - border / scale)
+
+
+def _starts(length: int, side: int, overlap: float) -> list[int]:
+    """Where tiles begin that cover a length, the last flush with its end."""
+    count = max(math.ceil((length - side * overlap) / (side * (1 - overlap))), 1)
+    return np.linspace(0, max(length - side, 0), count).round().astype(int).tolist()

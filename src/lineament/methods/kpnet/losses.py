@@ -1,0 +1,87 @@
+"""KPNet's losses: of the scalemap (equation 4, or a focal form of it) and of the landmarks (equation 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lineament.methods.kpnet.extract import soft_argmax
+from lineament.methods.kpnet.scales import STRIDE
+
+FAINT = -7.0  # logits below it have neither a focal loss nor a gradient worth a float's digits: p^2 is below 1e-6
+
+
+def scale_loss(logits: Tensor, ignored: Tensor, cells: Tensor, values: Tensor, *, focal: bool) -> Tensor:
+    """The scalemap's loss, summed over the map.
+
+    Equation 4 is the cross-entropy of every value; the focal form (ours, after CornerNet) takes ``(1 - p)^2`` of it in
+    a face's own cell and ``(1 - t)^4 p^2`` elsewhere, t the target. The maps have millions of values, nearly all of
+    them background that the network is sure of: the focal form goes through the others alone.
+
+    Args:
+        logits: (n, 60, h, w).
+        ignored: (n, h, w) bool, cells that count for nothing.
+        cells: (m, 4) integers ``image, bin, row, column`` of the targets that are not zero.
+        values: (m,) those targets, in (0, 1].
+    """
+    n, bins, h, w = logits.shape
+    flat = logits.permute(0, 2, 3, 1).flatten()  # as the values lie in memory
+    learnt = ~ignored[tuple(cells[:, [0, 2, 3]].unbind(1))]
+    image, bin_, row, column = cells[learnt].unbind(1)
+    places, t = ((image * h + row) * w + column) * bins + bin_, values[learnt]
+    if not focal:
+        kept = functional.softplus(flat.float()).view(n, h, w, bins) * ~ignored[..., None]
+        return kept.sum() - (flat[places].float() * t).sum()
+    doubtful = ((flat.detach() > FAINT).view(n, h, w, bins) & ~ignored[..., None]).flatten().nonzero()[:, 0]
+    chosen = flat.index_select(0, torch.cat([doubtful, places])).float()
+    background, x = chosen[: len(doubtful)], chosen[len(doubtful) :]
+    p = x.sigmoid()
+    own = t > 0.999
+    there = torch.where(own, (1 - p) ** 2 * functional.softplus(-x), (1 - t) ** 4 * p**2 * functional.softplus(x))
+    # Where a target is, the loss of the background is taken off again.
+    return _focal_background(background).sum() + (there - _focal_background(x) * (x.detach() > FAINT)).sum()
+
+
+def _focal_background(x: Tensor) -> Tensor:
+    """The focal loss of logits where no face is."""
+    return x.sigmoid() ** 2 * functional.softplus(x)
+
+
+def landmark_losses(response: Tensor, regions: Tensor, points: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """The landmarks' losses, averaged over what carries weight.
+
+    Args:
+        response: (n, K, h, w).
+        regions: (n, f, 4) in pixels of the input; squares of side 0 fill up what an image lacks.
+        points: (n, f, K, 2) in pixels of the input, anything where the weight is 0.
+        weights: (n, f, K).
+
+    Returns:
+        ``squared``, equation 7 with positions as shares of the region's side; ``absolute``, ours, the same with the
+        absolute error; ``peak``, ours, the cross-entropy of equation 5's distribution with the landmark's own place,
+        shared by the four cells around it, which makes peaks sharp.
+    """
+    found = soft_argmax(response, regions)
+    side = (regions[..., 2] - regions[..., 0]).clamp(min=1e-6)
+    error = (found.points - points) / side[..., None, None]
+    centre = (points - (regions[..., None, :2] + regions[..., None, 2:]) / 2).abs().amax(-1)
+    weights = weights * (centre < side[..., None] / 2 - 1)  # what lies outside its region cannot be pointed at
+    total = weights.sum().clamp(min=1e-6)
+    surprise = found.log_total - _at(response, points)
+    return {
+        "squared": ((error**2).sum(-1) * weights).sum() / total / 2,
+        "absolute": (error.abs().sum(-1) * weights).sum() / total,
+        "peak": (surprise.clamp(min=0) * weights).sum() / total,
+    }
+
+
+def _at(maps: Tensor, points: Tensor) -> Tensor:
+    """Maps (n, K, h, w) between their cells' centres, at (n, f, K, 2) pixels of the input -> (n, f, K)."""
+    n, k, h, w = maps.shape
+    size = torch.tensor([w, h], dtype=maps.dtype, device=maps.device) * STRIDE
+    grid = (points / size * 2 - 1).transpose(1, 2).reshape(n * k, -1, 1, 2).to(maps.dtype)
+    sampled = functional.grid_sample(
+        maps.reshape(n * k, 1, h, w), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled.reshape(n, k, -1).transpose(1, 2)

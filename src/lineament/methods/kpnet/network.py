@@ -1,0 +1,277 @@
+"""KPNet's networks (Song et al. 2020): two light backbones, and one 3x3 convolution for each of the two maps.
+
+Pixels are scaled without a shift, so that black is zero: a photo that ends, a margin and the padding of the first
+convolution are the same thing to the network.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lineament.methods.kpnet.scales import BINS
+
+
+class KPNet(nn.Module):
+    """A backbone and its two heads (figure 2): ``scale`` for the scalemap, ``response`` for the landmarks.
+
+    Args:
+        landmarks: K. backbone: "drnet" or "hourglass".
+    """
+
+    def __init__(self, landmarks: int = 5, backbone: str = "drnet") -> None:
+        super().__init__()
+        self.backbone = BACKBONES[backbone]()
+        self.scale = self.backbone.head(BINS)
+        self.response = self.backbone.head(landmarks)
+        prior = 1e-4  # a face's cell is one of many thousands: no flood of false alarms in the first steps
+        last = self.scale.conv if isinstance(self.scale, UpConv) else self.scale
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        nn.init.constant_(last.bias, -math.log(1 / prior - 1))
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(n, 3, h, w) in [0, 255], h and w multiples of the backbone's ``multiple`` -> maps at stride 2.
+
+        Returns:
+            ``scale`` (n, 60, h/2, w/2), logits; ``response`` (n, K, h/2, w/2), h of equation 5.
+        """
+        features = self.backbone(pixels / 128)
+        return {"scale": self.scale(features), "response": self.response(features)}
+
+    def fold(self) -> None:
+        """Put everything that is linear into single convolutions: the same function, for inference only."""
+        for module in self.modules():
+            if isinstance(module, (ConvNorm, UpConv, Merge, Stem)):
+                module.fold()
+
+
+class DRNet(nn.Module):
+    """The De-redundancy Net (figure 3): most of its weights at stride 8, few operations at stride 2.
+
+    Eleven 3x3 layers on the longest path, the head among them: stem, three residual blocks, one convolution up to
+    stride 4, one behind the sum there, one up to stride 2 and over the long skip's concatenation, head.
+    """
+
+    multiple = 8
+
+    def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, early, stride=2)
+        self.pool = nn.MaxPool2d(2)
+        self.shallow = Residual(early, middle)
+        self.down = Residual(middle, deep, stride=2)
+        self.deep = Residual(deep, deep)
+        self.up = UpConv(deep, middle, norm=True)
+        self.smooth = ConvNorm(middle, middle)
+        self.last = Merge(middle, early, late)
+        self.channels = late
+
+    def head(self, channels: int) -> nn.Conv2d:
+        """A head's layer."""
+        return nn.Conv2d(self.channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, channels, h/2, w/2)."""
+        early = functional.relu(self.stem(x))
+        shallow = self.shallow(self.pool(early))
+        deep = self.deep(self.down(shallow))
+        middle = functional.relu(self.smooth(functional.relu(self.up(deep) + shallow)))
+        return functional.relu(self.last(middle, early))
+
+
+class Hourglass(nn.Module):
+    """Hourglass-light: one stack of Newell et al. 2016 with 64 channels, upsampled to stride 2 at its end."""
+
+    multiple = 64
+
+    def __init__(self, channels: int = 64, depth: int = 4) -> None:
+        super().__init__()
+        self.stem = Stem(channels)
+        self.pool = nn.MaxPool2d(2)
+        self.skips = nn.ModuleList(Residual(channels, channels) for _ in range(depth))
+        self.downs = nn.ModuleList(Residual(channels, channels) for _ in range(depth))
+        self.bottom = Residual(channels, channels)
+        self.ups = nn.ModuleList(Residual(channels, channels) for _ in range(depth))
+        self.channels = channels
+
+    def head(self, channels: int) -> UpConv:
+        """A head's layer, which upsamples as well."""
+        return UpConv(self.channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, channels, h/4, w/4); the heads bring it to stride 2."""
+        x = self.pool(functional.relu(self.stem(x)))
+        kept = []
+        for skip, down in zip(self.skips, self.downs, strict=True):
+            kept.append(skip(x))
+            x = down(self.pool(x))
+        x = self.bottom(x)
+        for skipped, up in zip(reversed(kept), self.ups, strict=True):
+            x = skipped + _doubled(up(x))
+        return x
+
+
+BACKBONES: dict[str, type[DRNet] | type[Hourglass]] = {"drnet": DRNet, "hourglass": Hourglass}
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+        out: Tensor = self.norm(self.conv(x))
+        return out
+
+    def fold(self) -> None:
+        """Make one convolution of both."""
+        weight, bias = _normalised(self.conv.weight, self.norm)
+        self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
+
+
+class Residual(nn.Module):
+    """A basic residual block, with a 1x1 projection where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = ConvNorm(inputs, outputs, stride=stride)
+        self.second = ConvNorm(outputs, outputs)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else ConvNorm(inputs, outputs, size=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+        return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
+
+
+class Stem(nn.Module):
+    """Two 3x3 convolutions, the first with stride 2 and nothing between them; then normalisation.
+
+    All padding comes before the first, so that both together are exactly one 7x7 convolution, which is what is left of
+    them at inference: a quarter of the work.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, channels, 3, stride=2, bias=False)
+        self.second: nn.Module = nn.Conv2d(channels, channels, 3, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, channels, h/2, w/2)."""
+        out: Tensor = self.norm(self.second(self.first(functional.pad(x, (3, 2, 3, 2)))))
+        return out
+
+    def fold(self) -> None:
+        """Make one convolution of all three."""
+        assert isinstance(self.second, nn.Conv2d)
+        both = functional.conv_transpose2d(self.second.weight, self.first.weight, stride=2)
+        weight, bias = _normalised(both, self.norm)
+        self.first = nn.Conv2d(3, len(weight), 7, stride=2)
+        self.first.weight, self.first.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.second, self.norm = nn.Identity(), nn.Identity()
+
+
+class UpConv(nn.Module):
+    """Nearest-neighbour x2 upsampling and a 3x3 convolution.
+
+    Every output sees copies: of its 3x3 inputs only 2x2 differ. So for inference the 3x3 kernel becomes four 2x2
+    kernels, one for each place that an output can have in its upsampled cell, on the map before it is upsampled: 4/9
+    of the multiplications.
+
+    Args:
+        inputs, outputs: channels. norm: batch normalisation instead of a bias.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: bool = False) -> None:
+        super().__init__()
+        self.conv: nn.Module = nn.Conv2d(inputs, outputs, 3, padding=1, bias=not norm)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, 2h, 2w)."""
+        if isinstance(self.conv, Phases):
+            return self.conv(x)
+        return self.norm(self.conv(_doubled(x)))
+
+    def fold(self) -> None:
+        """Take the normalisation into the kernel, and the kernel apart into four."""
+        assert isinstance(self.conv, nn.Conv2d)
+        weight, bias = self.conv.weight, self.conv.bias
+        if isinstance(self.norm, nn.BatchNorm2d):
+            weight, bias = _normalised(weight, self.norm)
+        assert bias is not None
+        self.conv, self.norm = Phases(weight, bias), nn.Identity()
+
+
+class Merge(nn.Module):
+    """A 3x3 convolution of two concatenated maps, one of them upsampled x2, and batch normalisation.
+
+    The convolution of a concatenation is the sum of one of each map; for inference only one of them is upsampled.
+    """
+
+    def __init__(self, coarse: int, fine: int, outputs: int) -> None:
+        super().__init__()
+        self.coarse = coarse
+        self.conv: nn.Module = nn.Conv2d(coarse + fine, outputs, 3, padding=1, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """(n, coarse, h, w), (n, fine, 2h, 2w) -> (n, outputs, 2h, 2w)."""
+        if isinstance(self.norm, Phases):
+            return self.norm(coarse) + self.conv(fine)
+        return self.norm(self.conv(torch.cat([_doubled(coarse), fine], dim=1)))
+
+    def fold(self) -> None:
+        """Take the normalisation into the kernel, and that apart into one of each map."""
+        assert isinstance(self.conv, nn.Conv2d)
+        weight, bias = _normalised(self.conv.weight, self.norm)
+        of_coarse, of_fine = weight[:, : self.coarse], weight[:, self.coarse :]
+        self.conv = nn.Conv2d(of_fine.shape[1], len(of_fine), 3, padding=1, bias=False)
+        self.conv.weight = nn.Parameter(of_fine)
+        self.norm = Phases(of_coarse, bias)
+
+
+class Phases(nn.Conv2d):
+    """Upsampling and a 3x3 kernel as four 2x2 kernels, whose outputs are laid out as a cell's four places."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(weight.shape[1], 4 * len(weight), 2, padding=1)
+        rows = [_halved(weight, 2, odd) for odd in (False, True)]
+        kernels = [_halved(kernel, 3, odd) for kernel in rows for odd in (False, True)]
+        self.weight, self.bias = nn.Parameter(torch.cat(kernels)), nn.Parameter(bias.repeat(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, 2h, 2w)."""
+        h, w = x.shape[2:]
+        places = torch.unflatten(super().forward(x), 1, (4, -1))
+        placed = [places[:, 2 * i + j, :, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)]
+        return functional.pixel_shuffle(torch.stack(placed, dim=2).flatten(1, 2), 2)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Every cell four times: (n, c, h, w) -> (n, c, 2h, 2w)."""
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _halved(weight: Tensor, axis: int, odd: bool) -> Tensor:
+    """Three taps on copies as two on what was copied: an even place sees a, b, b; an odd one a, a, b."""
+    first, second, third = weight.unbind(axis)
+    return torch.stack([first + second, third] if odd else [first, second + third], dim=axis)
+
+
+def _normalised(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution without bias and the batch normalisation behind it."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale

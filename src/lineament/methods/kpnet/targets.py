@@ -1,0 +1,107 @@
+"""What KPNet learns from a canvas: cells of the scalemap (equations 1 to 3) and regions with landmarks (equation 7)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.methods.kpnet import scales
+from lineament.methods.kpnet.scales import BINS, STRIDE
+
+Array = NDArray[Any]
+
+
+class Spread(NamedTuple):
+    """How a face's one cell spreads over its neighbours.
+
+    Attributes:
+        paper: equation 3 as printed: radius ``floor(b / 10)`` cells, sigma 0.1 of it.
+        space: otherwise, sigma as a share of the face's side (at least half a cell), cut off at 3 sigma.
+        scale: sigma over neighbouring bins, in bins; 0 for none, as in the paper.
+    """
+
+    paper: bool = False
+    space: float = 0.04
+    scale: float = 1.0
+
+
+def paint(boxes: Array, size: int, spread: Spread) -> tuple[Array, Array]:
+    """The cells of a scalemap that are not zero, and their values in (0, 1].
+
+    Args:
+        boxes: (n, 4) faces in pixels of the input, each with a bin. size: side of the input.
+        spread: how far a face reaches.
+
+    Returns:
+        (m, 3) integers ``bin, row, column``, none twice: overlapping faces take the maximum; and (m,) float32.
+    """
+    cells = size // STRIDE
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    host = np.floor(middle / STRIDE).astype(np.int64)
+    bins = scales.encode(sides)
+    if spread.paper:
+        radius = (bins + 1) // 10
+        sigma = 0.1 * np.maximum(radius, 1e-6)
+    else:
+        sigma = np.maximum(spread.space * sides / STRIDE, 0.5)
+        radius = np.floor(3 * sigma).astype(np.int64)
+    reach, over = int(radius.max(initial=0)), int(np.ceil(2 * spread.scale))
+    db, dy, dx = np.meshgrid(
+        np.arange(-over, over + 1), np.arange(-reach, reach + 1), np.arange(-reach, reach + 1), indexing="ij"
+    )
+    near = (np.maximum(abs(dx), abs(dy)).ravel() <= radius[:, None]) & (len(boxes) > 0)
+    value = np.exp(-(dx**2 + dy**2).ravel() / (2 * sigma[:, None] ** 2))
+    if over:
+        value = value * np.exp(-(db**2).ravel() / (2 * spread.scale**2))
+    at = np.stack(
+        [
+            bins[:, None] + db.ravel(),
+            host[:, None, 1] + dy.ravel(),
+            host[:, None, 0] + dx.ravel(),
+        ],
+        axis=-1,
+    )
+    good = near & (at >= 0).all(axis=-1) & (at < [BINS, cells, cells]).all(axis=-1) & (value > 1e-3)
+    flat = np.ravel_multi_index(tuple(at[good].T), (BINS, cells, cells))
+    places, which = np.unique(flat, return_inverse=True)
+    values = np.zeros(len(places), np.float32)
+    np.maximum.at(values, which, value[good].astype(np.float32))
+    return np.stack(np.unravel_index(places, (BINS, cells, cells)), axis=-1).astype(np.int64), values
+
+
+def ignored(regions: Array, size: int) -> Array:
+    """Cells (h, w) whose scale is not learned: those that regions (n, 4) touch."""
+    first = np.floor(regions[:, :2] / STRIDE)
+    last = np.ceil(regions[:, 2:] / STRIDE)
+    at = np.arange(size // STRIDE)
+    columns = (at >= first[:, :1]) & (at < last[:, :1])
+    rows = (at >= first[:, 1:]) & (at < last[:, 1:])
+    return np.asarray((rows[:, :, None] & columns[:, None, :]).any(axis=0))
+
+
+def proposals(rng: np.random.Generator, boxes: Array, jitter: float = 0.04) -> Array:
+    """Square regions around faces, as far off as a proposal at inference is.
+
+    A proposal's centre is that of a cell and its side that of a bin; besides, the cell that scores best is seldom the
+    face's own, and the bin is now and then one beside it.
+
+    Args:
+        rng: random numbers. boxes: (n, 4), each with a bin. jitter: sigma of the centre, as a share of the side.
+
+    Returns:
+        (n, 4) in pixels of the input.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, jitter, (len(boxes), 2)) * sides[:, None]
+    centre = (np.floor(middle / STRIDE) + 0.5) * STRIDE
+    bins = np.clip(scales.encode(sides) + rng.choice([-1, 0, 0, 1], len(boxes)), 0, BINS - 1)
+    return squares(centre, scales.decode(bins))
+
+
+def squares(centres: Array, sides: Array) -> Array:
+    """Boxes (n, 4) of squares."""
+    half = sides[:, None] / 2
+    return np.concatenate([centres - half, centres + half], axis=1)

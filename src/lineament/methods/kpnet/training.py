@@ -1,0 +1,223 @@
+"""Training KPNet: canvases with labels, the losses of both maps, and the export of what was learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lineament.data.augment import distort, occlude
+from lineament.data.cache import Photos
+from lineament.data.compose import Canvas, Composer, Composition
+from lineament.data.readers.coco import read_coco
+from lineament.data.readers.folder import read_faceless
+from lineament.errors import DataError, OptionError
+from lineament.export import describe, export
+from lineament.methods.kpnet import targets
+from lineament.methods.kpnet.decode import Config
+from lineament.methods.kpnet.entries import entries
+from lineament.methods.kpnet.losses import landmark_losses, scale_loss
+from lineament.methods.kpnet.network import BACKBONES, KPNet
+from lineament.methods.kpnet.scales import LARGEST, SMALLEST
+from lineament.methods.kpnet.targets import Spread
+from lineament.schemas import schema
+from lineament.train.checkpoint import best_weights
+from lineament.train.loop import Batch, Report, Task, generator, to_input, train
+from lineament.train.recipe import Recipe, copy_recipe, read_recipe
+from lineament.weights import register
+
+Array = NDArray[Any]
+STAGES = ("kpnet",)
+FILE, RECIPE = "kpnet.onnx", "recipe.toml"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KPNetRecipe(Recipe):
+    """Settings beside those of every training.
+
+    Attributes:
+        landmarks, backbone: as in the method's ``Config``.
+        canvas: side of a training picture in pixels.
+        longest: longer edge to which photos are scaled down in the cache.
+        focal: the focal form of equation 4; else as printed.
+        printed_spread: targets spread as in equation 3; else by ...
+        spread: ... sigma as a share of the face's side, and ...
+        scale_spread: ... sigma over neighbouring bins, in bins.
+        scale_weight: of the scalemap's loss: for one face if focal, else for the sum over one photo's map.
+        squared_weight, absolute_weight, peak_weight: of the landmarks' losses (see ``landmark_losses``).
+        min_side: smallest side on the canvas of the face that a photo is placed by.
+        held_out: canvases of validation photos that the losses are measured on.
+    """
+
+    landmarks: str = "5"
+    backbone: str = "drnet"
+    canvas: int = 256
+    longest: int = 800
+    focal: bool = True
+    printed_spread: bool = False
+    spread: float = 0.04
+    scale_spread: float = 1.0
+    scale_weight: float = 1.0
+    squared_weight: float = 0.0
+    absolute_weight: float = 4.0
+    peak_weight: float = 0.2
+    min_side: float = 5
+    held_out: int = 96
+
+
+class KPNetTask(Task):
+    """Canvases and what is to be found on them."""
+
+    def __init__(self, network: KPNet, recipe: KPNetRecipe, composer: Composer, held_out: Composer) -> None:
+        self.network: nn.Module = network
+        self.recipe, self.composer = recipe, composer
+        canvases = [held_out.canvas(generator(recipe.seed, i), recipe.canvas) for i in range(recipe.held_out)]
+        self._held_out = [
+            _labelled(generator(0, i), canvases[i : i + recipe.batch], recipe)
+            for i in range(0, len(canvases), recipe.batch)
+        ]
+
+    def batch(self, step: int) -> Batch:
+        """Composed, distorted and partly covered canvases with their targets."""
+        rng = generator(self.recipe.seed, step)
+        canvases = [occlude(rng, self.composer.canvas(rng, self.recipe.canvas)) for _ in range(self.recipe.batch)]
+        batch = _labelled(rng, canvases, self.recipe)
+        return batch | {"pixels": np.stack([distort(rng, pixels) for pixels in batch["pixels"]])}
+
+    def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The scalemap's loss and the landmarks', weighted."""
+        r = self.recipe
+        scale = scale_loss(outputs["scale"], batch["ignored"], batch["cells"], batch["values"], focal=r.focal)
+        count = batch["faces"].sum().clamp(min=1) if r.focal else len(batch["pixels"])
+        of_points = landmark_losses(outputs["response"].float(), batch["regions"], batch["points"], batch["weights"])
+        weights = {"squared": r.squared_weight, "absolute": r.absolute_weight, "peak": r.peak_weight}
+        return {
+            "scale": r.scale_weight * scale / count,
+            **{name: weight * of_points[name] for name, weight in weights.items() if weight},
+        }
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """The losses on held-out canvases; their negated sum first."""
+        device = next(network.parameters()).device
+        network.eval()
+        sums: dict[str, float] = {}
+        for arrays in self._held_out:
+            batch = {name: torch.as_tensor(value).to(device) for name, value in arrays.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+                outputs = network(to_input(batch["pixels"]))
+            for name, value in self.losses(outputs, batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(self._held_out)
+        network.train()
+        return {"negated_loss": -sum(sums.values()), **sums}
+
+
+def _labelled(rng: np.random.Generator, canvases: list[Canvas], recipe: KPNetRecipe) -> Batch:
+    """A batch of canvases with their targets; faces are padded to the number of the fullest canvas."""
+    spread = Spread(recipe.printed_spread, recipe.spread, recipe.scale_spread)
+    k = len(schema(recipe.landmarks))
+    n, f = len(canvases), max(max((int((~c.ignore).sum()) for c in canvases), default=0), 1)
+    batch: Batch = {
+        "pixels": np.stack([c.pixels for c in canvases]),
+        "faces": np.array([int((~c.ignore).sum()) for c in canvases], np.float32),
+        "outside": np.array([c.outside for c in canvases], np.float32),
+        "ignored": np.stack([targets.ignored(c.boxes[c.ignore], recipe.canvas) for c in canvases]),
+        "regions": np.zeros((n, f, 4), np.float32),
+        "points": np.zeros((n, f, k, 2), np.float32),
+        "weights": np.zeros((n, f, k), np.float32),
+    }
+    cells, values = [], []
+    for i, canvas in enumerate(canvases):
+        boxes = canvas.boxes[~canvas.ignore]
+        at, value = targets.paint(boxes, recipe.canvas, spread)
+        cells.append(np.concatenate([np.full((len(at), 1), i), at], axis=1))
+        values.append(value)
+        batch["regions"][i, : len(boxes)] = targets.proposals(rng, boxes)
+        batch["points"][i, : len(boxes)] = np.nan_to_num(canvas.landmarks[~canvas.ignore])
+        batch["weights"][i, : len(boxes)] = canvas.weights[~canvas.ignore]
+    return batch | {"cells": np.concatenate(cells), "values": np.concatenate(values)}
+
+
+def run(
+    data: Path,
+    recipe: Path,
+    out: Path,
+    *,
+    stage: str | None = None,
+    overrides: dict[str, str] | None = None,
+    report: Callable[[str, int], Report] | None = None,
+) -> Path:
+    """Train KPNet and export it. A run that was stopped goes on where it was.
+
+    Args:
+        data: folder that the recipe's index files lie in. recipe: TOML file with a table ``[kpnet]``.
+        out: the run's folder; ``kpnet.onnx`` appears there.
+        stage: "kpnet" or ``None``, there being one.
+        overrides: settings that replace the recipe's, written as in TOML.
+        report: makes a progress callback for a stage of so many steps.
+
+    Raises:
+        OptionError: no such stage or setting.
+        DataError: no landmarks or no faces to learn from.
+    """
+    if stage not in (None, *STAGES):
+        raise OptionError(f"kpnet has no stage {stage!r}; it has: {', '.join(STAGES)}")
+    copy_recipe(recipe, out / RECIPE, overrides or {})
+    settings = read(out / RECIPE)
+    task = prepare("kpnet", data, settings, out)
+    train(task, settings, out / "kpnet", report("kpnet", settings.steps) if report else None)
+    return export_run(out, out / FILE)
+
+
+def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
+    """Write a run's best weights so far as an ONNX file that describes itself.
+
+    Args:
+        out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+    """
+    recipe = read(out / RECIPE)
+    network = _network(recipe)
+    weights = best_weights(out / "kpnet")
+    if weights is not None:
+        network.load_state_dict(weights)
+    config = Config(landmarks=recipe.landmarks, backbone=recipe.backbone, multiple=BACKBONES[recipe.backbone].multiple)
+    export(entries(network), file, metadata=describe("kpnet", config, out / RECIPE, scores))
+    register(file)
+    return file
+
+
+def read(recipe: Path, stage: str = "kpnet") -> KPNetRecipe:
+    """The settings from a recipe file."""
+    return read_recipe(recipe, KPNetRecipe, stage)
+
+
+def prepare(stage: str, data: Path, recipe: KPNetRecipe, out: Path) -> KPNetTask:
+    """The task, ready to train: photos are decoded first, if they are not yet."""
+    composition = Composition(min_side=recipe.min_side, smallest=SMALLEST, largest=LARGEST)
+    composers = {}
+    for split in ("train", "val"):
+        samples = [s for index in getattr(recipe, split) for s in read_coco(data / index)]
+        faces = sum(int((~s.ignore).sum()) for s in samples)
+        marked = sum(int(((s.visibility > 0).all(axis=1) & ~s.ignore).sum()) for s in samples)
+        if not faces or not marked:
+            lacks = "no face" if not faces else "no face with all its landmarks, and KPNet finds faces by them"
+            raise DataError(f"the {split} data of kpnet ({', '.join(getattr(recipe, split))}) have {lacks}")
+        if split == "train":
+            samples += [s for n in recipe.backgrounds for s in read_faceless(data / n, schema(recipe.landmarks))]
+        photos = Photos.build(samples, out / "photos" / split, recipe.longest)
+        composers[split] = Composer(photos, composition)
+        _log.info("%s: %d photos, %d faces, %d of them with landmarks", split, len(samples), faces, marked)
+    return KPNetTask(_network(recipe), recipe, composers["train"], composers["val"])
+
+
+def _network(recipe: KPNetRecipe) -> KPNet:
+    torch.manual_seed(recipe.seed)
+    return KPNet(len(schema(recipe.landmarks)), recipe.backbone)
