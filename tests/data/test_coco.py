@@ -82,6 +82,7 @@ def index_of(**changes: object) -> dict[str, object]:
     [
         ({"bbox": [1, 2, -3, 4]}, "negative"),
         ({"bbox": [1, 2, 3]}, "4 numbers, found 3"),
+        ({"bbox": None}, "4 numbers, found 0"),
         ({"bbox": [1, float("nan"), 3, 4]}, "not finite"),
         ({"keypoints": [float("nan"), 2, 2] * 5}, "not finite"),
         ({"keypoints": [1, 2, 2] * 4}, "15 numbers, found 12"),
@@ -100,6 +101,20 @@ def test_a_wrong_label_is_named(tmp_path: Path, changes: dict[str, object], mess
 def test_no_coco_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.json").write_text(text)
     with pytest.raises(DataError, match=r"index\.json"):
+        read_coco(tmp_path / "index.json")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "two images have the same id, 1"),
+        ([{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "two images have the same file_name, a"),
+        ([{"id": 1}], "each image with an id and a file_name: KeyError: 'file_name'"),
+    ],
+)
+def test_wrong_images_are_named(tmp_path: Path, images: list[dict[str, object]], message: str) -> None:
+    (tmp_path / "index.json").write_text(json.dumps({"images": images, "annotations": []}))
+    with pytest.raises(DataError, match=message):
         read_coco(tmp_path / "index.json")
 
 

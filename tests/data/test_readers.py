@@ -155,6 +155,26 @@ def test_the_official_wider_mat(shared: Path, caplog: pytest.LogCaptureFixture) 
     assert ((sizes[:, 0] <= 0).sum(), (sizes[:, 1] <= 0).sum(), sizes[:, 0].min()) == (9, 6, -2)
 
 
+def test_the_split_is_that_of_the_file_and_not_of_the_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_wider(write(tmp_path / "training" / "wider_face_val_bbx_gt.txt", WIDER), "images")
+    read_retinaface(write(tmp_path / "train" / "label.txt", RETINAFACE), "images")
+    assert "3226 pictures published, 3 found" in caplog.text
+    assert "12880 pictures published, 2 found" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("read", "variables"),
+    [
+        (read_wider_mat, dict.fromkeys(("event_list", "file_list", "face_bbx_list"), np.ones((1, 2)))),
+        (read_aflw19, {name: np.ones((2, 5)) for name in ("nameList", "data", "bbox", "mask_new", "ra")}),
+        (read_cofw, {"phisT": np.ones((1, 87))}),
+    ],
+)
+def test_matlab_files_of_another_layout(tmp_path: Path, read: Any, variables: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"a\.mat: not laid out as"):
+        read(savemat(tmp_path / "a.mat", **variables), "images")
+
+
 def test_no_matlab_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a MATLAB file"):
         read_wider_mat(write(tmp_path / "a.mat", "hello" * 50), "images")
@@ -178,6 +198,7 @@ def test_retinaface(tmp_path: Path) -> None:
     assert first.landmark_source.tolist() == ["human", "none"]
     assert first.attributes["quality"].tolist() == [0.82, 0]
     assert second.landmark_source.tolist() == ["none"]
+    assert read_retinaface(write(tmp_path / "empty.txt", ""), "images") == []
     with pytest.raises(DataError, match=r"label\.txt:1: expected '# '"):
         read_retinaface(write(tmp_path / "label.txt", "1 2 3 4\n"), "images")
 
@@ -188,6 +209,15 @@ def test_fddb(tmp_path: Path) -> None:
     assert str(sample.path) == "images/2002/08/11/big/img_591.jpg"
     np.testing.assert_allclose(sample.boxes, [[220, 62, 320, 262]], atol=1e-4)
     np.testing.assert_allclose(sample.attributes["ellipse"], [[100, 50, math.pi / 2, 270, 162]])
+
+
+def test_folds_of_fddb_have_their_published_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "FDDB-fold-02-ellipseList.txt", "a\n1\n9 8 0 10 10 1\n")
+    assert len(read_fddb(tmp_path, "images")) == 1
+    for text in ("10 folds published, 1 found", "285 pictures published, 1 found", "519 faces published, 1 found"):
+        assert text in caplog.text
+    with pytest.raises(DataError, match=r"FDDB-fold-NN-ellipseList\.txt in this folder, found none"):
+        read_fddb(tmp_path / "..", "images")
 
 
 def test_upright_boxes_of_ellipses_against_points_on_them() -> None:
@@ -333,6 +363,12 @@ def test_300w(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     savemat(tmp_path / "boxes" / "bounding_boxes_ibug.mat", bounding_boxes=cells([entry.reshape(1, 1)], (1, 1)))
     (hard,) = read_300w(tmp_path, "challenging", boxes=tmp_path / "boxes")
     np.testing.assert_array_equal(hard.boxes, [[10, 11, 33, 44]])
+    caplog.clear()
+    assert read_300w(tmp_path, "full", boxes=tmp_path / "boxes")[0].box_source.tolist() == ["from-points"]
+    assert "no official box for 2 of 3 faces" in caplog.text
+    savemat(tmp_path / "boxes" / "bounding_boxes_ibug.mat", x=1)
+    with pytest.raises(DataError, match="not laid out as bounding_boxes with imgName"):
+        read_300w(tmp_path, "challenging", boxes=tmp_path / "boxes")
     (tmp_path / "ibug" / "image_003.png").unlink()
     with pytest.raises(DataError, match="no picture of that name"):
         read_300w(tmp_path, "challenging")
@@ -428,6 +464,8 @@ def test_mtfl(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = {name: column.tolist() for name, column in sample.attributes.items()}
     assert words == {"gender": ["male"], "smile": ["smiling"], "glasses": ["no glasses"], "pose": ["frontal"]}
     assert "2995 faces published, 1 found" in caplog.text
+    with pytest.raises(DataError, match=r"testing\.txt:1: expected gender, smile, glasses, pose as numbers up to"):
+        read_mtfl(write(tmp_path / "testing.txt", line.replace("1 1 2 3", "1 3 2 3")), "images")
 
 
 def test_rows_of_equal_names() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.readers.matlab import read_mat
-from lineament.data.readers.parsing import expect, grouped
+from lineament.data.readers.parsing import expect, grouped, laid_out
 from lineament.data.sample import HIDDEN, VISIBLE, Sample
 from lineament.errors import DataError, OptionError
 from lineament.schemas import NINETEEN, TWENTY_ONE_AFLW
@@ -100,12 +100,11 @@ def read_aflw19(mat: str | Path, images: str | Path, split: str = "all") -> list
     if split not in SPLITS:
         raise OptionError(f"unknown split {split!r} of AFLW; there are: {', '.join(SPLITS)}")
     found = read_mat(mat)
-    try:
+    with laid_out(mat, "AFLWinfo_release, with nameList, data, bbox, mask_new and ra"):
         names, data, boxes = found["nameList"], np.asarray(found["data"], float), np.asarray(found["bbox"], float)
         seen, order = np.asarray(found["mask_new"]) > 0, np.ravel(found["ra"]).astype(int) - 1
-    except KeyError as error:
-        raise DataError(f"{mat}: expected nameList, data, bbox, mask_new and ra of AFLWinfo_release: {error}") from None
-    points = np.stack([data[:, :19], data[:, 19:]], axis=2)
+        points, boxes = data.reshape(len(names), 2, 19).transpose(0, 2, 1), boxes.reshape(len(names), 4)
+        seen = seen.reshape(len(names), 19)
     rows = {"train": order[:TRAIN], "all": np.arange(len(names))}.get(split, order[TRAIN:])
     if split == "frontal":
         rows = rows[seen[rows].all(axis=1)]

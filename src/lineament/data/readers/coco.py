@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament.data.readers.parsing import laid_out
 from lineament.data.sample import NOT_LABELLED, VISIBLE, Sample
 from lineament.errors import DataError
 from lineament.files import write_whole
@@ -42,8 +44,9 @@ def read_coco(json_path: str | Path, images: str | Path | None = None, *, schema
         One sample an image, those without faces included. ``iscrowd`` becomes ``ignore``.
 
     Raises:
-        DataError: not a COCO file; a number that is not finite; a box of negative size; a wrong number of keypoints; an
-            annotation of an image that is not there. The message names file and annotation.
+        DataError: not a COCO file; an image that stands there twice; a number that is not finite; a box of negative
+            size; a wrong number of keypoints; an annotation of an image that is not there. The message names file and
+            annotation.
     """
     path = Path(json_path)
     index = _load(path)
@@ -154,9 +157,13 @@ def _samples(
     shift: float,
 ) -> list[Sample]:
     root = path.parent if images is None else Path(images)
-    ids = np.array([picture["id"] for picture in pictures])
-    if len(np.unique(ids)) < len(ids):
-        raise DataError(f"{path}: two images have the same id")
+    with laid_out(path, "COCO, each image with an id and a file_name"):
+        ids = np.array([picture["id"] for picture in pictures])
+        names = [Path(picture["file_name"]) for picture in pictures]
+    for what, values in (("id", ids.tolist()), ("file_name", names)):
+        twice = next((value for value, count in Counter(values).items() if count > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}: two images have the same {what}, {twice}")
     image_of = _rows_of(path, faces, ids)
     boxes = _boxes(path, faces, box)
     landmarks, visibility = _landmarks(path, faces, points, schema, shift)
@@ -169,7 +176,7 @@ def _samples(
     members = np.split(order, np.searchsorted(image_of[order], np.arange(1, len(pictures))))
     return [
         Sample(
-            path=root / picture["file_name"],
+            path=root / name,
             width=int(picture.get("width", 0)),
             height=int(picture.get("height", 0)),
             source=picture.get("source", ""),
@@ -182,7 +189,8 @@ def _samples(
             schema=schema,
             attributes={name: values[rows] for name, values in attributes.items()},
         )
-        for picture, rows in zip(pictures, members, strict=False)  # no picture at all still splits into one empty part
+        # strict is off, since no picture at all still splits into one empty part
+        for name, picture, rows in zip(names, pictures, members, strict=False)
     ]
 
 
@@ -211,7 +219,7 @@ def _landmarks(path: Path, faces: list[Record], key: str, schema: Schema, shift:
 
 def _table(path: Path, faces: list[Record], key: str, *, width: int) -> Array:
     """(faces, width) float64 of the lists under ``key``, all of that length and finite."""
-    lengths = np.array([len(face.get(key, ())) for face in faces], int)
+    lengths = np.array([len(face.get(key) or ()) for face in faces], int)
     _refuse(path, faces, lengths != width, f"{key} should hold {width} numbers, found {{}}", lengths)
     try:
         flat = np.fromiter(chain.from_iterable(face[key] for face in faces), float, len(faces) * width)

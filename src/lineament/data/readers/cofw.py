@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lineament.data.readers.matlab import read_mat
-from lineament.data.readers.parsing import expect, from_sizes
+from lineament.data.readers.parsing import expect, from_sizes, laid_out
 from lineament.data.sample import HIDDEN, VISIBLE, Sample
 from lineament.errors import DataError
 from lineament.files import whole
@@ -36,10 +36,10 @@ def read_cofw(mat: str | Path, images: str | Path) -> list[Sample]:
     part = next((part for part in FACES if f"phis{part}" in found), None)
     if part is None:
         raise DataError(f"{mat}: expected phisTr or phisT with its pictures and boxes, found {', '.join(found)}")
-    phis, boxes = np.asarray(found[f"phis{part}"], float), np.asarray(found[f"bboxes{part}"], float)
-    if phis.shape[1] != 87:
-        raise DataError(f"{mat}: a row of phis{part} should hold 3 x 29 numbers, found {phis.shape[1]}")
-    pictures = found[f"Is{part}"]
+    with laid_out(mat, f"COFW's phis{part}, bboxes{part} and Is{part}"):
+        phis = np.asarray(found[f"phis{part}"], float).reshape(-1, 3 * len(TWENTY_NINE))
+        boxes = np.asarray(found[f"bboxes{part}"], float).reshape(len(phis), 4)
+        pictures = found[f"Is{part}"]
     expect(mat, "faces", FACES[part], len(phis))
     paths = [Path(images) / f"{Path(mat).stem}-{i:04d}.png" for i in range(1, len(phis) + 1)]
     for path, picture in zip(paths, pictures, strict=True):

@@ -11,10 +11,20 @@ from numpy.typing import NDArray
 
 from lineament.data.readers.parsing import blocks, expect, read_lines, table
 from lineament.data.sample import Sample
+from lineament.errors import DataError
 
 Array = NDArray[Any]
 
-FOLDS, PICTURES, FACES = 10, 2845, 5171
+FOLDS = {
+    f"FDDB-fold-{number:02}-ellipseList.txt": counts
+    for number, *counts in zip(
+        range(1, 11),
+        (290, 285, 274, 302, 298, 302, 279, 276, 259, 280),
+        (515, 519, 517, 517, 514, 518, 518, 518, 514, 521),
+        strict=True,
+    )
+}
+"""Pictures and faces of each fold."""
 
 
 def read_fddb(lists: str | Path | Sequence[str | Path], images: str | Path) -> list[Sample]:
@@ -28,23 +38,25 @@ def read_fddb(lists: str | Path | Sequence[str | Path], images: str | Path) -> l
         images: folder that the names start from; ``.jpg`` is added.
 
     Raises:
-        DataError: file and line are named.
+        DataError: file and line are named; or the folder has no such file.
     """
-    if isinstance(lists, str | Path):
-        folder = Path(lists)
-        files: Sequence[str | Path] = (
-            sorted(folder.glob("FDDB-fold-*-ellipseList.txt")) if folder.is_dir() else [folder]
-        )
-    else:
-        files = lists
-    samples = [
-        _sample(Path(images) / f"{name.text}.jpg", table(rows, least=5, most=6))
-        for file in files
-        for name, rows in blocks(read_lines(file))
-    ]
-    if len(files) == FOLDS:
-        expect("FDDB", "pictures", PICTURES, len(samples))
-        expect("FDDB", "faces", FACES, sum(map(len, samples)))
+    files = [Path(lists)] if isinstance(lists, str | Path) else list(map(Path, lists))
+    if len(files) == 1 and files[0].is_dir():
+        (folder,) = files
+        files = sorted(folder.glob("FDDB-fold-*-ellipseList.txt"))
+        if not files:
+            raise DataError(f"{folder}: expected files FDDB-fold-NN-ellipseList.txt in this folder, found none")
+        expect(folder, "folds", len(FOLDS), len(files))
+    samples = []
+    for file in files:
+        fold = [
+            _sample(Path(images) / f"{name.text}.jpg", table(rows, least=5, most=6))
+            for name, rows in blocks(read_lines(file))
+        ]
+        pictures, faces = FOLDS.get(file.name, (None, None))
+        expect(file, "pictures", pictures, len(fold))
+        expect(file, "faces", faces, sum(map(len, fold)))
+        samples += fold
     return samples
 
 

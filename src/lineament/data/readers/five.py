@@ -11,6 +11,7 @@ import numpy as np
 
 from lineament.data.readers.parsing import around, expect, read_lines
 from lineament.data.sample import Sample
+from lineament.errors import DataError
 
 SUN = {"train": 10000, "test": 3466}
 MTFL = {"training": 10000, "testing": 2995}
@@ -51,10 +52,12 @@ def read_mtfl(txt: str | Path, images: str | Path) -> list[Sample]:
     points = np.stack([values[:, :5], values[:, 5:10]], axis=2) + 0.5
     boxes = around(points)
     codes = values[:, 10:].astype(int)
-    words = {
-        name: np.take(np.array(labels), codes[:, i], mode="clip")
-        for i, (name, labels) in enumerate(MTFL_ATTRIBUTES.items())
-    }
+    most = [len(labels) - 1 for labels in MTFL_ATTRIBUTES.values()]
+    strange = ((codes < 0) | (codes > most)).any(axis=1)
+    if strange.any():
+        where = lines[int(strange.argmax())].where
+        raise DataError(f"{where}: expected {', '.join(MTFL_ATTRIBUTES)} as numbers up to {most}")
+    words = {name: np.array(labels)[codes[:, i]] for i, (name, labels) in enumerate(MTFL_ATTRIBUTES.items())}
     expect(txt, "faces", next((n for split, n in MTFL.items() if split in Path(txt).name), None), len(lines))
     return [
         Sample.of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.readers.matlab import read_mat
-from lineament.data.readers.parsing import around, expect, read_lines
+from lineament.data.readers.parsing import around, expect, laid_out, read_lines
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
 from lineament.schemas import SCHEMAS, Schema, own
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
@@ -58,7 +61,8 @@ def read_300w(folder: str | Path, split: str, *, boxes: str | Path | None = None
         folder: holds ``afw``, ``helen``, ``ibug``, ``lfpw`` and, for the private test set, ``300W``.
         split: one of `SPLITS`.
         boxes: folder of the official ``bounding_boxes_*.mat`` files, whose ``bb_ground_truth`` (x1 y1 x2 y2, counted
-            from 1) is then used; left out, the tight boxes of the points.
+            from 1) is then used; left out, the tight boxes of the points. A face without an official box takes those
+            too; how many do is logged.
 
     Raises:
         DataError: a folder or picture is missing, or a file has another form.
@@ -74,6 +78,15 @@ def read_300w(folder: str | Path, split: str, *, boxes: str | Path | None = None
         for file in sorted(_existing(Path(folder) / part).glob("*.pts"))
     ]
     expect(folder, f"faces of split {split!r}", published, len(samples))
+    without = [sample.path for sample in samples if boxes and "from-points" in sample.box_source]
+    if without:
+        logger.warning(
+            "%s: no official box for %d of %d faces, which take their points' tight boxes (first: %s)",
+            boxes,
+            len(without),
+            len(samples),
+            without[0],
+        )
     return samples
 
 
@@ -111,12 +124,9 @@ def _official_boxes(folder: Path) -> dict[str, Array]:
     found = {}
     for mat in sorted(folder.glob("bounding_boxes_*.mat")):
         part = mat.stem.removeprefix("bounding_boxes_").replace("_", "/")
-        for entry in read_mat(mat)["bounding_boxes"]:
-            item = entry[0] if isinstance(entry, list) else entry
-            found[f"{part}/{Path(item['imgName']).stem}"] = np.ravel(item["bb_ground_truth"]).astype(float) - [
-                1,
-                1,
-                0,
-                0,
-            ]
+        with laid_out(mat, "bounding_boxes with imgName and bb_ground_truth"):
+            for entry in read_mat(mat)["bounding_boxes"]:
+                item = entry[0] if isinstance(entry, list) else entry
+                box = np.ravel(item["bb_ground_truth"]).astype(float).reshape(4)
+                found[f"{part}/{Path(item['imgName']).stem}"] = box - [1, 1, 0, 0]
     return found

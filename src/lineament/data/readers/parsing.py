@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def read_lines(path: str | Path) -> list[Line]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     numbered = enumerate(text.splitlines(), 1)
     return [Line(stripped, f"{path}:{number}") for number, line in numbered if (stripped := line.strip())]
+
+
+@contextmanager
+def laid_out(path: str | Path, what: str) -> Iterator[None]:
+    """Reading a structure, such as that of a MATLAB file, on trust that it is the expected one.
+
+    Raises:
+        DataError: it turned out to be another.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not laid out as {what}: {type(error).__name__}: {error}") from error
 
 
 def blocks(lines: Sequence[Line]) -> Iterator[tuple[Line, list[Line]]]:

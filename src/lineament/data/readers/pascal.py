@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lineament.data.readers.matlab import read_mat
-from lineament.data.readers.parsing import expect
+from lineament.data.readers.parsing import expect, laid_out
 from lineament.data.sample import Sample
 from lineament.errors import DataError
 
@@ -43,8 +43,9 @@ def _read(mat: str | Path, images: str | Path, source: str, published: tuple[int
         raise DataError(f"{mat}: expected the struct array 'Annotations' with imgname, imgsize and objects")
     samples = []
     for entry in entries:
-        rows = np.asarray(entry["objects"], float).reshape(-1, np.shape(entry["objects"])[-1] or 4)
-        width, height = np.ravel(entry["imgsize"])[:2]
+        with laid_out(mat, f"rows x1 y1 x2 y2 ? ignore and a size of {entry['imgname']}"):
+            rows = np.asarray(entry["objects"], float).reshape(-1, np.shape(entry["objects"])[-1] or 4)
+            width, height = np.ravel(entry["imgsize"])[:2]
         samples.append(
             Sample.of(
                 Path(images) / entry["imgname"],

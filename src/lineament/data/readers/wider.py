@@ -6,6 +6,7 @@ points count whole pixels: half a pixel is added.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.readers.matlab import read_mat
-from lineament.data.readers.parsing import blocks, expect, from_sizes, read_lines, table
+from lineament.data.readers.parsing import blocks, expect, from_sizes, laid_out, read_lines, table
 from lineament.data.sample import HIDDEN, VISIBLE, Sample
 from lineament.errors import DataError
 from lineament.schemas import FIVE
@@ -58,22 +59,19 @@ def read_wider_mat(mat: str | Path, images: str | Path) -> list[Sample]:
         MissingExtraError: scipy or h5py is not installed.
     """
     found = read_mat(mat)
-    try:
-        events, files, boxes = found["event_list"], found["file_list"], found["face_bbx_list"]
-    except KeyError as error:
-        raise DataError(
-            f"{mat}: expected WIDER FACE's lists event_list, file_list and face_bbx_list: {error}"
-        ) from None
-    labels = [found.get(f"{name}_label_list") for name in ATTRIBUTES]
     samples = []
-    for e, event in enumerate(events):
-        for f, file in enumerate(files[e]):
-            rows = np.asarray(boxes[e][f], float).reshape(-1, 4)
-            columns = [
-                np.full(len(rows), np.nan) if label is None else np.ravel(label[e][f]).astype(float) for label in labels
-            ]
-            path = Path(images) / event / f"{file}.jpg"
-            samples.append(_sample(path, rows, np.stack(columns, axis=1)))
+    with laid_out(mat, "WIDER FACE's lists event_list, file_list and face_bbx_list"):
+        events, files, boxes = found["event_list"], found["file_list"], found["face_bbx_list"]
+        labels = [found.get(f"{name}_label_list") for name in ATTRIBUTES]
+        for e, event in enumerate(events):
+            for f, file in enumerate(files[e]):
+                rows = np.asarray(boxes[e][f], float).reshape(-1, 4)
+                columns = [
+                    np.full(len(rows), np.nan) if label is None else np.ravel(label[e][f]).astype(float)
+                    for label in labels
+                ]
+                path = Path(images) / event / f"{file}.jpg"
+                samples.append(_sample(path, rows, np.stack(columns, axis=1)))
     _expect(mat, samples)
     return samples
 
@@ -92,7 +90,7 @@ def read_retinaface(txt: str | Path, images: str | Path) -> list[Sample]:
     if lines and (not starts or starts[0] > 0):
         raise DataError(f"{lines[0].where}: expected '# ' and a picture's name, found {lines[0].text[:80]!r}")
     samples = []
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in pairwise([*starts, len(lines)]):
         values = table(lines[start + 1 : end], least=4, most=20)
         points = np.nan_to_num(values[:, 4:19], nan=-1).reshape(-1, 5, 3)
         labelled = np.logical_and.reduce(points[..., :2] >= 0, axis=2)
@@ -118,6 +116,8 @@ def _sample(path: Path, boxes: Array, attributes: Array) -> Sample:
 
 
 def _expect(path: str | Path, samples: list[Sample]) -> None:
-    split = next((split for split in PICTURES if split in str(path)), "")
+    """The split is in the file's name, or, with RetinaFace, in its folder's."""
+    names = f"{Path(path).name} {Path(path).parent.name}"
+    split = min((split for split in PICTURES if split in names), key=names.index, default="")
     expect(path, "pictures", PICTURES.get(split), len(samples))
     expect(path, "faces", FACES.get(split), sum(map(len, samples)))
