@@ -12,8 +12,6 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from lineament.cli import evaluate
-
 scipy_io = pytest.importorskip("scipy.io")
 pytest.importorskip("cv2")
 
@@ -24,7 +22,6 @@ Array = np.ndarray[Any, Any]
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "read_weights", lambda name: b"stand-in")
 
 
 @pytest.fixture
@@ -85,12 +82,18 @@ def test_wider_with_a_method_goes_on_where_it_stopped(
     assert "1 pictures detected now, 0 before" in result.output
     assert (tmp_path / "tree/0--E/a.txt").read_text().startswith("a\n1\n20 15 40 30 0.78")
     assert "0 pictures detected now, 1 before" in run(*common).output
-    monkeypatch.setattr(evaluate, "read_weights", lambda name: b"new weights")
+    (kept,) = (tmp_path / "runs/evaluate").iterdir()
+    whole = kept.read_text()
+    kept.write_text(whole + whole[:20])  # stopped in the middle of a line
+    assert "0 pictures detected now, 1 before" in run(*common).output
+    assert kept.read_text() == whole
+    monkeypatch.setattr("lineament.cli.run.read_weights", lambda name: b"new weights")
     assert "1 pictures detected now, 0 before" in run(*common).output
     assert "1 pictures detected now, 0 before" in run(*common, "--threshold", "0.1").output
     assert "1 pictures detected now, 0 before" in run(*common, "--setting", "factor=0.5").output
     assert "1 pictures detected now, 0 before" in run(*common, "--work", tmp_path / "work").output
-    assert (tmp_path / "work/0--E/a.txt").is_file()
+    assert "1 pictures detected now, 0 before" in run(*common, "--work", tmp_path / "work", "--min-face", 20).output
+    assert len(list((tmp_path / "work").glob("middle-*.jsonl"))) == 2
 
 
 @pytest.mark.usefixtures("middle")
@@ -131,18 +134,20 @@ def test_pascal_with_a_method_and_from_its_file(tmp_path: Path, photos: Path, ru
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "give either --detections, earlier results, or --method and --images"),
+        ((), "give either --detections, a file of earlier results, or --method"),
         (("--detections", "found", "--method", "middle"), "give either --detections"),
         (("--method", "middle"), "--method takes --images"),
         (("--method", "middle", "--images", "empty"), "none of its 1 pictures is one of the 2 of the ground truth"),
+        (("--method", "middle", "--images", "twice"), "a second picture of the image 0--E/a, after"),
         (("--detections", "found", "--subset", "none.txt"), "none.txt: expected a list of image names"),
     ],
 )
 def test_what_does_not_go_together(
     tmp_path: Path, wider_truth: Path, run: Run, options: tuple[str, ...], message: str
 ) -> None:
-    (tmp_path / "empty").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "empty/x.png")
+    for name in ("empty/x.png", "twice/0--E/a.png", "twice/0--E/a.bmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
     result = run("evaluate", "wider", "--ground-truth", wider_truth, *options)
     assert result.exit_code == 2
     assert message in result.output

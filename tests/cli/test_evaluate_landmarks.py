@@ -22,6 +22,11 @@ pytestmark = pytest.mark.usefixtures("middle")
 POINTS = np.array([[40, 40], [60, 40], [50, 50], [45, 60], [55, 60]], float)
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
     """Two photos; the stand-in finds the face of the first exactly and sees none in the second, which is dark."""
@@ -43,6 +48,9 @@ def test_landmarks(labels: Path, run: Run) -> None:
     found = json.loads(out.read_text())
     assert (found["name"], found["settings"]["data"]) == ("middle", "labels.json")
     assert (found["scores"]["recall"], found["scores"]["nme"]) == (0.5, pytest.approx(0.1))
+    assert "2 pictures detected now, 0 before" in result.output
+    again = run("evaluate", "recall", "-m", "middle", "--data", labels, "--threshold", 0.5)
+    assert "0 pictures detected now, 2 before" in again.output
 
 
 def test_recall_now_and_from_a_file(labels: Path, run: Run) -> None:
@@ -60,7 +68,7 @@ def test_one_source_of_detections(labels: Path, run: Run) -> None:
     for source in ((), ("-m", "middle", "--detections", "found.jsonl")):
         result = run("evaluate", "recall", *source, "--data", labels)
         assert result.exit_code == 2
-        assert "either --method" in result.output
+        assert "give either --detections" in result.output
 
 
 def test_speed(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,15 @@ def test_an_empty_tree(tmp_path: Path) -> None:
         read_wider(tmp_path)
 
 
+def test_files_that_are_no_detections_are_counted(tmp_path: Path) -> None:
+    for name in ("readme.txt", "0--E/a.json", "0--E/deep/a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    found = wider_file(tmp_path, "a\n1\n1 2 3 4 .5\n")
+    assert list(found.images) == ["0--E/a"]
+    assert re.match(r"3 files that are not <event>/<name>\.txt, not read \(first: .*a\.json\)", found.notes[0])
+
+
 # --- FDDB ---
 
 
@@ -140,6 +149,7 @@ def test_an_empty_tree(tmp_path: Path) -> None:
         ("a\n1\n1 2 3 4 .5\na\n0\n", r"f\.txt:4: the image a stands in this file twice, first at .*f\.txt:1"),
         ("a\n2\n1 2 3 4 .5\n1 2 3 4 5 .5\n", r"f\.txt:4: expected a rectangle \(5 numbers\) or an ellipse"),
         ("a\n1\n1 2 nan 4 .5\n", r"f\.txt:3: a number is not finite"),
+        ("a\n2\n1 2 0 4 5 .5\n2 -1 0 4 5 .5\n", r"f\.txt:4: expected radii of 0 or more, found a negative one"),
         ("a\n1\n1 2 x 4 .5\n", r"f\.txt:3: expected numbers"),
         ("a\n3\n1 2 3 4 .5\n", r"f\.txt:1: the file ends within the block"),
     ],
@@ -188,7 +198,8 @@ def test_pascal_matlab_forms(tmp_path: Path) -> None:
     [
         ("f.txt", "a .9 1 2 3 4\na .9 1 2 3\n", r"f\.txt:2: expected 5 numbers, found 4"),
         ("f.txt", "a nan 1 2 3 4\n", r"f\.txt:1: a number is not finite"),
-        ("f.csv", "heading\na;b;c\n", r"f\.csv: not laid out as a \.csv file"),
+        ("f.csv", "heading\na;b;c\n", r"f\.csv:2: expected 4 numbers, found 0"),
+        ("f.csv", "heading\n;;a.jpg;;;;;1;2;3;x\n", r"f\.csv:2: expected numbers"),
         ("f.json", "{}", r"expected a suffix out of \.txt, \.mat"),
     ],
 )

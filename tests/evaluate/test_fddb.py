@@ -286,6 +286,21 @@ def test_subset_and_unknown_images() -> None:
         fddb.evaluate(Detections({}), SQUARE, assignment="greedy")  # type: ignore[arg-type]
 
 
+def test_an_unknown_image_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "f.txt").write_text("a\n0\nx\n1\n1 2 3 4 .5\n")
+    notes = fddb.evaluate(read_fddb(tmp_path / "f.txt"), SQUARE).notes
+    assert f"1 detections in such images, ignored (first: {tmp_path}/f.txt:3: x)" in notes
+
+
+@pytest.mark.parametrize("far", [1e6, 1e12, 1e30])
+def test_detections_far_outside_find_nothing(far: float) -> None:
+    rectangle = np.array([[far, 12, 2 * far, 28, 0.75]])
+    ellipse = np.array([[far / 4, 5, 0, 2 * far, 20, 0.75]])
+    for found in (Detections({"a": rectangle}), Detections({"a": ellipse}, "ellipse")):
+        result = fddb.evaluate(found, SQUARE)
+        assert (result.discrete.tolist(), result.false_positives.tolist()) == ([0], [1])
+
+
 def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(MissingExtraError, match=r"needs cv2: pip install 'lineament\[evaluate\]'"):
@@ -299,6 +314,7 @@ def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     ("annotations", "sizes", "message"),
     [
         ("a\n1\n1 1 0 1\n", "a 5 5", r"truth\.txt:3: expected 5 to 6 numbers, found 4"),
+        ("a\n1\n1 -1 0 1 1 1\n", "a 5 5", r"truth\.txt:3: expected radii of 0 or more"),
         ("a\n1\n1 1 0 nan 1 1\n", "a 5 5", r"truth\.txt:3: a number is not finite"),
         ("a\n1\n1 1 0 1 1 1\na\n0\n", "a 5 5", r"truth\.txt:4: the image a is annotated twice"),
         ("a\n1\n1 1 0 1 1 1\n", "b 5 5", r"sizes\.csv: no size for 1 of 1 annotated images, e\.g\. a"),

@@ -18,6 +18,7 @@ from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
 from lineament.evaluate import landmarks as L
 from lineament.evaluate.labelled import Evaluated, detect_all, read_detections
+from lineament.evaluate.recall import evaluate_recall
 from lineament.faces import Faces
 from lineament.schemas import FIVE, own, schema
 
@@ -284,6 +285,12 @@ def test_nothing_to_compare_with() -> None:
         L.evaluate_landmarks("made-up", Evaluated([other], [Faces.empty((9, 9), schema("98"))]))
 
 
+def test_no_picture_at_all() -> None:
+    for evaluate in (L.evaluate_landmarks, evaluate_recall):
+        with pytest.raises(OptionError, match="no labelled picture"):
+            evaluate("made-up", Evaluated([], []))
+
+
 def line_of(path: str, faces: Faces) -> str:
     return json.dumps({"path": path, "method": "made-up"} | faces.to_dict())
 
@@ -298,6 +305,34 @@ def test_detections_from_a_file(tmp_path: Path) -> None:
     assert (found.left_out, found.failed) == (1, 1)
     np.testing.assert_allclose(found.faces[0].landmarks, faces.landmarks)
     assert len(found.faces[1]) == 0
+
+
+def test_what_is_strange_in_a_file_is_counted_with_its_line(tmp_path: Path) -> None:
+    faces = Faces.of([[9, 9, 5, 5], [0, 0, 5, 5]], [0.5, 1.5], np.zeros((2, 5, 2)), image_size=(9, 9))
+    lines = [json.dumps({"path": "b.jpg", "error": "damaged"}), line_of("z.jpg", faces), line_of("a.jpg", faces)]
+    path = tmp_path / "found.jsonl"
+    path.write_text("\n".join(lines))
+    samples = [Sample.of(tmp_path / f"{name}.jpg", [[0, 0, 5, 5]], np.ones((1, 5, 2))) for name in "abc"]
+    found = read_detections(path, samples, tmp_path)
+    assert found.notes == (
+        f"1 pictures that could not be read: nothing found there (first: {path}:1: b.jpg)",
+        f"1 pictures without labels, ignored (first: {path}:2: z.jpg)",
+        f"1 labelled pictures without a line, left out (first: {tmp_path}/c.jpg)",
+        f"1 detections of no or negative size, kept as they are (first: {path}:3)",
+        f"1 scores outside [0, 1], kept: only their order counts (first: {path}:3)",
+        f"1 rows with a higher score than the row before; sorted where the protocol sorts (first: {path}:3)",
+    )
+    assert L.evaluate_landmarks("made-up", found).settings["notes"] == list(found.notes)
+
+
+def test_a_picture_without_faces_does_not_decide_the_schema(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(0, 90, (1, 68, 2))
+    faces = Faces.of([[0, 0, 90, 90]], [0.5], points, image_size=(90, 90), schema=schema("68"))
+    lines = [json.dumps({"path": "a.jpg", "error": "damaged"}), line_of("b.jpg", faces)]
+    (tmp_path / "found.jsonl").write_text("\n".join(lines))
+    samples = [Sample.of(tmp_path / name, [[0, 0, 90, 90]], points, schema=schema("68")) for name in ("a.jpg", "b.jpg")]
+    result = L.evaluate_landmarks("made-up", read_detections(tmp_path / "found.jsonl", samples, tmp_path))
+    assert (result.settings["schema"], result.scores["recall"]) == ("68", 0.5)
 
 
 def test_wrong_detection_files(tmp_path: Path) -> None:
@@ -326,3 +361,4 @@ def test_a_picture_that_cannot_be_read_has_no_face(tmp_path: Path) -> None:
 
     found = detect_all(scene().samples, detect, empty=FIVE)
     assert (found.failed, len(found.faces[0])) == (1, 0)
+    assert found.notes == ("1 pictures that could not be read: nothing found there (first: a.jpg: damaged)",)

@@ -1,28 +1,25 @@
 """``lineament evaluate wider``, ``fddb`` and ``pascal``: the numbers of the official tools.
 
-Detections come from a file, or from a method that runs now. Such a run keeps each picture's result in a working folder
-and goes on from there when it was stopped.
+Detections come from a file, or from a method that runs now.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import track
 
-import lineament
 from lineament.cli.options import Settings, with_settings
 from lineament.cli.results import tell
-from lineament.errors import DataError, OptionError
+from lineament.cli.run import WORK, Source, Threads, Work
+from lineament.data.sample import Sample
+from lineament.errors import DataError
 from lineament.evaluate import fddb as fddb_protocol
 from lineament.evaluate import pascal as pascal_protocol
 from lineament.evaluate import wider as wider_protocol
@@ -31,17 +28,13 @@ from lineament.evaluate.detections import (
     image_key,
     pick,
     read_fddb,
-    read_files,
     read_pascal,
     read_wider,
-    rectangles,
     write_fddb,
-    write_file,
     write_pascal,
     write_wider,
 )
-from lineament.images import image_paths, read_image
-from lineament.weights import read_weights
+from lineament.images import image_paths
 
 app = typer.Typer(no_args_is_help=True, help="Score a detector: by the official protocols, or on own labels.")
 
@@ -70,13 +63,8 @@ Method = Annotated[
     str | None, typer.Option("--method", "-m", help="Run this: a name of `lineament models`, or an ONNX file.")
 ]
 Images = Annotated[Path | None, typer.Option(help="With --method: folder of the pictures.")]
-Work = Annotated[
-    Path | None,
-    typer.Option(help="With --method: folder that keeps each picture's result (default: one below runs/evaluate)."),
-]
 Threshold = Annotated[float, typer.Option(help="With --method: lowest score, 0 to 1. Curves want it low.")]
 MinFace = Annotated[float | None, typer.Option(help="With --method: smallest face to look for, in pixels.")]
-Threads = Annotated[int | None, typer.Option(help="With --method: threads of the runtime (default: all cores).")]
 Subset = Annotated[Path | None, typer.Option(help="Evaluate only the images that this file lists, one name a line.")]
 Name = Annotated[str | None, typer.Option(help="Name in tables and reports (default: method or file name).")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result for `lineament report`.")]
@@ -84,79 +72,41 @@ DetectionsDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Tree of
 DetectionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Detections in the protocol's own form.")]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A method that is to run, or ``None`` in its place and a file of detections."""
+def _detected(source: Source, names: Collection[str], name_of: Callable[[Path], str]) -> Detections:
+    """What the method finds in those images of the ground truth that lie in the folder."""
+    pictures = _pictures(source.images or Path(), names, name_of)
+    found = source.over([Sample.of(path, []) for path in pictures.values()])
+    return replace(Detections.of(dict(zip(pictures, found.faces, strict=True))), notes=found.notes)
 
-    detections: Path | None
-    method: str | None
-    images: Path | None
-    work: Path | None
-    threshold: float
-    min_face: float | None
-    threads: int | None
-    settings: Settings
-    turn: int = 0  # quarter turns counter-clockwise
 
-    def __post_init__(self) -> None:
-        if (self.method is None) == (self.detections is None):
-            raise OptionError("give either --detections, earlier results, or --method and --images, to detect now")
-        if self.method and not self.images:
-            raise OptionError("--method takes --images, the folder of the benchmark's pictures")
+def _pictures(folder: Path, names: Collection[str], name_of: Callable[[Path], str]) -> dict[str, Path]:
+    """Those images of the ground truth that lie in the folder, in the ground truth's order.
 
-    @property
-    def name(self) -> str:
-        return self.method or (self.detections.stem if self.detections else "")
-
-    def pictures(self, names: Collection[str], name_of: Callable[[Path], str]) -> dict[str, Path]:
-        """Those images of the ground truth that lie in the folder, in the ground truth's order.
-
-        Raises:
-            DataError: none does.
-        """
-        folder = self.images or Path()
-        files = {name_of(path.relative_to(folder)): path for path in image_paths([folder])}
-        found = {name: files[name] for name in names if name in files}
-        if not found:
-            raise DataError(
-                f"{folder}: none of its {len(files)} pictures is one of the {len(names)} of the ground truth; expected "
-                f"e.g. {next(iter(names), '')}.jpg, found e.g. {next(iter(files))}"
-            )
-        return found
-
-    def detect(self, pictures: dict[str, Path]) -> Detections:
-        """Results of all pictures; those that the working folder has already are not computed again."""
-        work = self.work or Path("runs") / "evaluate" / self._identity()
-        left = {name: path for name, path in pictures.items() if not (work / f"{name}.txt").exists()}
-        if left:
-            detector = lineament.load(self.method or "", threads=self.threads, settings=self.settings)
-            for name, path in track(
-                left.items(), f"{len(left)} pictures", console=Console(stderr=True), transient=True
-            ):
-                image = np.ascontiguousarray(np.rot90(read_image(path), self.turn))
-                faces = detector.detect(image, threshold=self.threshold, min_face=self.min_face)
-                write_file(work, name, rectangles(faces))
-        typer.echo(f"{len(left)} pictures detected now, {len(pictures) - len(left)} before; kept in {work}", err=True)
-        return read_files(work, pictures)
-
-    def _identity(self) -> str:
-        """A folder name that another method, other weights, options or pictures would not have."""
-        weights = hashlib.sha256(read_weights(self.method or "")).hexdigest()
-        images = str(self.images.resolve()) if self.images else ""
-        parts = (
-            weights,
-            lineament.__version__,
-            images,
-            self.threshold,
-            self.min_face,
-            self.turn,
-            *sorted(self.settings.items()),
+    Raises:
+        DataError: none does, or two pictures stand for one image.
+    """
+    files: dict[str, Path] = {}
+    for path in image_paths([folder]):
+        name = name_of(path.relative_to(folder))
+        if name in names and name in files:
+            raise DataError(f"{path}: a second picture of the image {name}, after {files[name]}; leave one of them out")
+        files[name] = path
+    found = {name: files[name] for name in names if name in files}
+    if not found:
+        raise DataError(
+            f"{folder}: none of its {len(files)} pictures is one of the {len(names)} of the ground truth; expected "
+            f"e.g. {next(iter(names), '')}.jpg, found e.g. {next(iter(files))}"
         )
-        return f"{Path(self.name).stem}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+    return found
 
 
 def _relative_name(path: Path) -> str:
     return path.with_suffix("").as_posix()
+
+
+def _images(ground_truth: Path, subset: Path | None, *more: str) -> str:
+    """Which images results are of: those of one name compare."""
+    return ", ".join((ground_truth.resolve().name, *((subset.name,) if subset else ()), *more))
 
 
 def _listed(path: Path) -> list[str]:
@@ -177,7 +127,7 @@ def wider(
     ] = _Arithmetic.MATLAB,
     method: Method = None,
     images: Images = None,
-    work: Work = None,
+    work: Work = WORK,
     threshold: Threshold = 0.02,
     min_face: MinFace = 10,  # the hard setting counts faces from there on
     threads: Threads = None,
@@ -187,19 +137,19 @@ def wider(
     json_file: Json = None,
 ) -> None:
     """Average precision on WIDER FACE: easy, medium, hard."""
-    run = _Run(detections, method, images, work, threshold, min_face, threads, settings)
+    source = Source(detections, method, images, work, threshold, min_face, threads, settings)
     truth = wider_protocol.read_ground_truth(ground_truth)
     if subset:
         truth = truth.subset(_listed(subset))
     if detections:
         found = read_wider(detections)
     else:
-        pictures = run.pictures(truth.boxes, _relative_name)
-        found, truth = run.detect(pictures), truth.subset(pictures)
+        found = _detected(source, truth.boxes, _relative_name)
+        truth = truth.subset(found.images)
     result = wider_protocol.evaluate(found, truth, arithmetic.value)
     if save_detections:
         write_wider(found, save_detections)
-    tell(result.summary(name or run.name), json_file)
+    tell(result.summary(name or source.name), json_file, {"data": _images(ground_truth, subset), **source.told})
 
 
 @app.command()
@@ -223,7 +173,7 @@ def fddb(
     windows_pi: Annotated[bool, typer.Option(help="Take pi for 3.14156, as some builds of the tool do.")] = False,
     method: Method = None,
     images: Images = None,
-    work: Work = None,
+    work: Work = WORK,
     threshold: Threshold = 0.02,
     min_face: MinFace = None,
     threads: Threads = None,
@@ -236,15 +186,15 @@ def fddb(
     json_file: Json = None,
 ) -> None:
     """ROC curves on FDDB, discrete and continuous."""
-    run = _Run(detections, method, images, work, threshold, min_face, threads, settings, turn=rotate // 90)
+    source = Source(detections, method, images, work, threshold, min_face, threads, settings, turn=rotate // 90)
     truth = fddb_protocol.read_ground_truth(annotations, sizes).rotated(rotate)
     if subset:
         truth = truth.subset(_listed(subset))
     if detections:
         found = read_fddb(detections)
     else:
-        pictures = run.pictures(truth.ellipses, _relative_name)
-        found, truth = run.detect(pictures), truth.subset(pictures)
+        found = _detected(source, truth.ellipses, _relative_name)
+        truth = truth.subset(found.images)
     result = fddb_protocol.evaluate(
         found,
         truth,
@@ -257,7 +207,9 @@ def fddb(
         write_fddb(found.ellipses() if save_as is _Shape.ELLIPSE else found, save_detections)
     if roc:
         result.write_roc(roc)
-    tell(result.summary(name or run.name), json_file)
+    turned = (f"turned by {rotate} degrees",) if rotate else ()
+    of = {"data": _images(annotations, subset, *turned), "assignment": assignment.value, "least IoU": iou}
+    tell(result.summary(name or source.name), json_file, {**of, **source.told})
 
 
 @app.command()
@@ -274,7 +226,7 @@ def pascal(
     ] = True,
     method: Method = None,
     images: Images = None,
-    work: Work = None,
+    work: Work = WORK,
     threshold: Threshold = 0.02,
     min_face: MinFace = None,
     threads: Threads = None,
@@ -284,16 +236,18 @@ def pascal(
     json_file: Json = None,
 ) -> None:
     """Average precision on AFW and PASCAL faces."""
-    run = _Run(detections, method, images, work, threshold, min_face, threads, settings)
+    source = Source(detections, method, images, work, threshold, min_face, threads, settings)
     truth = pascal_protocol.read_ground_truth(ground_truth)
-    found = read_pascal(detections) if detections else None
     if subset:
         truth = truth.subset(_listed(subset))
-        found = pick(found, truth.boxes.keys())[0] if found else None
-    if found is None:
-        pictures = run.pictures(truth.boxes, lambda path: image_key(path.name))
-        found, truth = run.detect(pictures), truth.subset(pictures)
+    if detections:
+        found = read_pascal(detections)
+        found = pick(found, truth.boxes.keys()) if subset else found
+    else:
+        found = _detected(source, truth.boxes, lambda path: image_key(path.name))
+        truth = truth.subset(found.images)
     result = pascal_protocol.evaluate(found, truth, correct=correct_style, least_iou=iou)
     if save_detections:
         write_pascal(found, save_detections)
-    tell(result.summary(name or run.name), json_file)
+    of = {"data": _images(ground_truth, subset), "least IoU": iou}
+    tell(result.summary(name or source.name), json_file, {**of, **source.told})

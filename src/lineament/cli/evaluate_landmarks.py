@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 import lineament
 from lineament.cli.options import Settings, with_settings
 from lineament.cli.results import tell
+from lineament.cli.run import WORK, Source, Threads, Work
 from lineament.data.readers.coco import read_coco
 from lineament.errors import OptionError
-from lineament.evaluate.labelled import Evaluated, detect_all, read_detections
+from lineament.evaluate.labelled import Evaluated, read_detections
 from lineament.evaluate.landmarks import NORMALISERS, evaluate_landmarks
 from lineament.evaluate.recall import evaluate_recall
-from lineament.evaluate.results import Result
 from lineament.evaluate.speed import COUNTS, FACE, Baseline, cold_start, cut_face, evaluate_speed
-from lineament.faces import Faces
 from lineament.images import image_paths, read_image
 
 Data = Annotated[Path, typer.Option(help="Labels: COCO keypoints JSON.")]
@@ -50,13 +46,15 @@ def landmarks(
     iou: Annotated[float, typer.Option(help="Least overlap of a proposal and a labelled face.")] = 0.3,
     threshold: LowestScore = None,
     min_face: MinFace = None,
+    threads: Threads = None,
+    work: Work = WORK,
     name: Name = None,
     json_file: Json = None,
 ) -> None:
     """Landmark error of a detector (NME), with recall; failure rates and AUC count missed faces as failures."""
-    found = _evaluated(data, images, method, detections, threshold, min_face, settings)
-    result = evaluate_landmarks(_name(name, method, detections), found, normalise=normalise, least_iou=iou)
-    _tell(result, json_file, _settings(data, detections, threshold, min_face) | settings)
+    source = Source(detections, method, images or data.parent, work, threshold, min_face, threads, settings)
+    result = evaluate_landmarks(name or source.name, _evaluated(source, data), normalise=normalise, least_iou=iou)
+    tell(result, json_file, {"data": data.name, **source.told})
 
 
 @with_settings
@@ -70,13 +68,15 @@ def recall(
     iou: Annotated[float, typer.Option(help="Least overlap of a hit.")] = 0.5,
     threshold: LowestScore = None,
     min_face: MinFace = None,
+    threads: Threads = None,
+    work: Work = WORK,
     name: Name = None,
     json_file: Json = None,
 ) -> None:
     """Precision, recall and F1 of a detector, recall of its top proposals, and recall by face size."""
-    found = _evaluated(data, images, method, detections, threshold, min_face, settings)
-    result = evaluate_recall(_name(name, method, detections), found, threshold=at, least_iou=iou)
-    _tell(result, json_file, _settings(data, detections, threshold, min_face) | settings)
+    source = Source(detections, method, images or data.parent, work, threshold, min_face, threads, settings)
+    result = evaluate_recall(name or source.name, _evaluated(source, data), threshold=at, least_iou=iou)
+    tell(result, json_file, {"data": data.name, **source.told})
 
 
 @with_settings
@@ -119,45 +119,11 @@ def speed(
             baseline=peer,
             start=lambda picture: cold_start(method, picture, threads, settings),
         )
-    _tell(result, json_file, {"threads": threads, **settings})
+    tell(result, json_file, {"threads": threads, **settings})
 
 
-def _name(name: str | None, method: str | None, detections: Path | None) -> str:
-    return name or method or (detections.stem if detections else "")
-
-
-def _settings(data: Path, detections: Path | None, threshold: float | None, min_face: float | None) -> dict[str, Any]:
-    """What a result depends on beyond its evaluator's own settings."""
-    return {
-        "data": data.name,
-        "detections": detections.name if detections else None,
-        "lowest score": threshold,
-        "smallest face": min_face,
-    }
-
-
-def _evaluated(
-    data: Path,
-    images: Path | None,
-    method: str | None,
-    detections: Path | None,
-    threshold: float | None,
-    min_face: float | None,
-    settings: Settings,
-) -> Evaluated:
-    if (method is None) == (detections is None):
-        raise OptionError("give either --method, to detect now, or --detections, a file of earlier results")
-    samples = read_coco(data, images)
-    if detections is not None:
-        return read_detections(detections, samples, images or data.parent)
-    detector = lineament.load(method or "", settings=settings)
-
-    def detect(path: Path) -> Faces:
-        return detector.detect(path, threshold=threshold, min_face=min_face)
-
-    shown = track(samples, "pictures", console=Console(stderr=True), transient=True)
-    return detect_all(shown, detect, empty=detector.schema)
-
-
-def _tell(result: Result, json_file: Path | None, settings: Settings) -> None:
-    tell(replace(result, settings=result.settings | dict(settings)), json_file)
+def _evaluated(source: Source, data: Path) -> Evaluated:
+    samples = read_coco(data, source.images)
+    if source.detections is None:
+        return source.over(samples)
+    return read_detections(source.detections, samples, source.images or data.parent)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from lineament.evaluate.results import Result, Scores, write_result
 
+WIDTH = 200  # of tables in a file or a pipe, where nobody's window limits them
 
-def tell(result: Result, json_file: Path | None) -> None:
-    """Print a result, with what its evaluator noted, and write it if asked to."""
+
+def tell(result: Result, json_file: Path | None, settings: Mapping[str, Any]) -> None:
+    """Print a result, with what its evaluator noted, and write it if asked to.
+
+    Args:
+        result: the scores.
+        json_file: file for ``lineament report``.
+        settings: what the numbers depend on beyond the evaluator's own settings.
+    """
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
     console.print(_table(f"{result.name}: {result.protocol}", {"": result.scores}, down=True))
     for title, rows in result.tables.items():
         console.print(_table(title, rows, down=False))
     for note in result.settings.get("notes", []):
         console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
     if json_file:
-        write_result(json_file, result)
+        write_result(json_file, replace(result, settings={**result.settings, **settings}))
 
 
 def _table(title: str, rows: dict[str, Scores], *, down: bool) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.readers.matlab import read_mat
-from lineament.data.readers.parsing import Line, blocks, grouped, read_lines, table
+from lineament.data.readers.parsing import Line, blocks, grouped, laid_out, read_lines, table
 from lineament.errors import DataError, OptionError
 from lineament.evaluate.extra import read_variables
 from lineament.faces import Faces
@@ -35,11 +35,13 @@ class Detections:
             ellipse (n, 6) ``major radius, minor radius, angle, cx, cy, score``, pixels and radians as FDDB has them.
         shape: which of the two.
         notes: what a reader skipped, changed or found strange, counted, for people.
+        places: by image name where its rows stand, ``file:line``; empty for detections that come from no file.
     """
 
     images: Mapping[str, Array]
     shape: Shape = "rectangle"
     notes: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of detections."""
@@ -49,6 +51,10 @@ class Detections:
     def of(cls, faces: Mapping[str, Faces]) -> Detections:
         """Rectangles from a detector's results by image name."""
         return cls({name: rectangles(found) for name, found in faces.items()})
+
+    def where(self, name: str) -> str:
+        """An image for messages: its name, after the place of its rows."""
+        return f"{self.places[name]}: {name}" if name in self.places else name
 
     def ellipses(self) -> Detections:
         """Rectangles as the upright ellipses inscribed in them; ellipses as they are."""
@@ -95,35 +101,41 @@ class Tally:
         return tuple(f"{count:,} {what} (first: {first})" for what, (count, first) in self._seen.items() if count)
 
 
-class _Collector:
-    """Rows of files on their way to ``Detections``, with the places that they came from."""
+class Collector:
+    """Rows on their way from files to ``Detections``, with the places that they came from."""
 
     def __init__(self, shape: Shape = "rectangle") -> None:
         self.shape = shape
         self.images: dict[str, Array] = {}
+        self.places: dict[str, str] = {}
         self.tally = Tally()
-        self._places: list[str] = []
+        self._rows: list[str] = []
 
-    def add(self, name: str, rows: Array, places: Iterable[str]) -> None:
-        self.images[name] = rows
-        self._places += places
+    def add(self, name: str, where: str, rows: Array, places: Iterable[str]) -> None:
+        """An image that stands at ``where``, and its rows with one place each."""
+        self.images[name], self.places[name] = rows, where
+        self._rows += places
 
     def detections(self) -> Detections:
         """All rows, looked over.
 
         Raises:
-            DataError: a number that is not finite.
+            DataError: a number that is not finite, or an ellipse of negative radius.
         """
-        if self._places:
+        if self._rows:
             rows = np.concatenate(list(self.images.values()))
-            strange = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-            if len(strange):
-                raise DataError(
-                    f"{self._places[strange[0]]}: expected finite numbers, found NaN or infinity "
-                    f"({len(strange)} such rows); leave these detections out"
-                )
+            self._refuse("expected finite numbers, found NaN or infinity", ~np.isfinite(rows).all(axis=1))
+            if self.shape == "ellipse":
+                self._refuse("expected radii of 0 or more, found a negative one", (rows[:, :2] < 0).any(axis=1))
             self._look_over(rows)
-        return Detections(self.images, self.shape, self.tally.notes())
+        return Detections(self.images, self.shape, self.tally.notes(), self.places)
+
+    def _refuse(self, message: str, strange: Array | np.bool) -> None:
+        if np.any(strange):
+            raise DataError(
+                f"{self._rows[int(np.argmax(strange))]}: {message} ({np.count_nonzero(strange)} such rows); "
+                "leave these detections out"
+            )
 
     def _look_over(self, rows: Array) -> None:
         sizes = rows[:, 2:4] - rows[:, :2] if self.shape == "rectangle" else rows[:, :2]
@@ -136,7 +148,7 @@ class _Collector:
 
     def _remark(self, what: str, where: Array) -> None:
         if where.any():
-            self.tally.add(what, self._places[int(where.argmax())], int(where.sum()))
+            self.tally.add(what, self._rows[int(where.argmax())], int(where.sum()))
 
 
 # --- WIDER FACE: one file an image, <event>/<name>.txt ---
@@ -153,25 +165,21 @@ def read_wider(folder: str | Path) -> Detections:
         folder: the folder that holds the events' folders.
 
     Raises:
-        DataError: no such files below the folder, or a number that is not finite.
+        DataError: no such files below the folder, one that cannot be read, or a number that is not finite.
     """
-    names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in Path(folder).glob("*/*.txt"))
-    if not names:
+    folder = Path(folder)
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = Collector()
+    for place, path in files.items():
+        if len(place.parts) != 2 or place.suffix != ".txt":
+            found.tally.add("files that are not <event>/<name>.txt, not read", str(path))
+            continue
+        lines = read_lines(path)
+        rows = _wider_rows(lines, str(path), found.tally)
+        name = place.with_suffix("").as_posix()
+        found.add(name, str(path), rows, (line.where for line in lines[2 : 2 + len(rows)]))
+    if not found.images:
         raise DataError(f"{folder}: expected detection files <event>/<name>.txt below it, found none")
-    return read_files(folder, names)
-
-
-def read_files(folder: str | Path, names: Iterable[str]) -> Detections:
-    """The files ``<name>.txt`` of such a tree for these images, whatever their names look like.
-
-    Raises:
-        DataError: a file cannot be read, or a number is not finite.
-    """
-    found = _Collector()
-    for name in names:
-        lines = read_lines(Path(folder) / f"{name}.txt")
-        rows = _wider_rows(lines, f"{folder}/{name}.txt", found.tally)
-        found.add(name, rows, (line.where for line in lines[2 : 2 + len(rows)]))
     return found.detections()
 
 
@@ -220,14 +228,9 @@ def _are_numbers(words: Sequence[str], count: int) -> bool:
 def write_wider(detections: Detections, folder: str | Path) -> None:
     """A detection tree of WIDER FACE, one file an image, best score first."""
     for name, rows in detections.rectangles().images.items():
-        write_file(folder, name, rows)
-
-
-def write_file(folder: str | Path, name: str, rows: Array) -> None:
-    """One image's file of the tree: rows (n, 5) ``x1, y1, x2, y2, score``."""
-    order = np.argsort(-rows[:, 4], kind="stable")
-    path = Path(folder) / f"{name}.txt"
-    write_whole(path, f"{path.stem}\n{len(rows)}\n" + _text(_with_sizes(rows[order])))
+        order = np.argsort(-rows[:, 4], kind="stable")
+        path = Path(folder) / f"{name}.txt"
+        write_whole(path, f"{path.stem}\n{len(rows)}\n" + _text(_with_sizes(rows[order])))
 
 
 def _text(rows: Iterable[Iterable[float]]) -> str:
@@ -242,8 +245,8 @@ def read_fddb(path: str | Path) -> Detections:
     ``major minor angle cx cy score``.
 
     Raises:
-        DataError: an image that stands there twice, a count that disagrees with the rows, a row of other numbers;
-            file and line are named.
+        DataError: an image that stands there twice, a count that disagrees with the rows, a row of other numbers, a
+            negative radius; file and line are named.
     """
     images: dict[str, tuple[Line, list[Line]]] = {}
     columns = 0
@@ -260,10 +263,11 @@ def read_fddb(path: str | Path) -> Detections:
                     f"and as many rows as announced; found {line.text[:80]!r}"
                 )
         images[name.text] = name, lines
-    found = _Collector("ellipse" if columns == 6 else "rectangle")
+    found = Collector("ellipse" if columns == 6 else "rectangle")
     for name, lines in images.values():
         rows = table(lines, least=columns or 5)
-        found.add(name.text, rows if columns == 6 else _with_corners(rows), (line.where for line in lines))
+        rows = rows if columns == 6 else _with_corners(rows)
+        found.add(name.text, name.where, rows, (line.where for line in lines))
     return found.detections()
 
 
@@ -303,16 +307,12 @@ def read_pascal(path: str | Path) -> Detections:
     if path.suffix not in _PASCAL_FORMS:
         raise DataError(f"{path}: expected a suffix out of {', '.join(_PASCAL_FORMS)}, found {path.suffix!r}")
     tally = Tally()
-    try:
+    with laid_out(path, f"a {path.suffix} file of detections"):
         keys, rows, places = _PASCAL_FORMS[path.suffix](path, tally)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not laid out as a {path.suffix} file of detections: {error}") from error
-    found = _Collector()
+    found = Collector()
     found.tally = tally
     for index in grouped(keys):
-        found.add(keys[index[0]], rows[index], (places[i] for i in index))
+        found.add(keys[index[0]], places[index[0]], rows[index], (places[i] for i in index))
     return found.detections()
 
 
@@ -360,7 +360,8 @@ def _pascal_shenmat(path: Path, tally: Tally) -> Rows:
 def _pascal_csv(path: Path, tally: Tally) -> Rows:
     lines = read_lines(path)[1:]
     cells = list(csv.reader((line.text for line in lines), delimiter=";"))
-    numbers = np.array([[*row[7:11], 1] for row in cells], np.float64).reshape(-1, 5)
+    boxes = [Line(" ".join(row[7:]), line.where).numbers(least=4) for line, row in zip(lines, cells, strict=True)]
+    numbers = np.array([[*box, 1] for box in boxes], np.float64).reshape(-1, 5)
     return [image_key(row[2]) for row in cells], _with_corners(numbers), [line.where for line in lines]
 
 
@@ -400,8 +401,8 @@ def choose(names: Collection[str], known: Collection[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def pick(detections: Detections, names: Collection[str]) -> tuple[Detections, tuple[str, ...]]:
-    """The detections in these images, and notes on the images that only one side knows.
+def pick(detections: Detections, names: Collection[str]) -> Detections:
+    """The detections in these images, with notes on the images that only one side knows.
 
     Raises:
         DataError: the two have no image in common.
@@ -415,9 +416,9 @@ def pick(detections: Detections, names: Collection[str]) -> tuple[Detections, tu
     tally = Tally()
     for name, rows in detections.images.items():
         if name not in known:
-            tally.add("images that the ground truth does not have, ignored", name)
-            tally.add("detections in such images, ignored", name, len(rows))
+            tally.add("images that the ground truth does not have, ignored", detections.where(name))
+            tally.add("detections in such images, ignored", detections.where(name), len(rows))
     for name in names:
         if name not in known:
             tally.add("images of the ground truth that the detections do not name: nothing found there", name)
-    return replace(detections, images=known), tally.notes()
+    return replace(detections, images=known, notes=detections.notes + tally.notes())

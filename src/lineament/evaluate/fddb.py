@@ -34,6 +34,7 @@ IMAGES, FACES = 2845, 5171  # of the ten folds, as published
 NO_DETECTION = float(np.finfo(np.float64).max)  # the threshold that an image without detections stands at
 READ_AT = (1, 50, 100, 500, 1000, 2000)  # false positives that papers read recall at
 WINDOWS_PI = 3.14156  # what builds of the tool took for pi where the compiler's headers had none
+FAR = 2.0**30  # pixels; nothing beyond can be drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,8 @@ def read_ground_truth(annotations: str | Path, sizes: str | Path) -> GroundTruth
         sizes: a table ``name width height``, separated by blanks or commas; a heading may stand above.
 
     Raises:
-        DataError: a file that cannot be read as such, an image that stands there twice or has no size.
+        DataError: a file that cannot be read as such, a negative radius, an image that stands there twice or has no
+            size.
     """
     path = Path(annotations)
     files = sorted(path.glob("*ellipseList.txt")) if path.is_dir() else [path]
@@ -168,7 +170,11 @@ def read_ground_truth(annotations: str | Path, sizes: str | Path) -> GroundTruth
         for name, lines in blocks(read_lines(file)):
             if name.text in ellipses:
                 raise DataError(f"{name.where}: the image {name.text} is annotated twice")
-            ellipses[name.text] = table(lines, least=5, most=6)[:, :5]
+            rows = table(lines, least=5, most=6)[:, :5]
+            for line, (major, minor) in zip(lines, rows[:, :2], strict=True):
+                if min(major, minor) < 0:
+                    raise DataError(f"{line.where}: expected radii of 0 or more, found {line.text!r}")
+            ellipses[name.text] = rows
     known = _read_sizes(Path(sizes))
     missing = [name for name in ellipses if name not in known]
     if missing:
@@ -219,7 +225,8 @@ def evaluate(
     """
     if assignment not in ASSIGNMENTS:
         raise OptionError(f"assignment must be one of {', '.join(ASSIGNMENTS)}, found {assignment!r}")
-    known, notes = pick(detections, ground_truth.ellipses.keys())
+    known = pick(detections, ground_truth.ellipses.keys())
+    notes = known.notes
     nothing = np.empty((0, 6 if detections.shape == "ellipse" else 5))
     found = {name: known.images.get(name, nothing) for name in ground_truth.ellipses}
     empty = [name for name, rows in found.items() if not len(rows)]
@@ -236,7 +243,7 @@ def evaluate(
         )
         for name, ellipses in ground_truth.ellipses.items()
     ]
-    notes = (*detections.notes, *notes, *_against_published(ground_truth))
+    notes += _against_published(ground_truth)
     for note in notes:
         logger.warning("FDDB: %s", note)
     return Result(*_merge(images), ground_truth.faces, len(images), notes)
@@ -268,7 +275,7 @@ def _common_rectangles(
 ) -> tuple[Array, Array]:
     """Pixels common to masks and rectangles, (m, n), and the rectangles' areas, (n,): sums over rectangles of a mask
     come from its integral image."""
-    corners = np.rint(detections[:, :4].astype(np.float32)).astype(np.int64)
+    corners = _whole(detections[:, :4])
     limits = np.array(size)
     low = np.clip(np.minimum(corners[:, :2], corners[:, 2:]), 0, limits)
     high = np.clip(np.maximum(corners[:, :2], corners[:, 2:]) + 1, 0, limits)  # both corners belong to it
@@ -292,10 +299,15 @@ def _ellipse_mask(ellipse: Array, size: tuple[int, int], pi: float) -> Array:
     """(height, width) uint8, 1 inside: major and minor radius, angle, centre."""
     major, minor, angle, x, y = map(float, ellipse[:5])
     mask = np.zeros((size[1], size[0]), np.uint8)
-    centre = int(np.rint(np.float32(x))), int(np.rint(np.float32(y)))
+    axes = int(min(major, FAR)), int(min(minor, FAR))
     degrees = float(np.rint(180 - (pi - angle) * 180 / pi))
-    require("cv2").ellipse(mask, centre, (int(major), int(minor)), degrees, 0, 360, 1, -1)
+    require("cv2").ellipse(mask, _whole(np.array([x, y])).tolist(), axes, degrees, 0, 360, 1, -1)
     return mask
+
+
+def _whole(coordinates: Array) -> Array:
+    """The pixels that OpenCV rounds coordinates to."""
+    return np.rint(coordinates.astype(np.float32)).clip(-FAR, FAR).astype(np.int64)
 
 
 # Scores (section 2.3)

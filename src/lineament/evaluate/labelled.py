@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +11,9 @@ import numpy as np
 
 from lineament.data.sample import Sample
 from lineament.errors import DataError, ImageError
+from lineament.evaluate.detections import Collector, Tally, rectangles
 from lineament.faces import Faces
 from lineament.schemas import SCHEMAS, Schema, own
-
-logger = logging.getLogger(__name__)
 
 
 class Evaluated(NamedTuple):
@@ -26,12 +24,33 @@ class Evaluated(NamedTuple):
         faces: one a picture.
         left_out: how many labelled pictures have no detections and take no part.
         failed: how many pictures could not be read; they take part, as pictures without a face found.
+        notes: these and whatever else was skipped or strange, counted, for people.
     """
 
     samples: list[Sample]
     faces: list[Faces]
     left_out: int = 0
     failed: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class Record(NamedTuple):
+    """What one line of a file of detections says of a picture.
+
+    Attributes:
+        picture: the path in the line.
+        faces: none where the picture could not be read.
+        failed: whether it could not.
+        where: ``file:line``.
+    """
+
+    picture: str
+    faces: Faces
+    failed: bool
+    where: str
+
+
+_UNREAD = "pictures that could not be read: nothing found there"
 
 
 def detect_all(samples: Iterable[Sample], detect: Callable[[Path], Faces], *, empty: Schema) -> Evaluated:
@@ -42,45 +61,51 @@ def detect_all(samples: Iterable[Sample], detect: Callable[[Path], Faces], *, em
         detect: picture to faces, such as the ``detect`` of what ``lineament.load`` returns.
         empty: schema of the detector, for pictures that cannot be read.
     """
-    pictures, faces, failed = [], [], 0
+    pictures, faces, tally, failed = [], [], Tally(), 0
     for sample in samples:
         try:
             found = detect(sample.path)
         except ImageError as error:
-            logger.warning("counts as a picture without a face found: %s", error)
+            tally.add(_UNREAD, str(error))
             found, failed = Faces.empty((sample.width, sample.height), empty), failed + 1
         pictures.append(sample)
         faces.append(found)
-    return Evaluated(pictures, faces, failed=failed)
+    return Evaluated(pictures, faces, failed=failed, notes=tally.notes())
 
 
 def read_detections(path: str | Path, samples: Sequence[Sample], images: str | Path) -> Evaluated:
     """Detections from JSON lines, one object a picture, brought together with the labels of the same pictures.
 
-    A line is ``{"path", "width", "height", "schema", "faces": [{"box", "score", "landmarks"}]}``, or ``{"path",
-    "error"}`` for a picture that could not be read.
-
     Args:
-        path: the file.
+        path: the file, see `read_records`.
         samples: labelled pictures.
         images: folder that relative paths in the file, and those of ``samples``, start from.
 
     Raises:
-        DataError: a line is no such object (file and line are named), or no line is of a labelled picture.
+        DataError: a line is no such object or of a picture that the file has already (file and line are named), or no
+            line is of a labelled picture.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text: {error}") from error
-    found: dict[Path, tuple[Faces, bool]] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            picture, faces, failed = _record(f"{path}:{number}", line)
-            place = _place(images, picture)
-            if place in found:
-                raise DataError(f"{path}:{number}: {picture} stands in the file twice")
-            found[place] = faces, failed
-    kept = [(sample, found[place]) for sample in samples if (place := _place(images, sample.path)) in found]
+    found: dict[Path, Record] = {}
+    for record in read_records(path):
+        place = _place(images, record.picture)
+        if place in found:
+            raise DataError(f"{record.where}: {record.picture} stands in the file twice")
+        found[place] = record
+    labelled = {_place(images, sample.path): sample for sample in samples}
+    seen = Collector()
+    kept: list[tuple[Sample, Record]] = []
+    for place, record in found.items():
+        if place not in labelled:
+            seen.tally.add("pictures without labels, ignored", f"{record.where}: {record.picture}")
+            continue
+        if record.failed:
+            seen.tally.add(_UNREAD, f"{record.where}: {record.picture}")
+        seen.add(record.picture, record.where, rectangles(record.faces), [record.where] * len(record.faces))
+    for place, sample in labelled.items():
+        if place in found:
+            kept.append((sample, found[place]))
+        else:
+            seen.tally.add("labelled pictures without a line, left out", str(sample.path))
     if not kept:
         raise DataError(
             f"{path}: none of its {len(found)} pictures is one of the {len(samples)} labelled ones; "
@@ -88,10 +113,33 @@ def read_detections(path: str | Path, samples: Sequence[Sample], images: str | P
         )
     return Evaluated(
         samples=[sample for sample, _ in kept],
-        faces=[faces for _, (faces, _) in kept],
+        faces=[record.faces for _, record in kept],
         left_out=len(samples) - len(kept),
-        failed=sum(error for _, (_, error) in kept),
+        failed=sum(record.failed for _, record in kept),
+        notes=seen.detections().notes,
     )
+
+
+def read_records(path: str | Path, schema: Schema | None = None) -> Iterator[Record]:
+    """The lines of a file of detections.
+
+    A line is ``{"path", "width", "height", "schema", "faces": [{"box", "score", "landmarks"}]}``, or ``{"path",
+    "error"}`` for a picture that could not be read.
+
+    Args:
+        path: the file.
+        schema: what the landmarks are; left out, the known schema of the name that stands there, or an own one.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no such object (file and line are named).
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _record(f"{path}:{number}", line, schema)
 
 
 def _place(images: str | Path, path: str | Path) -> Path:
@@ -99,24 +147,23 @@ def _place(images: str | Path, path: str | Path) -> Path:
     return path.resolve() if path.is_absolute() or path.exists() else (Path(images) / path).resolve()
 
 
-def _record(where: str, line: str) -> tuple[str, Faces, bool]:
+def _record(where: str, line: str, schema: Schema | None) -> Record:
     try:
         record: dict[str, Any] = json.loads(line)
         if "error" in record:
-            return record["path"], Faces.empty((0, 0)), True
+            return Record(record["path"], Faces.empty((0, 0)), True, where)
         faces = record["faces"]
-        schema = _schema(record["schema"], faces)
         points = [[[np.nan, np.nan] if point is None else point for point in face["landmarks"]] for face in faces]
         found = Faces.of(
             [face["box"] for face in faces],
             [face["score"] for face in faces],
             points,
             image_size=(int(record["width"]), int(record["height"])),
-            schema=schema,
+            schema=schema or _schema(record["schema"], faces),
         )
         if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
             raise ValueError("a box or a score is not finite")
-        return record["path"], found, False
+        return Record(record["path"], found, False, where)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{where}: expected one JSON object a line as `lineament detect --json` writes it "

@@ -274,6 +274,8 @@ def evaluate_landmarks(
     Raises:
         OptionError: no labelled landmark, no such normaliser, or schemas without a map between them.
     """
+    if not evaluated.samples:
+        raise OptionError("no labelled picture to look at")
     schema = _common(evaluated)
     parts = [_matched(s, f, schema, least_iou) for s, f in zip(evaluated.samples, evaluated.faces, strict=True)]
     boxes, truth, predicted, visible, found = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -298,14 +300,20 @@ def evaluate_landmarks(
         | {"nme visible": nme(face_errors(points, visible))},
         tables={title: table for title, table in tables.items() if table},
         curves={"ced": curve(x, ced(errors, x, strict=True), "error", "share of faces", points=len(x))},
-        settings={"normalise": normalise, "schema": schema.name, "least IoU": least_iou},
+        settings={
+            "normalise": normalise,
+            "schema": schema.name,
+            "least IoU": least_iou,
+            "notes": list(evaluated.notes),
+        },
         examples=_worst(evaluated.samples, [len(part[0]) for part in parts], errors, boxes, truth, predicted, worst),
     )
 
 
 def _common(evaluated: Evaluated) -> Schema:
-    """The schema that both sides can be brought to."""
-    labelled, found = evaluated.samples[0].schema, evaluated.faces[0].schema
+    """The schema that both sides can be brought to; a picture without a face found does not say which it has."""
+    labelled = evaluated.samples[0].schema
+    found = next((faces.schema for faces in evaluated.faces if len(faces)), evaluated.faces[0].schema)
     if labelled == found or (labelled.name, found.name) in MAPS:
         return found
     if (found.name, labelled.name) in MAPS:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.readers.matlab import read_mat
+from lineament.data.readers.parsing import laid_out
 from lineament.errors import DataError
 from lineament.evaluate import results
 from lineament.evaluate.curves import PrecisionRecall, ratio
@@ -116,8 +117,9 @@ class Result:
                 "true positives": self.true_positives,
                 "false positives": self.false_positives,
             },
+            tables={"box style taken off": {"": dict(self.style._asdict())}},
             curves={"pr": results.curve(self.curve.recall, self.curve.precision, "recall", "precision")},
-            settings={"rounds": len(self.aps), "style": self.style._asdict(), "notes": list(self.notes)},
+            settings={"rounds": len(self.aps), "notes": list(self.notes)},
         )
 
 
@@ -130,7 +132,7 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
         MissingExtraError: SciPy is not installed.
     """
     content = read_mat(path)
-    try:
+    with laid_out(path, "annotations of AFW or PASCAL faces"):
         if "Annotations" in content:
             entries = [(entry["imgname"], _rows(entry["objects"])) for entry in content["Annotations"]]
         elif "anno" in content:
@@ -138,8 +140,6 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
             entries = [(name, _rows([np.ravel(face) for face in faces])) for name, faces in _name_and_faces(cells)]
         else:
             raise DataError(f"{path}: expected the variable Annotations or anno; found {', '.join(content) or 'none'}")
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not laid out as annotations of AFW or PASCAL faces: {error}") from error
     boxes: dict[str, Array] = {}
     ignored: dict[str, Array] = {}
     for name, rows in entries:
@@ -186,10 +186,11 @@ def evaluate(
     for key, rows in detections.rectangles().images.items():
         large = (rows[:, 2:4] - rows[:, :2] > LEAST_DETECTION).any(axis=1)
         kept[key] = rows[large]
-        tally.add(f"detections with neither side above {LEAST_DETECTION} pixels, left out", key, int((~large).sum()))
+        where, small = detections.where(key), int((~large).sum())
+        tally.add(f"detections with neither side above {LEAST_DETECTION} pixels, left out", where, small)
         if key not in ground_truth.boxes:
             tally.add(
-                "detections in images that the ground truth does not have: false positives", key, int(large.sum())
+                "detections in images that the ground truth does not have: false positives", where, int(large.sum())
             )
     for key in ground_truth.boxes:
         if key not in kept:

@@ -107,6 +107,8 @@ def evaluate_recall(
     Raises:
         OptionError: not one labelled face.
     """
+    if not evaluated.samples:
+        raise OptionError("no labelled picture to look at")
     matches = [match(s, f, least_iou=least_iou) for s, f in zip(evaluated.samples, evaluated.faces, strict=True)]
     scores, right, _, found_at, best, sizes = (np.concatenate(column) for column in zip(*matches, strict=True))
     if not len(sizes):
@@ -133,7 +135,7 @@ def evaluate_recall(
             "pr": curve(recall, precision, "recall", "precision"),
             "roc": curve(wrong, recall, "false positives", "recall"),
         },
-        settings={"threshold": threshold, "least IoU": least_iou},
+        settings={"threshold": threshold, "least IoU": least_iou, "notes": list(evaluated.notes)},
         examples=_false_positives(evaluated, matches, worst),
     )
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament.data.readers.parsing import laid_out
 from lineament.errors import DataError, OptionError
 from lineament.evaluate import results
 from lineament.evaluate.curves import PrecisionRecall, ratio
@@ -117,11 +118,9 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
     folder = Path(folder)
     face = folder / "wider_face_val.mat"
     events, files, boxes = read_variables(face, "event_list", "file_list", "face_bbx_list")
-    try:
+    with laid_out(face, "cells of events, files and boxes"):
         names = [[f"{event}/{file}" for file in inner] for event, inner in zip(events, files, strict=True)]
         by_name = _by_name(names, boxes, face)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{face}: not laid out as cells of events, files and boxes: {error}") from error
     for name, rows in by_name.items():
         if rows.ndim != 2 or rows.shape[1] != 4 or not np.isfinite(rows).all():
             raise DataError(f"{face}: {name}: expected finite boxes of shape (n, 4), found shape {rows.shape}")
@@ -142,10 +141,8 @@ def _by_name(names: list[list[str]], cells: list[list[Array]], path: Path) -> di
 def _read_counted(path: Path, names: list[list[str]], boxes: Mapping[str, Array]) -> dict[str, Array]:
     """Masks over the boxes from the files' lists of indices, which count from 1."""
     (cells,) = read_variables(path, "gt_list")
-    try:
+    with laid_out(path, "cells like those of wider_face_val.mat"):
         lists = _by_name(names, cells, path)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: its cells do not match those of wider_face_val.mat: {error}") from error
     masks = {}
     for name, indices in lists.items():
         mask = np.zeros(len(boxes[name]), bool)
@@ -176,15 +173,16 @@ def evaluate(detections: Detections, ground_truth: GroundTruth, arithmetic: Arit
     """
     if arithmetic not in ("matlab", "float"):
         raise OptionError(f"arithmetic must be 'matlab' or 'float', found {arithmetic!r}")
-    known, notes = pick(detections.rectangles(), ground_truth.boxes.keys())
+    known = pick(detections.rectangles(), ground_truth.boxes.keys())
     scale = _scale_single if arithmetic == "matlab" else _scale_double
     all_scores = np.concatenate([np.empty(0), *(rows[:, 4] for rows in known.images.values())])
     scaled = scale(all_scores)
+    notes = known.notes
     if np.isnan(scaled).any():
         notes += ("all detections have the same score, which the official tool cannot scale: nothing is found",)
     curves = _curves(known, scaled, ground_truth, arithmetic)
     faces = {setting: ground_truth.faces(setting) for setting in SETTINGS}
-    notes = (*detections.notes, *notes, *_against_published(len(ground_truth.boxes), faces))
+    notes += _against_published(len(ground_truth.boxes), faces)
     for note in notes:
         logger.warning("WIDER FACE: %s", note)
     return Result(curves, faces, len(ground_truth.boxes), arithmetic, notes)

@@ -1,0 +1,123 @@
+"""Detections for an evaluator: of a file, or of a method that runs now and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+
+import lineament
+from lineament.cli.options import Settings
+from lineament.data.sample import Sample
+from lineament.errors import OptionError
+from lineament.evaluate.labelled import Evaluated, detect_all, read_records
+from lineament.faces import Faces
+from lineament.images import read_image
+from lineament.schemas import Schema
+from lineament.weights import read_weights
+
+Work = Annotated[Path, typer.Option(help="With --method: folder of the files that keep each picture's result.")]
+Threads = Annotated[int | None, typer.Option(help="With --method: threads of the runtime (default: all cores).")]
+WORK = Path("runs") / "evaluate"
+
+_DIGITS = 7  # enough to give every float32 back
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where detections come from: a file of earlier results, or a method that runs now.
+
+    Attributes:
+        detections: the file.
+        method: a name, or an ONNX file.
+        images: folder of the pictures.
+        work: folder for what the method finds: a file whose name stands for weights, options and folder of pictures.
+        threshold: lowest score; ``None`` is the method's own.
+        min_face: smallest face in pixels; ``None`` is the method's own.
+        threads: of the runtime.
+        settings: of the method.
+        turn: by how many quarter turns, counter-clockwise, pictures are turned before.
+
+    Raises:
+        OptionError: both or neither is given, or a method without pictures.
+    """
+
+    detections: Path | None
+    method: str | None
+    images: Path | None
+    work: Path
+    threshold: float | None
+    min_face: float | None
+    threads: int | None
+    settings: Settings
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.method is None) == (self.detections is None):
+            raise OptionError("give either --detections, a file of earlier results, or --method, to detect now")
+        if self.method and not self.images:
+            raise OptionError("--method takes --images, the folder of the benchmark's pictures")
+
+    @property
+    def name(self) -> str:
+        """What results are called if not otherwise."""
+        return self.method or (self.detections.stem if self.detections else "")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a result depends on, for its file."""
+        if self.detections:
+            return {"detections": self.detections.name}
+        return {"lowest score": self.threshold, "smallest face": self.min_face, **self.settings}
+
+    def over(self, samples: Sequence[Sample]) -> Evaluated:
+        """What the method finds in these pictures.
+
+        Each result is appended to a file as it comes, in the form of ``lineament detect --json``; pictures that the
+        file has are not looked at again.
+        """
+        detector = lineament.load(self.method or "", threads=self.threads, settings=self.settings)
+        file = self._file()
+        kept = _kept(file, detector.schema)
+        before = sum(str(sample.path) in kept for sample in samples)
+        shown = track(samples, f"{len(samples) - before} pictures", console=Console(stderr=True), transient=True)
+        with file.open("a", encoding="utf-8") as lines:
+
+            def detect(path: Path) -> Faces:
+                key = str(path)
+                if key not in kept:
+                    image = np.ascontiguousarray(np.rot90(read_image(path), self.turn))
+                    kept[key] = detector.detect(image, threshold=self.threshold, min_face=self.min_face)
+                    record = {"path": key, "method": detector.method, **kept[key].to_dict(_DIGITS)}
+                    lines.write(json.dumps(record) + "\n")
+                    lines.flush()
+                return kept[key]
+
+            evaluated = detect_all(shown, detect, empty=detector.schema)
+        typer.echo(f"{len(samples) - before} pictures detected now, {before} before; kept in {file}", err=True)
+        return evaluated
+
+    def _file(self) -> Path:
+        """A file that another method, other weights, options or pictures would not have."""
+        weights = hashlib.sha256(read_weights(self.method or "")).hexdigest()
+        images = str(self.images.resolve()) if self.images else ""
+        options = (self.threshold, self.min_face, self.turn, *sorted(self.settings.items()))
+        parts = repr((weights, lineament.__version__, images, *options))
+        return self.work / f"{Path(self.name).stem}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}.jsonl"
+
+
+def _kept(file: Path, schema: Schema) -> dict[str, Faces]:
+    """Earlier results by path. Half a line at the end, of a run that was stopped, is cut off."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+b") as lines:
+        lines.seek(0)
+        lines.truncate(lines.read().rfind(b"\n") + 1)
+    return {record.picture: record.faces for record in read_records(file, schema)}
