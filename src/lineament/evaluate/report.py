@@ -198,6 +198,9 @@ def draw_curves(name: str, results: Sequence[Result]) -> Drawing:
                 axes.plot(points["x"], points["y"], label=label, marker=marker, linewidth=1.5)
                 axes.set_xlabel(points.get("x_label", ""))
                 axes.set_ylabel(points.get("y_label", ""))
+    if axes.get_xlabel() == "false positives":  # from one to many thousands
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=0)
     axes.set_title(name)
     axes.grid(alpha=0.3)
     axes.set_ylim(bottom=0)
