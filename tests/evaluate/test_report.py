@@ -16,7 +16,7 @@ from lineament.evaluate.results import Result, curve, read_result, write_result
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from lineament.evaluate.report import cut_example, write_report
+from lineament.evaluate.report import cut_example, draw_curves, write_report
 
 
 def result(name: str, nme: float | None = 0.05, path: str = "a.png") -> Result:
@@ -85,6 +85,11 @@ def test_one_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert all(Image.open(path).size > (500, 300) for path in written if path.suffix == ".png")
     again = write_report(tmp_path / "results", tmp_path / "again.html", tmp_path)
     assert again[0].read_text() == page
+
+
+def test_false_positives_are_drawn_from_one_to_many_thousands() -> None:
+    roc = Result("fddb", "x", {}, curves={"roc": curve([0, 9, 20_000], [0.1, 0.5, 0.9], "false positives", "recall")})
+    assert b"10^{3}" in draw_curves("roc", [roc]).svg
 
 
 def test_examples_without_their_pictures_are_left_out(tmp_path: Path) -> None:
