@@ -13,12 +13,16 @@ def whole(path: str | Path) -> Iterator[Path]:
     """A temporary name in the file's folder to write under; moved in place at the end, removed if anything fails.
 
     Args:
-        path: the file that comes about; its folder is made where it does not exist.
+        path: the file that comes about; its folder is made where it does not exist. A link leads to the file that is
+            replaced. A pipe or a device is no file: it is written to as it stands.
 
     Yields:
         The temporary name, with the same suffix.
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
