@@ -90,6 +90,7 @@ def test_bgr_swaps_arrays_only(tmp_path: Path) -> None:
         (np.full((4, 4, 3), np.inf), "NaN or infinite"),
         (np.full((4, 4, 3), 255.0), r"found \[255, 255\].*astype\(np.uint8\)"),
         (np.full((4, 4, 3), -0.1), r"floats must lie in \[0, 1\]"),
+        (np.full((4, 4, 3), 1 + 1e-7), r"found \[1.0000001, 1.0000001\]; np.clip"),
         (np.zeros((4, 4, 3), np.int64), "found int64"),
         (np.zeros((4, 4, 3), bool), "found bool"),
         (np.zeros((0, 4, 3), np.uint8), "without pixels"),
@@ -134,6 +135,18 @@ def test_exif_orientation(orientation: int, suffix: str) -> None:
         assert image.shape == upright.shape
         assert np.abs(image[2:14, 2:14].astype(int) - [255, 0, 0]).max() < 12
         assert np.abs(image[18:30, 2:14].astype(int) - [0, 0, 255]).max() < 12
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_data_do_not_keep_a_picture_from_being_read(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "odd.picture"
+    path.write_bytes(encoded(Image.fromarray(RGB), suffix, exif=b"Exif\0\0no such thing"))
+    assert read_image(path).shape == RGB.shape
+    assert (
+        suffix == "JPEG" or "odd.picture: not turned, its EXIF data are damaged" in caplog.text
+    )  # Pillow drops JPEG's
 
 
 @pytest.mark.parametrize(
@@ -229,6 +242,19 @@ def test_image_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names("gone")
     with pytest.raises(ImageError, match=r"\*\.gif: no picture in this pattern"):
         names("*.gif")
+    with pytest.raises(ImageError, match="an empty path"):
+        names("a.png", "")
+
+
+def test_a_folder_may_be_left_out_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "drawn/a.png", "drawn/deep/b.png", "drawn2/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "**/*.png"):
+        found = image_paths([path], leave_out="drawn")
+        assert [p.as_posix() for p in found] == ["a.png", "drawn2/c.png"]
+    assert len(image_paths(["drawn", "drawn/a.png"], leave_out=tmp_path / "drawn")) == 2  # named, not found
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ Array = NDArray[Any]
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Array"
 Color = Literal["rgb", "bgr"]
 
+_log = logging.getLogger(__name__)
+
 MAX_PIXELS = 2**28 // 3  # 89 megapixels, a quarter of a GiB as RGB: where Pillow's own doubts begin
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"}
@@ -30,8 +33,9 @@ SUFFIXES = frozenset(
 def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PIXELS) -> Array:
     """A picture as upright RGB.
 
-    Files turn upright by their EXIF orientation. Transparency is laid over white. Grey is repeated over the three
-    channels. Of an animation or a file of several pages the first picture counts. Colour profiles are not applied.
+    Files turn upright by their EXIF orientation, where that can be read. Transparency is laid over white. Grey is
+    repeated over the three channels. Of an animation or a file of several pages the first picture counts. Colour
+    profiles are not applied.
 
     Args:
         source: one of
@@ -57,18 +61,18 @@ def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PI
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
     if isinstance(source, Image.Image):
-        with _blaming(getattr(source, "filename", "") or "Pillow image"):
-            return _from_pillow(source, max_pixels)
+        with _blaming(name := getattr(source, "filename", "") or "Pillow image"):
+            return _from_pillow(source, max_pixels, name)
     if isinstance(source, (bytes, bytearray)):
-        with _blaming(f"picture of {len(source)} bytes"):
-            return _from_file(io.BytesIO(source), max_pixels)
+        with _blaming(name := f"picture of {len(source)} bytes"):
+            return _from_file(io.BytesIO(source), max_pixels, name)
     try:
         path = os.fspath(source)
     except TypeError:
         kind = f"{type(source).__module__}.{type(source).__qualname__}"
         raise ImageError(f"expected a path, bytes, a Pillow image or a numpy array, found {kind}") from None
     with _blaming(path), open(path, "rb") as file:
-        return _from_file(file, max_pixels)
+        return _from_file(file, max_pixels, path)
 
 
 @contextmanager
@@ -90,7 +94,7 @@ def _blaming(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: cannot be decoded, probably damaged ({error}); fetch it again") from error
 
 
-def _from_file(file: IO[bytes], max_pixels: int) -> Array:
+def _from_file(file: IO[bytes], max_pixels: int, name: str) -> Array:
     start = file.read(12)
     if not start:
         raise ImageError("empty, 0 bytes; fetch it again")
@@ -100,17 +104,17 @@ def _from_file(file: IO[bytes], max_pixels: int) -> Array:
     except UnidentifiedImageError:
         raise ImageError(f"no picture that Pillow knows, it begins with {start!r}; convert it to JPEG or PNG") from None
     with image:
-        return _from_pillow(image, max_pixels)
+        return _from_pillow(image, max_pixels, name)
 
 
-def _from_pillow(image: Image.Image, max_pixels: int) -> Array:
+def _from_pillow(image: Image.Image, max_pixels: int, name: str) -> Array:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
             f"{width}x{height} is {width * height} pixels, more than the limit max_pixels={max_pixels}; "
             "raise it if you trust the file"
         )
-    upright = ImageOps.exif_transpose(image)
+    upright = _upright(image, name)
     if upright.mode == "I":  # how older Pillows open 16-bit grey
         upright = upright.convert("I;16")
     if upright.mode == "F" or upright.mode.startswith("I;16"):  # convert("RGB") would cut these off at 255
@@ -118,6 +122,17 @@ def _from_pillow(image: Image.Image, max_pixels: int) -> Array:
     if upright.has_transparency_data:
         return _over_white(np.array(upright.convert("RGBA")))
     return np.array(upright.convert("RGB"))
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """The picture turned by its EXIF orientation; as it lies where nobody can tell, and the log says so."""
+    image.load()  # before, or damaged pixels would be taken for damaged EXIF data
+    try:
+        image.getexif()
+    except Exception as error:  # as decoders, Pillow's parser raises whatever it stumbles over
+        _log.warning("%s: not turned, its EXIF data are damaged (%s)", name, error)
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _from_array(array: Array, color: Color) -> Array:
@@ -152,7 +167,8 @@ def _to_uint8(array: Array) -> Array:
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 1:
         raise ImageError(
-            f"floats must lie in [0, 1], found [{low:g}, {high:g}]; pixels of 0 to 255 go as array.astype(np.uint8)"
+            f"floats must lie in [0, 1], found [{low:.9g}, {high:.9g}]; np.clip(array, 0, 1) where they overshoot a "
+            "little, array.astype(np.uint8) where they are pixels of 0 to 255"
         )
     return np.asarray(np.rint(array.astype(np.float32) * 255), np.uint8)
 
@@ -163,20 +179,27 @@ def _over_white(rgba: Array) -> Array:
     return np.asarray((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255, np.uint8)
 
 
-def image_paths(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def image_paths(
+    paths: Iterable[str | os.PathLike[str]], *, leave_out: str | os.PathLike[str] | None = None
+) -> list[Path]:
     """The picture files that paths stand for: each once, in the order given, a folder's or pattern's own sorted.
 
     Args:
         paths: files (of whatever suffix), folders (searched recursively for known suffixes) and glob patterns
             (``**`` for any depth; known suffixes).
+        leave_out: a folder that is not searched where it lies inside one that is.
 
     Raises:
-        ImageError: a path that is not there, a folder or pattern without pictures.
+        ImageError: a path that is empty or not there, a folder or pattern without pictures.
     """
-    return list(dict.fromkeys(file for path in paths for file in _expand(Path(path))))
+    paths = list(paths)
+    if "" in paths:
+        raise ImageError("an empty path: expected a file, a folder ('.' for this one) or a pattern")
+    hidden = Path(leave_out).resolve() if leave_out is not None else None
+    return list(dict.fromkeys(file for path in paths for file in _expand(Path(path), hidden)))
 
 
-def _expand(path: Path) -> list[Path]:
+def _expand(path: Path, hidden: Path | None) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -186,6 +209,8 @@ def _expand(path: Path) -> list[Path]:
     else:
         raise ImageError(f"{path}: no such file or folder")
     pictures = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()]
+    if hidden and hidden != path.resolve():
+        pictures = [p for p in pictures if hidden not in p.resolve().parents]
     if not pictures:
         raise ImageError(f"{path}: no picture in this {kind}; looked for {', '.join(sorted(SUFFIXES))}")
     return pictures
