@@ -88,6 +88,27 @@ def test_what_is_not_there_is_named(file: Path, runtime: str) -> None:
         load_graph(file.read_bytes(), runtime=runtime, device="tpu")
     with pytest.raises(WeightsError, match="cannot load"):
         load_graph(b"no model", runtime=runtime)
+    with pytest.raises(WeightsError, match="cannot load"):
+        read_metadata(b"no model")
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_devices_case_does_not_matter(file: Path, runtime: str) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    assert load_graph(file.read_bytes(), runtime=runtime, device="CPU").metadata["who"] == "müller"
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_device_that_does_not_start_is_an_error_not_the_processor(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where onnxruntime is built for CUDA and the machine has no driver: it falls back without an error."""
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with pytest.raises(OptionError, match="'cuda' does not start"):
+        load_graph(file.read_bytes(), device="cuda")
 
 
 def test_unknown_runtime_and_no_threads_teach(file: Path) -> None:

@@ -47,10 +47,12 @@ class OnnxRuntime(Graph):
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
-        try:
-            self._session = ort.InferenceSession(model, options, providers=[PROVIDERS[device]])
-        except Exception as error:  # onnxruntime raises classes of its own that share no base but this
-            raise WeightsError(f"onnxruntime cannot load this file as an ONNX model: {error}") from error
+        self._session = _session(model, options, PROVIDERS[device])
+        if PROVIDERS[device] not in self._session.get_providers():  # onnxruntime itself would go on without a word
+            raise OptionError(
+                f"device {device!r} does not start: this onnxruntime is built for it and fell back to the processor, "
+                "often for want of a driver or library; device 'cpu' is there"
+            )
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         # The session wants every input named: the other entries work on an empty batch, which costs microseconds.
         self._idle = {i.name: _empty_batch(i.shape, i.type) for i in self._session.get_inputs()}
@@ -72,7 +74,7 @@ class OpenVino(Graph):
             ) from error
         core = openvino.Core()
         there = [d.lower() for d in core.available_devices]
-        if device.lower() not in there:
+        if device not in there:
             raise OptionError(f"device {device!r} is not there; this OpenVINO has: {', '.join(there)}")
         try:
             self._model = core.read_model(model)
@@ -114,7 +116,7 @@ def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", thre
     Args:
         model: the file's content.
         runtime: "onnx" (onnxruntime) or "openvino".
-        device: "cpu", or a device that the runtime has on this machine.
+        device: "cpu", or a device that the runtime has on this machine; upper or lower case.
         threads: threads for one call; ``None`` leaves it to the runtime (all cores).
 
     Raises:
@@ -126,17 +128,29 @@ def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", thre
         raise OptionError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1, found {threads}")
-    return RUNTIMES[runtime](model, device=device, threads=threads)
+    return RUNTIMES[runtime](model, device=device.lower(), threads=threads)
 
 
 def read_metadata(model: bytes) -> dict[str, str]:
-    """The key-value pairs that an ONNX file carries."""
+    """The key-value pairs that an ONNX file carries.
+
+    Raises:
+        WeightsError: the bytes are no ONNX model.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return dict(session.get_modelmeta().custom_metadata_map)
+    return dict(_session(model, options, PROVIDERS["cpu"]).get_modelmeta().custom_metadata_map)
+
+
+def _session(model: bytes, options: Any, provider: str) -> Any:
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(model, options, providers=[provider])
+    except Exception as error:  # onnxruntime raises classes of its own that share no base but this
+        raise WeightsError(f"onnxruntime cannot load this file as an ONNX model: {error}") from error
 
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
