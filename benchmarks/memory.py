@@ -1,6 +1,6 @@
 """Peak memory for one 24-megapixel photo, and whether many pictures of random sizes in a row make a process grow.
 
-python benchmarks/memory.py [--method mtcnn] [--pictures 1000]
+python benchmarks/memory.py [--method NAME] [--pictures 1000]
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 import lineament
+from lineament.weights import DEFAULT
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "biden-2013.jpg"
 ONE = """
@@ -33,13 +34,13 @@ def resident() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="mtcnn")
+    parser.add_argument("--method", default=DEFAULT)
     parser.add_argument("--pictures", type=int, default=1000)
     args = parser.parse_args()
     photo = Image.open(PHOTO).convert("RGB")
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder) / "large.jpg"
-        photo.resize((6000, 4000)).save(large)
+        ImageOps.pad(photo, (6000, 4000)).save(large)
         subprocess.run([sys.executable, "-c", ONE, args.method, str(large)], check=True)
     detector = lineament.load(args.method)
     rng = np.random.default_rng(0)

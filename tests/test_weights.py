@@ -62,6 +62,24 @@ def test_a_registered_file_is_checked_and_another_is_not(tmp_path: Path) -> None
         read_weights(file)
 
 
+@pytest.mark.parametrize("content", ['{"name": "My web app"}', '[{"name": "My web app"}]', "{", "\xff"])
+def test_a_foreign_manifest_is_named_and_kept(tmp_path: Path, content: str) -> None:
+    file = Path(shutil.copy(FOLDER / lineament.models()[0].file, tmp_path / "own.onnx"))
+    (tmp_path / MANIFEST).write_text(content, encoding="latin-1")
+    for use in (read_weights, register):
+        with pytest.raises(
+            WeightsError, match=r"manifest\.json is no list of lineament's weights.*folder of their own"
+        ):
+            use(file)
+    assert (tmp_path / MANIFEST).read_text(encoding="latin-1") == content
+
+
+def test_settings_of_another_version_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lineament.detector.parse_metadata", lambda _: ("mtcnn", {"landmarks": "5", "wings": 2}))
+    with pytest.raises(WeightsError, match=r"not those of this version's mtcnn.*wings"):
+        lineament.load("mtcnn")
+
+
 def test_unknown_names_and_foreign_files_teach(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"'retina'.*mtcnn"):
         lineament.load("retina")

@@ -10,12 +10,12 @@ from typing import Any, TypeVar, overload
 
 from numpy.typing import NDArray
 
-from lineament.errors import OptionError
+from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
 from lineament.images import Color, Source, read_image
 from lineament.methods import Decoder, Settings, method
 from lineament.runtime import load_graph
-from lineament.weights import parse_metadata, read_weights
+from lineament.weights import DEFAULT, parse_metadata, read_weights
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -86,8 +86,8 @@ class Detector:
         min_face = self.settings.min_face if min_face is None else min_face
         if not 0 <= threshold <= 1:
             raise OptionError(f"threshold must lie in [0, 1], found {threshold}")
-        if not (math.isfinite(min_face) and min_face > 0):
-            raise OptionError(f"min_face is a size in pixels above 0, found {min_face}")
+        if not (math.isfinite(min_face) and min_face >= 1):
+            raise OptionError(f"min_face is a size in pixels, at least 1, found {min_face}")
         if max_face is not None and not max_face >= min_face:
             raise OptionError(f"max_face ({max_face}) must not be below min_face ({min_face}); both in pixels")
         several = isinstance(images, (list, tuple))
@@ -100,7 +100,7 @@ class Detector:
 
 
 def load(
-    name: str | Path = "mtcnn",
+    name: str | Path = DEFAULT,
     *,
     runtime: str = "onnx",
     device: str = "cpu",
@@ -123,7 +123,10 @@ def load(
     graph = load_graph(read_weights(name), runtime=runtime, device=device, threads=threads)
     of, config = parse_metadata(graph.metadata)
     kind = method(of)
-    own = kind.settings(**config)
+    try:
+        own = kind.settings(**config)
+    except TypeError as error:
+        raise WeightsError(f"this file's settings are not those of this version's {of}: {error}") from error
     known = [field.name for field in fields(own)]
     for setting, value in (settings or {}).items():
         if setting not in known:

@@ -14,6 +14,7 @@ from lineament.runtime import read_metadata
 
 FOLDER = Path(__file__).parent / "_weights"
 MANIFEST = "manifest.json"
+DEFAULT = "mtcnn"  # the weights that are used where none are named
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,15 @@ def read_weights(name: str | Path) -> bytes:
 def _listed(folder: Path) -> list[Model]:
     """The entries of a folder's manifest; none where there is no manifest."""
     path = folder / MANIFEST
-    return [Model(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        return [Model(**entry) for entry in json.loads(path.read_bytes())]
+    except (ValueError, TypeError) as error:  # no JSON, or JSON of something else
+        raise WeightsError(
+            f"{path} is no list of lineament's weights, by which the files beside it are checked ({error}); "
+            "keep weights in a folder of their own"
+        ) from error
 
 
 def parse_metadata(metadata: dict[str, str]) -> tuple[str, dict[str, Any]]:
