@@ -126,6 +126,32 @@ def test_no_input_is_overwritten(tmp_path: Path, run: Run) -> None:
     assert (tmp_path / "a.png").read_bytes() == before
 
 
+def test_a_folder_for_drawn_pictures_is_not_searched(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        result = run("detect", ".", "-m", "middle", "--out", "drawn")
+        assert result.exit_code == 0, result.output
+        assert "1 face in 1 picture" in result.stderr
+        assert sorted(p.as_posix() for p in Path().rglob("*.png")) == ["a.png", "drawn/a.png"]
+
+
+def test_nothing_but_the_librarys_own_words_is_said_of_pictures(tmp_path: Path, run: Run) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    result = run("detect", tmp_path / "a.jpg", "-m", "middle", "--json", "-")
+    assert result.exit_code == 0
+    assert result.stderr == "1 face in 1 picture\n"
+    result = run("detect", tmp_path / "b.jpg", "-m", "middle")
+    assert result.exit_code == 1
+    assert result.stdout == ""  # no table without a row
+
+
+def test_max_pixels_goes_beyond_pillows_own_limit(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert run("detect", photo(tmp_path / "a.png"), "-m", "middle", "--max-pixels", 4800).exit_code == 0
+
+
 def test_without_a_file_there_is_a_table(tmp_path: Path, run: Run) -> None:
     photo(tmp_path / "a.png", red=255)
     photo(tmp_path / "[b].png", (12, 12))

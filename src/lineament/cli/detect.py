@@ -29,6 +29,7 @@ from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
 from lineament.files import whole
 from lineament.images import MAX_PIXELS, SUFFIXES, Array, Source, image_paths, read_image
+from lineament.weights import DEFAULT
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,12 +79,15 @@ def detect(
     settings: Settings,
     method: Annotated[
         str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")
-    ] = "mtcnn",
+    ] = DEFAULT,
     json_file: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="Write one JSON object a picture and line; - for stdout."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the pictures here, with their faces.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the pictures here, with their faces; this folder is not searched."),
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Lowest score, 0 to 1 (default: the method's).")] = None,
     min_face: Annotated[
         float | None, typer.Option(help="Smallest face to look for, in pixels of the photo (default: the method's).")
@@ -124,9 +128,10 @@ def detect(
         return {"path": str(photo.path), "method": detector.method} | faces.to_dict()
 
     find([])  # wrong options, paths and folders end here, before the first picture
-    files = image_paths(paths)
+    files = image_paths(paths, leave_out=out)
     targets = _targets(files, out) if out else {}
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels says so as an error
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)  # Pillow's own limit, or there were no going beyond it
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of a picture is said in its own line
     console = Console(stderr=True)
     summary = Summary()
     with _json_lines(json_file) as lines, _progress(console) as progress, ThreadPoolExecutor(jobs) as pool:
@@ -139,7 +144,7 @@ def detect(
                 lines.write(json.dumps(record) + "\n")
             summary.add(record)
             progress.advance(bar)
-    if not json_file and not out:
+    if summary.read and not json_file and not out:
         Console().print(summary.table)
     console.print(Text(str(summary)))
     raise typer.Exit(1 if summary.unread else 0)
