@@ -79,6 +79,7 @@ class KPNetTask(Task):
     def __init__(self, network: KPNet, recipe: KPNetRecipe, composer: Composer, held_out: Composer) -> None:
         self.network: nn.Module = network
         self.recipe, self.composer = recipe, composer
+        self._outside = torch.zeros(())  # faces too small or too large since the last validation
         canvases = [held_out.canvas(generator(recipe.seed, i), recipe.canvas) for i in range(recipe.held_out)]
         self._held_out = [
             _labelled(generator(0, i), canvases[i : i + recipe.batch], recipe)
@@ -95,6 +96,7 @@ class KPNetTask(Task):
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scalemap's loss and the landmarks', weighted."""
         r = self.recipe
+        self._outside = self._outside.to(batch["outside"].device) + batch["outside"].sum()
         scale = scale_loss(outputs["scale"], batch["ignored"], batch["cells"], batch["values"], focal=r.focal)
         count = batch["faces"].sum().clamp(min=1) if r.focal else len(batch["pixels"])
         of_points = landmark_losses(outputs["response"].float(), batch["regions"], batch["points"], batch["weights"])
@@ -106,9 +108,13 @@ class KPNetTask(Task):
 
     @torch.no_grad()
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """The losses on held-out canvases; their negated sum first."""
+        """The losses on held-out canvases, their negated sum first; and how many faces training had to leave out.
+
+        Those are ``outside``: faces since the last validation that were too small or too large for any bin.
+        """
         device = next(network.parameters()).device
         network.eval()
+        outside = float(self._outside)
         sums: dict[str, float] = {}
         for arrays in self._held_out:
             batch = {name: torch.as_tensor(value).to(device) for name, value in arrays.items()}
@@ -117,7 +123,8 @@ class KPNetTask(Task):
             for name, value in self.losses(outputs, batch).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(self._held_out)
         network.train()
-        return {"negated_loss": -sum(sums.values()), **sums}
+        self._outside = torch.zeros(())
+        return {"negated_loss": -sum(sums.values()), **sums, "outside": outside}
 
 
 def _labelled(rng: np.random.Generator, canvases: list[Canvas], recipe: KPNetRecipe) -> Batch:
@@ -202,16 +209,17 @@ def read(recipe: Path, stage: str = "kpnet") -> KPNetRecipe:
 def prepare(stage: str, data: Path, recipe: KPNetRecipe, out: Path) -> KPNetTask:
     """The task, ready to train: photos are decoded first, if they are not yet."""
     composition = Composition(min_side=recipe.min_side, smallest=SMALLEST, largest=LARGEST)
+    kind = schema(recipe.landmarks)
     composers = {}
     for split in ("train", "val"):
-        samples = [s for index in getattr(recipe, split) for s in read_coco(data / index)]
+        samples = [s for index in getattr(recipe, split) for s in read_coco(data / index, schema=kind)]
         faces = sum(int((~s.ignore).sum()) for s in samples)
         marked = sum(int(((s.visibility > 0).all(axis=1) & ~s.ignore).sum()) for s in samples)
         if not faces or not marked:
             lacks = "no face" if not faces else "no face with all its landmarks, and KPNet finds faces by them"
             raise DataError(f"the {split} data of kpnet ({', '.join(getattr(recipe, split))}) have {lacks}")
         if split == "train":
-            samples += [s for n in recipe.backgrounds for s in read_faceless(data / n, schema(recipe.landmarks))]
+            samples += [s for n in recipe.backgrounds for s in read_faceless(data / n, kind)]
         photos = Photos.build(samples, out / "photos" / split, recipe.longest)
         composers[split] = Composer(photos, composition)
         _log.info("%s: %d photos, %d faces, %d of them with landmarks", split, len(samples), faces, marked)
