@@ -11,24 +11,39 @@ from torch.nn import functional
 
 from lineament.export import Entry
 from lineament.methods.kpnet.extract import soft_argmax
-from lineament.methods.kpnet.network import KPNet
+from lineament.methods.kpnet.network import KPNet, UpConv
 from lineament.methods.kpnet.scales import PER_OCTAVE, SMALLEST, STRIDE
 
 PROPOSALS = 300
 """Faces at most of one view; an input of 64x64 has as many cells that can be a peak."""
 
 
-def entries(network: nn.Module) -> dict[str, Entry]:
-    """The file's one network. Pixels are uint8 (n, h, w, 3), h and w multiples of the backbone's."""
+LEAST = -9.0
+"""Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
+
+
+def entries(network: nn.Module, *, two_passes: bool = False) -> dict[str, Entry]:
+    """The file's one network. Pixels are uint8 (n, h, w, 3), h and w multiples of the backbone's.
+
+    Args:
+        network: a KPNet, which is left as it is.
+        two_passes: compute the scalemap's logits a second time where the proposals are, so that the map itself may be
+            as coarse as integers of 8 bits.
+    """
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
     folded = copy.deepcopy(network).eval()
     assert isinstance(folded, KPNet)
+    second = SecondPass(folded.scale) if two_passes else None
     folded.fold()
     axes = {"pixels": {0: "n", 1: "h", 2: "w"}}
     return {
         "kpnet": Entry(
-            Extractor(folded), {"pixels": pixels}, axes, multiple=folded.backbone.multiple, listed_by="centre"
+            Extractor(folded, second=second),
+            {"pixels": pixels},
+            axes,
+            multiple=folded.backbone.multiple,
+            listed_by="centre",
         )
     }
 
@@ -36,9 +51,9 @@ def entries(network: nn.Module) -> dict[str, Entry]:
 class Extractor(nn.Module):
     """The network and all of its extraction: peaks of the scalemap, soft-argmax, the maxima of equation 8."""
 
-    def __init__(self, network: KPNet, scored: tuple[int, ...] = (0, 1, 2)) -> None:
+    def __init__(self, network: KPNet, scored: tuple[int, ...] = (0, 1, 2), second: SecondPass | None = None) -> None:
         super().__init__()
-        self.network, self.scored = network, scored
+        self.network, self.second, self.scored = network, second, scored
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(n, h, w, 3) uint8 -> the best proposals of each view, best first; coordinates in pixels of the input.
@@ -47,14 +62,15 @@ class Extractor(nn.Module):
             ``logit`` (n, f) of the scale probability; ``centre`` (n, f, 2); ``side`` (n, f); ``landmarks``
             (n, f, K, 2); ``peaks`` (n, f, 3): largest softmax value of either eye and the nose.
         """
-        maps = self.network(pixels.permute(0, 3, 1, 2).float())
-        logit, cell, bins = peaks(maps["scale"])
+        features = self.network.features(pixels.permute(0, 3, 1, 2).float())
+        maps = self.network.maps(features)
+        logit, cell, bins = peaks(maps["scale"]) if self.second is None else self.second(features, maps["scale"])
         centre = (cell.float() + 0.5) * STRIDE
         side = SMALLEST * torch.exp2((bins.float() + 0.5) / PER_OCTAVE)
         regions = torch.cat([centre - side[..., None] / 2, centre + side[..., None] / 2], dim=-1)
         found = soft_argmax(maps["response"], regions)
         scored = list(self.scored)
-        largest = region_maximum(maps["response"][:, scored], regions)
+        largest = region_maximum(maps["response"], regions)[..., scored]
         return {
             "logit": logit,
             "centre": centre,
@@ -70,13 +86,55 @@ def peaks(scale: Tensor, count: int = PROPOSALS) -> tuple[Tensor, Tensor, Tensor
     Returns:
         Logits (n, f), cells (n, f, 2) as column and row, bins (n, f).
     """
-    best, bins = scale.max(dim=1)
-    around = functional.max_pool2d(best[:, None], 3, stride=1, padding=1)[:, 0]
+    logit, at, cell = _standing(scale, count)
+    # not the map's own argmax: as expensive as a convolution
+    bins = scale.flatten(2).gather(2, at[:, None].expand(-1, scale.shape[1], -1)).argmax(dim=1)
+    return logit, cell, bins
+
+
+def _standing(scale: Tensor, count: int, least: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
+    """Peaks of scalemaps: logits (n, f), 1000 less where none is left; their cells as indices, and as column and row.
+
+    Cells whose logit is not above ``least`` are none.
+    """
+    best = scale.amax(dim=1)
+    around = functional.max_pool2d(best[:, None], 3, stride=1, padding=1)[:, 0].clamp(min=least)
     standing = torch.where(best >= around, best, best - 1000).flatten(1)
     logit, at = standing.topk(count, dim=1)
     h, w = best.shape[1:]
     grid = torch.stack([torch.arange(w).expand(h, w), torch.arange(h)[:, None].expand(h, w)], dim=-1).reshape(-1, 2)
-    return logit, grid[at], bins.flatten(1).gather(1, at)
+    return logit, at, grid[at]
+
+
+class SecondPass(nn.Module):
+    """The scalemap's layer anew for the cells of proposals alone, out of the features around each.
+
+    Args:
+        head: the layer, not folded.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        conv = head.conv if isinstance(head, UpConv) else head
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        self.doubling = 2 if isinstance(head, UpConv) else 1
+        self.weight = nn.Parameter(conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2))  # (9 * channels, 60)
+        self.bias = nn.Parameter(conv.bias.detach())
+
+    def forward(self, features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (n, c, ...) and the scalemaps (n, 60, h, w) that led to them -> as of ``peaks``."""
+        rough, _, cell = _standing(scale, PROPOSALS, LEAST)
+        offsets = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+        size = torch.tensor([scale.shape[3], scale.shape[2]])
+        around = cell[:, :, None] + offsets  # (n, f, 9, 2)
+        inside = ((around >= 0) & (around < size)).all(dim=-1, keepdim=True)
+        column, row = (torch.minimum(around.clamp(min=0), size - 1) // self.doubling).unbind(-1)
+        image = torch.arange(features.shape[0])[:, None, None]
+        patch = features.permute(0, 2, 3, 1)[image, row, column] * inside
+        logits = patch.flatten(2) @ self.weight + self.bias
+        logit, bins = logits.max(dim=-1)
+        return torch.where(rough > LEAST, logit, logit - 1000), cell, bins
 
 
 def region_maximum(maps: Tensor, regions: Tensor) -> Tensor:

@@ -39,7 +39,15 @@ class KPNet(nn.Module):
         Returns:
             ``scale`` (n, 60, h/2, w/2), logits; ``response`` (n, K, h/2, w/2), h of equation 5.
         """
-        features = self.backbone(pixels / 128)
+        return self.maps(self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the heads read: (n, channels, ...), at stride 2 or before the heads' own upsampling."""
+        features: Tensor = self.backbone(pixels / 128)
+        return features
+
+    def maps(self, features: Tensor) -> dict[str, Tensor]:
+        """Both heads' maps."""
         return {"scale": self.scale(features), "response": self.response(features)}
 
     def fold(self) -> None:
@@ -47,6 +55,8 @@ class KPNet(nn.Module):
         for module in self.modules():
             if isinstance(module, (ConvNorm, UpConv, Merge, Stem)):
                 module.fold()
+        if isinstance(self.backbone, DRNet):
+            self.backbone.fill()
 
 
 class DRNet(nn.Module):
@@ -69,6 +79,17 @@ class DRNet(nn.Module):
         self.smooth = ConvNorm(middle, middle)
         self.last = Merge(middle, early, late)
         self.channels = late
+
+    def fill(self, block: int = 16) -> None:
+        """Bring the early map to whole blocks of channels by channels that are zero, after folding.
+
+        Runtimes keep maps in such blocks, and only whole ones can be concatenated as they lie.
+        """
+        missing = -self.stem.conv.out_channels % block
+        _widen(self.stem.conv, outputs=missing)
+        assert isinstance(self.shallow.shortcut, ConvNorm)
+        for reader in (self.shallow.first, self.shallow.shortcut, self.last):
+            _widen(reader.conv, inputs=missing)
 
     def head(self, channels: int) -> nn.Conv2d:
         """A head's layer."""
@@ -213,31 +234,22 @@ class UpConv(nn.Module):
 
 
 class Merge(nn.Module):
-    """A 3x3 convolution of two concatenated maps, one of them upsampled x2, and batch normalisation.
-
-    The convolution of a concatenation is the sum of one of each map; for inference only one of them is upsampled.
-    """
+    """A 3x3 convolution of two concatenated maps, one of them upsampled x2, and batch normalisation."""
 
     def __init__(self, coarse: int, fine: int, outputs: int) -> None:
         super().__init__()
-        self.coarse = coarse
-        self.conv: nn.Module = nn.Conv2d(coarse + fine, outputs, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(coarse + fine, outputs, 3, padding=1, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """(n, coarse, h, w), (n, fine, 2h, 2w) -> (n, outputs, 2h, 2w)."""
-        if isinstance(self.norm, Phases):
-            return self.norm(coarse) + self.conv(fine)
-        return self.norm(self.conv(torch.cat([_doubled(coarse), fine], dim=1)))
+        out: Tensor = self.norm(self.conv(torch.cat([_doubled(coarse), fine], dim=1)))
+        return out
 
     def fold(self) -> None:
-        """Take the normalisation into the kernel, and that apart into one of each map."""
-        assert isinstance(self.conv, nn.Conv2d)
+        """Take the normalisation into the kernel."""
         weight, bias = _normalised(self.conv.weight, self.norm)
-        of_coarse, of_fine = weight[:, : self.coarse], weight[:, self.coarse :]
-        self.conv = nn.Conv2d(of_fine.shape[1], len(of_fine), 3, padding=1, bias=False)
-        self.conv.weight = nn.Parameter(of_fine)
-        self.norm = Phases(of_coarse, bias)
+        self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
 
 
 class Phases(nn.Conv2d):
@@ -255,6 +267,13 @@ class Phases(nn.Conv2d):
         places = torch.unflatten(super().forward(x), 1, (4, -1))
         placed = [places[:, 2 * i + j, :, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)]
         return functional.pixel_shuffle(torch.stack(placed, dim=2).flatten(1, 2), 2)
+
+
+def _widen(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> None:
+    """Append channels that are zero to what a convolution reads or writes."""
+    assert conv.bias is not None
+    conv.weight = nn.Parameter(functional.pad(conv.weight, (0, 0, 0, 0, 0, inputs, 0, outputs)))
+    conv.bias = nn.Parameter(functional.pad(conv.bias, (0, outputs)))
 
 
 def _doubled(x: Tensor) -> Tensor:

@@ -1,0 +1,164 @@
+"""KPNet in integers of 8 bits: an exported file whose convolutions compute in bytes, ranges taken from pictures.
+
+The file must be one of two passes (see ``entries``): a scalemap in bytes is good enough to say where the proposals are,
+and not what they are worth. The response map stays as it is: its softmax takes differences that a byte has not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lineament.errors import LineamentError
+from lineament.files import write_whole
+from lineament.methods.kpnet.entries import LEAST
+
+Array = NDArray[Any]
+
+PIXELS = "kpnet.pixels"
+CARRIED = (
+    "Conv",
+    "Relu",
+    "MaxPool",
+    "Add",
+    "Concat",
+    "Resize",
+    "Gather",
+    "Slice",
+    "Unsqueeze",
+    "Reshape",
+    "DepthToSpace",
+)
+"""Operators that bytes pass through, from the pixels to the scalemap."""
+HIGHEST = 12.0  # logit that the scalemap's bytes reach; above it peaks look alike, until the second pass
+
+
+def quantise(source: Path, out: Path, views: Iterable[Array]) -> Path:
+    """Write a copy of a file that computes in bytes where most of its time goes.
+
+    Args:
+        source: a KPNet file of two passes. out: the file to write.
+        views: pictures as the network sees them, (h, w, 3) uint8, sides multiples of the backbone's: what ranges are
+            taken from. A few dozen, with faces of all sizes.
+
+    Raises:
+        LineamentError: the file has no second pass.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._views: Iterator[Array] = iter(views)
+
+        def get_next(self) -> dict[str, Array] | None:
+            view = next(self._views, None)
+            return None if view is None else {PIXELS: view[None]}
+
+    model = onnx.load(source)
+    parts = _parts(model.graph)
+    ranges = {
+        parts.scaled: [{"rmin": np.float32(0), "rmax": np.float32(255 / 128)}],
+        parts.scalemap: [{"rmin": np.float32(LEAST), "rmax": np.float32(HIGHEST)}],
+    }
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # the tool advises, on the root logger, what the export has done
+    try:
+        with TemporaryDirectory() as folder:
+            quantize_static(
+                model,
+                Path(folder) / out.name,
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=[node.name for node in parts.nodes],
+                extra_options={"TensorQuantOverrides": ranges},
+            )
+            small = onnx.load(Path(folder) / out.name)
+    finally:
+        logging.root.setLevel(level)
+    _keep_bytes(small.graph, parts)
+    _drop_unused(small.graph)
+    onnx.helper.set_model_props(small, {prop.key: prop.value for prop in model.metadata_props})
+    onnx.checker.check_model(small)
+    write_whole(out, small.SerializeToString())
+    return out
+
+
+class Parts(NamedTuple):
+    """What of a graph becomes bytes: names of values, and nodes.
+
+    Attributes:
+        pixels: bytes, channels first. scaled: the same as floats. scalemap: logits (n, 60, h, w). nodes: in between.
+    """
+
+    pixels: str
+    scaled: str
+    scalemap: str
+    nodes: list[onnx.NodeProto]
+
+
+def _parts(graph: onnx.GraphProto) -> Parts:
+    if not any(initializer.name == "kpnet.second.weight" for initializer in graph.initializer):
+        raise LineamentError("bytes are for a KPNet file of two passes: entries(network, two_passes=True)")
+    transposed = next(node for node in graph.node if node.op_type == "Transpose" and node.input[0] == PIXELS)
+    cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == transposed.output[0])
+    scaled = next(node for node in graph.node if cast.output[0] in node.input)
+    reached, nodes = set(scaled.output), []
+    for node in graph.node:
+        exact = any(name.startswith("kpnet.network.response.") for name in node.input)
+        if node.op_type in CARRIED and not exact and reached.intersection(node.input):
+            nodes.append(node)
+            reached.update(node.output)
+    scalemap = next(node.input[0] for node in graph.node if node.op_type == "ReduceMax" and node.input[0] in reached)
+    return Parts(transposed.output[0], scaled.output[0], scalemap, nodes)
+
+
+def _keep_bytes(graph: onnx.GraphProto, parts: Parts) -> None:
+    """Take pixels as they come, and the scalemap's maximum over the bins before it leaves bytes."""
+    source = {name: node for node in graph.node for name in node.output}
+    first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == parts.scaled)
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
+            node.input[0] = parts.pixels
+    at, largest = next(
+        (i, n) for i, n in enumerate(graph.node) if n.op_type == "ReduceMax" and _undone(n.input[0], source) is not None
+    )
+    back = _undone(largest.input[0], source)
+    assert back is not None
+    name = largest.output[0]
+    largest.input[0], largest.output[0] = back.input[0], f"{name}.bytes"
+    graph.node.insert(
+        at + 1,
+        onnx.helper.make_node("DequantizeLinear", [largest.output[0], *back.input[1:]], [name], f"{name}.floats"),
+    )
+
+
+def _undone(name: str, source: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The node that makes this value of bytes, if one does."""
+    node = source.get(name)
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and constants that lead nowhere."""
+    wanted = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    constants = [initializer for initializer in graph.initializer if initializer.name in wanted]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
+    del graph.value_info[:]
