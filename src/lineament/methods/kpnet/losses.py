@@ -9,7 +9,8 @@ from torch.nn import functional
 from lineament.methods.kpnet.extract import soft_argmax
 from lineament.methods.kpnet.scales import STRIDE
 
-FAINT = -7.0  # logits below it have neither a focal loss nor a gradient worth a float's digits: p^2 is below 1e-6
+FAINT = -5.0
+"""Logits below it, p < 0.0067, the focal form passes over: its p^2 leaves them neither loss nor gradient to speak of."""
 
 
 def scale_loss(logits: Tensor, ignored: Tensor, cells: Tensor, values: Tensor, *, focal: bool) -> Tensor:
