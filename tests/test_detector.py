@@ -107,6 +107,11 @@ def test_settings_can_be_replaced_and_unknown_ones_teach() -> None:
     assert lineament.load("mtcnn", settings={"pnet_threshold": 0.5}).settings.pnet_threshold == 0.5
     with pytest.raises(OptionError, match=r"'pnet'.*pnet_threshold"):
         lineament.load("mtcnn", settings={"pnet": 0.5})
+    with pytest.raises(OptionError, match="codec must be one of corner, rcnn, found 'round'"):
+        lineament.load("mtcnn", settings={"codec": "round"})
+    for factor in (0, 1, 2.5):
+        with pytest.raises(OptionError, match="factor must lie between 0 and 1"):
+            lineament.load("mtcnn", settings={"factor": factor})
 
 
 def test_face_sizes_bound_the_search() -> None:

@@ -139,6 +139,8 @@ def test_what_cannot_be_aligned_is_named() -> None:
     image, faces = scene(1, 0)
     with pytest.raises(OptionError, match="600x500, this one has 500x600"):
         align(image.transpose(1, 0, 2), faces)
+    with pytest.raises(OptionError, match="at least 1, found 0"):
+        align(image, faces, size=0)
     points = np.repeat(faces.landmarks, 3, 0)
     points[1, 1:] = np.nan
     holes = Faces.of(np.repeat(faces.boxes, 3, 0), [0.9, 0.8, 0.7], points, image_size=faces.image_size)

@@ -58,8 +58,10 @@ def align(
 
     Raises:
         OptionError: the faces belong to a picture of another size, a face has fewer than two of the five
-            points, or its schema has no map to five.
+            points, its schema has no map to five, or ``size`` is below 1.
     """
+    if size < 1:
+        raise OptionError(f"size is a crop's side in pixels, at least 1, found {size}")
     pixels = read_image(image, color=color)
     h, w = pixels.shape[:2]
     if faces.image_size != (w, h):

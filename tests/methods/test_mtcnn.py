@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_a_cell_sees_its_window_and_nothing_else(row: int, column: int) -> None:
     window = pixels[:, :, 2 * row : 2 * row + CELL, 2 * column : 2 * column + CELL]
     whole, alone = net(pixels), net(window)
     assert torch.allclose(whole["score"][0, row, column], alone["score"][0, 0, 0], atol=1e-5)
-    level = Level(np.zeros((40, 40, 3), np.uint8), (2.0, 2.0))
+    level = Level(np.zeros((64, 64, 3), np.uint8), (32, 32), (2.0, 2.0))
     box = level.windows(np.array([row]), np.array([column]))[0] / 2 + BORDER
     assert box.tolist() == [2 * column, 2 * row, 2 * column + CELL, 2 * row + CELL]
 
@@ -132,6 +133,30 @@ def test_strips_give_every_window_once(graph: Graph, monkeypatch: pytest.MonkeyP
     assert len(list(next(Pyramid(image).levels(12, 13, 0.7)).strips())) > 3
     strips = cascade.propose([Pyramid(image)], 0.0, min_face=12, max_face=13)
     np.testing.assert_allclose(strips.boxes, whole.boxes, atol=1e-4)
+
+
+@pytest.mark.parametrize("min_face", [7, 12, 31])
+def test_strips_show_what_the_whole_level_shows(min_face: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (150, 90, 3), dtype=np.uint8)
+    level = next(Pyramid(image).levels(min_face, np.inf, 0.7))
+    ((_, whole),) = level.strips()
+    assert not whole[[0, -1]].any()
+    monkeypatch.setattr(pyramid_module, "STRIP", 700)
+    strips = list(level.strips())
+    assert len(strips) > 3
+    for row, strip in strips:
+        np.testing.assert_allclose(strip, whole[2 * row : 2 * row + len(strip)].astype(int), atol=1)
+
+
+def test_no_level_is_ever_drawn_as_a_whole() -> None:
+    """Faces of a pixel make a level 144 times the photo: here 216 MB, for a large photo more than there is memory."""
+    level = next(Pyramid(np.zeros((500, 1000, 3), np.uint8)).levels(1, 1, 0.7))
+    tracemalloc.start()
+    first = next(level.strips())[1]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert first.shape[1] == 12_000 + 2 * BORDER
+    assert peak < 20e6
 
 
 def test_levels_cover_the_range_asked_for() -> None:

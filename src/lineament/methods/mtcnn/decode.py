@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
+from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.methods.mtcnn.pyramid import Pyramid
 from lineament.runtime import Graph
@@ -56,6 +57,12 @@ class Config:
     nms_pyramid: float = 0.7
     nms_rnet: float = 0.7
     nms_onet: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.codec not in box_ops.CODECS:
+            raise OptionError(f"mtcnn's codec must be one of {', '.join(box_ops.CODECS)}, found {self.codec!r}")
+        if not 0 < self.factor < 1:  # or the pyramid had no end
+            raise OptionError(f"mtcnn's factor must lie between 0 and 1, found {self.factor}")
 
 
 @dataclass(frozen=True)

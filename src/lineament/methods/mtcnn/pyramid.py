@@ -5,6 +5,7 @@ Both see the picture as if black went on beyond its edges, so that faces which a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lineament.images import resize
 from lineament.runtime import Graph
 
 Array = NDArray[Any]
@@ -24,22 +26,38 @@ STRIP = 1 << 20  # pixels of a level that P-Net sees at once; bounds its activat
 
 @dataclass(frozen=True)
 class Level:
-    """One scale at which P-Net looks at a picture.
+    """One scale at which P-Net looks at a picture. It is drawn in strips: as a whole it may be larger than memory.
 
     Attributes:
-        pixels: (h, w, 3) uint8, black border included.
+        source: the picture or one of its halvings, (h, w, 3) uint8.
+        size: ``(width, height)`` of the level in pixels, without its black border.
         scale: ``(x, y)``: pixels of the picture for one pixel of the level.
     """
 
-    pixels: Array
+    source: Array
+    size: tuple[int, int]
     scale: tuple[float, float]
 
     def strips(self) -> Iterator[tuple[int, Array]]:
-        """Overlapping strips of rows that together give P-Net every window once, with the first window's row."""
-        h, w = self.pixels.shape[:2]
-        rows = max(STRIP // w // STRIDE, 1) * STRIDE
-        for top in range(0, max(h - CELL, 0) + 1, rows):
-            yield top // STRIDE, self.pixels[top : top + rows + CELL - STRIDE]
+        """Overlapping strips (h, w, 3) uint8 that give P-Net every window once, each with its first window's row."""
+        width, height = (side + 2 * BORDER for side in self.size)
+        rows = max(STRIP // width // STRIDE, 1) * STRIDE
+        for top in range(0, max(height - CELL, 0) + 1, rows):
+            yield top // STRIDE, self._drawn(top, min(top + rows + CELL - STRIDE, height))
+
+    def _drawn(self, top: int, bottom: int) -> Array:
+        """Those rows of the level, counted with its border."""
+        width, height = self.size
+        strip = np.zeros((bottom - top, width + 2 * BORDER, 3), np.uint8)
+        first, last = max(top - BORDER, 0), min(bottom - BORDER, height)
+        if first < last:
+            h, w = self.source.shape[:2]
+            y1, y2 = first / height * h, last / height * h
+            reach = math.ceil(h / height) + 1  # of the filter, beyond the region
+            above, below = max(math.floor(y1) - reach, 0), min(math.ceil(y2) + reach, h)
+            rows = resize(self.source[above:below], (width, last - first), box=(0, y1 - above, w, y2 - above))
+            strip[first + BORDER - top : last + BORDER - top, BORDER:-BORDER] = rows
+        return strip
 
     def windows(self, row: Array, column: Array) -> Array:
         """(n, 4) boxes in the picture of P-Net's cells at those rows and columns."""
@@ -65,16 +83,9 @@ class Pyramid:
             w, h = (round(n * CELL / side) for n in (self.width, self.height))
             if min(w, h) + 2 * BORDER < CELL:
                 return  # even with its border the picture is shorter than a window
-            yield Level(self._resized(w, h), (self.width / w, self.height / h))
+            enough = [p for p in self.halvings if p.shape[1] >= w and p.shape[0] >= h]  # the smallest of them serves
+            yield Level((enough or self.halvings[:1])[-1], (w, h), (self.width / w, self.height / h))
             side /= factor
-
-    def _resized(self, width: int, height: int) -> Array:
-        """The picture at that size with its black border, drawn from the smallest halving that has enough pixels."""
-        level = np.zeros((height + 2 * BORDER, width + 2 * BORDER, 3), np.uint8)
-        enough = [p for p in self.halvings if p.shape[1] >= width and p.shape[0] >= height]
-        source = Image.fromarray((enough or self.halvings[:1])[-1])
-        level[BORDER:-BORDER, BORDER:-BORDER] = np.asarray(source.resize((width, height), Image.Resampling.BILINEAR))
-        return level
 
     def crops(self, graph: Graph, windows: Array, size: int) -> Array:
         """Square crops of windows (n, 4), resampled to ``size``: (n, 3, size, size) float32 in [0, 255].
