@@ -2,6 +2,8 @@
 
 The file must be one of two passes (see ``entries``): a scalemap in bytes is good enough to say where the proposals are,
 and not what they are worth. The response map stays as it is: its softmax takes differences that a byte has not.
+
+Such a file is for onnxruntime. OpenVINO (2026.4) loads it and computes something else where phases are laid out.
 """
 
 from __future__ import annotations
@@ -23,20 +25,8 @@ from lineament.methods.kpnet.entries import LEAST
 Array = NDArray[Any]
 
 PIXELS = "kpnet.pixels"
-CARRIED = (
-    "Conv",
-    "Relu",
-    "MaxPool",
-    "Add",
-    "Concat",
-    "Resize",
-    "Gather",
-    "Slice",
-    "Unsqueeze",
-    "Reshape",
-    "DepthToSpace",
-)
-"""Operators that bytes pass through, from the pixels to the scalemap."""
+CARRIED = ("Conv", "Relu", "MaxPool", "Add", "Concat", "Resize")
+"""Operators on bytes; not those that lay out phases, nor the convolutions before them, which floats do as fast."""
 HIGHEST = 12.0  # logit that the scalemap's bytes reach; above it peaks look alike, until the second pass
 
 
@@ -63,10 +53,9 @@ def quantise(source: Path, out: Path, views: Iterable[Array]) -> Path:
 
     model = onnx.load(source)
     parts = _parts(model.graph)
-    ranges = {
-        parts.scaled: [{"rmin": np.float32(0), "rmax": np.float32(255 / 128)}],
-        parts.scalemap: [{"rmin": np.float32(LEAST), "rmax": np.float32(HIGHEST)}],
-    }
+    ranges = {parts.scaled: [{"rmin": np.float32(0), "rmax": np.float32(255 / 128)}]}
+    if parts.scalemap:
+        ranges[parts.scalemap] = [{"rmin": np.float32(LEAST), "rmax": np.float32(HIGHEST)}]
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # the tool advises, on the root logger, what the export has done
     try:
@@ -97,12 +86,13 @@ class Parts(NamedTuple):
     """What of a graph becomes bytes: names of values, and nodes.
 
     Attributes:
-        pixels: bytes, channels first. scaled: the same as floats. scalemap: logits (n, 60, h, w). nodes: in between.
+        pixels: bytes, channels first. scaled: the same as floats. scalemap: logits (n, 60, h, w), if they
+            are to be bytes. nodes: what leads there.
     """
 
     pixels: str
     scaled: str
-    scalemap: str
+    scalemap: str | None
     nodes: list[onnx.NodeProto]
 
 
@@ -112,40 +102,34 @@ def _parts(graph: onnx.GraphProto) -> Parts:
     transposed = next(node for node in graph.node if node.op_type == "Transpose" and node.input[0] == PIXELS)
     cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == transposed.output[0])
     scaled = next(node for node in graph.node if cast.output[0] in node.input)
+    reshaped = {node.input[0] for node in graph.node if node.op_type == "Reshape"}
     reached, nodes = set(scaled.output), []
     for node in graph.node:
-        exact = any(name.startswith("kpnet.network.response.") for name in node.input)
+        exact = any(name.startswith("kpnet.network.response.") for name in node.input) or node.output[0] in reshaped
         if node.op_type in CARRIED and not exact and reached.intersection(node.input):
             nodes.append(node)
             reached.update(node.output)
-    scalemap = next(node.input[0] for node in graph.node if node.op_type == "ReduceMax" and node.input[0] in reached)
-    return Parts(transposed.output[0], scaled.output[0], scalemap, nodes)
+    scalemap = next(node.input[0] for node in graph.node if node.op_type == "ReduceMax")
+    return Parts(transposed.output[0], scaled.output[0], scalemap if scalemap in reached else None, nodes)
 
 
 def _keep_bytes(graph: onnx.GraphProto, parts: Parts) -> None:
     """Take pixels as they come, and the scalemap's maximum over the bins before it leaves bytes."""
-    source = {name: node for node in graph.node for name in node.output}
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == parts.scaled)
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
             node.input[0] = parts.pixels
+    if parts.scalemap is None:
+        return
+    made = next(n.output[0] for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == parts.scalemap)
+    back = next(n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == made)
     at, largest = next(
-        (i, n) for i, n in enumerate(graph.node) if n.op_type == "ReduceMax" and _undone(n.input[0], source) is not None
+        (i, n) for i, n in enumerate(graph.node) if n.op_type == "ReduceMax" and back.output[0] in n.input
     )
-    back = _undone(largest.input[0], source)
-    assert back is not None
     name = largest.output[0]
     largest.input[0], largest.output[0] = back.input[0], f"{name}.bytes"
-    graph.node.insert(
-        at + 1,
-        onnx.helper.make_node("DequantizeLinear", [largest.output[0], *back.input[1:]], [name], f"{name}.floats"),
-    )
-
-
-def _undone(name: str, source: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    """The node that makes this value of bytes, if one does."""
-    node = source.get(name)
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
+    floats = onnx.helper.make_node("DequantizeLinear", [f"{name}.bytes", *back.input[1:]], [name], f"{name}.floats")
+    graph.node.insert(at + 1, floats)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -1,0 +1,125 @@
+"""What KPNet's file computes, held against torch and against slow references; the file in bytes beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from lineament.errors import LineamentError  # noqa: E402
+from lineament.export import export  # noqa: E402
+from lineament.methods.kpnet.entries import LEAST, PROPOSALS, SecondPass, entries, peaks  # noqa: E402
+from lineament.methods.kpnet.network import DRNet, KPNet  # noqa: E402
+from lineament.methods.kpnet.quantise import quantise  # noqa: E402
+from lineament.runtime import load_graph  # noqa: E402
+
+Array = NDArray[Any]
+OUTPUTS = ("logit", "centre", "side", "landmarks", "peaks")
+
+
+def network(backbone: str = "drnet") -> KPNet:
+    """Random weights whose normalisation has seen pixels, and whose scalemap has peaks."""
+    torch.manual_seed(0)
+    made = KPNet(5, backbone)
+    with torch.no_grad():
+        for _ in range(3):
+            made(torch.rand(2, 3, 128, 128) * 255)
+        head = made.scale.conv if backbone == "hourglass" else made.scale
+        head.bias.fill_(-4.0)
+    return made.eval()
+
+
+def views(*shape: int, seed: int = 0) -> Array:
+    """Smooth noise, uint8: as pixels are, neighbours are alike."""
+    n, h, w, c = shape
+    coarse = np.random.default_rng(seed).integers(0, 256, (n, h // 8, w // 8, c), dtype=np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+@pytest.mark.parametrize("backbone", ["drnet", "hourglass"])
+def test_a_second_pass_finds_what_the_map_says(backbone: str) -> None:
+    made = network(backbone)
+    second = SecondPass(made.scale)
+    pixels = torch.from_numpy(views(2, 128, 64, 3)).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        features = made.features(pixels)
+        scale = made.maps(features)["scale"]
+        logit, cell, bins = second(features, scale)
+        wanted = peaks(scale.clamp(min=LEAST))
+    np.testing.assert_array_equal(cell, wanted[1])
+    column, row = cell.unbind(-1)
+    values = scale[torch.arange(2)[:, None], :, row, column]  # (n, f, 60)
+    stands = wanted[0] > LEAST
+    assert stands.any()
+    np.testing.assert_allclose(logit[stands], values.amax(-1)[stands], atol=1e-4)
+    np.testing.assert_array_equal(bins[stands], values.argmax(-1)[stands])
+    assert (logit[~stands] < -900).all()
+
+
+def test_the_early_map_is_filled_with_zeros() -> None:
+    made = network()
+    assert isinstance(made.backbone, DRNet)
+    pixels = torch.from_numpy(views(1, 64, 64, 3)).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        before = made(pixels)
+        channels = made.backbone.stem.conv.out_channels
+        made.fold()
+        early = made.backbone.stem(pixels / 128)
+        after = made(pixels)
+    assert early.shape[1] % 16 == 0
+    assert (early[:, channels:] == 0).all()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module", params=["drnet", "hourglass"])
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file of two passes, and the same in bytes."""
+    folder = tmp_path_factory.mktemp("kpnet")
+    whole = export(entries(network(request.param), two_passes=True), folder / "two.onnx", metadata={"name": "mine"})
+    return whole, quantise(whole, folder / "bytes.onnx", (view for view in views(6, 128, 192, 3)))
+
+
+def test_bytes_find_what_floats_find(files: tuple[Path, Path]) -> None:
+    pixels = views(2, 128, 192, 3, seed=1)
+    exact, small = (load_graph(file.read_bytes()) for file in files)
+    wanted = dict(zip(OUTPUTS, exact("kpnet", OUTPUTS, pixels=pixels), strict=True))
+    found = dict(zip(OUTPUTS, small("kpnet", OUTPUTS, pixels=pixels), strict=True))
+    assert {name: value.shape for name, value in found.items()} == {name: v.shape for name, v in wanted.items()}
+    assert found["logit"].shape == (2, PROPOSALS)
+    for image in range(2):
+        best = wanted["logit"][image].argsort()[-10:]  # each has its like: the same cell or one beside it
+        apart = np.abs(wanted["centre"][image][best, None] - found["centre"][image][None]).max(axis=2)
+        like = apart.argmin(axis=1)
+        assert (apart.min(axis=1) <= 2).mean() >= 0.8
+        near = apart.min(axis=1) <= 2
+        gap = np.abs(wanted["logit"][image][best] - found["logit"][image][like])[near]
+        assert np.median(gap) < 0.3
+
+
+def test_openvino_computes_two_passes_as_onnxruntime_does(files: tuple[Path, Path]) -> None:
+    pytest.importorskip("openvino")
+    pixels = views(2, 128, 192, 3, seed=2)
+    one, other = (load_graph(files[0].read_bytes(), runtime=runtime) for runtime in ("onnx", "openvino"))
+    wanted, found = (graph("kpnet", ("logit",), pixels=pixels)[0] for graph in (one, other))
+    stands = np.sort(wanted[wanted > LEAST])
+    np.testing.assert_allclose(np.sort(found[found > LEAST]), stands, atol=1e-3)
+
+
+def test_a_file_in_bytes_is_small_and_says_what_it_is(files: tuple[Path, Path]) -> None:
+    whole, small = files
+    assert small.stat().st_size < 0.4 * whole.stat().st_size
+    assert load_graph(small.read_bytes()).metadata["name"] == "mine"
+
+
+def test_a_file_of_one_pass_cannot_become_bytes(tmp_path: Path) -> None:
+    whole = export(entries(network()), tmp_path / "one.onnx", metadata={})
+    with pytest.raises(LineamentError, match="two_passes"):
+        quantise(whole, tmp_path / "bytes.onnx", [])
+    assert not (tmp_path / "bytes.onnx").exists()
