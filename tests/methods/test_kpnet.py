@@ -715,9 +715,9 @@ def test_scores_are_equation_8_over_its_largest_value() -> None:
 
 
 def test_calibrated_scores_are_the_maps() -> None:
-    knots = {"scores": [0, 1.5, 4], "shares": [0.0, 0.8, 1.0]}
+    knots = {"scores": [0, 0.4, 1], "shares": [0.0, 0.8, 1.0]}
     for logit, shares in ((-5, (0, 0, 0)), (1.2, (0.6, 0.3, 0.15)), (30, (1, 1, 1))):
-        raw = 1 / (1 + math.exp(-logit)) + sum(shares)
+        raw = (1 / (1 + math.exp(-logit)) + sum(shares)) / 4
         score = alone(Config(calibration=knots), face_row(SQUARE, logit, shares)).scores[0]
         assert score == pytest.approx(np.interp(raw, knots["scores"], knots["shares"]), abs=1e-6)
         assert 0 <= score <= 1

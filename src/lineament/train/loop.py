@@ -137,7 +137,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     return average.cpu().eval()
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     """Arrays come from workers as bytes; tensors would each wait for the worker to hand over a file."""
     return batch
 

@@ -42,7 +42,8 @@ class Config:
         margin: black around the picture, as a share of the input, so that faces that fill it have room.
         convention: how boxes are inferred from landmarks: a name, or a fitted convention as a dictionary.
         proposal: share of the scale proposal's own square in a box, in [0, 1].
-        calibration: knots of the map from equation 8's score to [0, 1]; ``None`` where none was fitted.
+        calibration: knots of the map from the score, in [0, 1], to the share of such finds that are faces; ``None``
+            where none was fitted.
         peaks: whether the score has equation 8's peaks of the eyes and the nose; else it is the scale's probability.
         threshold: score in [0, 1] that a face must reach, unless a call says otherwise.
         min_face: side in pixels of the smallest face that is returned, unless a call says otherwise.
@@ -177,19 +178,18 @@ class KPNet:
         square = np.concatenate([middle - half, middle + half], axis=1)
         share = self.config.proposal
         return Candidates(
-            boxes=(1 - share) * self.convention.boxes(points) + share * square,
+            boxes=(1 - share) * self.convention.boxes(points, self.schema) + share * square,
             scores=self._score(logit[number, rank].astype(np.float64), peaks[number, rank]),
             landmarks=points,
             picture=np.array([view.picture for view in views], np.intp)[number],
         )
 
     def _score(self, logit: Array, peaks: Array) -> Array:
-        """Equation 8, brought to [0, 1] by a monotone map."""
-        raw = 1 / (1 + np.exp(-logit))
+        """Equation 8 over its largest value, then calibrated, if the file has a calibration: in [0, 1] both."""
+        score = 1 / (1 + np.exp(-logit))
         if self.config.peaks:
-            raw = raw + peaks.sum(axis=1)
-        most = 1 + (peaks.shape[1] if self.config.peaks else 0)
-        return self.calibration.apply(raw) if self.calibration else raw / most
+            score = (score + peaks.sum(axis=1)) / (1 + peaks.shape[1])
+        return self.calibration.apply(score) if self.calibration else score
 
 
 FAINTEST = -12.0  # logit below which a cell is no proposal at any threshold

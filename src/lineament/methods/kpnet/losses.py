@@ -10,7 +10,7 @@ from lineament.methods.kpnet.extract import soft_argmax
 from lineament.methods.kpnet.scales import STRIDE
 
 FAINT = -5.0
-"""Logits below it, p < 0.0067, the focal form passes over: its p^2 leaves them neither loss nor gradient to speak of."""
+"""Logits below it, p < 0.0067, the focal form passes over: p^2 leaves them neither loss nor gradient to speak of."""
 
 
 def scale_loss(logits: Tensor, ignored: Tensor, cells: Tensor, values: Tensor, *, focal: bool) -> Tensor:

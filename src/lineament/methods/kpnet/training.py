@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lineament import boxes as box_ops
+from lineament.calibration import Calibration, fit
 from lineament.data.augment import distort, occlude
 from lineament.data.cache import Photos
 from lineament.data.compose import Canvas, Composer, Composition
@@ -20,22 +23,25 @@ from lineament.data.readers.coco import read_coco
 from lineament.data.readers.folder import read_faceless
 from lineament.errors import DataError, OptionError
 from lineament.export import describe, export
+from lineament.files import write_whole
 from lineament.methods.kpnet import targets
 from lineament.methods.kpnet.decode import Config
+from lineament.methods.kpnet.decode import KPNet as Decoder
 from lineament.methods.kpnet.entries import entries
 from lineament.methods.kpnet.losses import landmark_losses, scale_loss
 from lineament.methods.kpnet.network import BACKBONES, KPNet
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.kpnet.targets import Spread
+from lineament.runtime import load_graph
 from lineament.schemas import schema
 from lineament.train.checkpoint import best_weights
 from lineament.train.loop import Batch, Report, Task, generator, to_input, train
 from lineament.train.recipe import Recipe, copy_recipe, read_recipe
-from lineament.weights import register
+from lineament.weights import parse_metadata, register
 
 Array = NDArray[Any]
 STAGES = ("kpnet",)
-FILE, RECIPE = "kpnet.onnx", "recipe.toml"
+FILE, RECIPE, CALIBRATION = "kpnet.onnx", "recipe.toml", "calibration.json"
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +84,7 @@ class KPNetTask(Task):
 
     def __init__(self, network: KPNet, recipe: KPNetRecipe, composer: Composer, held_out: Composer) -> None:
         self.network: nn.Module = network
-        self.recipe, self.composer = recipe, composer
+        self.recipe, self.composer, self.held_out = recipe, composer, held_out
         self._outside = torch.zeros(())  # faces too small or too large since the last validation
         canvases = [held_out.canvas(generator(recipe.seed, i), recipe.canvas) for i in range(recipe.held_out)]
         self._held_out = [
@@ -181,11 +187,27 @@ def run(
     settings = read(out / RECIPE)
     task = prepare("kpnet", data, settings, out)
     train(task, settings, out / "kpnet", report("kpnet", settings.steps) if report else None)
-    return export_run(out, out / FILE)
+    file = export_run(out, out / FILE)
+    write_whole(out / CALIBRATION, json.dumps(calibrated(file, task.held_out.photos).to_dict()))
+    return export_run(out, file)
+
+
+def calibrated(file: Path, photos: Photos) -> Calibration:
+    """The map from a file's scores to the share of faces among its finds, those on ignore regions left out."""
+    graph = load_graph(file.read_bytes())
+    decoder = Decoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), calibration=None))
+    scores, hits = [], []
+    for i, sample in enumerate(photos.samples):
+        (faces,) = decoder([photos[i]], threshold=0, min_face=1, max_face=None)
+        hit = box_ops.iou(faces.boxes, sample.boxes[~sample.ignore]).max(axis=1, initial=0) >= 0.5
+        unsure = box_ops.coverage(faces.boxes, sample.boxes[sample.ignore]).max(axis=1, initial=0) > 0.5
+        scores.append(faces.scores[hit | ~unsure])
+        hits.append(hit[hit | ~unsure])
+    return fit(np.concatenate(scores), np.concatenate(hits))
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
-    """Write a run's best weights so far as an ONNX file that describes itself.
+    """Write a run's best weights so far as an ONNX file that describes itself; a finished run's scores are calibrated.
 
     Args:
         out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
@@ -195,7 +217,12 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     weights = best_weights(out / "kpnet")
     if weights is not None:
         network.load_state_dict(weights)
-    config = Config(landmarks=recipe.landmarks, backbone=recipe.backbone, multiple=BACKBONES[recipe.backbone].multiple)
+    config = Config(
+        landmarks=recipe.landmarks,
+        backbone=recipe.backbone,
+        multiple=BACKBONES[recipe.backbone].multiple,
+        calibration=json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else None,
+    )
     export(entries(network), file, metadata=describe("kpnet", config, out / RECIPE, scores))
     register(file)
     return file
