@@ -53,3 +53,13 @@ def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     reader.join(5)
     assert read == ["through"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_an_open_pipe_is_written_to_by_its_name() -> None:
+    """As ``/dev/stdout`` is, which leads to no path."""
+    end, start = os.pipe()
+    write_whole(f"/dev/fd/{start}", "through")
+    assert os.read(end, 100) == b"through"
+    os.close(end)
+    os.close(start)

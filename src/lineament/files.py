@@ -19,10 +19,11 @@ def whole(path: str | Path) -> Iterator[Path]:
     Yields:
         The temporary name, with the same suffix.
     """
-    path = Path(path).resolve()
+    path = Path(path)
     if path.exists() and not path.is_file():
         yield path
         return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
