@@ -29,6 +29,12 @@ def test_only_the_core_is_imported_until_a_command_needs_more() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
+def test_a_missing_data_folder_is_named_before_anything_is_done(run: Run) -> None:
+    result = run("train", "mtcnn", "--data", "nowhere")
+    assert result.exit_code == 2
+    assert "'nowhere' does not exist" in result.stderr
+
+
 def test_models_lists_every_weight_with_its_licence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(
         name="mtcnn",

@@ -20,7 +20,12 @@ from lineament.methods import method as find_method
 
 def train(
     method: Annotated[str, typer.Argument(help="What to train, e.g. mtcnn.")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's index files (COCO keypoints JSON) lie in.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder that the recipe's index files (COCO keypoints JSON) lie in."
+        ),
+    ],
     recipe: Annotated[
         Path | None, typer.Option(help="TOML file with the settings; that of the shipped weights if not given.")
     ] = None,
