@@ -24,6 +24,7 @@ from lineament.schemas import schema
 Array = NDArray[Any]
 
 SMALL = int(LARGEST)  # the input that sees every face of a picture, the longer edge in pixels
+OVERVIEW = 32.0  # side in pixels from which faces count in a view of 256 beside a larger one
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
 
 
@@ -81,12 +82,15 @@ class View:
         pixels: (h, w, 3) uint8, black where the picture ends.
         scale: pixels of the view for one of the picture.
         corner: (2,), the view's corner in pixels of the picture.
+        least: side in pixels of the view of the smallest face that is looked for; smaller ones another view shows
+            larger.
     """
 
     picture: int
     pixels: Array
     scale: float
     corner: Array
+    least: float
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ class KPNet:
         for size in {c.input_size, min(c.input_size, SMALL)}:
             border = round(c.margin * size)
             scale = (size - 2 * border) / max(h, w)
-            yield view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple)
+            least = OVERVIEW if size < c.input_size else 0
+            yield view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple, least)
         if c.tiles and max(h, w) > c.input_size:
             side = c.input_size
             for top in _starts(h, side, c.overlap):
@@ -170,7 +175,8 @@ class KPNet:
         outputs = ("logit", "centre", "side", "landmarks", "peaks")
         pixels = np.stack([view.pixels for view in views])
         logit, centre, side, landmarks, peaks = self.graph("kpnet", outputs, pixels=pixels)
-        number, rank = np.nonzero(logit > FAINTEST)
+        least = np.array([view.least for view in views])
+        number, rank = np.nonzero((logit > FAINTEST) & (side >= least[:, None]))
         scale = np.array([view.scale for view in views])[number]
         corner = np.stack([view.corner for view in views])[number]
         points = landmarks[number, rank] / scale[:, None, None] + corner[:, None]
@@ -203,6 +209,7 @@ def view(
     size: tuple[int, int],
     border: int,
     multiple: int,
+    least: float = 0,
 ) -> View:
     """A view of the part of an image that begins at ``corner`` and is ``size`` (width, height) long, in its pixels.
 
@@ -222,7 +229,7 @@ def view(
         min(corner[1] + part[1], corner[1] + new_h / scale),
     )
     pixels[border : border + new_h, border : border + new_w] = resize(image, (new_w, new_h), box=box)
-    return View(picture, pixels, scale, corner - border / scale)
+    return View(picture, pixels, scale, corner - border / scale, least)
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
