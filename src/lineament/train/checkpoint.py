@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def read_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, weights_only=True)
     mine = as_dict(recipe)
-    differs = [n for n in mine if n not in _MAY_CHANGE and state["recipe"].get(n) != mine[n]]
+    before = {field.name: field.default for field in fields(recipe)} | state["recipe"]  # settings added since then
+    differs = [n for n in mine if n not in _MAY_CHANGE and before[n] != mine[n]]
     if differs:
         raise OptionError(f"{path} was trained with other settings ({', '.join(differs)}); use another output folder")
     return state
