@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineament.calibration import GROUPS, Calibration, _isotonic, fit
+from lineament.calibration import GROUPS, Calibration, _isotonic, fit, logistic
 from lineament.errors import OptionError
 
 RNG = np.random.default_rng(3)
@@ -89,3 +89,25 @@ def test_what_cannot_be_is_named() -> None:
         Calibration.from_dict({"scores": [0, 1], "shares": [0.5, 1.5]})
     with pytest.raises(OptionError, match="missing is: 'shares'"):
         Calibration.from_dict({"scores": [0, 1]})
+
+
+def test_logistic_finds_the_coefficients_that_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    features = np.concatenate([rng.normal(0, 2, (20_000, 2)), np.ones((20_000, 1))], axis=1)
+    truth = np.array([1.5, -0.7, 0.4])
+    is_face = rng.random(20_000) < 1 / (1 + np.exp(-features @ truth))
+    np.testing.assert_allclose(logistic(features, is_face), truth, atol=0.08)
+
+
+def test_logistic_is_where_the_gradient_vanishes() -> None:
+    rng = np.random.default_rng(1)
+    features, is_face = rng.normal(0, 1, (300, 4)), rng.random(300) < 0.3
+    w = logistic(features, is_face, ridge=0.1)
+    p = 1 / (1 + np.exp(-features @ w))
+    np.testing.assert_allclose(features.T @ (p - is_face) / 300 + 0.1 * w, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("features", "is_face"), [(np.ones((3, 2)), [1, 1, 1]), (np.ones((3, 2)), [1, 0])])
+def test_logistic_wants_faces_and_others(features: np.ndarray, is_face: list[int]) -> None:
+    with pytest.raises(OptionError, match="faces and others"):
+        logistic(features, is_face)

@@ -90,6 +90,35 @@ def fit(scores: ArrayLike, is_face: ArrayLike, *, low: float = 0.0, high: float 
     return Calibration(low + (high - low) * knots, (1 - SLOPE) * shares + SLOPE * knots)
 
 
+def logistic(features: ArrayLike, is_face: ArrayLike, *, ridge: float = 1e-3) -> Array:
+    """Coefficients under which a sigmoid of a linear function tells faces from others, by maximum likelihood.
+
+    Newton's method on the mean cross-entropy.
+
+    Args:
+        features: (n, m), a column of ones among them. is_face: (n,). ridge: penalty on the squared coefficients.
+
+    Returns:
+        (m,).
+
+    Raises:
+        OptionError: not both faces and others.
+    """
+    x, y = np.asarray(features, np.float64), np.asarray(is_face, np.float64)
+    if x.ndim != 2 or y.shape != x.shape[:1] or not 0 < y.mean() < 1:
+        raise OptionError(f"expected features (n, m) of faces and others, and as many truth values; found {x.shape}")
+    coefficients = np.zeros(x.shape[1])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ coefficients, -30, 30)))
+        gradient = x.T @ (p - y) / len(y) + ridge * coefficients
+        curvature = (x.T * (p * (1 - p))) @ x / len(y) + ridge * np.eye(x.shape[1])
+        step = np.linalg.solve(curvature, gradient)
+        coefficients -= step / max(1.0, float(np.abs(step).max()))  # far from the optimum Newton overshoots
+        if np.abs(step).max() < 1e-8:
+            break
+    return coefficients
+
+
 def _isotonic(values: Array, weights: Array) -> Array:
     """The nearest values that do not fall, by weighted least squares (n,).
 

@@ -36,11 +36,10 @@ OWN = {
         "learning_rate": "3e-3",
         "canvas": "128",  # to be run at 256: the drawn faces are 40 to 70 pixels of a picture's 160
         "min_side": "40",
+        "input_size": "256",
         "held_out": "8",
     }
 }
-# After seconds of training the peaks of a response map say nothing yet.
-SEEN_WITH = {"kpnet": {"peaks": False}}
 
 
 class Run(NamedTuple):
@@ -70,7 +69,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def load(trained: Run, runtime: str = "onnx") -> lineament.Detector:
-    return lineament.load(trained.file, runtime=runtime, settings=SEEN_WITH.get(trained.method))
+    return lineament.load(trained.file, runtime=runtime)
 
 
 def recall(detector: lineament.Detector, count: int) -> float:

@@ -28,6 +28,10 @@ OVERVIEW = 32.0  # side in pixels from which faces count in a view of 256 beside
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
 
 
+# A start for what a training fits to its validation photos.
+EVIDENCE = (2.0, 1.7, 1.6, 1.5, 0.5, 2.0)
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of KPNet; those of the weights travel with them.
@@ -45,7 +49,8 @@ class Config:
         proposal: share of the scale proposal's own square in a box, in [0, 1].
         calibration: knots of the map from the score, in [0, 1], to the share of such finds that are faces; ``None``
             where none was fitted.
-        peaks: whether the score has equation 8's peaks of the eyes and the nose; else it is the scale's probability.
+        evidence: coefficients of what speaks for a face, in the order of ``evidence``, whose sum is the score's logit;
+            ``None`` for the score of equation 8 over its largest value.
         threshold: score in [0, 1] that a face must reach, unless a call says otherwise.
         min_face: side in pixels of the smallest face that is returned, unless a call says otherwise.
         nms: intersection over union above which the worse face falls.
@@ -54,14 +59,14 @@ class Config:
     landmarks: str = "5"
     backbone: str = "drnet"
     multiple: int = 8
-    input_size: int = 256
+    input_size: int = 640
     tiles: bool = False
     overlap: float = 0.25
     margin: float = 0.0
     convention: str | Mapping[str, Any] = "wider"
-    proposal: float = 0.0
+    proposal: float = 0.3
     calibration: Mapping[str, Any] | None = None
-    peaks: bool = True
+    evidence: Sequence[float] | None = EVIDENCE
     threshold: float = 0.5
     min_face: float = 1
     nms: float = 0.6
@@ -99,15 +104,17 @@ class Candidates:
 
     Attributes:
         boxes: (n, 4). scores: (n,) in [0, 1]. landmarks: (n, k, 2). picture: (n,) index of the picture.
+        evidence: (n, 6), see ``evidence``.
     """
 
     boxes: Array
     scores: Array
     landmarks: Array
     picture: Array
+    evidence: Array
 
     def __getitem__(self, index: Array) -> Candidates:
-        return Candidates(self.boxes[index], self.scores[index], self.landmarks[index], self.picture[index])
+        return Candidates(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 class KPNet:
@@ -151,7 +158,8 @@ class KPNet:
             step = max(AT_ONCE // (shape[0] * shape[1]), 1)
             tables += [self._look(group[i : i + step]) for i in range(0, len(group), step)]
         if not tables:
-            return Candidates(np.empty((0, 4)), np.empty(0), np.empty((0, len(self.schema), 2)), np.empty(0, np.intp))
+            nothing = np.empty((0, len(self.schema), 2))
+            return Candidates(np.empty((0, 4)), np.empty(0), nothing, np.empty(0, np.intp), np.empty((0, 6)))
         columns = ([getattr(t, f.name) for t in tables] for f in fields(Candidates))
         return Candidates(*map(np.concatenate, columns))
 
@@ -182,20 +190,48 @@ class KPNet:
         points = landmarks[number, rank] / scale[:, None, None] + corner[:, None]
         middle, half = centre[number, rank] / scale[:, None] + corner, side[number, rank, None] / scale[:, None] / 2
         square = np.concatenate([middle - half, middle + half], axis=1)
+        inferred = self.convention.boxes(points, self.schema)
+        logits, largest = logit[number, rank].astype(np.float64), peaks[number, rank]
+        speaks = evidence(logits, side[number, rank], box_ops.overlap(inferred, square), largest)
+        if self.config.evidence is None:
+            score = (sigmoid(logits) + largest.sum(axis=1)) / (1 + largest.shape[1])
+        else:
+            score = sigmoid(speaks @ np.array(self.config.evidence))
         share = self.config.proposal
         return Candidates(
-            boxes=(1 - share) * self.convention.boxes(points, self.schema) + share * square,
-            scores=self._score(logit[number, rank].astype(np.float64), peaks[number, rank]),
+            boxes=(1 - share) * inferred + share * square,
+            scores=self.calibration.apply(score) if self.calibration else score,
             landmarks=points,
             picture=np.array([view.picture for view in views], np.intp)[number],
+            evidence=speaks,
         )
 
-    def _score(self, logit: Array, peaks: Array) -> Array:
-        """Equation 8 over its largest value, then calibrated, if the file has a calibration: in [0, 1] both."""
-        score = 1 / (1 + np.exp(-logit))
-        if self.config.peaks:
-            score = (score + peaks.sum(axis=1)) / (1 + peaks.shape[1])
-        return self.calibration.apply(score) if self.calibration else score
+
+def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array:
+    """What speaks for a proposal being a face (n, 6), each so that a linear function of all is the logit of that.
+
+    Equation 8 adds a probability and softmax values that are the larger the fewer cells a region has. Here they count
+    as logarithms, beside the region's size and what else can be known.
+
+    Args:
+        logit: (n,) of the scale's probability. side: (n,) of the proposal, in pixels of the input.
+        agreement: (n,) intersection over union of the box that the landmarks yield with the proposal.
+        peaks: (n, m) largest softmax values, those of equation 8.
+    """
+    columns = (
+        logit,
+        np.log2(side / 32),
+        np.log(agreement + 0.05),
+        np.log(peaks.mean(axis=1) + 1e-3),
+        np.log(peaks.min(axis=1) + 1e-3),
+        np.ones(len(logit)),
+    )
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def sigmoid(logits: Array) -> Array:
+    """Probabilities of logits, any shape."""
+    return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 FAINTEST = -12.0  # logit below which a cell is no proposal at any threshold

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lineament import boxes as box_ops
-from lineament.calibration import Calibration, fit
+from lineament.calibration import fit, logistic
 from lineament.data.augment import distort, occlude
 from lineament.data.cache import Photos
 from lineament.data.compose import Canvas, Composer, Composition
@@ -25,10 +25,10 @@ from lineament.errors import DataError, OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods.kpnet import targets
-from lineament.methods.kpnet.decode import Config
+from lineament.methods.kpnet.decode import Config, sigmoid
 from lineament.methods.kpnet.decode import KPNet as Decoder
 from lineament.methods.kpnet.entries import entries
-from lineament.methods.kpnet.losses import landmark_losses, scale_loss
+from lineament.methods.kpnet.losses import FAINT, landmark_losses, scale_loss
 from lineament.methods.kpnet.network import BACKBONES, KPNet
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.kpnet.targets import Spread
@@ -52,6 +52,7 @@ class KPNetRecipe(Recipe):
     Attributes:
         landmarks, backbone: as in the method's ``Config``.
         canvas: side of a training picture in pixels.
+        input_size: longer edge in pixels to which pictures are brought at inference, unless somebody asks for another.
         longest: longer edge to which photos are scaled down in the cache.
         focal: the focal form of equation 4; else as printed.
         printed_spread: targets spread as in equation 3; else by ...
@@ -66,6 +67,7 @@ class KPNetRecipe(Recipe):
     landmarks: str = "5"
     backbone: str = "drnet"
     canvas: int = 256
+    input_size: int = 640
     longest: int = 800
     focal: bool = True
     printed_spread: bool = False
@@ -188,22 +190,36 @@ def run(
     task = prepare("kpnet", data, settings, out)
     train(task, settings, out / "kpnet", report("kpnet", settings.steps) if report else None)
     file = export_run(out, out / FILE)
-    write_whole(out / CALIBRATION, json.dumps(calibrated(file, task.held_out.photos).to_dict()))
+    write_whole(out / CALIBRATION, json.dumps(calibrated(file, task.held_out.photos)))
     return export_run(out, file)
 
 
-def calibrated(file: Path, photos: Photos) -> Calibration:
-    """The map from a file's scores to the share of faces among its finds, those on ignore regions left out."""
+def calibrated(file: Path, photos: Photos) -> dict[str, Any]:
+    """Settings of a file that labelled photos tell: what its scores are made of, and their calibration.
+
+    Of what is found above ``FAINT`` and stands after suppression, what lies on ignore regions is left out.
+    """
     graph = load_graph(file.read_bytes())
-    decoder = Decoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), calibration=None))
-    scores, hits = [], []
+    config = Config(**parse_metadata(graph.metadata)[1])
+    decoder = Decoder(graph, config)
+    rows, hits = [], []
     for i, sample in enumerate(photos.samples):
-        (faces,) = decoder([photos[i]], threshold=0, min_face=1, max_face=None)
-        hit = box_ops.iou(faces.boxes, sample.boxes[~sample.ignore]).max(axis=1, initial=0) >= 0.5
-        unsure = box_ops.coverage(faces.boxes, sample.boxes[sample.ignore]).max(axis=1, initial=0) > 0.5
-        scores.append(faces.scores[hit | ~unsure])
+        found = decoder.propose([photos[i]])
+        found = found[found.evidence[:, 0] > FAINT]
+        found = found[box_ops.nms(found.boxes, found.scores, config.nms)]
+        hit = box_ops.iou(found.boxes, sample.boxes[~sample.ignore]).max(axis=1, initial=0) >= 0.5
+        unsure = box_ops.coverage(found.boxes, sample.boxes[sample.ignore]).max(axis=1, initial=0) > 0.5
+        rows.append(found.evidence[hit | ~unsure])
         hits.append(hit[hit | ~unsure])
-    return fit(np.concatenate(scores), np.concatenate(hits))
+    evidence, is_face = np.concatenate(rows), np.concatenate(hits)
+    if is_face.all() or not is_face.any():
+        _log.warning(
+            "scores stay as they are: of %d finds in the validation photos %d are faces", len(is_face), is_face.sum()
+        )
+        return {}
+    coefficients = logistic(evidence, is_face)
+    calibration = fit(sigmoid(evidence @ coefficients), is_face)
+    return {"evidence": coefficients.round(4).tolist(), "calibration": calibration.to_dict()}
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
@@ -221,7 +237,8 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         landmarks=recipe.landmarks,
         backbone=recipe.backbone,
         multiple=BACKBONES[recipe.backbone].multiple,
-        calibration=json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else None,
+        input_size=recipe.input_size,
+        **(json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}),
     )
     export(entries(network), file, metadata=describe("kpnet", config, out / RECIPE, scores))
     register(file)
