@@ -37,7 +37,8 @@ class Entry:
         multiple: what the open axes' lengths, but the batch's, are multiples of.
         listed_by: where the outputs are ranked lists (n, m, ...), the output that tells their rows apart: they are
             compared in its order, since a rank may turn on the last digit.
-        check: whether to hold the exported entry against the module (not where torch has no such operator).
+        check: whether to hold the exported entry against the module (not where torch has no such operator,
+            or where an output turns on the last digit).
     """
 
     module: nn.Module

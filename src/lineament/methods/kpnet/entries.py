@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,13 +23,16 @@ LEAST = -9.0
 """Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
 
 
-def entries(network: nn.Module, *, two_passes: bool = False) -> dict[str, Entry]:
+def entries(
+    network: nn.Module, *, two_passes: bool = False, extractor: Callable[[KPNet], nn.Module] | None = None
+) -> dict[str, Entry]:
     """The file's one network. Pixels are uint8 (n, h, w, 3), h and w multiples of the backbone's.
 
     Args:
         network: a KPNet, which is left as it is.
         two_passes: compute the scalemap's logits a second time where the proposals are, so that the map itself may be
             as coarse as integers of 8 bits.
+        extractor: what is exported around a variant of the network, which has one pass.
     """
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
@@ -39,7 +43,7 @@ def entries(network: nn.Module, *, two_passes: bool = False) -> dict[str, Entry]
     axes = {"pixels": {0: "n", 1: "h", 2: "w"}}
     return {
         "kpnet": Entry(
-            Extractor(folded, second=second),
+            extractor(folded) if extractor else Extractor(folded, second=second),
             {"pixels": pixels},
             axes,
             multiple=folded.backbone.multiple,
@@ -64,20 +68,21 @@ class Extractor(nn.Module):
         """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
         maps = self.network.maps(features)
-        logit, cell, bins = peaks(maps["scale"]) if self.second is None else self.second(features, maps["scale"])
-        centre = (cell.float() + 0.5) * STRIDE
-        side = SMALLEST * torch.exp2((bins.float() + 0.5) / PER_OCTAVE)
+        logit, centre, side = self.propose(features, maps["scale"])
         regions = torch.cat([centre - side[..., None] / 2, centre + side[..., None] / 2], dim=-1)
-        found = soft_argmax(maps["response"], regions)
-        scored = list(self.scored)
-        largest = region_maximum(maps["response"], regions)[..., scored]
-        return {
-            "logit": logit,
-            "centre": centre,
-            "side": side,
-            "landmarks": found.points,
-            "peaks": (largest - found.log_total[..., scored]).clamp(max=0).exp(),
-        }
+        landmarks, peaks = self.extract(maps["response"], regions)
+        return {"logit": logit, "centre": centre, "side": side, "landmarks": landmarks, "peaks": peaks}
+
+    def propose(self, features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Squares, best first, by the features (n, c, ...) and the scalemap: logits, centres and sides, as returned."""
+        logit, cell, bins = peaks(scale) if self.second is None else self.second(features, scale)
+        return logit, (cell.float() + 0.5) * STRIDE, SMALLEST * torch.exp2((bins.float() + 0.5) / PER_OCTAVE)
+
+    def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Landmarks and peaks, as returned, in regions (n, f, 4) of the response map."""
+        found = soft_argmax(response, regions)
+        largest = region_maximum(response, regions)[..., self.scored]
+        return found.points, (largest - found.log_total[..., self.scored]).clamp(max=0).exp()
 
 
 def peaks(scale: Tensor, count: int = PROPOSALS) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,12 +103,19 @@ def _standing(scale: Tensor, count: int, least: float = -torch.inf) -> tuple[Ten
     Cells whose logit is not above ``least`` are none.
     """
     best = scale.amax(dim=1)
-    around = functional.max_pool2d(best[:, None], 3, stride=1, padding=1)[:, 0].clamp(min=least)
-    standing = torch.where(best >= around, best, best - 1000).flatten(1)
-    logit, at = standing.topk(count, dim=1)
-    h, w = best.shape[1:]
-    grid = torch.stack([torch.arange(w).expand(h, w), torch.arange(h)[:, None].expand(h, w)], dim=-1).reshape(-1, 2)
-    return logit, at, grid[at]
+    logit, at = local_maxima(best[:, None], least).flatten(1).topk(count, dim=1)
+    return logit, at, places(*best.shape[1:])[at]
+
+
+def local_maxima(maps: Tensor, least: float = -torch.inf) -> Tensor:
+    """Maps (n, c, h, w), 1000 less where a neighbour, or ``least``, surpasses them."""
+    around = functional.max_pool2d(maps, 3, stride=1, padding=1).clamp(min=least)
+    return torch.where(maps >= around, maps, maps - 1000)
+
+
+def places(h: int, w: int) -> Tensor:
+    """Column and row (h w, 2) of each cell of a map."""
+    return torch.stack([torch.arange(w).expand(h, w), torch.arange(h)[:, None].expand(h, w)], dim=-1).reshape(-1, 2)
 
 
 class SecondPass(nn.Module):

@@ -37,8 +37,8 @@ def soft_argmax(response: Tensor, regions: Tensor) -> Extraction:
     """
     peak = response.amax(dim=(2, 3), keepdim=True)
     weight = (response - peak).clamp(min=-DEEPEST).exp()
-    rows, y = _inside(regions[..., 1], regions[..., 3], response.shape[2])
-    columns, x = _inside(regions[..., 0], regions[..., 2], response.shape[3])
+    rows, y = inside(regions[..., 1], regions[..., 3], response.shape[2])
+    columns, x = inside(regions[..., 0], regions[..., 2], response.shape[3])
     # (n, 1, f, h) @ (n, K, h, w) -> (n, K, f, w); positions are counted from the middle of the region
     across = rows[:, None] @ weight
     down = (rows * y)[:, None] @ weight
@@ -51,7 +51,7 @@ def soft_argmax(response: Tensor, regions: Tensor) -> Extraction:
     return Extraction(points, (total.log() + peak[..., 0]).transpose(1, 2))
 
 
-def _inside(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+def inside(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     """Which cells of an axis lie in (n, f) intervals, as (n, f, cells) of 0 and 1; and where, from the middle."""
     centre = (torch.arange(cells, device=low.device, dtype=low.dtype) + 0.5) * STRIDE
     inside = (centre >= low[..., None]) & (centre < high[..., None])

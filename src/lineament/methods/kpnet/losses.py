@@ -64,20 +64,33 @@ def landmark_losses(response: Tensor, regions: Tensor, points: Tensor, weights: 
         shared by the four cells around it, which makes peaks sharp.
     """
     found = soft_argmax(response, regions)
-    side = (regions[..., 2] - regions[..., 0]).clamp(min=1e-6)
-    error = (found.points - points) / side[..., None, None]
-    centre = (points - (regions[..., None, :2] + regions[..., None, 2:]) / 2).abs().amax(-1)
-    weights = weights * (centre < side[..., None] / 2 - 1)  # what lies outside its region cannot be pointed at
-    total = weights.sum().clamp(min=1e-6)
-    surprise = found.log_total - _at(response, points)
+    weights = weights * _within(points, regions)
+    surprise = (found.log_total - at(response, points)).clamp(min=0)
     return {
-        "squared": ((error**2).sum(-1) * weights).sum() / total / 2,
-        "absolute": (error.abs().sum(-1) * weights).sum() / total,
-        "peak": (surprise.clamp(min=0) * weights).sum() / total,
+        **position_losses(found.points, regions, points, weights),
+        "peak": (surprise * weights).sum() / weights.sum().clamp(min=1e-6),
     }
 
 
-def _at(maps: Tensor, points: Tensor) -> Tensor:
+def position_losses(found: Tensor, regions: Tensor, points: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """``squared`` and ``absolute`` of `landmark_losses`, of points (n, f, K, 2) found by whatever means."""
+    side = (regions[..., 2] - regions[..., 0]).clamp(min=1e-6)
+    error = (found - points) / side[..., None, None]
+    weights = weights * _within(points, regions)
+    total = weights.sum().clamp(min=1e-6)
+    return {
+        "squared": ((error**2).sum(-1) * weights).sum() / total / 2,
+        "absolute": (error.abs().sum(-1) * weights).sum() / total,
+    }
+
+
+def _within(points: Tensor, regions: Tensor) -> Tensor:
+    """Which points (n, f, K, 2) lie in their regions: what lies outside cannot be pointed at -> (n, f, K) bool."""
+    middle, side = (regions[..., :2] + regions[..., 2:]) / 2, regions[..., 2] - regions[..., 0]
+    return (points - middle[..., None, :]).abs().amax(-1) < side[..., None] / 2 - 1
+
+
+def at(maps: Tensor, points: Tensor) -> Tensor:
     """Maps (n, K, h, w) between their cells' centres, at (n, f, K, 2) pixels of the input -> (n, f, K)."""
     n, k, h, w = maps.shape
     size = torch.tensor([w, h], dtype=maps.dtype, device=maps.device) * STRIDE

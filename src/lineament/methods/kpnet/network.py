@@ -25,13 +25,9 @@ class KPNet(nn.Module):
     def __init__(self, landmarks: int = 5, backbone: str = "drnet") -> None:
         super().__init__()
         self.backbone = BACKBONES[backbone]()
-        self.scale = self.backbone.head(BINS)
-        self.response = self.backbone.head(landmarks)
-        prior = 1e-4  # a face's cell is one of many thousands: no flood of false alarms in the first steps
-        last = self.scale.conv if isinstance(self.scale, UpConv) else self.scale
-        assert isinstance(last, nn.Conv2d)
-        assert last.bias is not None
-        nn.init.constant_(last.bias, -math.log(1 / prior - 1))
+        self.scale: nn.Module = self.backbone.head(BINS)
+        self.response: nn.Module = self.backbone.head(landmarks)
+        expect_rarely(self.scale)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(n, 3, h, w) in [0, 255], h and w multiples of the backbone's ``multiple`` -> maps at stride 2.
@@ -59,6 +55,17 @@ class KPNet(nn.Module):
             self.backbone.fill()
 
 
+def expect_rarely(head: nn.Module, prior: float = 1e-4) -> None:
+    """Begin with that probability in every cell of a head's map: no flood of false alarms in the first steps.
+
+    A face's cell is one of many thousands.
+    """
+    last = head.conv if isinstance(head, UpConv) else head
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, -math.log(1 / prior - 1))
+
+
 class DRNet(nn.Module):
     """The De-redundancy Net (figure 3): most of its weights at stride 8, few operations at stride 2.
 
@@ -67,6 +74,7 @@ class DRNet(nn.Module):
     """
 
     multiple = 8
+    stride = 2
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
         super().__init__()
@@ -108,6 +116,7 @@ class Hourglass(nn.Module):
     """Hourglass-light: one stack of Newell et al. 2016 with 64 channels, upsampled to stride 2 at its end."""
 
     multiple = 64
+    stride = 4
 
     def __init__(self, channels: int = 64, depth: int = 4) -> None:
         super().__init__()

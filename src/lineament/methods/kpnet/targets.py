@@ -48,28 +48,54 @@ def paint(boxes: Array, size: int, spread: Spread) -> tuple[Array, Array]:
     else:
         sigma = np.maximum(spread.space * sides / STRIDE, 0.5)
         radius = np.floor(3 * sigma).astype(np.int64)
-    reach, over = int(radius.max(initial=0)), int(np.ceil(2 * spread.scale))
+    return _bells(np.column_stack([bins, host[:, ::-1]]), sigma, radius, (BINS, cells, cells), spread.scale)
+
+
+def heat(landmarks: Array, boxes: Array, size: int, spread: Spread) -> tuple[Array, Array]:
+    """The cells of heat maps, one a landmark, that are not zero, as `paint` gives those of a scalemap.
+
+    A landmark's place is known better than a face's: sigma is half of a face's, and equation 3's radius is 0.
+
+    Args:
+        landmarks: (n, K, 2) in pixels of the input. boxes: (n, 4) their faces. size: side of the input.
+        spread: how far a landmark reaches.
+    """
+    n, k = landmarks.shape[:2]
+    cells = size // STRIDE
+    host = np.floor(landmarks.reshape(-1, 2) / STRIDE).astype(np.int64)
+    sides = np.repeat((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0), k)
+    sigma = np.maximum(spread.space * sides / STRIDE / 2, 0.5)
+    radius = np.zeros(n * k, np.int64) if spread.paper else np.floor(3 * sigma).astype(np.int64)
+    return _bells(np.column_stack([np.tile(np.arange(k), n), host[:, ::-1]]), sigma, radius, (k, cells, cells))
+
+
+def _bells(
+    centres: Array, sigma: Array, radius: Array, shape: tuple[int, int, int], over_channels: float = 0.0
+) -> tuple[Array, Array]:
+    """Gaussians on a volume of zeros, of which overlapping ones take the maximum.
+
+    Args:
+        centres: (n, 3) integers, channel, row and column. sigma, radius: (n,) in cells, where they are cut off.
+        shape: of the volume. over_channels: sigma over channels; 0 for none.
+
+    Returns:
+        (m, 3) places that are not zero, and their values (m,) float32.
+    """
+    reach, over = int(radius.max(initial=0)), int(np.ceil(2 * over_channels))
     db, dy, dx = np.meshgrid(
         np.arange(-over, over + 1), np.arange(-reach, reach + 1), np.arange(-reach, reach + 1), indexing="ij"
     )
-    near = (np.maximum(abs(dx), abs(dy)).ravel() <= radius[:, None]) & (len(boxes) > 0)
+    near = np.maximum(abs(dx), abs(dy)).ravel() <= radius[:, None]
     value = np.exp(-(dx**2 + dy**2).ravel() / (2 * sigma[:, None] ** 2))
     if over:
-        value = value * np.exp(-(db**2).ravel() / (2 * spread.scale**2))
-    at = np.stack(
-        [
-            bins[:, None] + db.ravel(),
-            host[:, None, 1] + dy.ravel(),
-            host[:, None, 0] + dx.ravel(),
-        ],
-        axis=-1,
-    )
-    good = near & (at >= 0).all(axis=-1) & (at < [BINS, cells, cells]).all(axis=-1) & (value > 1e-3)
-    flat = np.ravel_multi_index(tuple(at[good].T), (BINS, cells, cells))
+        value = value * np.exp(-(db**2).ravel() / (2 * over_channels**2))
+    at = centres[:, None] + np.stack([db.ravel(), dy.ravel(), dx.ravel()], axis=-1)
+    good = near & (at >= 0).all(axis=-1) & (at < shape).all(axis=-1) & (value > 1e-3)
+    flat = np.ravel_multi_index(tuple(at[good].T), shape)
     places, which = np.unique(flat, return_inverse=True)
     values = np.zeros(len(places), np.float32)
     np.maximum.at(values, which, value[good].astype(np.float32))
-    return np.stack(np.unravel_index(places, (BINS, cells, cells)), axis=-1).astype(np.int64), values
+    return np.stack(np.unravel_index(places, shape), axis=-1).astype(np.int64), values
 
 
 def ignored(regions: Array, size: int) -> Array:

@@ -24,11 +24,11 @@ from lineament.data.readers.folder import read_faceless
 from lineament.errors import DataError, OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
-from lineament.methods.kpnet import targets
+from lineament.methods.kpnet import embedding, rpn, targets, variants
 from lineament.methods.kpnet.decode import Config, sigmoid
 from lineament.methods.kpnet.decode import KPNet as Decoder
-from lineament.methods.kpnet.entries import entries
-from lineament.methods.kpnet.losses import FAINT, landmark_losses, scale_loss
+from lineament.methods.kpnet.extractions import regress
+from lineament.methods.kpnet.losses import FAINT, landmark_losses, position_losses, scale_loss
 from lineament.methods.kpnet.network import BACKBONES, KPNet
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.kpnet.targets import Spread
@@ -51,6 +51,9 @@ class KPNetRecipe(Recipe):
 
     Attributes:
         landmarks, backbone: as in the method's ``Config``.
+        extraction: how landmarks are found in a region: "soft-argmax", "argmax" or "regression" (table 2).
+        grouping: which landmarks are one face's: those in a region of the "scalemap" or of an "rpn", a region proposal
+            network, or those that an "embedding" holds together, which finds them by peaks of its own (table 6).
         canvas: side of a training picture in pixels.
         input_size: longer edge in pixels to which pictures are brought at inference, unless somebody asks for another.
         longest: longer edge to which photos are scaled down in the cache.
@@ -59,13 +62,18 @@ class KPNetRecipe(Recipe):
         spread: ... sigma as a share of the face's side, and ...
         scale_spread: ... sigma over neighbouring bins, in bins.
         scale_weight: of the scalemap's loss: for one face if focal, else for the sum over one photo's map.
-        squared_weight, absolute_weight, peak_weight: of the landmarks' losses (see ``landmark_losses``).
+        squared_weight, absolute_weight, peak_weight: of the landmarks' losses (see ``landmark_losses``); where they are
+            found by a maximum ...
+        heat_weight: ... of the loss that scalemaps have, for one landmark if focal, else for one photo.
+        tag_weight: of the embedding's.
         min_side: smallest side on the canvas of the face that a photo is placed by.
         held_out: canvases of validation photos that the losses are measured on.
     """
 
     landmarks: str = "5"
     backbone: str = "drnet"
+    extraction: str = "soft-argmax"
+    grouping: str = "scalemap"
     canvas: int = 256
     input_size: int = 640
     longest: int = 800
@@ -77,8 +85,18 @@ class KPNetRecipe(Recipe):
     squared_weight: float = 0.0
     absolute_weight: float = 4.0
     peak_weight: float = 0.2
+    heat_weight: float = 1.0
+    tag_weight: float = 1.0
     min_side: float = 5
     held_out: int = 96
+
+    def __post_init__(self) -> None:
+        variants.check(self.extraction, self.grouping)
+
+    @property
+    def by_maxima(self) -> bool:
+        """Whether landmarks are where maps are largest, and are learnt as heat maps."""
+        return self.extraction == "argmax" or self.grouping == "embedding"
 
 
 class KPNetTask(Task):
@@ -102,17 +120,38 @@ class KPNetTask(Task):
         return batch | {"pixels": np.stack([distort(rng, pixels) for pixels in batch["pixels"]])}
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The scalemap's loss and the landmarks', weighted."""
+        """The losses of the scalemap, or what is in its place, and of the landmarks, weighted."""
         r = self.recipe
         self._outside = self._outside.to(batch["outside"].device) + batch["outside"].sum()
-        scale = scale_loss(outputs["scale"], batch["ignored"], batch["cells"], batch["values"], focal=r.focal)
-        count = batch["faces"].sum().clamp(min=1) if r.focal else len(batch["pixels"])
-        of_points = landmark_losses(outputs["response"].float(), batch["regions"], batch["points"], batch["weights"])
-        weights = {"squared": r.squared_weight, "absolute": r.absolute_weight, "peak": r.peak_weight}
-        return {
-            "scale": r.scale_weight * scale / count,
-            **{name: weight * of_points[name] for name, weight in weights.items() if weight},
+        parts = self._of_grouping(outputs["scale"], batch) | self._of_extraction(outputs["response"], batch)
+        weights = {
+            "scale": r.scale_weight,
+            "tags": r.tag_weight,
+            "squared": r.squared_weight,
+            "absolute": r.absolute_weight,
+            "peak": r.peak_weight,
+            "heat": r.heat_weight,
         }
+        return {name: weights[name] * value for name, value in parts.items() if weights[name]}
+
+    def _of_grouping(self, maps: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        focal = self.recipe.focal
+        if self.recipe.grouping == "rpn":
+            return {"scale": rpn.loss(maps.float(), batch["labels"], batch["offsets"], focal=focal)}
+        if self.recipe.grouping == "embedding":
+            return {"tags": embedding.loss(maps.float(), batch["points"], batch["weights"])}
+        loss = scale_loss(maps, batch["ignored"], batch["cells"], batch["values"], focal=focal)
+        return {"scale": loss / (batch["faces"].sum().clamp(min=1) if focal else len(maps))}
+
+    def _of_extraction(self, maps: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        focal = self.recipe.focal
+        regions, points, weights = batch["regions"], batch["points"], batch["weights"]
+        if self.recipe.by_maxima:
+            loss = scale_loss(maps, batch["heat_ignored"], batch["heat_cells"], batch["heat_values"], focal=focal)
+            return {"heat": loss / ((weights > 0).sum().clamp(min=1) if focal else len(maps))}
+        if self.recipe.extraction == "regression":
+            return position_losses(regress(maps.float(), regions), regions, points, weights)
+        return landmark_losses(maps.float(), regions, points, weights)
 
     @torch.no_grad()
     def validate(self, network: nn.Module) -> dict[str, float]:
@@ -149,16 +188,45 @@ def _labelled(rng: np.random.Generator, canvases: list[Canvas], recipe: KPNetRec
         "points": np.zeros((n, f, k, 2), np.float32),
         "weights": np.zeros((n, f, k), np.float32),
     }
-    cells, values = [], []
-    for i, canvas in enumerate(canvases):
-        boxes = canvas.boxes[~canvas.ignore]
-        at, value = targets.paint(boxes, recipe.canvas, spread)
-        cells.append(np.concatenate([np.full((len(at), 1), i), at], axis=1))
-        values.append(value)
+    faces = [c.boxes[~c.ignore] for c in canvases]
+    for i, (canvas, boxes) in enumerate(zip(canvases, faces, strict=True)):
         batch["regions"][i, : len(boxes)] = targets.proposals(rng, boxes)
         batch["points"][i, : len(boxes)] = np.nan_to_num(canvas.landmarks[~canvas.ignore])
         batch["weights"][i, : len(boxes)] = canvas.weights[~canvas.ignore]
-    return batch | {"cells": np.concatenate(cells), "values": np.concatenate(values)}
+    if recipe.grouping == "scalemap":
+        painted = [targets.paint(boxes, recipe.canvas, spread) for boxes in faces]
+        batch["cells"], batch["values"] = _together(painted)
+    if recipe.grouping == "rpn":
+        assigned = [
+            rpn.assign(boxes, c.boxes[c.ignore], recipe.canvas) for c, boxes in zip(canvases, faces, strict=True)
+        ]
+        batch["labels"], batch["offsets"] = map(np.stack, zip(*assigned, strict=True))
+    if recipe.by_maxima:
+        batch |= _heat_targets(batch, faces, recipe, spread)
+    return batch
+
+
+def _heat_targets(batch: Batch, faces: list[Array], recipe: KPNetRecipe, spread: Spread) -> Batch:
+    """Heat maps, and where they are not learnt: where a face lacks landmarks and, for argmax, outside all regions.
+
+    Landmarks count alike, whoever set them: those under a mask are guesses that the paper's loss cannot weigh.
+    """
+    whole = [(batch["weights"][i, : len(boxes)] > 0).all(axis=1) for i, boxes in enumerate(faces)]
+    ignored = batch["ignored"].copy()
+    painted = []
+    for i, (boxes, known) in enumerate(zip(faces, whole, strict=True)):
+        ignored[i] |= targets.ignored(boxes[~known], recipe.canvas)
+        if recipe.grouping != "embedding":
+            ignored[i] |= ~targets.ignored(batch["regions"][i, : len(boxes)], recipe.canvas)
+        painted.append(targets.heat(batch["points"][i, : len(boxes)][known], boxes[known], recipe.canvas, spread))
+    cells, values = _together(painted)
+    return {"heat_cells": cells, "heat_values": values, "heat_ignored": ignored}
+
+
+def _together(painted: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Cells (m, 4) with their image in front, and values (m,), of the cells and values of each image."""
+    cells = [np.concatenate([np.full((len(at), 1), i), at], axis=1) for i, (at, _) in enumerate(painted)]
+    return np.concatenate(cells), np.concatenate([values for _, values in painted])
 
 
 def run(
@@ -189,6 +257,11 @@ def run(
     settings = read(out / RECIPE)
     task = prepare("kpnet", data, settings, out)
     train(task, settings, out / "kpnet", report("kpnet", settings.steps) if report else None)
+    return finish(task, out)
+
+
+def finish(task: KPNetTask, out: Path) -> Path:
+    """Write a trained run's file, its scores calibrated on the photos that were held out."""
     file = export_run(out, out / FILE)
     write_whole(out / CALIBRATION, json.dumps(calibrated(file, task.held_out.photos)))
     return export_run(out, file)
@@ -240,7 +313,11 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         input_size=recipe.input_size,
         **(json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}),
     )
-    export(entries(network), file, metadata=describe("kpnet", config, out / RECIPE, scores))
+    export(
+        variants.exported(network, recipe.extraction, recipe.grouping),
+        file,
+        metadata=describe("kpnet", config, out / RECIPE, scores),
+    )
     register(file)
     return file
 
@@ -272,4 +349,4 @@ def prepare(stage: str, data: Path, recipe: KPNetRecipe, out: Path) -> KPNetTask
 
 def _network(recipe: KPNetRecipe) -> KPNet:
     torch.manual_seed(recipe.seed)
-    return KPNet(len(schema(recipe.landmarks)), recipe.backbone)
+    return variants.build(len(schema(recipe.landmarks)), recipe.backbone, recipe.extraction, recipe.grouping)

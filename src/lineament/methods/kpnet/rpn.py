@@ -1,0 +1,122 @@
+"""A region proposal network in place of the scalemap (Ren et al. 2015; the paper's table 6): anchors and their offsets.
+
+Anchors are squares at each cell of a map of stride 8, one an octave, among them the paper's of 16, 32 and 64 times the
+root of 2. As with the scalemap a face is the square around its centre, as long as its longer side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lineament import boxes as box_ops
+from lineament.methods.kpnet.entries import PROPOSALS, local_maxima
+from lineament.methods.kpnet.network import expect_rarely
+from lineament.methods.kpnet.scales import LARGEST, SMALLEST
+
+Array = NDArray[Any]
+
+CELL = 8
+"""Pixels of the input for one cell of the anchors' map."""
+SIDES = SMALLEST * 2 ** (np.arange(np.log2(LARGEST / SMALLEST)) + 0.5)
+"""Sides of the anchors in pixels of the input."""
+POSITIVE, NEGATIVE = 0.5, 0.3
+"""Intersection over union with a face from which on an anchor stands for it, and below which it is background."""
+
+
+class AnchorHead(nn.Module):
+    """A hidden layer that sees a cell's features, and one convolution each for the anchors' scores and offsets.
+
+    Args:
+        channels: of the features. stride: theirs, in pixels of the input.
+    """
+
+    def __init__(self, channels: int, stride: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.cell = nn.Conv2d(channels, hidden, CELL // stride, stride=CELL // stride)
+        self.score = nn.Conv2d(hidden, len(SIDES), 3, padding=1)
+        self.offset = nn.Conv2d(hidden, 3 * len(SIDES), 3, padding=1)
+        expect_rarely(self.score, 1e-2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, channels, H/stride, W/stride) -> (n, 4A, H/8, W/8): A logits; x, y and log side of each of A anchors."""
+        hidden = functional.relu(self.cell(features))
+        return torch.cat([self.score(hidden), self.offset(hidden)], dim=1)
+
+
+def assign(boxes: Array, ignore: Array, size: int) -> tuple[Array, Array]:
+    """What the anchors of an input stand for.
+
+    An anchor is a face's if it overlaps that by `POSITIVE`, or as much as any anchor does; it is background if it
+    overlaps none by `NEGATIVE`. The others count for nothing, nor do those that lie in ignored regions by half.
+
+    Args:
+        boxes: (n, 4) faces in pixels of the input. ignore: (m, 4) likewise. size: side of the input.
+
+    Returns:
+        (A, h, w) float32: 1 for a face, 0 for background, -1 for nothing. (3, A, h, w) float32: of its face's square
+        the centre from the anchor's and the logarithm of the side, over the anchor's; anything where there is none.
+    """
+    faces, anchors = box_ops.square(boxes.astype(float)), _anchors(size)
+    overlaps = box_ops.iou(anchors.reshape(-1, 4), faces)
+    nearest = overlaps.argmax(axis=0)
+    best = np.pad(overlaps, ((0, 0), (0, 1))).argmax(axis=1)  # the last column: no face at all
+    best[nearest] = np.arange(len(faces))
+    most = overlaps.max(axis=1, initial=0)
+    left_out = (most >= NEGATIVE) | (box_ops.coverage(anchors.reshape(-1, 4), ignore) >= 0.5).any(axis=1)
+    labels = np.where(most >= POSITIVE, 1.0, np.where(left_out, -1.0, 0.0))
+    labels[nearest] = 1
+    own = np.concatenate([faces, np.ones((1, 4))])[best].reshape(anchors.shape)
+    side, own_side = (b[..., 2] - b[..., 0] for b in (anchors, own))
+    shift = (own[..., :2] + own[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2 / side[..., None]
+    # the row of no face is a point: any positive side will do
+    offsets = np.stack([shift[..., 0], shift[..., 1], np.log(np.where(own_side > 0, own_side, side) / side)])
+    return labels.reshape(anchors.shape[:3]).astype(np.float32), offsets.astype(np.float32)
+
+
+def _anchors(size: int) -> Array:
+    """The anchors (A, h, w, 4) of a square input."""
+    middle = (np.arange(size // CELL) + 0.5) * CELL
+    side, y, x = np.meshgrid(SIDES, middle, middle, indexing="ij")
+    return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1)
+
+
+def loss(maps: Tensor, labels: Tensor, offsets: Tensor, *, focal: bool) -> Tensor:
+    """Cross-entropy of the anchors' scores and smooth L1 of the faces' offsets, summed, for one anchor with a face.
+
+    Args:
+        maps: (n, 4A, h, w) of `AnchorHead`. labels: (n, A, h, w) and offsets: (n, 3, A, h, w) of `assign`.
+        focal: weigh an anchor by the square of its error, as in the scalemap's focal loss.
+    """
+    a = labels.shape[1]
+    logits, found = maps[:, :a], torch.unflatten(maps[:, a:], 1, (3, a))
+    of_face = labels == 1
+    surprise = functional.binary_cross_entropy_with_logits(logits, of_face.to(maps.dtype), reduction="none")
+    if focal:
+        surprise = surprise * (logits.sigmoid() - of_face.to(maps.dtype)) ** 2
+    misplaced = functional.smooth_l1_loss(found, offsets, beta=0.1, reduction="none").sum(1)
+    return (surprise * (labels >= 0) + misplaced * of_face).sum() / of_face.sum().clamp(min=1)
+
+
+def propose(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best squares of `AnchorHead`: logits (n, f), centres (n, f, 2) and sides (n, f).
+
+    Of large anchors of one side only the local maxima: each face has dozens. Small ones have no such neighbours
+    but those of other faces.
+    """
+    a = len(SIDES)
+    logits, offsets = maps[:, :a], torch.unflatten(maps[:, a:], 1, (3, a))
+    h, w = maps.shape[2:]
+    sides = torch.tensor(SIDES, dtype=maps.dtype)[:, None, None]
+    standing = torch.where(sides < 2 * CELL, logits, local_maxima(logits))
+    logit, at = standing.flatten(1).topk(PROPOSALS, dim=1)
+    x = (torch.arange(w) + 0.5) * CELL + offsets[:, 0] * sides
+    y = (torch.arange(h)[:, None] + 0.5) * CELL + offsets[:, 1] * sides
+    side = sides * offsets[:, 2].clamp(-2, 2).exp()
+    found = torch.stack([x, y, side], dim=-1).flatten(1, 3).gather(1, at[..., None].expand(-1, -1, 3))
+    return logit, found[..., :2], found[..., 2]

@@ -1,0 +1,78 @@
+"""The paper's variants of KPNet by their names: other extraction (table 2), other grouping (table 6)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lineament.errors import OptionError
+from lineament.export import Entry
+from lineament.methods.kpnet import extractions, rpn
+from lineament.methods.kpnet.embedding import EmbeddingExtractor
+from lineament.methods.kpnet.entries import Extractor, entries
+from lineament.methods.kpnet.extract import soft_argmax
+from lineament.methods.kpnet.network import KPNet, expect_rarely
+
+EXTRACTIONS = ("soft-argmax", "argmax", "regression")
+GROUPINGS = ("scalemap", "rpn", "embedding")
+
+
+def check(extraction: str, grouping: str) -> None:
+    """Raise `OptionError` unless there is such a variant."""
+    for name, value, there in (("extraction", extraction, EXTRACTIONS), ("grouping", grouping, GROUPINGS)):
+        if value not in there:
+            raise OptionError(f"kpnet has no {name} {value!r}; there are: {', '.join(there)}")
+    if grouping == "embedding" and extraction != "soft-argmax":
+        raise OptionError(f"grouping 'embedding' has no regions to extract from: leave out extraction {extraction!r}")
+
+
+def build(landmarks: int, backbone: str, extraction: str, grouping: str) -> KPNet:
+    """A new network. Its map ``scale`` tells faces, by bins, anchors or tags; its map ``response`` tells landmarks.
+
+    Args:
+        landmarks: K. backbone: "drnet" or "hourglass". extraction, grouping: see `check`.
+    """
+    network = KPNet(2 * landmarks if extraction == "regression" else landmarks, backbone)
+    if grouping == "rpn":
+        network.scale = rpn.AnchorHead(network.backbone.channels, network.backbone.stride)
+    if grouping == "embedding":
+        network.scale = network.backbone.head(landmarks)
+    if grouping == "embedding" or extraction == "argmax":
+        expect_rarely(network.response, 1e-2)
+    return network
+
+
+def exported(network: nn.Module, extraction: str, grouping: str) -> dict[str, Entry]:
+    """What the file of such a network holds, as of `lineament.methods.kpnet.entries.entries`.
+
+    Which peaks an embedding groups may turn on the last digit where nothing is like a face, as in the picture that
+    exports are checked on: it goes without that check.
+    """
+    if grouping == "embedding":
+        made = entries(network, extractor=EmbeddingExtractor)
+        return {name: replace(entry, check=False) for name, entry in made.items()}
+    return entries(network, extractor=lambda folded: RegionExtractor(folded, extraction, grouping))
+
+
+class RegionExtractor(Extractor):
+    """An extractor of whatever landmarks in whatever regions."""
+
+    def __init__(self, network: KPNet, extraction: str, grouping: str) -> None:
+        super().__init__(network)
+        self.extraction, self.grouping = extraction, grouping
+
+    def propose(self, features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Squares of the scalemap or of anchors."""
+        return rpn.propose(scale) if self.grouping == "rpn" else super().propose(features, scale)
+
+    def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Landmarks and peaks; a regression has no response map, and so equation 8 the probability alone."""
+        if self.extraction == "regression":
+            return extractions.regress(response, regions), regions.new_zeros(*regions.shape[:2], len(self.scored))
+        if self.extraction == "argmax":
+            points, largest = extractions.argmax(response, regions)
+            surprise = soft_argmax(response, regions).log_total - largest
+            return points, torch.exp(-surprise[..., self.scored].clamp(min=0))
+        return super().extract(response, regions)

@@ -1,0 +1,243 @@
+"""The variants of KPNet against slow references."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+
+from lineament import boxes as box_ops  # noqa: E402
+from lineament.errors import OptionError  # noqa: E402
+from lineament.export import export  # noqa: E402
+from lineament.methods.kpnet import embedding, extractions, rpn, targets, training, variants  # noqa: E402
+from lineament.methods.kpnet.decode import Config, KPNet  # noqa: E402
+from lineament.methods.kpnet.scales import STRIDE  # noqa: E402
+from lineament.methods.kpnet.targets import Spread  # noqa: E402
+from lineament.runtime import load_graph  # noqa: E402
+from lineament.train.loop import to_input  # noqa: E402
+from scenes import write_data  # noqa: E402
+
+VARIANTS = [
+    ("soft-argmax", "scalemap"),
+    ("argmax", "scalemap"),
+    ("regression", "scalemap"),
+    ("soft-argmax", "rpn"),
+    ("argmax", "rpn"),
+    ("regression", "rpn"),
+    ("soft-argmax", "embedding"),
+]
+
+
+def maps(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def some_regions() -> Tensor:
+    """Whole, cut off at every edge, of one cell, of none."""
+    boxes = [[4, 6, 20, 22], [-9, -9, 7.5, 7.5], [20, 10, 60, 50], [9, 9, 11.5, 11.5], [6.2, 6.2, 6.6, 6.6]]
+    return torch.tensor([boxes, boxes[::-1]], dtype=torch.float64)
+
+
+def cells_in(region: Tensor, h: int, w: int) -> list[tuple[int, int]]:
+    x1, y1, x2, y2 = region.tolist()
+    centres = [((r + 0.5) * STRIDE, (c + 0.5) * STRIDE, r, c) for r in range(h) for c in range(w)]
+    return [(r, c) for y, x, r, c in centres if x1 <= x < x2 and y1 <= y < y2]
+
+
+def test_regression_is_a_mean_over_the_regions_cells() -> None:
+    given, regions = maps(2, 6, 12, 16), some_regions()
+    found = extractions.regress(given, regions)
+    for image in range(2):
+        for i, region in enumerate(regions[image]):
+            inside = cells_in(region, 12, 16)
+            middle, side = (region[:2] + region[2:]) / 2, region[2] - region[0]
+            mean = sum((given[image, :, r, c] for r, c in inside), torch.zeros(6)) / max(len(inside), 1)
+            torch.testing.assert_close(found[image, i], middle + mean.view(3, 2) * side)
+
+
+def test_argmax_is_the_regions_largest_cell() -> None:
+    response, regions = maps(2, 3, 12, 16), some_regions()
+    points, values = extractions.argmax(response, regions)
+    for image in range(2):
+        for i, region in enumerate(regions[image]):
+            inside = cells_in(region, 12, 16)
+            for k in range(3):
+                if inside:
+                    r, c = max(inside, key=lambda rc: float(response[image, k, rc[0], rc[1]]))
+                    assert points[image, i, k].tolist() == [(c + 0.5) * STRIDE, (r + 0.5) * STRIDE]
+                    assert values[image, i, k] == response[image, k, r, c]
+
+
+@pytest.mark.parametrize("printed", [False, True])
+def test_heat_maps_have_a_bell_at_each_landmark(printed: bool) -> None:
+    boxes = np.array([[10, 10, 70, 70], [-20.0, 40, 40, 100]])
+    points = np.array([[[31.0, 33], [50, 34]], [[30, 36], [-4, 50]]])
+    at, values = targets.heat(points, boxes, 96, Spread(paper=printed))
+    painted = np.zeros((2, 48, 48))
+    painted[tuple(at.T)] = values
+    wanted = np.zeros((2, 48, 48))
+    sigma = max(0.04 * 60 / STRIDE / 2, 0.5)
+    reach = 0 if printed else int(3 * sigma)
+    for face in points:
+        for k, (x, y) in enumerate(face):
+            column, row = math.floor(x / STRIDE), math.floor(y / STRIDE)
+            for r in range(48):
+                for c in range(48):
+                    if max(abs(r - row), abs(c - column)) <= reach:
+                        bell = math.exp(-((r - row) ** 2 + (c - column) ** 2) / (2 * sigma**2))
+                        wanted[k, r, c] = max(wanted[k, r, c], bell)
+    np.testing.assert_allclose(painted, np.where(wanted > 1e-3, wanted, 0), atol=1e-6)
+
+
+FACES = np.array([[10, 8, 50, 58], [60, 20, 78, 44], [70, 70, 76, 77], [30.0, 40, 150, 190]])
+IGNORED = np.array([[120.0, 0, 192, 60]])
+
+
+def test_anchors_are_assigned_as_one_by_one() -> None:
+    size = 192
+    labels, offsets = rpn.assign(FACES, IGNORED, size)
+    assert labels.shape == (6, 24, 24)
+    faces = box_ops.square(FACES)
+    anchors = {}
+    for a, side in enumerate(rpn.SIDES):
+        for r in range(24):
+            for c in range(24):
+                x, y = c * 8 + 4, r * 8 + 4
+                anchors[a, r, c] = np.array([[x - side / 2, y - side / 2, x + side / 2, y + side / 2]])
+    overlaps = {place: box_ops.iou(anchor, faces)[0] for place, anchor in anchors.items()}
+    nearest = {max(overlaps, key=lambda place: overlaps[place][i]): i for i in range(len(faces))}
+    for place, anchor in anchors.items():
+        best = overlaps[place].max()
+        if place in nearest or best >= rpn.POSITIVE:
+            face = faces[nearest.get(place, int(overlaps[place].argmax()))]
+            side, own = anchor[0, 2] - anchor[0, 0], face[2] - face[0]
+            shift = (face[:2] + face[2:] - anchor[0, :2] - anchor[0, 2:]) / 2 / side
+            assert labels[place] == 1
+            np.testing.assert_allclose(offsets[(slice(None), *place)], [*shift, np.log(own / side)], atol=1e-5)
+        else:
+            nothing = best >= rpn.NEGATIVE or box_ops.coverage(anchor, IGNORED).max() >= 0.5
+            assert labels[place] == (-1 if nothing else 0)
+    assert (rpn.assign(FACES[:0], IGNORED[:0], size)[0] == 0).all()
+
+
+def test_what_an_rpn_is_taught_it_proposes() -> None:
+    labels, offsets = (torch.as_tensor(a) for a in rpn.assign(FACES, IGNORED, 192))
+    taught = torch.cat([labels * 20 - 10, offsets.flatten(0, 1)])[None]
+    assert rpn.loss(taught, labels[None], offsets[None], focal=False) < 0.05
+    logit, centre, side = (t[0].numpy() for t in rpn.propose(taught))
+    assert (np.diff(logit) <= 0).all()
+    found = np.concatenate([centre - side[:, None] / 2, centre + side[:, None] / 2], axis=1)[logit > 0]
+    overlaps = box_ops.iou(box_ops.square(FACES), found)
+    assert overlaps.max(axis=1).min() > 0.999
+    assert overlaps.max(axis=0).min() > 0.999
+
+
+def test_tags_are_pulled_together_and_pushed_apart_as_in_loops() -> None:
+    tags = maps(2, 3, 8, 8)
+    cells = torch.randint(0, 8, (2, 4, 3, 2), generator=torch.Generator().manual_seed(1))
+    weights = torch.ones(2, 4, 3)
+    weights[0, 1, 2], weights[1, 2:] = 0, 0
+    found = embedding.loss(tags, (cells.double() + 0.5) * STRIDE, weights)
+    pulls, pushes = [], []
+    for image in range(2):
+        means = []
+        for face in range(4):
+            rows = [k for k in range(3) if weights[image, face, k]]
+            values = [float(tags[image, k, cells[image, face, k, 1], cells[image, face, k, 0]]) for k in rows]
+            if values:
+                means.append(np.mean(values))
+                pulls += [(v - means[-1]) ** 2 for v in values]
+        pushes += [math.exp(-((a - b) ** 2) / 2) for i, a in enumerate(means) for b in means[:i]]
+    assert float(found) == pytest.approx(np.mean(pulls) + np.mean(pushes), rel=1e-5)
+
+
+def test_tags_tell_whose_landmarks_are_whose() -> None:
+    """Two faces whose landmarks interleave."""
+    cells = torch.tensor([[[4, 4], [12, 4], [8, 9]], [[6, 6], [14, 6], [10, 11]]])  # (face, landmark, column and row)
+    heat, tags = torch.full((1, 3, 20, 20), -8.0), torch.zeros(1, 3, 20, 20)
+    for face in range(2):
+        for k in range(3):
+            column, row = cells[face, k]
+            heat[0, k, row, column], tags[0, k, row, column] = 5 + face, 3.0 * face
+    points, likelihood = embedding.group(heat, tags, 2)
+    assert (likelihood > 0.99).all()
+    truth = (cells.float() + 0.5) * STRIDE
+    for hub in points[0]:
+        assert any(torch.equal(hub, face) for face in truth)
+    for face in truth:
+        assert sum(torch.equal(hub, face) for hub in points[0]) == 3
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder, 6)
+    (folder / "recipe.toml").write_text('train = ["scenes.json"]\nval = ["scenes.json"]\n[kpnet]\n')
+    return folder
+
+
+@pytest.mark.parametrize("focal", ["true", "false"])
+@pytest.mark.parametrize(("extraction", "grouping"), VARIANTS)
+def test_every_parameter_of_a_variant_has_a_gradient(data: Path, extraction: str, grouping: str, focal: str) -> None:
+    settings = {"extraction": f'"{extraction}"', "grouping": f'"{grouping}"', "focal": focal}
+    settings |= {"canvas": "96", "batch": "4", "held_out": "0"}
+    recipe = data / "copy.toml"
+    training.copy_recipe(data / "recipe.toml", recipe, settings)
+    task = training.prepare("kpnet", data, training.read(recipe), data)
+    batch = {name: torch.as_tensor(value) for name, value in task.batch(0).items()}
+    losses = task.losses(task.network(to_input(batch["pixels"])), batch)
+    assert all(torch.isfinite(value) and value > 0 for value in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in task.network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("extraction", "grouping"), [("sofa", "scalemap"), ("argmax", "tree"), ("argmax", "embedding")]
+)
+def test_other_variants_are_refused(extraction: str, grouping: str) -> None:
+    with pytest.raises(OptionError, match=r"extraction|grouping"):
+        training.KPNetRecipe(train=("a.json",), extraction=extraction, grouping=grouping)
+
+
+class Glance(nn.Module):
+    """In a backbone's place, so that exports take no time: what is exported here is what comes behind it."""
+
+    multiple = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 32, 5, stride=2, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(("extraction", "grouping"), VARIANTS[1:4] + VARIANTS[6:])
+def test_what_is_exported_computes_the_same(tmp_path: Path, extraction: str, grouping: str) -> None:
+    torch.manual_seed(0)
+    network = variants.build(5, "drnet", extraction, grouping)
+    network.backbone = Glance()
+    made = variants.exported(network, extraction, grouping)
+    graph = load_graph(export(made, tmp_path / "v.onnx", metadata={"a": "b"}).read_bytes())
+    rng = np.random.default_rng(0)
+    for shape in ((1, 64, 64, 3), (3, 128, 96, 3)):
+        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        with torch.no_grad():
+            wanted = made["kpnet"].module(torch.as_tensor(pixels))
+        found = graph("kpnet", tuple(wanted), pixels=pixels)
+        for (name, value), there in zip(wanted.items(), found, strict=True):
+            assert there.shape == value.shape
+            alike = np.isclose(there, value, atol=1e-2).reshape(*value.shape[:2], -1).all(axis=-1)
+            alike = alike[wanted["logit"].numpy() > -500]  # what is no local maximum fills the list up in any order
+            assert alike.mean() > 0.99, name  # of equals in the last digit either may come first
+    picture = rng.integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    decoded = KPNet(graph, Config()).propose([picture])
+    assert ((decoded.scores >= 0) & (decoded.scores <= 1)).all()
