@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from lineament.errors import OptionError  # noqa: E402
+from lineament.train.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint  # noqa: E402
 from lineament.train.loop import Batch, Task, generator, pace, train  # noqa: E402
 from lineament.train.recipe import Recipe, copy_recipe, read_recipe  # noqa: E402
 
@@ -79,6 +80,16 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(Brightness(), RECIPE, tmp_path)
     with pytest.raises(OptionError, match="learning_rate"):
         train(Brightness(), replace(RECIPE, learning_rate=0.1), tmp_path)
+
+
+def test_a_checkpoint_from_before_a_setting_was_trained_with_its_default(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / CHECKPOINT, RECIPE, {"step": 20})
+    state = torch.load(tmp_path / CHECKPOINT)
+    del state["recipe"]["weight_decay"]
+    torch.save(state, tmp_path / CHECKPOINT)
+    assert read_checkpoint(tmp_path / CHECKPOINT, RECIPE) is not None
+    with pytest.raises(OptionError, match="weight_decay"):
+        read_checkpoint(tmp_path / CHECKPOINT, replace(RECIPE, weight_decay=0.5))
 
 
 def test_one_process_trains_in_both_precisions(tmp_path: Path) -> None:
