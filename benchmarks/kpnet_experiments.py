@@ -207,7 +207,8 @@ class Experiments:
   of the faces found, over the distance of the eyes. ms: median of a picture of `detection-val` at {args.threads}
   thread(s), decoding of the file excluded, on a machine that may have had other work.
 - Each variant's score is fitted and calibrated on the same pictures, as KPNet's is; the regression has no peaks, the
-  embedding's are the means of its landmarks'. The RPN's proposals are squares, as the scalemap's are. Boxes are inferred from landmarks (`wider`)."""
+  embedding's are the means of its landmarks'. The RPN's proposals are squares, as the scalemap's are. Boxes are
+  inferred from landmarks (`wider`)."""
         )
 
 

@@ -425,9 +425,10 @@ def test_maps_have_stride_2(backbone: str) -> None:
     assert maps["response"].shape == (2, 7, 64, 96)
 
 
-def test_faces_are_rare_before_training() -> None:
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_faces_are_rare_before_training(backbone: str) -> None:
     torch.manual_seed(0)
-    maps = Network()(torch.randint(0, 256, (2, 3, 128, 128)).float())
+    maps = Network(5, backbone)(torch.randint(0, 256, (2, 3, 128, 128)).float())
     assert 1e-5 < maps["scale"].sigmoid().mean() < 1e-3
 
 
@@ -906,7 +907,7 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
     file = training.run(tmp_path, tmp_path / "r.toml", tmp_path / "run", overrides=overrides)
     network = Network(21, "hourglass")
     network.load_state_dict(torch.load(tmp_path / "run" / "kpnet" / CHECKPOINT, weights_only=True)["best"]["weights"])
-    module = entries(network)["kpnet"].module
+    module = entries(network, landmarks=of)["kpnet"].module
     outputs = ("logit", "centre", "side", "landmarks", "peaks")
     for runtime in ("onnx", "openvino") if find_spec("openvino") else ("onnx",):
         graph = load_graph(file.read_bytes(), runtime=runtime, threads=1)

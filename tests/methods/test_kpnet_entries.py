@@ -14,10 +14,11 @@ pytest.importorskip("onnx")
 
 from lineament.errors import LineamentError  # noqa: E402
 from lineament.export import export  # noqa: E402
-from lineament.methods.kpnet.entries import LEAST, PROPOSALS, SecondPass, entries, peaks  # noqa: E402
+from lineament.methods.kpnet.entries import LEAST, PROPOSALS, SecondPass, entries, eyes_and_nose, peaks  # noqa: E402
 from lineament.methods.kpnet.network import DRNet, KPNet  # noqa: E402
 from lineament.methods.kpnet.quantise import quantise  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
+from lineament.schemas import FIVE, own, schema  # noqa: E402
 
 Array = NDArray[Any]
 OUTPUTS = ("logit", "centre", "side", "landmarks", "peaks")
@@ -123,3 +124,24 @@ def test_a_file_of_one_pass_cannot_become_bytes(tmp_path: Path) -> None:
     with pytest.raises(LineamentError, match="two_passes"):
         quantise(whole, tmp_path / "bytes.onnx", [])
     assert not (tmp_path / "bytes.onnx").exists()
+
+
+def test_a_small_picture_has_fewer_cells_than_proposals(tmp_path: Path) -> None:
+    content = export(entries(network()), tmp_path / "one.onnx", metadata={}).read_bytes()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 64, 3), dtype=np.uint8)
+    logit, centre = load_graph(content, threads=1)("kpnet", ("logit", "centre"), pixels=pixels)
+    assert logit.shape == (2, PROPOSALS)
+    assert (logit[:, 0] > -500).all()
+    assert (logit[:, 4 * 32 :] <= -2000).all()
+    assert ((centre >= 0) & (centre <= [64, 8])).all()
+
+
+def test_what_equation_8_counts_follows_the_schema() -> None:
+    assert eyes_and_nose(FIVE) == (0, 1, 2)
+    for name in ("68", "21", "19"):
+        of = schema(name)
+        points = [of.points[i] for i in eyes_and_nose(of)]
+        assert all("eye" in point or "pupil" in point or "nose" in point for point in points)
+        assert any(point.startswith("nose") for point in points)
+    mine = own("mine", ("a", "b"))
+    assert eyes_and_nose(mine) == (0, 1)

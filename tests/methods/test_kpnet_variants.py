@@ -20,6 +20,7 @@ from lineament.methods.kpnet.decode import Config, KPNet  # noqa: E402
 from lineament.methods.kpnet.scales import STRIDE  # noqa: E402
 from lineament.methods.kpnet.targets import Spread  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
+from lineament.schemas import FIVE  # noqa: E402
 from lineament.train.loop import to_input  # noqa: E402
 from scenes import write_data  # noqa: E402
 
@@ -225,7 +226,7 @@ def test_what_is_exported_computes_the_same(tmp_path: Path, extraction: str, gro
     torch.manual_seed(0)
     network = variants.build(5, "drnet", extraction, grouping)
     network.backbone = Glance()
-    made = variants.exported(network, extraction, grouping)
+    made = variants.exported(network, FIVE, extraction, grouping)
     graph = load_graph(export(made, tmp_path / "v.onnx", metadata={"a": "b"}).read_bytes())
     rng = np.random.default_rng(0)
     for shape in ((1, 64, 64, 3), (3, 128, 96, 3)):

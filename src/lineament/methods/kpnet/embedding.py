@@ -6,6 +6,8 @@ one face. There are no regions: what is found as a face are landmarks that tags 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -61,9 +63,9 @@ def group(heat: Tensor, tags: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class EmbeddingExtractor(nn.Module):
     """The network and its groups. A group's probability is its landmarks' mean, its square the one around them."""
 
-    def __init__(self, network: KPNet, scored: tuple[int, ...] = (0, 1, 2)) -> None:
+    def __init__(self, network: KPNet, counting: Sequence[int] = (0, 1, 2)) -> None:
         super().__init__()
-        self.network, self.scored = network, scored
+        self.network, self.counting = network, list(counting)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """What `lineament.methods.kpnet.entries.Extractor` returns, groups in place of proposals."""
@@ -76,5 +78,5 @@ class EmbeddingExtractor(nn.Module):
             "centre": (low + high) / 2,
             "side": (high - low).amax(dim=-1),
             "landmarks": points,
-            "peaks": likelihood[..., self.scored],
+            "peaks": likelihood[..., self.counting],
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,25 +14,30 @@ from lineament.export import Entry
 from lineament.methods.kpnet.extract import soft_argmax
 from lineament.methods.kpnet.network import KPNet, UpConv
 from lineament.methods.kpnet.scales import PER_OCTAVE, SMALLEST, STRIDE
+from lineament.schemas import FIVE, MAPS, Schema
 
 PROPOSALS = 300
 """Faces at most of one view; an input of 64x64 has as many cells that can be a peak."""
-
 
 LEAST = -9.0
 """Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
 
 
 def entries(
-    network: nn.Module, *, two_passes: bool = False, extractor: Callable[[KPNet], nn.Module] | None = None
+    network: nn.Module,
+    *,
+    landmarks: Schema = FIVE,
+    two_passes: bool = False,
+    extractor: Callable[[KPNet, Sequence[int]], nn.Module] | None = None,
 ) -> dict[str, Entry]:
     """The file's one network. Pixels are uint8 (n, h, w, 3), h and w multiples of the backbone's.
 
     Args:
         network: a KPNet, which is left as it is.
+        landmarks: the schema of its landmarks.
         two_passes: compute the scalemap's logits a second time where the proposals are, so that the map itself may be
             as coarse as integers of 8 bits.
-        extractor: what is exported around a variant of the network, which has one pass.
+        extractor: what is exported around a variant of the network and its landmarks that count in equation 8.
     """
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
@@ -41,9 +46,10 @@ def entries(
     second = SecondPass(folded.scale) if two_passes else None
     folded.fold()
     axes = {"pixels": {0: "n", 1: "h", 2: "w"}}
+    counting = eyes_and_nose(landmarks)
     return {
         "kpnet": Entry(
-            extractor(folded) if extractor else Extractor(folded, second=second),
+            extractor(folded, counting) if extractor else Extractor(folded, counting, second),
             {"pixels": pixels},
             axes,
             multiple=folded.backbone.multiple,
@@ -52,19 +58,30 @@ def entries(
     }
 
 
+def eyes_and_nose(landmarks: Schema) -> tuple[int, ...]:
+    """Indices of the landmarks whose peaks equation 8 counts: all that make the eyes and the nose of five points.
+
+    Where a schema has no map to five points, all of its landmarks count.
+    """
+    if landmarks == FIVE:
+        return (0, 1, 2)
+    parts = MAPS.get((landmarks.name, FIVE.name), [range(len(landmarks))])
+    return tuple(sorted({index for part in parts[:3] for index in part}))
+
+
 class Extractor(nn.Module):
     """The network and all of its extraction: peaks of the scalemap, soft-argmax, the maxima of equation 8."""
 
-    def __init__(self, network: KPNet, scored: tuple[int, ...] = (0, 1, 2), second: SecondPass | None = None) -> None:
+    def __init__(self, network: KPNet, counting: Sequence[int] = (0, 1, 2), second: SecondPass | None = None) -> None:
         super().__init__()
-        self.network, self.second, self.scored = network, second, scored
+        self.network, self.counting, self.second = network, list(counting), second
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(n, h, w, 3) uint8 -> the best proposals of each view, best first; coordinates in pixels of the input.
 
         Returns:
             ``logit`` (n, f) of the scale probability; ``centre`` (n, f, 2); ``side`` (n, f); ``landmarks``
-            (n, f, K, 2); ``peaks`` (n, f, 3): largest softmax value of either eye and the nose.
+            (n, f, K, 2); ``peaks`` (n, f, m): largest softmax value of either eye and the nose.
         """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
         maps = self.network.maps(features)
@@ -81,8 +98,8 @@ class Extractor(nn.Module):
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks and peaks, as returned, in regions (n, f, 4) of the response map."""
         found = soft_argmax(response, regions)
-        largest = region_maximum(response, regions)[..., self.scored]
-        return found.points, (largest - found.log_total[..., self.scored]).clamp(max=0).exp()
+        largest = region_maximum(response, regions)[..., self.counting]
+        return found.points, (largest - found.log_total[..., self.counting]).clamp(max=0).exp()
 
 
 def peaks(scale: Tensor, count: int = PROPOSALS) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,12 +115,14 @@ def peaks(scale: Tensor, count: int = PROPOSALS) -> tuple[Tensor, Tensor, Tensor
 
 
 def _standing(scale: Tensor, count: int, least: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
-    """Peaks of scalemaps: logits (n, f), 1000 less where none is left; their cells as indices, and as column and row.
+    """Peaks of scalemaps: logits (n, f), their cells as indices, and as column and row.
 
-    Cells whose logit is not above ``least`` are none.
+    Where none is left logits are at least 1000 less. Cells whose logit is not above ``least`` are none.
     """
     best = scale.amax(dim=1)
-    logit, at = local_maxima(best[:, None], least).flatten(1).topk(count, dim=1)
+    standing = functional.pad(local_maxima(best[:, None], least).flatten(1), (0, count), value=-2000.0)
+    logit, at = standing.topk(count, dim=1)
+    at = at.clamp(max=best.shape[1] * best.shape[2] - 1)  # of a small map's last cell, again and again, at -2000
     return logit, at, places(*best.shape[1:])[at]
 
 

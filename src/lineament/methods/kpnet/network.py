@@ -64,6 +64,8 @@ def expect_rarely(head: nn.Module, prior: float = 1e-4) -> None:
     assert isinstance(last, nn.Conv2d)
     assert last.bias is not None
     nn.init.constant_(last.bias, -math.log(1 / prior - 1))
+    if isinstance(head, UpConv):  # it reads sums that no layer normalised
+        nn.init.normal_(last.weight, std=0.003)
 
 
 class DRNet(nn.Module):

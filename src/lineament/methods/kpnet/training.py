@@ -314,7 +314,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         **(json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}),
     )
     export(
-        variants.exported(network, recipe.extraction, recipe.grouping),
+        variants.exported(network, schema(recipe.landmarks), recipe.extraction, recipe.grouping),
         file,
         metadata=describe("kpnet", config, out / RECIPE, scores),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from lineament.methods.kpnet.embedding import EmbeddingExtractor
 from lineament.methods.kpnet.entries import Extractor, entries
 from lineament.methods.kpnet.extract import soft_argmax
 from lineament.methods.kpnet.network import KPNet, expect_rarely
+from lineament.schemas import Schema
 
 EXTRACTIONS = ("soft-argmax", "argmax", "regression")
 GROUPINGS = ("scalemap", "rpn", "embedding")
@@ -44,23 +47,22 @@ def build(landmarks: int, backbone: str, extraction: str, grouping: str) -> KPNe
     return network
 
 
-def exported(network: nn.Module, extraction: str, grouping: str) -> dict[str, Entry]:
+def exported(network: nn.Module, landmarks: Schema, extraction: str, grouping: str) -> dict[str, Entry]:
     """What the file of such a network holds, as of `lineament.methods.kpnet.entries.entries`.
 
-    Which peaks an embedding groups may turn on the last digit where nothing is like a face, as in the picture that
-    exports are checked on: it goes without that check.
+    Where nothing is like a face, as in the picture that exports are checked on, which peaks an embedding groups may
+    turn on the last digit, and anchors of one place are told apart by theirs: only scalemaps go through that check.
     """
-    if grouping == "embedding":
-        made = entries(network, extractor=EmbeddingExtractor)
-        return {name: replace(entry, check=False) for name, entry in made.items()}
-    return entries(network, extractor=lambda folded: RegionExtractor(folded, extraction, grouping))
+    extractor = EmbeddingExtractor if grouping == "embedding" else partial(RegionExtractor, extraction, grouping)
+    made = entries(network, landmarks=landmarks, extractor=extractor)
+    return {name: replace(entry, check=grouping == "scalemap") for name, entry in made.items()}
 
 
 class RegionExtractor(Extractor):
     """An extractor of whatever landmarks in whatever regions."""
 
-    def __init__(self, network: KPNet, extraction: str, grouping: str) -> None:
-        super().__init__(network)
+    def __init__(self, extraction: str, grouping: str, network: KPNet, counting: Sequence[int]) -> None:
+        super().__init__(network, counting)
         self.extraction, self.grouping = extraction, grouping
 
     def propose(self, features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,9 +72,9 @@ class RegionExtractor(Extractor):
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks and peaks; a regression has no response map, and so equation 8 the probability alone."""
         if self.extraction == "regression":
-            return extractions.regress(response, regions), regions.new_zeros(*regions.shape[:2], len(self.scored))
+            return extractions.regress(response, regions), regions.new_zeros(*regions.shape[:2], len(self.counting))
         if self.extraction == "argmax":
             points, largest = extractions.argmax(response, regions)
             surprise = soft_argmax(response, regions).log_total - largest
-            return points, torch.exp(-surprise[..., self.scored].clamp(min=0))
+            return points, torch.exp(-surprise[..., self.counting].clamp(min=0))
         return super().extract(response, regions)
