@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_settings_can_be_replaced_and_unknown_ones_teach() -> None:
     with pytest.raises(OptionError, match=r"'pnet'.*pnet_threshold"):
         lineament.load("mtcnn", settings={"pnet": 0.5})
     with pytest.raises(OptionError, match="codec must be one of corner, rcnn, found 'round'"):
-        lineament.load("mtcnn", settings={"codec": "round"})
+        Config(codec="round")
     for factor in (0, 1, 2.5):
         with pytest.raises(OptionError, match="factor must lie between 0 and 1"):
             lineament.load("mtcnn", settings={"factor": factor})
@@ -136,3 +137,12 @@ def test_pictures_of_random_sizes_in_a_row_do_not_grow_memory() -> None:
 
     before = after(60)
     assert after(120) < before + 50  # MB; buffers of one size each would add hundreds
+
+
+def test_faces_come_back_from_a_pickle_as_they_were() -> None:
+    faces = Faces.of([[1, 2, 30, 40]], [0.5], [[[3, 4]] * 5], image_size=(50, 60))
+    back = pickle.loads(pickle.dumps(faces))
+    for name in ("boxes", "scores", "landmarks", "landmark_scores"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(faces, name))
+        assert not getattr(back, name).flags.writeable
+    assert (back.schema, back.image_size) == (faces.schema, faces.image_size)

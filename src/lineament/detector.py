@@ -15,7 +15,7 @@ from lineament.faces import Faces
 from lineament.images import Color, Source, read_image
 from lineament.methods import Decoder, Settings, method
 from lineament.runtime import load_graph
-from lineament.weights import DEFAULT, parse_metadata, read_weights
+from lineament.weights import DEFAULT, belongs_to_weights, parse_metadata, read_weights
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -127,8 +127,11 @@ def load(
         own = kind.settings(**config)
     except TypeError as error:
         raise WeightsError(f"this file's settings are not those of this version's {of}: {error}") from error
-    known = [field.name for field in fields(own)]
+    known = [field.name for field in fields(own) if not belongs_to_weights(field)]
+    fixed = {field.name for field in fields(own)} - set(known)
     for setting, value in (settings or {}).items():
+        if setting in fixed:
+            raise OptionError(f"{of}'s setting {setting!r} is part of the weights; only a training changes it")
         if setting not in known:
             raise OptionError(f"{of} has no setting {setting!r}; it has: {', '.join(known)}")
         if isinstance(value, str) and isinstance(getattr(own, setting), (bool, int, float)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,10 @@ class Faces:
                 raise ValueError(f"Faces.{name}: expected shape {shape} for {n} faces, found {array.shape}")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its fields, so that what comes back is checked and read-only as well."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @classmethod
     def of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import Field, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,19 @@ def _listed(folder: Path) -> list[Model]:
             f"{path} is no list of lineament's weights, by which the files beside it are checked ({error}); "
             "keep weights in a folder of their own"
         ) from error
+
+
+_OF_WEIGHTS = "of_weights"
+
+
+def of_weights(default: Any) -> Any:
+    """A field of a method's settings that tells what its weights are: only a training changes it."""
+    return field(default=default, metadata={_OF_WEIGHTS: True})
+
+
+def belongs_to_weights(setting: Field[Any]) -> bool:
+    """Whether a setting is one of `of_weights`."""
+    return _OF_WEIGHTS in setting.metadata
 
 
 def parse_metadata(metadata: dict[str, str]) -> tuple[str, dict[str, Any]]:

@@ -76,3 +76,5 @@ def test_a_method_names_the_settings_it_has() -> None:
         lineament.load("mtcnn", settings={"input_size": 512})
     with pytest.raises(OptionError, match=r"setting 'rnet_threshold' is e.g. .*, found 'high'"):
         lineament.load("mtcnn", settings={"rnet_threshold": "high"})
+    with pytest.raises(OptionError, match="setting 'landmarks' is part of the weights"):
+        lineament.load("mtcnn", settings={"landmarks": "68"})

@@ -229,6 +229,20 @@ def crops(tmp_path: Path) -> CropSet:
     return writer.close()
 
 
+def test_coarse_crops_lose_detail_and_keep_their_place() -> None:
+    rng = np.random.default_rng(0)
+    fine = rng.integers(0, 256, (40, 48, 48, 3), dtype=np.uint8)
+    assert (targets.coarsened(fine, rng, 0) == fine).all()
+    coarse = targets.coarsened(fine, rng, 1)
+    assert (
+        np.diff(coarse.astype(float), axis=2).std(axis=(1, 2, 3)) < np.diff(fine.astype(float), axis=2).std() / 1.5
+    ).all()
+    halves = np.zeros((40, 48, 48, 3), np.uint8)
+    halves[:, :, 24:] = 255
+    blurred = targets.coarsened(halves, rng, 1).mean(axis=(1, 3))
+    np.testing.assert_allclose(blurred + blurred[:, ::-1], 255, atol=3)
+
+
 def test_batches_hold_the_papers_ratio_of_kinds(crops: CropSet) -> None:
     batch = targets.draw_batch(crops, np.random.default_rng(1), 70, mirror=(1, 0, 2, 4, 3))
     assert np.bincount(batch["kind"]).tolist() == [30, 10, 10, 20]  # 3 : 1 : 1 : 2

@@ -20,6 +20,7 @@ from lineament.images import resize
 from lineament.methods.kpnet.scales import LARGEST
 from lineament.runtime import Graph
 from lineament.schemas import schema
+from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
@@ -56,9 +57,9 @@ class Config:
         nms: intersection over union above which the worse face falls.
     """
 
-    landmarks: str = "5"
-    backbone: str = "drnet"
-    multiple: int = 8
+    landmarks: str = of_weights("5")
+    backbone: str = of_weights("drnet")
+    multiple: int = of_weights(8)
     input_size: int = 640
     tiles: bool = False
     overlap: float = 0.25

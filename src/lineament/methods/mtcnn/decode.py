@@ -18,6 +18,7 @@ from lineament.faces import Faces
 from lineament.methods.mtcnn.pyramid import Pyramid
 from lineament.runtime import Graph
 from lineament.schemas import schema
+from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
@@ -38,13 +39,12 @@ class Config:
         consensus: weight of R-Net's logit beside O-Net's in a face's score: what both believe is seldom wrong; 0 is the
             paper's score.
         min_face: side in pixels of the smallest square that is searched, unless a call says otherwise.
-        nms_level, nms_pyramid, nms_rnet: intersection over union above which the worse candidate falls: at one level,
-            over all levels, after R-Net.
-        nms_onet: intersection over the smaller area above which the worse face falls.
+        nms_level, nms_pyramid, nms_rnet, nms_onet: intersection over union above which the worse candidate falls: at
+            one level, over all levels, after R-Net, after O-Net.
     """
 
-    landmarks: str = "5"
-    codec: str = "corner"
+    landmarks: str = of_weights("5")
+    codec: str = of_weights("corner")
     factor: float = 0.709
     pnet_threshold: float = 0.6
     rnet_threshold: float = 0.7
@@ -56,7 +56,7 @@ class Config:
     nms_level: float = 0.5
     nms_pyramid: float = 0.7
     nms_rnet: float = 0.7
-    nms_onet: float = 0.7
+    nms_onet: float = 0.5
 
     def __post_init__(self) -> None:
         if self.codec not in box_ops.CODECS:
@@ -115,7 +115,7 @@ class MTCNN:
         rnet = min(c.rnet_threshold, max(threshold, c.rnet_lowest))
         found = self.propose(pyramids, pnet, min_face=min_face, max_face=max_face)
         found = self.refine("rnet", pyramids, found, rnet, nms=c.nms_rnet)
-        found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, over="min", consensus=c.consensus)
+        found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, consensus=c.consensus)
         return [
             Faces.of(
                 mine.boxes,
@@ -159,7 +159,6 @@ class MTCNN:
         threshold: float,
         *,
         nms: float,
-        over: box_ops.Overlap = "union",
         consensus: float = 0,
     ) -> Candidates:
         """R-Net or O-Net over square crops around the candidates, in passes of bounded memory.
@@ -183,7 +182,7 @@ class MTCNN:
         landmarks = box_ops.decode_points(points[good].reshape(len(windows), len(self.schema), 2), windows)
         moved = self._decode(offsets[good], windows)
         refined = Candidates(moved, _sigmoid(logits[good]), landmarks, candidates.picture[good])
-        return _thinned(refined, nms, over)
+        return _thinned(refined, nms)
 
     def _look(
         self, stage: str, pyramids: Sequence[Pyramid], windows: Array, picture: Array
@@ -199,11 +198,11 @@ class MTCNN:
         return Candidates(np.empty((0, 4)), np.empty(0), np.empty((0, k, 2)), np.empty(0, np.intp))
 
 
-def _thinned(candidates: Candidates, threshold: float, over: box_ops.Overlap = "union") -> Candidates:
+def _thinned(candidates: Candidates, threshold: float) -> Candidates:
     """Those with an extent that stand after suppression within their picture, best first."""
     extent = (candidates.boxes[:, 2:] - candidates.boxes[:, :2]).min(axis=1, initial=np.inf)
     candidates = candidates[extent >= 1]
-    return candidates[box_ops.nms(candidates.boxes, candidates.scores, threshold, groups=candidates.picture, over=over)]
+    return candidates[box_ops.nms(candidates.boxes, candidates.scores, threshold, groups=candidates.picture)]
 
 
 def _sigmoid(logits: Array) -> Array:

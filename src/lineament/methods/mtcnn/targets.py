@@ -7,6 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
@@ -172,13 +173,20 @@ class CropSetWriter:
 
 
 def draw_batch(
-    crops: CropSet, rng: np.random.Generator, size: int, *, mirror: tuple[int, ...], codec: str = "corner"
+    crops: CropSet,
+    rng: np.random.Generator,
+    size: int,
+    *,
+    mirror: tuple[int, ...],
+    codec: str = "corner",
+    coarse: float = 0,
 ) -> dict[str, Array]:
-    """A batch at the paper's ratio 3 : 1 : 1 : 2 of kinds, half of it mirrored, in varied light.
+    """A batch at the paper's ratio 3 : 1 : 1 : 2 of kinds, half of it mirrored, in varied light, some of it coarse.
 
     Args:
         crops: the set. rng: decides everything. size: crops in the batch.
         mirror: the schema's mirror permutation. codec: how the set's box offsets are written.
+        coarse: share that looks enlarged from fewer pixels, as faces in poor photos do.
 
     Returns:
         pixels (n, s, s, 3) uint8, kind (n,), box (n, 4), points (n, 2k).
@@ -193,11 +201,22 @@ def draw_batch(
     box[flip] = box_ops.CODECS[codec].mirror(box[flip])
     points[flip] = points[flip][:, list(mirror)] * [-1, 1] + [1, 0]
     return {
-        "pixels": relit(pixels, rng),
+        "pixels": relit(coarsened(pixels, rng, coarse), rng),
         "kind": kind.astype(np.int64),
         "box": box,
         "points": points.reshape(len(points), -1),
     }
+
+
+def coarsened(pixels: Array, rng: np.random.Generator, share: float) -> Array:
+    """Pictures (n, h, w, 3) uint8, a share of them drawn in 0.3 to 0.8 of their pixels and enlarged again."""
+    pixels = pixels.copy()
+    h, w = pixels.shape[1:3]
+    for i in np.flatnonzero(rng.random(len(pixels)) < share):
+        scale = rng.uniform(0.3, 0.8)
+        small = cv2.resize(pixels[i], (round(w * scale), round(h * scale)), interpolation=cv2.INTER_AREA)
+        pixels[i] = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
+    return pixels
 
 
 def relit(pixels: Array, rng: np.random.Generator) -> Array:

@@ -56,6 +56,7 @@ class StageRecipe(Recipe):
         pnet_threshold, rnet_threshold, min_face: how the proposals to learn from are made: low, so that they are hard.
         turns: landmark photos are also seen turned by so many random angles ...
         turn_by: ... of up to so many degrees.
+        coarse: share of the crops that look enlarged from fewer pixels.
     """
 
     landmarks: str = "5"
@@ -72,6 +73,7 @@ class StageRecipe(Recipe):
     min_face: float = 12
     turns: int = 0
     turn_by: float = 40
+    coarse: float = 0.3
 
 
 class StageTask(Task):
@@ -91,7 +93,8 @@ class StageTask(Task):
     def batch(self, step: int) -> Batch:
         """Crops at the paper's ratio, drawn and varied by that step's random numbers."""
         r = self.recipe
-        return targets.draw_batch(self.crops, generator(r.seed, step), r.batch, mirror=self._mirror, codec=r.codec)
+        rng = generator(r.seed, step)
+        return targets.draw_batch(self.crops, rng, r.batch, mirror=self._mirror, codec=r.codec, coarse=r.coarse)
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Equation 4 with this recipe's weights and hard mining."""
