@@ -14,7 +14,7 @@ from lineament.runtime import read_metadata
 
 FOLDER = Path(__file__).parent / "_weights"
 MANIFEST = "manifest.json"
-DEFAULT = "mtcnn"  # the weights that are used where none are named
+DEFAULT = "kpnet"  # the weights that are used where none are named
 
 
 @dataclass(frozen=True)
