@@ -138,13 +138,16 @@ def same(one: lineament.Faces, other: lineament.Faces, atol: float = 1e-2) -> No
 
 
 def close(one: lineament.Faces, other: lineament.Faces) -> None:
-    """The same faces, up to what another sampling of the picture changes."""
-    assert len(one) == len(other) > 0
-    overlap = box_ops.iou(one.boxes, other.boxes)
-    assert (overlap.max(axis=1) > 0.8).all()
-    size = (one.boxes[:, 2] - one.boxes[:, 0])[:, None, None]
-    apart = np.abs(one.landmarks - other.landmarks[overlap.argmax(axis=1)]) / size
-    assert apart.max() < 0.1
+    """Sure faces of either, but tiny ones, are faces of the other, up to what another sampling of the picture changes."""
+    for mine, theirs in ((one, other), (other, one)):
+        side = mine.boxes[:, 3] - mine.boxes[:, 1]
+        sure = mine[(mine.scores > 0.9) & (side > max(mine.image_size) / 32)]
+        assert len(sure) > 0
+        overlap = box_ops.iou(sure.boxes, theirs.boxes)
+        size = (sure.boxes[:, 2] - sure.boxes[:, 0])[:, None, None]
+        apart = np.abs(sure.landmarks - theirs.landmarks[overlap.argmax(axis=1)]) / size
+        assert (overlap.max(axis=1) > 0.7).all()
+        assert apart.max() < 0.1
 
 
 def test_a_list_gives_what_its_pictures_give_one_by_one(detector: lineament.Detector) -> None:
@@ -160,14 +163,14 @@ def test_a_black_margin_changes_nothing(detector: lineament.Detector) -> None:
     for path in PHOTOS:
         image = lineament.read_image(path)
         padded = np.pad(image, ((0, 64), (0, 32), (0, 0)))
-        close(detector.detect(image, threshold=0.9), detector.detect(padded, threshold=0.9))
+        close(detector.detect(image, threshold=0.5), detector.detect(padded, threshold=0.5))
 
 
 def test_a_mirrored_picture_gives_mirrored_faces(detector: lineament.Detector) -> None:
     mirror = list(schema(detector.schema.name).mirror)
     for path in PHOTOS:
         image = lineament.read_image(path)
-        faces, flipped = detector.detect(image, threshold=0.9), detector.detect(image[:, ::-1], threshold=0.9)
+        faces, flipped = detector.detect(image, threshold=0.5), detector.detect(image[:, ::-1], threshold=0.5)
         width = image.shape[1]
         back = lineament.Faces.of(
             flipped.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0],

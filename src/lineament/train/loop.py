@@ -112,6 +112,8 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
             parts = task.losses(outputs, batch)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(torch.stack(list(parts.values())).sum())
+            if recipe.clip:
+                accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
             optimizer.step()
             _follow(average, network, min(recipe.average, step / (step + 10)))
             if step % 100 == 0:

@@ -22,6 +22,7 @@ class Recipe:
         steps, batch: length of the training, and samples a step.
         learning_rate: peak of AdamW's rate, reached after ``warmup`` steps and brought to 0 along half a cosine.
         weight_decay: AdamW's.
+        clip: norm to which a larger gradient of all weights together is shortened; 0 leaves it as it is.
         average: decay of the moving average of the weights, which is what is validated and exported.
         precision: "no" for float32 or "bf16" for autocast.
         validate_every: steps between validations; each also writes the checkpoint.
@@ -37,6 +38,7 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup: int = 500
     weight_decay: float = 1e-4
+    clip: float = 0.0
     average: float = 0.999
     precision: str = "no"
     validate_every: int = 1000
