@@ -262,6 +262,7 @@ def run(
 
 def finish(task: KPNetTask, out: Path) -> Path:
     """Write a trained run's file, its scores calibrated on the photos that were held out."""
+    (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
     file = export_run(out, out / FILE)
     write_whole(out / CALIBRATION, json.dumps(calibrated(file, task.held_out.photos)))
     return export_run(out, file)
