@@ -1,4 +1,4 @@
-"""A KPNet run's weights in integers of 8 bits, for onnxruntime: what the int8 rows of docs/results/kpnet.md measure.
+"""A KPNet run's weights in integers of 8 bits, for onnxruntime: how the shipped `kpnet-int8` is made.
 
     python benchmarks/kpnet_int8.py --run runs/kpnet --data DATA --out runs/kpnet/kpnet-int8.onnx
 
@@ -8,6 +8,7 @@ Ranges are taken from training photos. Settings, evidence and calibration are th
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,12 +44,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=48, help="that ranges are taken from")
+    parser.add_argument("--scores", type=Path, help="JSON file with figures by name, which the file will carry")
     args = parser.parse_args()
     whole = load_graph((args.run / training.FILE).read_bytes())
     decoder = Decoder(whole, replace(Config(**parse_metadata(whole.metadata)[1]), input_size=512))
     network = KPNet(len(decoder.schema), decoder.config.backbone)
     network.load_state_dict(best_weights(args.run / "kpnet") or {})
-    metadata = whole.metadata | {"name": f"{whole.metadata['name']}-int8"}
+    metadata = whole.metadata | {"name": f"{whole.metadata['name']}-int8", "runtime": "onnx"}
+    if args.scores:
+        metadata["scores"] = json.dumps(json.loads(args.scores.read_text()))
     with TemporaryDirectory() as folder:
         two = entries(network, landmarks=decoder.schema, two_passes=True)
         file = export(two, Path(folder) / "two.onnx", metadata=metadata)

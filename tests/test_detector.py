@@ -146,3 +146,9 @@ def test_faces_come_back_from_a_pickle_as_they_were() -> None:
         np.testing.assert_array_equal(getattr(back, name), getattr(faces, name))
         assert not getattr(back, name).flags.writeable
     assert (back.schema, back.image_size) == (faces.schema, faces.image_size)
+
+
+def test_weights_for_one_runtime_refuse_another() -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(OptionError, match="kpnet-int8 computes right with runtime 'onnx' alone, found 'openvino'"):
+        lineament.load("kpnet-int8", runtime="openvino")

@@ -121,6 +121,9 @@ def load(
         WeightsError: the file is damaged or not one of ours.
     """
     graph = load_graph(read_weights(name), runtime=runtime, device=device, threads=threads)
+    only = graph.metadata.get("runtime", runtime)
+    if only != runtime:
+        raise OptionError(f"{name} computes right with runtime {only!r} alone, found {runtime!r}")
     of, config = parse_metadata(graph.metadata)
     kind = method(of)
     try:

@@ -138,7 +138,7 @@ def same(one: lineament.Faces, other: lineament.Faces, atol: float = 1e-2) -> No
 
 
 def close(one: lineament.Faces, other: lineament.Faces) -> None:
-    """Sure faces of either, but tiny ones, are faces of the other, up to what another sampling of the picture changes."""
+    """Sure faces of either, but tiny ones, are faces of the other, up to what another sampling changes."""
     for mine, theirs in ((one, other), (other, one)):
         side = mine.boxes[:, 3] - mine.boxes[:, 1]
         sure = mine[(mine.scores > 0.9) & (side > max(mine.image_size) / 32)]
