@@ -35,7 +35,7 @@ OPAQUE = np.full(RGB.shape[:2], 255, np.uint8)
 
 @pytest.fixture(scope="module")
 def detector() -> lineament.Detector:
-    return lineament.load("mtcnn", threads=1)
+    return lineament.load("kpnet", threads=1)
 
 
 @pytest.fixture(scope="module")
