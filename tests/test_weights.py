@@ -12,7 +12,7 @@ from lineament import weights
 from lineament.errors import OptionError, WeightsError
 from lineament.methods import METHODS
 from lineament.schemas import SCHEMAS
-from lineament.weights import FOLDER, MANIFEST, describe_file, read_weights, register
+from lineament.weights import FOLDER, MANIFEST, Model, describe_file, read_weights, register
 
 
 def test_the_manifest_says_what_the_files_say(tmp_path: Path) -> None:
@@ -86,3 +86,8 @@ def test_unknown_names_and_foreign_files_teach(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(WeightsError):
         lineament.load(tmp_path / "empty.onnx")
+
+
+@pytest.mark.parametrize("model", lineament.models(), ids=lambda model: model.name)
+def test_shipped_files_keep_nothing_of_the_machine_that_made_them(model: Model) -> None:
+    assert b"stack_trace" not in (FOLDER / model.file).read_bytes()

@@ -149,6 +149,8 @@ def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
         graph.initializer.extend(model.graph.initializer)
         graph.input.extend(model.graph.input)
         graph.output.extend(model.graph.output)
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]  # among it where the exporting machine keeps which source file
     return onnx.helper.make_model(
         graph, producer_name="lineament", opset_imports=first.opset_import, ir_version=min(first.ir_version, 10)
     )
