@@ -75,6 +75,7 @@ class Experiments:
         settings = {
             "extraction": f'"{extraction}"',
             "grouping": f'"{grouping}"',
+            "initial": '""',
             "steps": args.steps,
             "batch": args.batch,
             "learning_rate": 1e-3,

@@ -606,7 +606,7 @@ def test_places_go_to_a_view_and_back(shape: tuple[int, int], size: int, margin:
 def test_views_are_black_where_the_picture_ends(shape: tuple[int, int], size: int) -> None:
     margin = 0.1
     views = views_of(np.full((*shape, 3), 255, np.uint8), input_size=size, margin=margin)
-    assert sorted({max(v.pixels.shape) for v in views}) == sorted({size, min(size, 256)})
+    assert sorted({max(v.pixels.shape) for v in views}) == sorted({size, min(size, 128)})
     for v in views:
         white = (v.pixels == 255).all(axis=2)
         assert (white | (v.pixels == 0).all(axis=2)).all()
@@ -667,7 +667,7 @@ def seen_square(pixels: Array) -> dict[str, Any]:
 )
 def test_faces_lie_where_the_picture_shows_them(settings: dict[str, Any]) -> None:
     images = [np.zeros((h, w, 3), np.uint8) for h, w in ((480, 640), (900, 500), (240, 240))]
-    squares = np.array([[300, 200, 120], [60, 700, 100], [90, 30, 80]])
+    squares = np.array([[300, 200, 120], [60, 700, 90], [90, 30, 80]])
     for image, (x, y, side) in zip(images, squares, strict=True):
         image[y : y + side, x : x + side] = 255
     decoder = KPNet(Fake(seen_square), bare(**settings, proposal=1.0))
@@ -682,13 +682,13 @@ SQUARE = np.array([40.0, 60, 80])
 
 def bare(**settings: Any) -> Config:
     """Settings under which boxes are the convention's, and scores equation 8's, unless told otherwise."""
-    return Config(**{"input_size": 256, "proposal": 0.0, "evidence": None, **settings})
+    return Config(**{"input_size": 128, "proposal": 0.0, "evidence": None, **settings})
 
 
 def alone(config: Config, *rows: dict[str, Any], **options: Any) -> Any:
     """What a decoder makes of proposals in a view that is its picture."""
     (faces,) = KPNet(told(*rows), config)(
-        [np.zeros((256, 256, 3), np.uint8)], **{"threshold": 0, "min_face": 1, "max_face": None, **options}
+        [np.zeros((128, 128, 3), np.uint8)], **{"threshold": 0, "min_face": 1, "max_face": None, **options}
     )
     return faces
 
@@ -754,13 +754,30 @@ def test_the_worse_of_two_that_overlap_falls() -> None:
 
 def test_pictures_do_not_suppress_each_other_and_options_hold() -> None:
     decoder = KPNet(told(face_row(SQUARE, 2), face_row(np.array([150, 150, 30]), 1)), bare())
-    images = [np.zeros((256, 256, 3), np.uint8)] * 3
+    images = [np.zeros((128, 128, 3), np.uint8)] * 3
     both = decoder(images, threshold=0, min_face=1, max_face=None)
     assert [len(faces) for faces in both] == [2, 2, 2]
     assert [len(f) for f in decoder(images, threshold=0, min_face=50, max_face=None)] == [1, 1, 1]
     assert [len(f) for f in decoder(images, threshold=0, min_face=1, max_face=50)] == [1, 1, 1]
     threshold = float(both[0].scores.mean())
     assert [len(f) for f in decoder(images, threshold=threshold, min_face=1, max_face=None)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("input_size", [256, 640])
+def test_large_faces_are_those_of_the_overview_and_small_ones_of_the_input(input_size: int) -> None:
+    def look(pixels: Array) -> dict[str, Any]:
+        large = pixels.shape[1] == 128
+        return face_row(np.array([0, 0, 100 if large else 90]), 2 if large else 1)
+
+    image = np.zeros((input_size, input_size, 3), np.uint8)
+    decoder = KPNet(Fake(look), bare(input_size=input_size, proposal=1.0, nms=1.0))
+    (faces,) = decoder([image], threshold=0, min_face=1, max_face=None)
+    sides = faces.boxes[:, 2] - faces.boxes[:, 0]
+    np.testing.assert_allclose(sides, [100 * input_size / 128, 90], rtol=1e-6)
+    swapped = KPNet(
+        Fake(lambda pixels: face_row(np.array([0, 0, 10 if pixels.shape[1] == 128 else 100]), 1)), decoder.config
+    )
+    assert len(swapped([image], threshold=0, min_face=1, max_face=None)[0]) == 0
 
 
 @pytest.mark.parametrize("settings", [{"input_size": 63}, {"overlap": 1.0}, {"margin": 0.5}, {"convention": "oval"}])

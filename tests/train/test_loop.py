@@ -76,6 +76,16 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
         assert torch.equal(value, resumed[name]), name
 
 
+def test_a_run_begins_with_the_best_weights_of_another(tmp_path: Path) -> None:
+    first = train(Brightness(), RECIPE, tmp_path / "first" / "stage")
+    recipe = replace(RECIPE, initial=str(tmp_path / "first"), steps=1, learning_rate=0.0)
+    second = train(Brightness(), recipe, tmp_path / "second" / "stage")
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(OptionError, match="third.*train that run first"):
+        train(Brightness(), replace(RECIPE, initial=str(tmp_path / "third")), tmp_path / "fourth" / "stage")
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(Brightness(), RECIPE, tmp_path)
     with pytest.raises(OptionError, match="learning_rate"):

@@ -13,7 +13,8 @@ from lineament.errors import OptionError
 from lineament.train.recipe import Recipe, as_dict
 
 CHECKPOINT = "checkpoint.pt"
-_MAY_CHANGE = {"workers", "validate_every", "steps"}  # a run may go on with others: longer, too, or to an early end
+# A run may go on with others: longer, too, or to an early end.
+_MAY_CHANGE = {"workers", "validate_every", "steps", "initial"}
 
 
 def write_checkpoint(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:
@@ -46,4 +47,16 @@ def best_weights(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     weights: dict[str, Any] = torch.load(path, weights_only=True)["best"]["weights"]
+    return weights
+
+
+def initial_weights(folder: Path) -> dict[str, Any]:
+    """Those best weights, for another training to begin with.
+
+    Raises:
+        OptionError: nothing was trained there.
+    """
+    weights = best_weights(folder)
+    if weights is None:
+        raise OptionError(f"the recipe begins with the weights of {folder}, and there are none: train that run first")
     return weights

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lineament.train.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
+from lineament.train.checkpoint import CHECKPOINT, initial_weights, read_checkpoint, write_checkpoint
 from lineament.train.recipe import Recipe, as_dict
 
 Batch = dict[str, NDArray[Any]]
@@ -73,10 +73,15 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
 
     Returns:
         The network with the averaged weights that validated best.
+
+    Raises:
+        OptionError: the folder holds a run of other settings, or the recipe begins with weights that are not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator()  # its own mixed precision is set once a process; stages may differ in theirs
     network = task.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.initial:
+        network.load_state_dict(initial_weights(Path(recipe.initial) / folder.name))
     decayed = [p for p in network.parameters() if p.dim() > 1]
     others = [p for p in network.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -19,6 +19,7 @@ class Recipe:
     Attributes:
         train, val: index files (COCO keypoints JSON) below the data folder.
         backgrounds: folders below the data folder with pictures in which there is no face.
+        initial: folder of a run with the same network, whose best weights the training begins with; none if empty.
         steps, batch: length of the training, and samples a step.
         learning_rate: peak of AdamW's rate, reached after ``warmup`` steps and brought to 0 along half a cosine.
         weight_decay: AdamW's.
@@ -33,6 +34,7 @@ class Recipe:
     train: tuple[str, ...]
     val: tuple[str, ...] = ()
     backgrounds: tuple[str, ...] = ()
+    initial: str = ""
     steps: int = 10_000
     batch: int = 256
     learning_rate: float = 1e-3

@@ -24,8 +24,11 @@ from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
-SMALL = int(LARGEST)  # the input that sees every face of a picture, the longer edge in pixels
-OVERVIEW = 32.0  # side in pixels from which faces count in a view of 256 beside a larger one
+SMALL = int(LARGEST)  # the largest input whose bins hold every face of a picture; its longer edge in pixels
+OVERVIEW = 128  # longer edge in pixels of the view for faces that fill the picture
+# Side in pixels up to which a face counts where the overview shows it, too: in larger ones landmarks are less exact, and
+# most of what looks like one is none.
+MOST = 96.0
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
 
 
@@ -41,8 +44,8 @@ class Config:
         landmarks: name of the landmark schema.
         backbone: "drnet" or "hourglass".
         multiple: what the sides of an input are multiples of.
-        input_size: longer edge in pixels to which a picture is brought. Above 256 it is also looked at in 256, as no
-            bin is for faces larger than 256 pixels.
+        input_size: longer edge in pixels to which a picture is brought. Above 128 it is also looked at in 128, for
+            faces that are larger than 96 pixels in the input.
         tiles: also look at overlapping tiles of ``input_size`` in the picture's own resolution.
         overlap: share of a tile's side that it has in common with the next.
         margin: black around the picture, as a share of the input, so that faces that fill it have room.
@@ -88,8 +91,8 @@ class View:
         pixels: (h, w, 3) uint8, black where the picture ends.
         scale: pixels of the view for one of the picture.
         corner: (2,), the view's corner in pixels of the picture.
-        least: side in pixels of the view of the smallest face that is looked for; smaller ones another view shows
-            larger.
+        least, most: sides in pixels of the view of the smallest and the largest face that count; others are another
+            view's.
     """
 
     picture: int
@@ -97,6 +100,7 @@ class View:
     scale: float
     corner: Array
     least: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -168,24 +172,26 @@ class KPNet:
         """What the network is shown of a picture."""
         c = self.config
         h, w = image.shape[:2]
-        for size in {c.input_size, min(c.input_size, SMALL)}:
+        whole = {c.input_size: (0.0, MOST if c.input_size > OVERVIEW else np.inf)}
+        if c.input_size > OVERVIEW:  # what the other shows at MOST, this one shows a little before
+            whole[OVERVIEW] = (0.8 * MOST * OVERVIEW / c.input_size, np.inf)
+        for size, sides in whole.items():
             border = round(c.margin * size)
             scale = (size - 2 * border) / max(h, w)
-            least = OVERVIEW if size < c.input_size else 0
-            yield view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple, least)
+            yield view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple, sides)
         if c.tiles and max(h, w) > c.input_size:
             side = c.input_size
             for top in _starts(h, side, c.overlap):
                 for left in _starts(w, side, c.overlap):
-                    yield view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple)
+                    yield view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple, (0.0, MOST))
 
     def _look(self, views: Sequence[View]) -> Candidates:
         """The network over views of one shape."""
         outputs = ("logit", "centre", "side", "landmarks", "peaks")
         pixels = np.stack([view.pixels for view in views])
         logit, centre, side, landmarks, peaks = self.graph("kpnet", outputs, pixels=pixels)
-        least = np.array([view.least for view in views])
-        number, rank = np.nonzero((logit > FAINTEST) & (side >= least[:, None]))
+        least, most = np.array([(view.least, view.most) for view in views]).T[..., None]
+        number, rank = np.nonzero((logit > FAINTEST) & (side >= least) & (side <= most))
         scale = np.array([view.scale for view in views])[number]
         corner = np.stack([view.corner for view in views])[number]
         points = landmarks[number, rank] / scale[:, None, None] + corner[:, None]
@@ -246,7 +252,7 @@ def view(
     size: tuple[int, int],
     border: int,
     multiple: int,
-    least: float = 0,
+    sides: tuple[float, float] = (0.0, math.inf),
 ) -> View:
     """A view of the part of an image that begins at ``corner`` and is ``size`` (width, height) long, in its pixels.
 
@@ -266,7 +272,7 @@ def view(
         min(corner[1] + part[1], corner[1] + new_h / scale),
     )
     pixels[border : border + new_h, border : border + new_w] = resize(image, (new_w, new_h), box=box)
-    return View(picture, pixels, scale, corner - border / scale, least)
+    return View(picture, pixels, scale, corner - border / scale, *sides)
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
