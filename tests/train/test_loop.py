@@ -82,7 +82,7 @@ def test_a_run_begins_with_the_best_weights_of_another(tmp_path: Path) -> None:
     second = train(Brightness(), recipe, tmp_path / "second" / "stage")
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(OptionError, match="third.*train that run first"):
+    with pytest.raises(OptionError, match=r"third.*train that run first"):
         train(Brightness(), replace(RECIPE, initial=str(tmp_path / "third")), tmp_path / "fourth" / "stage")
 
 

@@ -26,8 +26,8 @@ Array = NDArray[Any]
 
 SMALL = int(LARGEST)  # the largest input whose bins hold every face of a picture; its longer edge in pixels
 OVERVIEW = 128  # longer edge in pixels of the view for faces that fill the picture
-# Side in pixels up to which a face counts where the overview shows it, too: in larger ones landmarks are less exact, and
-# most of what looks like one is none.
+# Side in pixels up to which a find counts where the overview shows it, too: landmarks of larger ones are less exact,
+# and most of what seems that large is no face.
 MOST = 96.0
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
 
