@@ -770,6 +770,7 @@ def test_large_faces_are_those_of_the_overview_and_small_ones_of_the_input(input
         return face_row(np.array([0, 0, 100 if large else 90]), 2 if large else 1)
 
     image = np.zeros((input_size, input_size, 3), np.uint8)
+    assert [v.most for v in views_of(image, input_size=input_size, overview=False)] == [np.inf]
     decoder = KPNet(Fake(look), bare(input_size=input_size, proposal=1.0, nms=1.0))
     (faces,) = decoder([image], threshold=0, min_face=1, max_face=None)
     sides = faces.boxes[:, 2] - faces.boxes[:, 0]

@@ -44,8 +44,8 @@ class Config:
         landmarks: name of the landmark schema.
         backbone: "drnet" or "hourglass".
         multiple: what the sides of an input are multiples of.
-        input_size: longer edge in pixels to which a picture is brought. Above 128 it is also looked at in 128, for
-            faces that are larger than 96 pixels in the input.
+        input_size: longer edge in pixels to which a picture is brought.
+        overview: also look at the picture in 128 pixels, for faces that are larger than 96 pixels of a larger input.
         tiles: also look at overlapping tiles of ``input_size`` in the picture's own resolution.
         overlap: share of a tile's side that it has in common with the next.
         margin: black around the picture, as a share of the input, so that faces that fill it have room.
@@ -64,6 +64,7 @@ class Config:
     backbone: str = of_weights("drnet")
     multiple: int = of_weights(8)
     input_size: int = 640
+    overview: bool = True
     tiles: bool = False
     overlap: float = 0.25
     margin: float = 0.0
@@ -172,9 +173,9 @@ class KPNet:
         """What the network is shown of a picture."""
         c = self.config
         h, w = image.shape[:2]
-        whole = {c.input_size: (0.0, MOST if c.input_size > OVERVIEW else np.inf)}
-        if c.input_size > OVERVIEW:  # what the other shows at MOST, this one shows a little before
-            whole[OVERVIEW] = (0.8 * MOST * OVERVIEW / c.input_size, np.inf)
+        whole = {c.input_size: (0.0, math.inf)}
+        if c.overview and c.input_size > OVERVIEW:  # it begins a little below where the other ends
+            whole = {c.input_size: (0.0, MOST), OVERVIEW: (0.8 * MOST * OVERVIEW / c.input_size, math.inf)}
         for size, sides in whole.items():
             border = round(c.margin * size)
             scale = (size - 2 * border) / max(h, w)
