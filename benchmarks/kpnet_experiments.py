@@ -35,7 +35,7 @@ from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Scores
 from lineament.faces import Faces
 from lineament.methods.kpnet import training, variants
-from lineament.methods.kpnet.decode import SMALL, view
+from lineament.methods.kpnet.decode import view
 from lineament.methods.kpnet.entries import Extractor
 from lineament.methods.kpnet.network import BACKBONES, KPNet
 from lineament.schemas import schema
@@ -99,7 +99,9 @@ class Experiments:
         return training.export_run(run, self.args.out / f"{run.name}.onnx")
 
     def detector(self, file: Path, **settings: Any) -> Detector:
-        return lineament.load(file, threads=self.args.threads, settings={"input_size": self.args.input_size} | settings)
+        """The paper's single pass over a picture."""
+        single = {"input_size": self.args.input_size, "overview": False}
+        return lineament.load(file, threads=self.args.threads, settings=single | settings)
 
     @cache  # noqa: B019
     def samples(self, index: str) -> list[Sample]:
@@ -299,7 +301,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path("recipes/kpnet.toml"))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--input-size", type=int, default=SMALL)
+    parser.add_argument("--input-size", type=int, default=256)
     parser.add_argument("--pictures", type=int, help="so many of each index only")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

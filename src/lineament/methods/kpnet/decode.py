@@ -17,14 +17,12 @@ from lineament.conventions import Convention, convention
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.images import resize
-from lineament.methods.kpnet.scales import LARGEST
 from lineament.runtime import Graph
 from lineament.schemas import schema
 from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
-SMALL = int(LARGEST)  # the largest input whose bins hold every face of a picture; its longer edge in pixels
 OVERVIEW = 128  # longer edge in pixels of the view for faces that fill the picture
 # Side in pixels up to which a find counts where the overview shows it, too: landmarks of larger ones are less exact,
 # and most of what seems that large is no face.
