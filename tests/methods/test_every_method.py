@@ -140,7 +140,7 @@ def same(one: lineament.Faces, other: lineament.Faces, atol: float = 1e-2) -> No
 
 
 def kept(one: lineament.Faces, other: lineament.Faces) -> Array:
-    """Which sure faces of either, the best at least, but tiny ones, are faces of the other, up to what another sampling changes."""
+    """Which sure faces of either, at least its best, but no tiny ones, are the other's, but for another sampling."""
     flags = []
     for mine, theirs in ((one, other), (other, one)):
         side = mine.boxes[:, 3] - mine.boxes[:, 1]
