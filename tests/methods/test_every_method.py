@@ -144,7 +144,7 @@ def kept(one: lineament.Faces, other: lineament.Faces) -> Array:
     flags = []
     for mine, theirs in ((one, other), (other, one)):
         side = mine.boxes[:, 3] - mine.boxes[:, 1]
-        sure = mine[(mine.scores >= min(0.9, mine.scores.max())) & (side > max(mine.image_size) / 32)]
+        sure = mine[(mine.scores >= min(0.9, mine.scores.max(initial=0))) & (side > max(mine.image_size) / 32)]
         assert len(sure) > 0
         overlap = box_ops.iou(sure.boxes, theirs.boxes)
         size = (sure.boxes[:, 2] - sure.boxes[:, 0])[:, None, None]

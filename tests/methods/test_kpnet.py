@@ -667,7 +667,7 @@ def seen_square(pixels: Array) -> dict[str, Any]:
 )
 def test_faces_lie_where_the_picture_shows_them(settings: dict[str, Any]) -> None:
     images = [np.zeros((h, w, 3), np.uint8) for h, w in ((480, 640), (900, 500), (240, 240))]
-    squares = np.array([[300, 200, 120], [60, 700, 90], [90, 30, 80]])
+    squares = np.array([[300, 200, 120], [60, 700, 100], [90, 30, 80]])
     for image, (x, y, side) in zip(images, squares, strict=True):
         image[y : y + side, x : x + side] = 255
     decoder = KPNet(Fake(seen_square), bare(**settings, proposal=1.0))

@@ -182,7 +182,7 @@ class KPNet:
             side = c.input_size
             for top in _starts(h, side, c.overlap):
                 for left in _starts(w, side, c.overlap):
-                    yield view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple, (0.0, MOST))
+                    yield view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple)
 
     def _look(self, views: Sequence[View]) -> Candidates:
         """The network over views of one shape."""
