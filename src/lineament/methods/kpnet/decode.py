@@ -27,6 +27,7 @@ OVERVIEW = 128  # longer edge in pixels of the view for faces that fill the pict
 # Side in pixels up to which a find counts where the overview shows it, too: landmarks of larger ones are less exact,
 # and most of what seems that large is no face.
 MOST = 96.0
+MOST_IN_TILES = 160.0  # more, as a whole large picture may show such a face too small
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
 
 
@@ -182,7 +183,8 @@ class KPNet:
             side = c.input_size
             for top in _starts(h, side, c.overlap):
                 for left in _starts(w, side, c.overlap):
-                    yield view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple)
+                    corner, sides = np.array([left, top]), (0.0, MOST_IN_TILES)
+                    yield view(picture, image, 1.0, corner, (side, side), 0, c.multiple, sides)
 
     def _look(self, views: Sequence[View]) -> Candidates:
         """The network over views of one shape."""
