@@ -605,8 +605,8 @@ def test_places_go_to_a_view_and_back(shape: tuple[int, int], size: int, margin:
 @pytest.mark.parametrize("size", SIZES)
 def test_views_are_black_where_the_picture_ends(shape: tuple[int, int], size: int) -> None:
     margin = 0.1
-    views = views_of(np.full((*shape, 3), 255, np.uint8), input_size=size, margin=margin)
-    assert sorted({max(v.pixels.shape) for v in views}) == sorted({size, min(size, 128)})
+    views = views_of(np.full((*shape, 3), 255, np.uint8), input_size=size, margin=margin, overview=False)
+    assert [max(v.pixels.shape) for v in views] == [size]
     for v in views:
         white = (v.pixels == 255).all(axis=2)
         assert (white | (v.pixels == 0).all(axis=2)).all()
@@ -644,7 +644,7 @@ def test_tiles_cover_a_picture_and_overlap(shape: tuple[int, int], overlap: floa
 
 def test_small_pictures_have_no_tiles() -> None:
     image = np.zeros((300, 400, 3), np.uint8)
-    assert len(views_of(image, input_size=512, tiles=True)) == len(views_of(image, input_size=512)) == 2
+    assert len(views_of(image, input_size=512, tiles=True)) == len(views_of(image, input_size=512)) == 3
 
 
 # From proposals to faces
@@ -763,22 +763,29 @@ def test_pictures_do_not_suppress_each_other_and_options_hold() -> None:
     assert [len(f) for f in decoder(images, threshold=threshold, min_face=1, max_face=None)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("input_size", [256, 640])
-def test_large_faces_are_those_of_the_overview_and_small_ones_of_the_input(input_size: int) -> None:
-    def look(pixels: Array) -> dict[str, Any]:
-        large = pixels.shape[1] == 128
-        return face_row(np.array([0, 0, 100 if large else 90]), 2 if large else 1)
-
+@pytest.mark.parametrize(("input_size", "levels"), [(64, [64]), (256, [256, 96]), (640, [640, 240, 96])])
+def test_every_face_is_that_of_the_view_in_which_it_is_of_middling_size(input_size: int, levels: list[int]) -> None:
     image = np.zeros((input_size, input_size, 3), np.uint8)
-    assert [v.most for v in views_of(image, input_size=input_size, overview=False)] == [np.inf]
-    decoder = KPNet(Fake(look), bare(input_size=input_size, proposal=1.0, nms=1.0))
-    (faces,) = decoder([image], threshold=0, min_face=1, max_face=None)
-    sides = faces.boxes[:, 2] - faces.boxes[:, 0]
-    np.testing.assert_allclose(sides, [100 * input_size / 128, 90], rtol=1e-6)
-    swapped = KPNet(
-        Fake(lambda pixels: face_row(np.array([0, 0, 10 if pixels.shape[1] == 128 else 100]), 1)), decoder.config
-    )
-    assert len(swapped([image], threshold=0, min_face=1, max_face=None)[0]) == 0
+    assert [max(v.pixels.shape) for v in views_of(image, input_size=input_size)] == levels
+    (single,) = views_of(image, input_size=input_size, overview=False)
+    assert (single.least, single.most) == (0, np.inf)
+
+    def found(side: float) -> list[float]:
+        """Sides that are found of a face of this side in pixels of the input, which every view shows."""
+
+        def look(pixels: Array) -> dict[str, Any]:
+            size = pixels.shape[1]
+            scale = 90 / 640 if (input_size, size) == (640, 96) else size / input_size  # 90 pixels and padding
+            return face_row(np.array([0, 0, side * scale]), 1)
+
+        decoder = KPNet(Fake(look), bare(input_size=input_size, proposal=1.0, nms=1.0))
+        (faces,) = decoder([image], threshold=0, min_face=1, max_face=None)
+        return list(faces.boxes[:, 2] - faces.boxes[:, 0])
+
+    np.testing.assert_allclose(found(60), [60], rtol=1e-5)
+    np.testing.assert_allclose(found(90), [90] * min(len(levels), 2), rtol=1e-5)  # where two views overlap
+    np.testing.assert_allclose(found(150), [150], rtol=1e-5)
+    np.testing.assert_allclose(found(600), [600], rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"input_size": 63}, {"overlap": 1.0}, {"margin": 0.5}, {"convention": "oval"}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -23,10 +23,11 @@ from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
-OVERVIEW = 128  # longer edge in pixels of the view for faces that fill the picture
-# Side in pixels up to which a find counts where the overview shows it, too: landmarks of larger ones are less exact,
-# and most of what seems that large is no face.
+# Side in pixels of a view up to which a find counts if a smaller view shows it, too: landmarks of larger ones are less
+# exact, and most of what seems that large is no face.
 MOST = 96.0
+SHRINK = 0.375  # size of a view for one of the next larger
+SMALLEST = 64  # longer edge in pixels of the smallest view
 MOST_IN_TILES = 160.0  # more, as a whole large picture may show such a face too small
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
 
@@ -44,7 +45,8 @@ class Config:
         backbone: "drnet" or "hourglass".
         multiple: what the sides of an input are multiples of.
         input_size: longer edge in pixels to which a picture is brought.
-        overview: also look at the picture in 128 pixels, for faces that are larger than 96 pixels of a larger input.
+        overview: also look at the picture at 3/8 of its size, and so on down to 64 pixels: for faces of more than 96
+            pixels of the input.
         tiles: also look at overlapping tiles of ``input_size`` in the picture's own resolution.
         overlap: share of a tile's side that it has in common with the next.
         margin: black around the picture, as a share of the input, so that faces that fill it have room.
@@ -99,8 +101,8 @@ class View:
     pixels: Array
     scale: float
     corner: Array
-    least: float
-    most: float
+    least: float = 0.0
+    most: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -156,53 +158,24 @@ class KPNet:
     def propose(self, images: Sequence[Array]) -> Candidates:
         """Every proposal in every view of the pictures, scored and with its box, before suppression."""
         views = [view for i, image in enumerate(images) for view in self.views(i, image)]
-        views.sort(key=lambda view: (view.pixels.shape, view.picture))
-        tables = []
-        for shape, alike in groupby(views, key=lambda view: view.pixels.shape):
-            group = list(alike)
-            step = max(AT_ONCE // (shape[0] * shape[1]), 1)
-            tables += [self._look(group[i : i + step]) for i in range(0, len(group), step)]
-        if not tables:
+        if not views:
             nothing = np.empty((0, len(self.schema), 2))
             return Candidates(np.empty((0, 4)), np.empty(0), nothing, np.empty(0, np.intp), np.empty((0, 6)))
-        columns = ([getattr(t, f.name) for t in tables] for f in fields(Candidates))
-        return Candidates(*map(np.concatenate, columns))
-
-    def views(self, picture: int, image: Array) -> Iterator[View]:
-        """What the network is shown of a picture."""
-        c = self.config
-        h, w = image.shape[:2]
-        whole = {c.input_size: (0.0, math.inf)}
-        if c.overview and c.input_size > OVERVIEW:  # it begins a little below where the other ends
-            whole = {c.input_size: (0.0, MOST), OVERVIEW: (0.8 * MOST * OVERVIEW / c.input_size, math.inf)}
-        for size, sides in whole.items():
-            border = round(c.margin * size)
-            scale = (size - 2 * border) / max(h, w)
-            yield view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple, sides)
-        if c.tiles and max(h, w) > c.input_size:
-            side = c.input_size
-            for top in _starts(h, side, c.overlap):
-                for left in _starts(w, side, c.overlap):
-                    corner, sides = np.array([left, top]), (0.0, MOST_IN_TILES)
-                    yield view(picture, image, 1.0, corner, (side, side), 0, c.multiple, sides)
-
-    def _look(self, views: Sequence[View]) -> Candidates:
-        """The network over views of one shape."""
-        outputs = ("logit", "centre", "side", "landmarks", "peaks")
-        pixels = np.stack([view.pixels for view in views])
-        logit, centre, side, landmarks, peaks = self.graph("kpnet", outputs, pixels=pixels)
-        least, most = np.array([(view.least, view.most) for view in views]).T[..., None]
-        number, rank = np.nonzero((logit > FAINTEST) & (side >= least) & (side <= most))
-        scale = np.array([view.scale for view in views])[number]
-        corner = np.stack([view.corner for view in views])[number]
-        points = landmarks[number, rank] / scale[:, None, None] + corner[:, None]
-        middle, half = centre[number, rank] / scale[:, None] + corner, side[number, rank, None] / scale[:, None] / 2
+        views.sort(key=lambda view: (view.pixels.shape, view.picture))
+        seen = []
+        for shape, alike in groupby(enumerate(views), key=lambda item: item[1].pixels.shape):
+            group = list(alike)
+            step = max(AT_ONCE // (shape[0] * shape[1]), 1)
+            seen += [self._look(group[i : i + step]) for i in range(0, len(group), step)]
+        number, logit, centre, side, points, peaks = map(np.concatenate, zip(*seen, strict=True))
+        scale, corner = np.array([v.scale for v in views])[number], np.stack([v.corner for v in views])[number]
+        points = points / scale[:, None, None] + corner[:, None]
+        middle, half = centre / scale[:, None] + corner, side[:, None] / scale[:, None] / 2
         square = np.concatenate([middle - half, middle + half], axis=1)
         inferred = self.convention.boxes(points, self.schema)
-        logits, largest = logit[number, rank].astype(np.float64), peaks[number, rank]
-        speaks = evidence(logits, side[number, rank], box_ops.overlap(inferred, square), largest)
+        speaks = evidence(logit, side, box_ops.overlap(inferred, square), peaks)
         if self.config.evidence is None:
-            score = (sigmoid(logits) + largest.sum(axis=1)) / (1 + largest.shape[1])
+            score = (sigmoid(logit) + peaks.sum(axis=1)) / (1 + peaks.shape[1])
         else:
             score = sigmoid(speaks @ np.array(self.config.evidence))
         share = self.config.proposal
@@ -210,9 +183,37 @@ class KPNet:
             boxes=(1 - share) * inferred + share * square,
             scores=self.calibration.apply(score) if self.calibration else score,
             landmarks=points,
-            picture=np.array([view.picture for view in views], np.intp)[number],
+            picture=np.array([v.picture for v in views], np.intp)[number],
             evidence=speaks,
         )
+
+    def views(self, picture: int, image: Array) -> Iterator[View]:
+        """What the network is shown of a picture."""
+        c = self.config
+        h, w = image.shape[:2]
+        border = round(c.margin * c.input_size)
+        scale = (c.input_size - 2 * border) / max(h, w)
+        level = view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple)
+        while c.overview and SHRINK * max(level.pixels.shape[:2]) >= SMALLEST:
+            yield replace(level, most=MOST)
+            level = shrunk(level, SHRINK, c.multiple, least=0.8 * MOST * SHRINK)  # they overlap a little
+        yield level
+        if c.tiles and max(h, w) > c.input_size:
+            side = c.input_size
+            for top in _starts(h, side, c.overlap):
+                for left in _starts(w, side, c.overlap):
+                    tile = view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple)
+                    yield replace(tile, most=MOST_IN_TILES)
+
+    def _look(self, views: Sequence[tuple[int, View]]) -> tuple[Array, ...]:
+        """The network over numbered views of one shape: each find's view, and what the network says of it there."""
+        numbers, shown = zip(*views, strict=True)
+        outputs = ("logit", "centre", "side", "landmarks", "peaks")
+        found = self.graph("kpnet", outputs, pixels=np.stack([view.pixels for view in shown]))
+        logit, side = found[0].astype(np.float64), found[2]
+        least, most = np.array([(view.least, view.most) for view in shown]).T[..., None]
+        counts = np.nonzero((logit > FAINTEST) & (side >= least) & (side <= most))
+        return np.array(numbers)[counts[0]], logit[counts], *(values[counts] for values in found[1:])
 
 
 def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array:
@@ -253,7 +254,6 @@ def view(
     size: tuple[int, int],
     border: int,
     multiple: int,
-    sides: tuple[float, float] = (0.0, math.inf),
 ) -> View:
     """A view of the part of an image that begins at ``corner`` and is ``size`` (width, height) long, in its pixels.
 
@@ -273,7 +273,14 @@ def view(
         min(corner[1] + part[1], corner[1] + new_h / scale),
     )
     pixels[border : border + new_h, border : border + new_w] = resize(image, (new_w, new_h), box=box)
-    return View(picture, pixels, scale, corner - border / scale, *sides)
+    return View(picture, pixels, scale, corner - border / scale)
+
+
+def shrunk(whole: View, ratio: float, multiple: int, least: float) -> View:
+    """What another view shows, at so much of its size; far cheaper than to shrink a large photo once more."""
+    h, w = whole.pixels.shape[:2]
+    small = view(whole.picture, whole.pixels, ratio, np.zeros(2, int), (w, h), 0, multiple)
+    return replace(small, scale=ratio * whole.scale, corner=whole.corner, least=least)
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
