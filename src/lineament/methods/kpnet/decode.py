@@ -23,11 +23,12 @@ from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
-# Side in pixels of a view up to which a find counts if a smaller view shows it, too: landmarks of larger ones are less
-# exact, and most of what seems that large is no face.
+# Side in pixels of the input up to which a find counts where the overview shows it, too: landmarks of larger ones are
+# less exact, and most of what seems that large is no face.
 MOST = 96.0
-SHRINK = 0.375  # size of a view for one of the next larger
-SMALLEST = 64  # longer edge in pixels of the smallest view
+SHRINK = 0.375  # size of the overview for one of the input ...
+OVERVIEW = 160  # ... but no more than that longer edge in pixels
+SMALLEST = 64  # longer edge in pixels of the smallest overview
 MOST_IN_TILES = 160.0  # more, as a whole large picture may show such a face too small
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
 
@@ -45,8 +46,8 @@ class Config:
         backbone: "drnet" or "hourglass".
         multiple: what the sides of an input are multiples of.
         input_size: longer edge in pixels to which a picture is brought.
-        overview: also look at the picture at 3/8 of its size, and so on down to 64 pixels: for faces of more than 96
-            pixels of the input.
+        overview: also look at the picture at 3/8 of that size, at most 160 pixels, for faces of more than 96 pixels of
+            the input.
         tiles: also look at overlapping tiles of ``input_size`` in the picture's own resolution.
         overlap: share of a tile's side that it has in common with the next.
         margin: black around the picture, as a share of the input, so that faces that fill it have room.
@@ -193,11 +194,18 @@ class KPNet:
         h, w = image.shape[:2]
         border = round(c.margin * c.input_size)
         scale = (c.input_size - 2 * border) / max(h, w)
-        level = view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple)
-        while c.overview and SHRINK * max(level.pixels.shape[:2]) >= SMALLEST:
-            yield replace(level, most=MOST)
-            level = shrunk(level, SHRINK, c.multiple, least=0.8 * MOST * SHRINK)  # they overlap a little
-        yield level
+        whole = view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple)
+        size = min(SHRINK * c.input_size, OVERVIEW)
+        if c.overview and size >= SMALLEST:
+            yield replace(whole, most=MOST)
+            # of the view, as to shrink a large photo once more would take far longer
+            h2, w2 = whole.pixels.shape[:2]
+            ratio = size / max(h2, w2)
+            small = view(picture, whole.pixels, ratio, np.zeros(2, int), (w2, h2), 0, c.multiple)
+            least = 0.8 * MOST * ratio  # they overlap a little
+            yield replace(small, scale=ratio * scale, corner=whole.corner, least=least)
+        else:
+            yield whole
         if c.tiles and max(h, w) > c.input_size:
             side = c.input_size
             for top in _starts(h, side, c.overlap):
@@ -274,13 +282,6 @@ def view(
     )
     pixels[border : border + new_h, border : border + new_w] = resize(image, (new_w, new_h), box=box)
     return View(picture, pixels, scale, corner - border / scale)
-
-
-def shrunk(whole: View, ratio: float, multiple: int, least: float) -> View:
-    """What another view shows, at so much of its size; far cheaper than to shrink a large photo once more."""
-    h, w = whole.pixels.shape[:2]
-    small = view(whole.picture, whole.pixels, ratio, np.zeros(2, int), (w, h), 0, multiple)
-    return replace(small, scale=ratio * whole.scale, corner=whole.corner, least=least)
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
