@@ -6,7 +6,7 @@ All candidates of all pictures of a call are rows of one table; every stage scor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,8 @@ class Config:
         pnet_lowest, rnet_lowest: ... so much: there, thousands of candidates more bring hardly a face more.
         consensus: weight of R-Net's logit beside O-Net's in a face's score: what both believe is seldom wrong; 0 is the
             paper's score.
+        second_look: side of the window in which O-Net sees every face once more, for one of the square around its box:
+            landmarks are the means of both looks, as the box is a better guess than R-Net's; 0 is the paper's one look.
         min_face: side in pixels of the smallest square that is searched, unless a call says otherwise.
         nms_level, nms_pyramid, nms_rnet, nms_onet: intersection over union above which the worse candidate falls: at
             one level, over all levels, after R-Net, after O-Net.
@@ -52,6 +54,7 @@ class Config:
     pnet_lowest: float = 0.3
     rnet_lowest: float = 0.1
     consensus: float = 0.5
+    second_look: float = 0.8
     min_face: float = 20
     nms_level: float = 0.5
     nms_pyramid: float = 0.7
@@ -63,6 +66,8 @@ class Config:
             raise OptionError(f"mtcnn's codec must be one of {', '.join(box_ops.CODECS)}, found {self.codec!r}")
         if not 0 < self.factor < 1:  # or the pyramid had no end
             raise OptionError(f"mtcnn's factor must lie between 0 and 1, found {self.factor}")
+        if self.second_look < 0:
+            raise OptionError(f"mtcnn's second_look is a share of a box's side, or 0, found {self.second_look}")
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ class MTCNN:
         found = self.propose(pyramids, pnet, min_face=min_face, max_face=max_face)
         found = self.refine("rnet", pyramids, found, rnet, nms=c.nms_rnet)
         found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, consensus=c.consensus)
+        if c.second_look:
+            found = self.look_again(pyramids, found)
         return [
             Faces.of(
                 mine.boxes,
@@ -167,31 +174,43 @@ class MTCNN:
         """
         candidates = candidates[np.argsort(candidates.picture, kind="stable")]
         windows = box_ops.square(candidates.boxes)
-        tables = [
-            self._look(stage, pyramids, windows[part], candidates.picture[part])
-            for start in range(0, len(candidates), AT_ONCE[stage])
-            for part in [slice(start, start + AT_ONCE[stage])]
-        ]
-        if not tables:
+        if not len(windows):
             return self._none()
-        logits, offsets, points = (np.concatenate(column) for column in zip(*tables, strict=True))
+        logits, offsets, points = self._look(stage, pyramids, windows, candidates.picture)
         if consensus:
             logits = logits + consensus * _logit(candidates.scores)
         good = logits >= _logit(threshold)
         windows = windows[good]
-        landmarks = box_ops.decode_points(points[good].reshape(len(windows), len(self.schema), 2), windows)
         moved = self._decode(offsets[good], windows)
+        landmarks = self._places(points[good], windows)
         refined = Candidates(moved, _sigmoid(logits[good]), landmarks, candidates.picture[good])
         return _thinned(refined, nms)
 
+    def look_again(self, pyramids: Sequence[Pyramid], found: Candidates) -> Candidates:
+        """The faces with landmarks that are the means of those they have and those of a second, closer look."""
+        if not len(found):
+            return found
+        found = found[np.argsort(found.picture, kind="stable")]
+        inset = (1 - self.config.second_look) / 2 * np.array([1, 1, -1, -1])
+        windows = box_ops.decode_corner(inset, box_ops.square(found.boxes))
+        *_, points = self._look("onet", pyramids, windows, found.picture)
+        return replace(found, landmarks=(found.landmarks + self._places(points, windows)) / 2)
+
     def _look(
-        self, stage: str, pyramids: Sequence[Pyramid], windows: Array, picture: Array
-    ) -> tuple[Array, Array, Array]:
+        self, stage: Literal["rnet", "onet"], pyramids: Sequence[Pyramid], windows: Array, picture: Array
+    ) -> list[Array]:
         """Logits (n,), box offsets (n, 4) and landmark offsets (n, 2k) of windows, which lie sorted by picture."""
-        size = SIZES[stage]
-        crops = [pyramids[i].crops(self.graph, windows[picture == i], size) for i in np.unique(picture)]
-        logits, offsets, points = self.graph(stage, ("score", "box", "landmarks"), pixels=np.concatenate(crops))
-        return logits, offsets, points
+        size, most = SIZES[stage], AT_ONCE[stage]
+        tables = []
+        for start in range(0, len(windows), most):
+            part, whose = windows[start : start + most], picture[start : start + most]
+            crops = [pyramids[i].crops(self.graph, part[whose == i], size) for i in np.unique(whose)]
+            tables.append(self.graph(stage, ("score", "box", "landmarks"), pixels=np.concatenate(crops)))
+        return [np.concatenate(column) for column in zip(*tables, strict=True)]
+
+    def _places(self, offsets: Array, windows: Array) -> Array:
+        """Landmarks (n, k, 2) in the picture of a network's answers (n, 2k)."""
+        return box_ops.decode_points(offsets.reshape(len(windows), len(self.schema), 2), windows)
 
     def _none(self) -> Candidates:
         k = len(self.schema)
