@@ -19,7 +19,7 @@ from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import export  # noqa: E402
 from lineament.methods.mtcnn import pyramid as pyramid_module  # noqa: E402
 from lineament.methods.mtcnn import targets, training  # noqa: E402
-from lineament.methods.mtcnn.decode import MTCNN, Config  # noqa: E402
+from lineament.methods.mtcnn.decode import MTCNN, Candidates, Config  # noqa: E402
 from lineament.methods.mtcnn.entries import entries, for_inference  # noqa: E402
 from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskNet  # noqa: E402
 from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402
@@ -110,6 +110,24 @@ def test_crops_are_black_outside_and_order_is_kept(graph: Graph) -> None:
     crops = pyramid.crops(graph, windows, 24)
     assert crops[0].max() == 0
     assert crops[1:].min() > 254.9
+
+
+def test_a_second_look_is_a_closer_one_whose_landmarks_count_as_much(graph: Graph) -> None:
+    rng = np.random.default_rng(0)
+    pyramids = [Pyramid(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)) for _ in range(2)]
+    boxes = np.array([[10, 20, 50, 50], [60, 5, 100, 45], [30, 30, 70, 70]], float)
+    picture, first = np.array([1, 0, 1]), rng.uniform(0, 90, (3, 5, 2))
+    found = MTCNN(graph, Config(second_look=0.8)).look_again(pyramids, Candidates(boxes, np.ones(3), first, picture))
+    assert found.picture.tolist() == [0, 1, 1]
+    windows = np.array([[14, 19, 46, 51], [64, 9, 96, 41], [34, 34, 66, 66]], float)  # 0.8 of the squares
+    for row, face in enumerate([1, 0, 2]):
+        window = windows[face]
+        crop = pyramids[picture[face]].crops(graph, window[None], 48)
+        (offsets,) = graph("onet", ("landmarks",), pixels=crop)
+        second = window[:2] + offsets.reshape(5, 2) * (window[2:] - window[:2])
+        np.testing.assert_allclose(found.landmarks[row], (first[face] + second) / 2, atol=1e-3)
+    with pytest.raises(OptionError, match="second_look"):
+        Config(second_look=-1)
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 7), (10, 2)])
