@@ -140,11 +140,11 @@ def same(one: lineament.Faces, other: lineament.Faces, atol: float = 1e-2) -> No
 
 
 def kept(one: lineament.Faces, other: lineament.Faces) -> Array:
-    """Which sure faces of either, at least its best, but no tiny ones, are the other's, but for another sampling."""
+    """Which sure faces of either, but no tiny ones, are the other's, but for another sampling."""
     flags = []
     for mine, theirs in ((one, other), (other, one)):
         side = mine.boxes[:, 3] - mine.boxes[:, 1]
-        sure = mine[(mine.scores >= min(0.9, mine.scores.max(initial=0))) & (side > max(mine.image_size) / 32)]
+        sure = mine[(mine.scores >= 0.9) & (side > max(mine.image_size) / 32)]
         assert len(sure) > 0
         overlap = box_ops.iou(sure.boxes, theirs.boxes)
         size = (sure.boxes[:, 2] - sure.boxes[:, 0])[:, None, None]

@@ -17,9 +17,10 @@ from lineament.data.augment import turn  # noqa: E402
 from lineament.data.sample import Sample  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import export  # noqa: E402
+from lineament.methods.candidates import Candidates  # noqa: E402
 from lineament.methods.mtcnn import pyramid as pyramid_module  # noqa: E402
 from lineament.methods.mtcnn import targets, training  # noqa: E402
-from lineament.methods.mtcnn.decode import MTCNN, Candidates, Config  # noqa: E402
+from lineament.methods.mtcnn.decode import MTCNN, Config  # noqa: E402
 from lineament.methods.mtcnn.entries import entries, for_inference  # noqa: E402
 from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskNet  # noqa: E402
 from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402

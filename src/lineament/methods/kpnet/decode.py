@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ from lineament.conventions import Convention, convention
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.images import resize
+from lineament.methods.candidates import Candidates
 from lineament.runtime import Graph
 from lineament.schemas import schema
 from lineament.weights import of_weights
@@ -107,22 +108,14 @@ class View:
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Proposals with what was extracted from them, one row each, in pixels of their pictures.
+class Proposals(Candidates):
+    """Candidates with what speaks for them.
 
     Attributes:
-        boxes: (n, 4). scores: (n,) in [0, 1]. landmarks: (n, k, 2). picture: (n,) index of the picture.
         evidence: (n, 6), see ``evidence``.
     """
 
-    boxes: Array
-    scores: Array
-    landmarks: Array
-    picture: Array
     evidence: Array
-
-    def __getitem__(self, index: Array) -> Candidates:
-        return Candidates(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 class KPNet:
@@ -139,29 +132,18 @@ class KPNet:
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
     ) -> list[Faces]:
         """The faces of every picture (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        if not images:
+            return []
         found = self.propose(images)
         side = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)
         wanted = (found.scores >= threshold) & (side >= min_face) & (side <= (max_face or np.inf))
         found = found[wanted]
         found = found[box_ops.nms(found.boxes, found.scores, self.config.nms, groups=found.picture)]
-        return [
-            Faces.of(
-                mine.boxes,
-                mine.scores,
-                mine.landmarks,
-                schema=self.schema,
-                image_size=(image.shape[1], image.shape[0]),
-            )
-            for i, image in enumerate(images)
-            for mine in [found[found.picture == i]]
-        ]
+        return found.faces(images, self.schema)
 
-    def propose(self, images: Sequence[Array]) -> Candidates:
-        """Every proposal in every view of the pictures, scored and with its box, before suppression."""
+    def propose(self, images: Sequence[Array]) -> Proposals:
+        """Every proposal in every view of one or more pictures, scored and with its box, before suppression."""
         views = [view for i, image in enumerate(images) for view in self.views(i, image)]
-        if not views:
-            nothing = np.empty((0, len(self.schema), 2))
-            return Candidates(np.empty((0, 4)), np.empty(0), nothing, np.empty(0, np.intp), np.empty((0, 6)))
         views.sort(key=lambda view: (view.pixels.shape, view.picture))
         seen = []
         for shape, alike in groupby(enumerate(views), key=lambda item: item[1].pixels.shape):
@@ -180,7 +162,7 @@ class KPNet:
         else:
             score = sigmoid(speaks @ np.array(self.config.evidence))
         share = self.config.proposal
-        return Candidates(
+        return Proposals(
             boxes=(1 - share) * inferred + share * square,
             scores=self.calibration.apply(score) if self.calibration else score,
             landmarks=points,

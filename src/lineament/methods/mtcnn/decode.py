@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lineament import boxes as box_ops
 from lineament.errors import OptionError
 from lineament.faces import Faces
+from lineament.methods.candidates import Candidates
 from lineament.methods.mtcnn.pyramid import Pyramid
 from lineament.runtime import Graph
 from lineament.schemas import schema
@@ -70,29 +71,6 @@ class Config:
             raise OptionError(f"mtcnn's second_look is a share of a box's side, or 0, found {self.second_look}")
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Faces in the making, of all pictures of a call: one row each.
-
-    Attributes:
-        boxes: (n, 4) in pixels of their picture.
-        scores: (n,) in [0, 1].
-        landmarks: (n, k, 2) in pixels of their picture; NaN before O-Net.
-        picture: (n,) index of the picture.
-    """
-
-    boxes: Array
-    scores: Array
-    landmarks: Array
-    picture: Array
-
-    def __getitem__(self, index: Array) -> Candidates:
-        return Candidates(self.boxes[index], self.scores[index], self.landmarks[index], self.picture[index])
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
 Stage = Literal["pnet", "rnet", "onet"]
 SIZES = {"rnet": 24, "onet": 48}
 AT_ONCE = {"rnet": 1024, "onet": 256}  # crops in one pass; bounds activations to about 70 MB
@@ -123,17 +101,7 @@ class MTCNN:
         found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, consensus=c.consensus)
         if c.second_look:
             found = self.look_again(pyramids, found)
-        return [
-            Faces.of(
-                mine.boxes,
-                mine.scores,
-                mine.landmarks,
-                schema=self.schema,
-                image_size=(pyramid.width, pyramid.height),
-            )
-            for i, pyramid in enumerate(pyramids)
-            for mine in [found[found.picture == i]]
-        ]
+        return found.faces(images, self.schema)
 
     def propose(
         self, pyramids: Sequence[Pyramid], threshold: float, *, min_face: float, max_face: float | None
@@ -172,7 +140,7 @@ class MTCNN:
 
         The scores are those of this stage, with the stage's before added at the weight ``consensus``.
         """
-        candidates = candidates[np.argsort(candidates.picture, kind="stable")]
+        candidates = candidates.by_picture()
         windows = box_ops.square(candidates.boxes)
         if not len(windows):
             return self._none()
@@ -190,7 +158,7 @@ class MTCNN:
         """The faces with landmarks that are the means of those they have and those of a second, closer look."""
         if not len(found):
             return found
-        found = found[np.argsort(found.picture, kind="stable")]
+        found = found.by_picture()
         inset = (1 - self.config.second_look) / 2 * np.array([1, 1, -1, -1])
         windows = box_ops.decode_corner(inset, box_ops.square(found.boxes))
         *_, points = self._look("onet", pyramids, windows, found.picture)
