@@ -671,7 +671,7 @@ def test_faces_lie_where_the_picture_shows_them(settings: dict[str, Any]) -> Non
     squares = np.array([[300, 200, 120], [60, 700, 100], [90, 30, 80]])
     for image, (x, y, side) in zip(images, squares, strict=True):
         image[y : y + side, x : x + side] = 255
-    decoder = KPNet(Fake(seen_square), bare(**settings, proposal=1.0))
+    decoder = KPNet(Fake(seen_square), bare(**settings, convention="square", proposal=1.0))
     for faces, (x, y, side) in zip(decoder(images, threshold=0.1, min_face=1, max_face=None), squares, strict=True):
         finest = 64 / 900 if settings.get("input_size") == 64 else 0.2
         np.testing.assert_allclose(faces.boxes[0], [x, y, x + side, y + side], atol=0.5 / finest)
@@ -696,12 +696,25 @@ def alone(config: Config, *rows: dict[str, Any], **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["wider", "square", "fddb-ellipse"])
 def test_boxes_follow_the_convention(name: str) -> None:
-    points = POINTS * SQUARE[2] + SQUARE[:2]
-    inferred = convention(name).boxes(points[None])[0]
-    square = np.array([40, 60, 120, 140])
-    for share in (0, 0.3, 1):
-        faces = alone(bare(convention=name, proposal=share), face_row(SQUARE, 2))
-        np.testing.assert_allclose(faces.boxes[0], (1 - share) * inferred + share * square, atol=1e-3)
+    points = (POINTS * SQUARE[2] + SQUARE[:2])[None]
+    (inferred,), (expected,) = convention(name).boxes(points), convention("wider").boxes(points)
+    np.testing.assert_allclose(alone(bare(convention=name), face_row(SQUARE, 2)).boxes[0], inferred, atol=1e-3)
+    # A proposal that is where and as large as the landmarks say changes nothing, whatever the convention
+    longer = (expected[2:] - expected[:2]).max()
+    agreed = face_row(SQUARE, 2) | {"centre": [(expected[:2] + expected[2:]) / 2], "side": [longer]}
+    np.testing.assert_allclose(alone(bare(convention=name, proposal=0.7), agreed).boxes[0], inferred, atol=1e-3)
+    # One that lies elsewhere and is larger takes the box along by its share, in its own aspect
+    agreed["centre"] = [agreed["centre"][0] + [6, -4]]
+    agreed["side"] = [longer * 1.5]
+    half = (inferred[2:] - inferred[:2]) / 2 * 1.25
+    centre = (inferred[:2] + inferred[2:]) / 2 + [3, -2]
+    wanted = [*(centre - half), *(centre + half)]
+    np.testing.assert_allclose(alone(bare(convention=name, proposal=0.5), agreed).boxes[0], wanted, atol=1e-3)
+
+
+def test_the_square_of_a_proposal_alone() -> None:
+    faces = alone(bare(convention="square", proposal=1), face_row(SQUARE, 2))
+    np.testing.assert_allclose(faces.boxes[0], [40, 60, 120, 140], atol=1e-3)
 
 
 def test_a_fitted_convention_goes_in_as_a_dictionary() -> None:
@@ -777,7 +790,7 @@ def test_large_faces_are_those_of_the_overview_and_small_ones_of_the_input(
     def found(side: float) -> list[float]:
         """Sides that are found of a face of this side in pixels of the input, which every view shows."""
         look = partial(seen_face, side / input_size)
-        decoder = KPNet(Fake(look), bare(input_size=input_size, proposal=1.0, nms=1.0))
+        decoder = KPNet(Fake(look), bare(input_size=input_size, convention="square", proposal=1.0, nms=1.0))
         (faces,) = decoder([image], threshold=0, min_face=1, max_face=None)
         return list(faces.boxes[:, 2] - faces.boxes[:, 0])
 

@@ -208,6 +208,18 @@ def test_kinds_follow_the_papers_bounds() -> None:
     ]  # fmt: skip
 
 
+def test_narrow_faces_have_positives_and_landmarks() -> None:
+    sample = a_sample([[100, 40, 140, 140]])  # no square has an IoU of 0.65 with it
+    windows = targets.jittered(np.random.default_rng(0), sample, 200)
+    assert box_ops.iou(windows, sample.boxes).max() < 0.65
+    labelled = targets.label(windows, sample)
+    assert 0.1 < (labelled.kind == Kind.POSITIVE).mean() < 0.9
+    assert len(targets.with_landmarks(labelled).kind) == (labelled.kind == Kind.POSITIVE).sum()
+    square = box_ops.square(sample.boxes)
+    (whole,) = targets.label(square, sample).box
+    assert box_ops.decode_corner(whole, square[0]).tolist() == [100, 40, 140, 140]  # the box to learn stays narrow
+
+
 def test_ignored_and_tiny_faces_are_neither_face_nor_background() -> None:
     sample = a_sample([[10, 10, 60, 60], [100, 100, 105, 105], [120, 20, 180, 80]], ignore=[True, False, False])
     windows = np.array([[12, 12, 58, 58], [99, 99, 106, 106], [130, 130, 170, 170], [120, 20, 180, 80]], float)

@@ -53,7 +53,8 @@ class Config:
         overlap: share of a tile's side that it has in common with the next.
         margin: black around the picture, as a share of the input, so that faces that fill it have room.
         convention: how boxes are inferred from landmarks: a name, or a fitted convention as a dictionary.
-        proposal: share of the scale proposal's own square in a box, in [0, 1].
+        learned: the convention of the boxes that the network was trained on, whose longer sides the proposals have.
+        proposal: how far inferred boxes are moved and resized to where and as large as the proposal is, in [0, 1].
         calibration: knots of the map from the score, in [0, 1], to the share of such finds that are faces; ``None``
             where none was fitted.
         evidence: coefficients of what speaks for a face, in the order of ``evidence``, whose sum is the score's logit;
@@ -72,7 +73,8 @@ class Config:
     overlap: float = 0.25
     margin: float = 0.0
     convention: str | Mapping[str, Any] = "wider"
-    proposal: float = 0.3
+    learned: str | Mapping[str, Any] = "wider"
+    proposal: float = 0.5
     calibration: Mapping[str, Any] | None = None
     evidence: Sequence[float] | None = EVIDENCE
     threshold: float = 0.5
@@ -124,8 +126,10 @@ class KPNet:
     def __init__(self, graph: Graph, config: Config) -> None:
         self.graph, self.config = graph, config
         self.schema = schema(config.landmarks)
-        given = config.convention
-        self.convention = convention(given) if isinstance(given, str) else Convention.from_dict(given)
+        self.convention, self.learned = (
+            convention(given) if isinstance(given, str) else Convention.from_dict(given)
+            for given in (config.convention, config.learned)
+        )
         self.calibration = Calibration.from_dict(config.calibration) if config.calibration else None
 
     def __call__(
@@ -155,15 +159,16 @@ class KPNet:
         points = points / scale[:, None, None] + corner[:, None]
         middle, half = centre / scale[:, None] + corner, side[:, None] / scale[:, None] / 2
         square = np.concatenate([middle - half, middle + half], axis=1)
-        inferred = self.convention.boxes(points, self.schema)
-        speaks = evidence(logit, side, box_ops.overlap(inferred, square), peaks)
+        expected = self.learned.boxes(points, self.schema)
+        same = self.config.convention == self.config.learned
+        inferred = expected if same else self.convention.boxes(points, self.schema)
+        speaks = evidence(logit, side, box_ops.overlap(box_ops.square(expected), square), peaks)
         if self.config.evidence is None:
             score = (sigmoid(logit) + peaks.sum(axis=1)) / (1 + peaks.shape[1])
         else:
             score = sigmoid(speaks @ np.array(self.config.evidence))
-        share = self.config.proposal
         return Proposals(
-            boxes=(1 - share) * inferred + share * square,
+            boxes=corrected(inferred, expected, square, self.config.proposal),
             scores=self.calibration.apply(score) if self.calibration else score,
             landmarks=points,
             picture=np.array([v.picture for v in views], np.intp)[number],
@@ -226,6 +231,23 @@ def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array
         np.ones(len(logit)),
     )
     return np.stack(columns, axis=1).astype(np.float64)
+
+
+def corrected(boxes: Array, expected: Array, seen: Array, share: float) -> Array:
+    """Boxes (n, 4) of the same aspects, moved and resized by a share of what lies between two others.
+
+    Landmarks say how wide a face is for its height; where it is and how large, the proposal knows as well as they do.
+
+    Args:
+        boxes: (n, 4) to correct. expected: (n, 4) what the same landmarks let expect of ``seen``: the box whose centre
+            and longer side it should have. seen: (n, 4) squares. share: 0 for the boxes as they are, 1 to follow all
+            that was seen.
+    """
+    grown = (seen[:, 2:] - seen[:, :2]) / (expected[:, 2:] - expected[:, :2]).max(axis=1, keepdims=True)
+    moved = (seen[:, :2] + seen[:, 2:] - expected[:, :2] - expected[:, 2:]) / 2
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + share * moved
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (1 + share * (grown - 1))
+    return np.concatenate([centre - half, centre + half], axis=1)
 
 
 def sigmoid(logits: Array) -> Array:
