@@ -712,6 +712,13 @@ def test_boxes_follow_the_convention(name: str) -> None:
     np.testing.assert_allclose(alone(bare(convention=name, proposal=0.5), agreed).boxes[0], wanted, atol=1e-3)
 
 
+def test_landmarks_on_one_spot_are_no_face() -> None:
+    spot = face_row(SQUARE, 2) | {"landmarks": [np.full((5, 2), 70.0)]}
+    faces = alone(bare(proposal=0.5), spot, face_row(SQUARE - [30, 50, 40], 2))
+    assert len(faces) == 1
+    assert np.isfinite(faces.boxes).all()
+
+
 def test_the_square_of_a_proposal_alone() -> None:
     faces = alone(bare(convention="square", proposal=1), face_row(SQUARE, 2))
     np.testing.assert_allclose(faces.boxes[0], [40, 60, 120, 140], atol=1e-3)
