@@ -746,7 +746,7 @@ def test_scores_are_the_sigmoid_of_weighted_evidence() -> None:
     row = face_row(SQUARE, 1.2, shares)
     inferred = convention("wider").boxes((POINTS * SQUARE[2] + SQUARE[:2])[None])[0]
     square = np.array([*SQUARE[:2], *(SQUARE[:2] + SQUARE[2])])
-    agreement = float(box_ops.iou(inferred[None], square[None])[0, 0])
+    agreement = float(box_ops.iou(box_ops.square(inferred[None]), square[None])[0, 0])
     seen = [1.2, math.log2(SQUARE[2] / 32), math.log(agreement + 0.05), math.log(0.35 + 1e-3), math.log(0.151), 1]
     for weights in np.eye(6), np.full((1, 6), 0.3):
         for weight in weights:
