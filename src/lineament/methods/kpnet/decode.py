@@ -219,7 +219,7 @@ def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array
 
     Args:
         logit: (n,) of the scale's probability. side: (n,) of the proposal, in pixels of the input.
-        agreement: (n,) intersection over union of the box that the landmarks yield with the proposal.
+        agreement: (n,) intersection over union of the proposal and the square around the box that the landmarks yield.
         peaks: (n, m) largest softmax values, those of equation 8.
     """
     columns = (
