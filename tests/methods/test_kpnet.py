@@ -23,6 +23,8 @@ from torch.nn import functional as F  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
 from lineament.conventions import convention, fit  # noqa: E402
+from lineament.data.cache import Photos  # noqa: E402
+from lineament.data.device import DeviceComposer  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import rows_of_both  # noqa: E402
 from lineament.methods.kpnet import scales, targets, training  # noqa: E402
@@ -971,3 +973,28 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
             assert stand.sum() > 20
             for name in outputs:
                 np.testing.assert_allclose(theirs[name][stand], mine[name][stand], atol=2e-3)
+
+
+def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the accelerator is a processor that draws as one."""
+    write_data(tmp_path, 3)
+    recipe = tiny(tmp_path, canvas=128, batch=6)
+    mine = training.prepare("kpnet", tmp_path, recipe, tmp_path)
+    theirs = training.prepare("kpnet", tmp_path, recipe, tmp_path)
+
+    def composer(photos: Photos, device: torch.device, size: int) -> DeviceComposer:
+        assert device.type == "cuda"
+        return DeviceComposer(photos, torch.device("cpu"), size)
+
+    monkeypatch.setattr(training, "DeviceComposer", composer)
+    complete = theirs.on(torch.device("cuda"))
+    for step in range(3):
+        there = theirs.batch(step)
+        assert "pixels" not in there
+        drawn = complete({name: torch.as_tensor(value) for name, value in there.items()})
+        here = mine.batch(step)
+        for name in here.keys() - {"pixels"}:
+            np.testing.assert_array_equal(here[name], drawn[name])
+        differ = np.abs(here["pixels"].astype(int) - drawn["pixels"].numpy()).mean(axis=(1, 2, 3))
+        assert (differ < 14).all()  # noise is other noise
+        assert np.median(differ) < 4

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lineament.data.compose import Canvas, moved
+from lineament.data.compose import Labels, moved
 from lineament.data.sample import Sample
 
 Array = NDArray[Any]
@@ -21,7 +21,7 @@ TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.52
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far `distort` goes: ranges as plus and minus, probabilities in [0, 1].
+    """How far `look` goes: ranges as plus and minus, probabilities in [0, 1].
 
     Attributes:
         brightness: shift of all values, in grey levels of 255.
@@ -60,7 +60,7 @@ class Distortion:
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What `occlude` lays over faces.
+    """What `covers` lays over faces.
 
     Attributes:
         probability: that a face is covered in part.
@@ -90,112 +90,161 @@ def turn(image: Array, sample: Sample, degrees: float) -> tuple[Array, Sample]:
     return np.asarray(picture), replace(sample, boxes=boxes, landmarks=landmarks)
 
 
-def distort(rng: np.random.Generator, pixels: Array, settings: Distortion | None = None) -> Array:
-    """The picture in another light and quality; nothing on it moves.
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Another light and quality for a picture, as drawn by `look`.
+
+    Attributes:
+        colours: (3, 3), what RGB is multiplied by, apart from what keeps the picture's mean brightness.
+        gains: (3,), the contrast of each channel. brightness: shift of all values, in grey levels of 255.
+        gamma: exponent.
+        blur: sigma of a Gaussian in pixels, 0 for none.
+        motion: (k, k) kernel of a blur along a line, ``None`` for none.
+        noise: standard deviation in grey levels, 0 for none. seed: of the noise.
+        quality: of a round trip through JPEG, 0 for none.
+    """
+
+    colours: Array
+    gains: Array
+    brightness: float
+    gamma: float
+    blur: float
+    motion: Array | None
+    noise: float
+    seed: int
+    quality: int
+
+
+def look(rng: np.random.Generator, settings: Distortion | None = None) -> Look:
+    """Draw a light and a quality.
 
     Args:
         rng: decides everything.
-        pixels: (h, w, 3) uint8 RGB; not changed.
         settings: how far to go.
+    """
+    s = settings or Distortion()
+    spread = np.array([s.brightness, s.contrast, s.saturation, np.deg2rad(s.hue), s.gamma])
+    brightness, contrast, saturation, hue, gamma = rng.uniform(-spread, spread)
+    strength = 0 if rng.random() < s.grey else 1 + saturation
+    a, b = strength * np.cos(hue), strength * np.sin(hue)
+    gains = (1 + contrast) * (1 + rng.uniform(-s.tint, s.tint, 3) * (strength > 0))
+    low, high = s.jpeg_quality
+    soft, moving, noisy, stored = rng.random(4) < (s.blur, s.motion, s.noise, s.jpeg)
+    return Look(
+        colours=gains[:, None] * (np.linalg.inv(TO_YIQ) @ np.array([[1, 0, 0], [0, a, -b], [0, b, a]]) @ TO_YIQ),
+        gains=gains,
+        brightness=brightness,
+        gamma=np.exp(gamma),
+        blur=rng.uniform(0.3, s.blur_sigma) if soft else 0.0,
+        motion=_line(rng.uniform(2, s.motion_length), rng.uniform(0, np.pi)) if moving else None,
+        noise=rng.uniform(1, s.noise_sigma) if noisy else 0.0,
+        seed=int(rng.integers(2**31)),
+        quality=int(rng.integers(low, high, endpoint=True)) if stored else 0,
+    )
+
+
+def distort(pixels: Array, drawn: Look) -> Array:
+    """The picture in another light and quality; nothing on it moves.
+
+    Args:
+        pixels: (h, w, 3) uint8 RGB; not changed.
+        drawn: what to do.
 
     Returns:
         (h, w, 3) uint8.
     """
-    settings = settings or Distortion()
-    pixels = _relit(rng, pixels, settings)
-    for probability, change in (
-        (settings.blur, _blurred),
-        (settings.motion, _moving),
-        (settings.noise, _noisy),
-        (settings.jpeg, _compressed),
-    ):
-        if rng.random() < probability:
-            pixels = change(rng, pixels, settings)
-    return pixels
+    pixels = _relit(pixels, drawn)
+    if drawn.blur or drawn.motion is not None:
+        pixels = blurred(pixels, drawn)
+    if drawn.noise:
+        noise = np.random.default_rng(drawn.seed).standard_normal(pixels.shape, np.float32)
+        pixels = np.rint(noise * np.float32(drawn.noise) + pixels).clip(0, 255).astype(np.uint8)
+    return _compressed(pixels, drawn.quality) if drawn.quality else pixels
 
 
-def _relit(rng: np.random.Generator, pixels: Array, settings: Distortion) -> Array:
+def _relit(pixels: Array, drawn: Look) -> Array:
     """Brightness, contrast, colours as one affine map of RGB; then gamma, by a table."""
-    spread = np.array(
-        [settings.brightness, settings.contrast, settings.saturation, np.deg2rad(settings.hue), settings.gamma]
-    )
-    brightness, contrast, saturation, hue, gamma = rng.uniform(-spread, spread)
-    strength = 0 if rng.random() < settings.grey else 1 + saturation
-    a, b = strength * np.cos(hue), strength * np.sin(hue)
-    colours = np.linalg.inv(TO_YIQ) @ np.array([[1, 0, 0], [0, a, -b], [0, b, a]]) @ TO_YIQ
-    gains = (1 + contrast) * (1 + rng.uniform(-settings.tint, settings.tint, (3, 1)) * (strength > 0))
-    mean = cv2.mean(pixels)[:3]
-    grey = np.dot(TO_YIQ[0], mean)
+    grey = np.dot(TO_YIQ[0], cv2.mean(pixels)[:3])
     # around the picture's grey, so that contrast does not move its brightness
-    shift = grey + brightness - gains[:, 0] * grey
-    relit = cv2.transform(pixels, np.column_stack([gains * colours, shift]))
-    table = 255 * (np.arange(256) / 255) ** np.exp(gamma)
+    shift = grey + drawn.brightness - drawn.gains * grey
+    relit = cv2.transform(pixels, np.column_stack([drawn.colours, shift]))
+    table = 255 * (np.arange(256) / 255) ** drawn.gamma
     return cv2.LUT(relit, np.rint(table).astype(np.uint8))
 
 
-def _blurred(rng: np.random.Generator, pixels: Array, settings: Distortion) -> Array:
-    return cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.3, settings.blur_sigma))
+def blurred(picture: Array, drawn: Look) -> Array:
+    """A picture (h, w) or (h, w, 3), of bytes or floats, under both blurs."""
+    if drawn.blur:
+        picture = cv2.GaussianBlur(picture, (0, 0), drawn.blur)
+    return picture if drawn.motion is None else cv2.filter2D(picture, -1, drawn.motion)
 
 
-def _moving(rng: np.random.Generator, pixels: Array, settings: Distortion) -> Array:
-    """As a shaking camera sees it: averaged along a line."""
-    length = rng.uniform(2, settings.motion_length)
-    radians = rng.uniform(0, np.pi)
+def _line(length: float, radians: float) -> Array:
+    """What a shaking camera makes of a point: a line."""
     side = int(np.ceil(length)) | 1
     reach = length / 2 * np.array([np.cos(radians), np.sin(radians)])
     start, end = (np.rint((side // 2 + sign * reach) * 16).astype(int).tolist() for sign in (-1, 1))
     kernel = np.zeros((side, side), np.uint8)
     cv2.line(kernel, start, end, 255, 1, cv2.LINE_AA, 4)  # 4: ends in sixteenths of a pixel
-    return cv2.filter2D(pixels, -1, kernel / kernel.sum())
+    return kernel / kernel.sum()
 
 
-def _noisy(rng: np.random.Generator, pixels: Array, settings: Distortion) -> Array:
-    noise = rng.standard_normal(pixels.shape, np.float32) * np.float32(rng.uniform(1, settings.noise_sigma))
-    return np.rint(noise + pixels).clip(0, 255).astype(np.uint8)
-
-
-def _compressed(rng: np.random.Generator, pixels: Array, settings: Distortion) -> Array:
-    low, high = settings.jpeg_quality
-    quality = int(rng.integers(low, high, endpoint=True))
+def _compressed(pixels: Array, quality: int) -> Array:
     # OpenCV takes colours as BGR; in the wrong order blue would keep the detail that red has in real files
     _, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.cvtColor(cv2.imdecode(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def occlude(rng: np.random.Generator, canvas: Canvas, settings: Occlusion | None = None) -> Canvas:
-    """Some faces covered in part, by an ellipse or a rectangle of blotches or noise; labels and weights stay.
+@dataclass(frozen=True, eq=False)
+class Cover:
+    """Something in front of a face.
+
+    Attributes:
+        left, top: where its mask begins, in pixels. mask: (h, w) bool. fill: (h, w, 3) uint8, what it looks like.
+    """
+
+    left: int
+    top: int
+    mask: Array
+    fill: Array
+
+    def onto(self, pixels: Array) -> None:
+        """Draw it, in place, onto a picture (h, w, 3) uint8."""
+        h, w = self.mask.shape
+        np.copyto(pixels[self.top : self.top + h, self.left : self.left + w], self.fill, where=self.mask[..., None])
+
+
+def covers(
+    rng: np.random.Generator, labels: Labels, size: tuple[int, int], settings: Occlusion | None = None
+) -> list[Cover]:
+    """Things that cover some faces in part: an ellipse or a rectangle of blotches or noise. Labels stay as they are.
 
     Args:
         rng: decides everything.
-        canvas: not changed.
+        labels: of the picture. size: its ``(width, height)``.
         settings: how often, and how much of a face.
     """
     settings = settings or Occlusion()
-    sides = (canvas.boxes[:, 2:] - canvas.boxes[:, :2]).max(axis=1, initial=0)
+    sides = (labels.boxes[:, 2:] - labels.boxes[:, :2]).max(axis=1, initial=0)
     drawn = rng.random(len(sides)) < settings.probability
-    chosen = canvas.boxes[drawn & ~canvas.ignore & (sides >= settings.smallest)]
-    if not len(chosen):
-        return canvas
-    pixels = canvas.pixels.copy()
-    for box in chosen:
-        _cover(rng, pixels, box, settings.most)
-    return replace(canvas, pixels=pixels)
+    chosen = labels.boxes[drawn & ~labels.ignore & (sides >= settings.smallest)]
+    made = (_cover(rng, box, size, settings.most) for box in chosen)
+    return [cover for cover in made if cover.mask.size]
 
 
-def _cover(rng: np.random.Generator, pixels: Array, box: Array, most: float) -> None:
-    """Draw one thing onto the box, of at most the share ``most`` of its area, in place."""
-    size = box[2:] - box[:2]
-    centre = box[:2] + rng.random(2) * size
+def _cover(rng: np.random.Generator, box: Array, size: tuple[int, int], most: float) -> Cover:
+    """One thing on the box, of at most the share ``most`` of its area; nothing of it lies outside the picture."""
+    extent = box[2:] - box[:2]
+    centre = box[:2] + rng.random(2) * extent
     stretch = np.exp(rng.uniform(-0.7, 0.7))
-    shape = np.sqrt(rng.uniform(0.1, most) * size.prod()) * np.array([stretch, 1 / stretch])
-    limits = np.array(pixels.shape[1::-1])
-    low = np.clip(np.floor(centre - shape.max()), 0, limits).astype(int)
-    high = np.clip(np.ceil(centre + shape.max()), low, limits).astype(int)
-    width, height = (high - low).tolist()
-    if not width * height:
-        return
-    figure = ((centre - low).tolist(), shape.tolist(), rng.uniform(0, 180))
+    shape = np.sqrt(rng.uniform(0.1, most) * extent.prod()) * np.array([stretch, 1 / stretch])
+    left, top = np.clip(np.floor(centre - shape.max()), 0, size).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(centre + shape.max()), 0, size).astype(int).tolist()
+    width, height = max(right - left, 0), max(bottom - top, 0)
     mask = np.zeros((height, width), np.uint8)
+    if not mask.size:
+        return Cover(left, top, mask.astype(bool), np.zeros((height, width, 3), np.uint8))
+    figure = ((centre - (left, top)).tolist(), shape.tolist(), rng.uniform(0, 180))
     if rng.random() < 0.5:
         cv2.ellipse(mask, figure, 1, -1)
     else:
@@ -203,4 +252,4 @@ def _cover(rng: np.random.Generator, pixels: Array, box: Array, most: float) -> 
     blotches = int(rng.choice([1, 2, 4, 8, max(width, height)]))  # one colour, cloth, noise
     colours = np.clip(rng.integers(0, 256, 3) + rng.normal(0, 40, (blotches, blotches, 3)), 0, 255).astype(np.uint8)
     fill = cv2.resize(colours, (width, height), interpolation=cv2.INTER_CUBIC)
-    np.copyto(pixels[low[1] : high[1], low[0] : high[0]], fill, where=mask[..., None].astype(bool))
+    return Cover(left, top, mask.astype(bool), fill)

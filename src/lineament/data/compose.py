@@ -8,7 +8,7 @@ one of its faces, the anchor, to a size and a place drawn by chance.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -25,11 +25,10 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Canvas:
-    """A picture for training and what is on it, in its continuous pixels.
+class Labels:
+    """What is on a canvas, in its continuous pixels.
 
     Attributes:
-        pixels: (h, w, 3) uint8 RGB.
         boxes: (n, 4) float32, ``x1, y1, x2, y2``; those of faces may reach beyond their tile.
         landmarks: (n, k, 2) float32, ``x, y``; NaN where unknown.
         weights: (n, k) float32 in [0, 1], how much a landmark counts; 0 where it is unknown, outside its tile or
@@ -38,12 +37,56 @@ class Canvas:
         outside: how many of the ignored are faces that were too small or too large.
     """
 
-    pixels: Array
     boxes: Array
     landmarks: Array
     weights: Array
     ignore: Array
-    outside: int = 0
+    outside: int
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas(Labels):
+    """A picture for training and what is on it.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB.
+    """
+
+    pixels: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """One photo on one tile of a canvas.
+
+    Attributes:
+        row: of the photo.
+        matrix: (2, 3) float64, from the photo's continuous pixels to the tile's; a similarity, mirrored or not.
+        area: ``(left, top, width, height)`` of the tile on the canvas, in pixels.
+        border: what lies outside the photo, one of OpenCV's ``BORDER_`` constants.
+        colour: three numbers in [0, 255], for ``cv2.BORDER_CONSTANT``.
+    """
+
+    row: int
+    matrix: Array
+    area: tuple[int, int, int, int]
+    border: int
+    colour: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A canvas before it is drawn.
+
+    Attributes:
+        size: ``(width, height)`` in pixels.
+        patches: cover the canvas without overlap.
+        labels: what will be to be seen there.
+    """
+
+    size: tuple[int, int]
+    patches: tuple[Patch, ...]
+    labels: Labels
 
 
 @dataclass(frozen=True)
@@ -114,6 +157,7 @@ class Composer:
                 f"{other.path} has landmarks of schema {other.schema.name!r}, the first photo {self.schema.name!r}: "
                 "bring them to one with lineament.schemas.convert"
             )
+        self._trust = [_trust(s, self.settings) for s in photos.samples]
         faces = np.array([len(_anchors(s)) for s in photos.samples])
         close_up = np.array([max(s.width, s.height) <= self.settings.close_up for s in photos.samples])
         # The square root lets crowds be seen more often than portraits, yet not as often as they have faces.
@@ -130,23 +174,39 @@ class Composer:
             rng: decides everything.
             size: side in pixels.
         """
+        layout = self.layout(rng, size)
+        return Canvas(**vars(layout.labels), pixels=self.draw(layout))
+
+    def layout(self, rng: np.random.Generator, size: int) -> Layout:
+        """As ``canvas``, yet nothing is drawn: that is most of the work, and may be done elsewhere."""
         return self._tile(rng, size, size, 0)
 
-    def _tile(self, rng: np.random.Generator, width: int, height: int, level: int) -> Canvas:
+    def draw(self, layout: Layout) -> Array:
+        """The pixels (h, w, 3) uint8 of a layout."""
+        width, height = layout.size
+        pixels = np.empty((height, width, 3), np.uint8)
+        for patch in layout.patches:
+            x, y, w, h = patch.area
+            pixels[y : y + h, x : x + w] = warp(
+                self.photos[patch.row], patch.matrix, (w, h), patch.border, patch.colour
+            )
+        return pixels
+
+    def _tile(self, rng: np.random.Generator, width: int, height: int, level: int) -> Layout:
         split = self.settings.split[level] if level < len(self.settings.split) else 0
         w, h = width // 2, height // 2
         if min(w, h) >= self.settings.smallest_tile and rng.random() < split:
             return _quilt([[self._tile(rng, x, y, level + 1) for x in (w, width - w)] for y in (h, height - h)])
         return self._patch(rng, width, height, level)
 
-    def _patch(self, rng: np.random.Generator, width: int, height: int, level: int) -> Canvas:
+    def _patch(self, rng: np.random.Generator, width: int, height: int, level: int) -> Layout:
         """One photo on one tile."""
         row = self._lot(rng, level).draw(rng)
-        photo, sample = self.photos[row], self.photos.samples[row]
+        sample = self.photos.samples[row]
         mirrored = bool(rng.random() < self.settings.mirror)
         matrix = self._placement(rng, sample, width, height, mirrored)
-        pixels = warp(photo, matrix, (width, height), *_surroundings(rng, photo))
-        return self._labelled(pixels, sample, matrix, mirrored)
+        patch = Patch(row, matrix, (0, 0, width, height), *_surroundings(rng, self.photos[row]))
+        return Layout((width, height), (patch,), self._labels(row, matrix, (width, height), mirrored))
 
     def _lot(self, rng: np.random.Generator, level: int) -> _Lot:
         backgrounds = self.settings.backgrounds
@@ -181,14 +241,15 @@ class Composer:
             shift += _inwards(_corners(sample.width, sample.height) @ linear.T + shift, np.array([width, height]))
         return np.column_stack([linear, shift])
 
-    def _labelled(self, pixels: Array, sample: Sample, matrix: Array, mirrored: bool) -> Canvas:
-        """The patch with those of the photo's labels that touch it."""
-        settings = self.settings
-        limits = np.array([pixels.shape[1], pixels.shape[0]])
+    def _labels(self, row: int, matrix: Array, size: tuple[int, int], mirrored: bool) -> Labels:
+        """Those of a photo's labels that touch a tile of that width and height."""
+        settings, sample, weights = self.settings, self.photos.samples[row], self._trust[row]
+        limits = np.array(size)
         boxes, landmarks = moved(sample, matrix)
         if mirrored:
-            landmarks = landmarks[:, list(sample.schema.mirror)]
-        weights = self._weights(sample, mirrored) * _within(landmarks, limits)
+            mirror = list(sample.schema.mirror)
+            landmarks, weights = landmarks[:, mirror], weights[:, mirror]
+        weights = weights * _within(landmarks, limits)
         visible = coverage(boxes, np.array([[0, 0, *limits]]))[:, 0]
         cut = (visible < settings.visible) | ~_within((boxes[:, :2] + boxes[:, 2:]) / 2, limits)
         sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
@@ -197,20 +258,13 @@ class Composer:
         boxes[ignore] = boxes[ignore].clip(0, np.tile(limits, 2))  # or they would reach into the next tile
         weights[ignore] = 0
         kept = visible > 0
-        return Canvas(
-            pixels=pixels,
+        return Labels(
             boxes=boxes[kept].astype(np.float32),
             landmarks=landmarks[kept].astype(np.float32),
             weights=weights[kept].astype(np.float32),
             ignore=ignore[kept],
             outside=int(np.count_nonzero(unfit)),
         )
-
-    def _weights(self, sample: Sample, mirrored: bool) -> Array:
-        """(n, k) how much each landmark counts by who set it."""
-        trust = np.where(sample.landmark_source == "detector", self.settings.detected, 1.0)[:, None]
-        weights = np.select([sample.visibility == VISIBLE, sample.visibility == HIDDEN], [trust, self.settings.hidden])
-        return weights[:, list(sample.schema.mirror)] if mirrored else weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,8 +336,15 @@ def _surroundings(rng: np.random.Generator, photo: Array) -> tuple[int, tuple[fl
     kind = rng.choice(4, p=[0.5, 0.15, 0.15, 0.2])
     if kind == 3:
         return cv2.BORDER_REPLICATE, ()
-    colours = (np.zeros(3), rng.integers(0, 256, 3), photo[::16, ::16].mean(axis=(0, 1)))
-    return cv2.BORDER_CONSTANT, tuple(colours[kind].tolist())
+    if kind == 2:
+        return cv2.BORDER_CONSTANT, tuple(photo[::16, ::16].mean(axis=(0, 1)).tolist())
+    return cv2.BORDER_CONSTANT, tuple(rng.integers(0, 256, 3).tolist()) if kind else (0, 0, 0)
+
+
+def _trust(sample: Sample, settings: Composition) -> Array:
+    """(n, k) how much each landmark counts by who set it."""
+    trust = np.where(sample.landmark_source == "detector", settings.detected, 1.0)[:, None]
+    return np.select([sample.visibility == VISIBLE, sample.visibility == HIDDEN], [trust, settings.hidden])
 
 
 def _anchors(sample: Sample) -> Array:
@@ -298,20 +359,24 @@ def _within(points: Array, limits: Array) -> Array:
     return np.asarray(((points >= 0) & (points < limits)).all(axis=-1))
 
 
-def _quilt(rows: list[list[Canvas]]) -> Canvas:
+def _quilt(rows: list[list[Layout]]) -> Layout:
     """Tiles beside and below each other, as one canvas."""
-    tops = np.cumsum([0, *(row[0].pixels.shape[0] for row in rows)])
-    lefts = np.cumsum([0, *(tile.pixels.shape[1] for tile in rows[0])])
-    placed = [
-        (tile, np.array([x, y]))
-        for row, y in zip(rows, tops, strict=False)
-        for tile, x in zip(row, lefts, strict=False)
-    ]
-    return Canvas(
-        pixels=np.concatenate([np.concatenate([tile.pixels for tile in row], axis=1) for row in rows]),
-        boxes=np.concatenate([tile.boxes + np.tile(place, 2).astype(np.float32) for tile, place in placed]),
-        landmarks=np.concatenate([tile.landmarks + place.astype(np.float32) for tile, place in placed]),
-        weights=np.concatenate([tile.weights for tile, _ in placed]),
-        ignore=np.concatenate([tile.ignore for tile, _ in placed]),
-        outside=sum(tile.outside for tile, _ in placed),
+    rights = np.cumsum([0, *(tile.size[0] for tile in rows[0])]).tolist()
+    bottoms = np.cumsum([0, *(row[0].size[1] for row in rows)]).tolist()
+    placed = [(tile, x, y) for row, y in zip(rows, bottoms, strict=False) for tile, x in zip(row, rights, strict=False)]
+    labels = [(tile.labels, np.array([x, y], np.float32)) for tile, x, y in placed]
+    return Layout(
+        size=(rights[-1], bottoms[-1]),
+        patches=tuple(
+            replace(patch, area=(patch.area[0] + x, patch.area[1] + y, *patch.area[2:]))
+            for tile, x, y in placed
+            for patch in tile.patches
+        ),
+        labels=Labels(
+            boxes=np.concatenate([tile.boxes + np.tile(place, 2) for tile, place in labels]),
+            landmarks=np.concatenate([tile.landmarks + place for tile, place in labels]),
+            weights=np.concatenate([tile.weights for tile, _ in labels]),
+            ignore=np.concatenate([tile.ignore for tile, _ in labels]),
+            outside=sum(tile.outside for tile, _ in labels),
+        ),
     )

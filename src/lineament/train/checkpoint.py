@@ -32,7 +32,7 @@ def read_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     mine = as_dict(recipe)
     before = {field.name: field.default for field in fields(recipe)} | state["recipe"]  # settings added since then
     differs = [n for n in mine if n not in _MAY_CHANGE and before[n] != mine[n]]
@@ -46,7 +46,7 @@ def best_weights(folder: Path) -> dict[str, Any] | None:
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    weights: dict[str, Any] = torch.load(path, weights_only=True)["best"]["weights"]
+    weights: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["best"]["weights"]
     return weights
 
 

@@ -27,6 +27,7 @@ from lineament.train.recipe import Recipe, as_dict
 
 Batch = dict[str, NDArray[Any]]
 Report = Callable[[int, Mapping[str, float]], None]
+Completion = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 _log = logging.getLogger(__name__)
 
 
@@ -39,9 +40,20 @@ class Task(ABC):
 
     network: nn.Module
 
+    def on(self, device: torch.device) -> Completion:
+        """Told, before any batch is asked for, where the training runs.
+
+        Returns:
+            What completes a batch that has come to the device: work that is better done there.
+        """
+        return lambda batch: batch
+
     @abstractmethod
     def batch(self, step: int) -> Batch:
-        """The arrays of that step, ``pixels`` (n, h, w, 3) uint8 among them; the same whenever it is asked for."""
+        """The arrays of that step, the same whenever it is asked for.
+
+        When complete, ``pixels`` (n, h, w, 3) uint8 are among them.
+        """
 
     @abstractmethod
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -95,6 +107,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
     average.to(accelerator.device)
+    complete = task.on(accelerator.device)
     wrapped, optimizer = accelerator.prepare(network, optimizer)
     batches = DataLoader(
         _Steps(task),
@@ -109,7 +122,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         if start == 0:
             log.write(json.dumps({"recipe": as_dict(recipe)}) + "\n")
         for step, arrays in enumerate(batches, start + 1):
-            batch = {name: torch.as_tensor(value).to(accelerator.device) for name, value in arrays.items()}
+            batch = complete(_moved(arrays, accelerator.device))
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * pace(step, recipe)
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -142,6 +155,14 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
                 )
     average.load_state_dict(best["weights"])
     return average.cpu().eval()
+
+
+def _moved(arrays: Batch, device: torch.device) -> dict[str, Tensor]:
+    """A batch on the device; from pinned memory, so that no copy waits for what the device is still busy with."""
+    tensors = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    if device.type == "cuda":
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 def _as_it_is(batch: Any) -> Any:

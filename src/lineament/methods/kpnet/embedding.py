@@ -56,7 +56,7 @@ def group(heat: Tensor, tags: Tensor, count: int) -> tuple[Tensor, Tensor]:
     apart = tag.flatten(1)[:, :, None, None] - tag[:, None]
     likelihood, chosen = (functional.logsigmoid(logit)[:, None] - apart**2 / 2).max(dim=-1)
     cell = cell.gather(2, chosen.transpose(1, 2)).transpose(1, 2)
-    points = (places(*heat.shape[2:])[cell].to(heat.dtype) + 0.5) * STRIDE
+    points = (places(heat)[cell].to(heat.dtype) + 0.5) * STRIDE
     return points, likelihood.exp()
 
 

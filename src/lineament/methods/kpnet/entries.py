@@ -123,7 +123,7 @@ def _standing(scale: Tensor, count: int, least: float = -torch.inf) -> tuple[Ten
     standing = functional.pad(local_maxima(best[:, None], least).flatten(1), (0, count), value=-2000.0)
     logit, at = standing.topk(count, dim=1)
     at = at.clamp(max=best.shape[1] * best.shape[2] - 1)  # of a small map's last cell, again and again, at -2000
-    return logit, at, places(*best.shape[1:])[at]
+    return logit, at, places(best)[at]
 
 
 def local_maxima(maps: Tensor, least: float = -torch.inf) -> Tensor:
@@ -132,9 +132,12 @@ def local_maxima(maps: Tensor, least: float = -torch.inf) -> Tensor:
     return torch.where(maps >= around, maps, maps - 1000)
 
 
-def places(h: int, w: int) -> Tensor:
-    """Column and row (h w, 2) of each cell of a map."""
-    return torch.stack([torch.arange(w).expand(h, w), torch.arange(h)[:, None].expand(h, w)], dim=-1).reshape(-1, 2)
+def places(map_: Tensor) -> Tensor:
+    """Column and row (h w, 2) of each cell of a map (..., h, w)."""
+    h, w = map_.shape[-2:]
+    columns, rows = (torch.arange(n, device=map_.device) for n in (w, h))
+    columns, rows = columns.expand(h, w), rows[:, None].expand(h, w)
+    return torch.stack([columns, rows], dim=-1).reshape(-1, 2)
 
 
 class SecondPass(nn.Module):
@@ -175,7 +178,7 @@ def region_maximum(maps: Tensor, regions: Tensor) -> Tensor:
     """
     n, f = regions.shape[:2]
     h, w = maps.shape[2:]
-    limit = torch.tensor([w - 1, h - 1], dtype=regions.dtype)
+    limit = torch.tensor([w - 1, h - 1], dtype=regions.dtype, device=regions.device)
     first = torch.minimum(torch.ceil(regions[..., :2] / STRIDE - 0.5).clamp(min=0), limit)
     last = torch.maximum(torch.minimum(torch.ceil(regions[..., 2:] / STRIDE - 0.5) - 1, limit), first)
     if torch.compiler.is_exporting():
@@ -186,8 +189,9 @@ def region_maximum(maps: Tensor, regions: Tensor) -> Tensor:
         pooled = torch.onnx.ops.symbolic("MaxRoiPool", (maps, rois), attributes, dtype=torch.float32, shape=shape)
         return pooled.reshape(n, f, maps.shape[1])
     rows, columns = (
-        (torch.arange(size) >= first[..., None, axis]) & (torch.arange(size) <= last[..., None, axis])
+        (at >= first[..., None, axis]) & (at <= last[..., None, axis])
         for axis, size in ((1, h), (0, w))
+        for at in [torch.arange(size, device=regions.device)]
     )
     inside = rows[:, :, :, None] & columns[:, :, None, :]
     return torch.stack(

@@ -46,5 +46,5 @@ def argmax(response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
     order = flat.argsort(dim=2)
     rank = order.argsort(dim=2).view_as(response).to(response.dtype)  # below 2^24, which float32 can count to
     cell = order.gather(2, region_maximum(rank, regions).long().transpose(1, 2))
-    points = (places(*response.shape[2:])[cell.transpose(1, 2)].to(response.dtype) + 0.5) * STRIDE
+    points = (places(response)[cell.transpose(1, 2)].to(response.dtype) + 0.5) * STRIDE
     return points, flat.gather(2, cell).transpose(1, 2)

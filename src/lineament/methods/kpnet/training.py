@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from lineament import boxes as box_ops
 from lineament.calibration import fit, logistic
-from lineament.data.augment import distort, occlude
+from lineament.data.augment import covers, distort, look
 from lineament.data.cache import Photos
-from lineament.data.compose import Canvas, Composer, Composition
+from lineament.data.compose import Composer, Composition, Labels
+from lineament.data.device import DeviceComposer, plan
 from lineament.data.readers.coco import read_coco
 from lineament.data.readers.folder import read_faceless
 from lineament.errors import DataError, OptionError
@@ -35,7 +36,7 @@ from lineament.methods.kpnet.targets import Spread
 from lineament.runtime import load_graph
 from lineament.schemas import schema
 from lineament.train.checkpoint import best_weights
-from lineament.train.loop import Batch, Report, Task, generator, to_input, train
+from lineament.train.loop import Batch, Completion, Report, Task, generator, to_input, train
 from lineament.train.recipe import Recipe, copy_recipe, read_recipe
 from lineament.weights import parse_metadata, register
 
@@ -106,18 +107,36 @@ class KPNetTask(Task):
         self.network: nn.Module = network
         self.recipe, self.composer, self.held_out = recipe, composer, held_out
         self._outside = torch.zeros(())  # faces too small or too large since the last validation
+        self._draws = True
         canvases = [held_out.canvas(generator(recipe.seed, i), recipe.canvas) for i in range(recipe.held_out)]
         self._held_out = [
-            _labelled(generator(0, i), canvases[i : i + recipe.batch], recipe)
+            {"pixels": np.stack([canvas.pixels for canvas in part])} | _targets(generator(0, i), part, recipe)
             for i in range(0, len(canvases), recipe.batch)
+            for part in [canvases[i : i + recipe.batch]]
         ]
 
+    def on(self, device: torch.device) -> Completion:
+        """An accelerator draws the canvases itself, out of photos that lie in its memory."""
+        if device.type == "cpu":
+            return super().on(device)
+        composer = DeviceComposer(self.composer.photos, device, self.recipe.canvas)
+        self._draws = False
+        return lambda batch: batch | {"pixels": composer.draw(batch)}
+
     def batch(self, step: int) -> Batch:
-        """Composed, distorted and partly covered canvases with their targets."""
-        rng = generator(self.recipe.seed, step)
-        canvases = [occlude(rng, self.composer.canvas(rng, self.recipe.canvas)) for _ in range(self.recipe.batch)]
-        batch = _labelled(rng, canvases, self.recipe)
-        return batch | {"pixels": np.stack([distort(rng, pixels) for pixels in batch["pixels"]])}
+        """Composed, partly covered and distorted canvases, or what an accelerator draws them by, with their targets."""
+        rng, size = generator(self.recipe.seed, step), self.recipe.canvas
+        layouts = [self.composer.layout(rng, size) for _ in range(self.recipe.batch)]
+        labels = [layout.labels for layout in layouts]
+        drawn = [(covers(rng, seen, (size, size)), look(rng)) for seen in labels]
+        batch = _targets(rng, labels, self.recipe)
+        if not self._draws:
+            return batch | plan(layouts, *zip(*drawn, strict=True))
+        canvases = [self.composer.draw(layout) for layout in layouts]
+        for canvas, (things, _) in zip(canvases, drawn, strict=True):
+            for thing in things:
+                thing.onto(canvas)
+        return batch | {"pixels": np.stack([distort(c, seen) for c, (_, seen) in zip(canvases, drawn, strict=True)])}
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of the scalemap, or what is in its place, and of the landmarks, weighted."""
@@ -174,13 +193,12 @@ class KPNetTask(Task):
         return {"negated_loss": -sum(sums.values()), **sums, "outside": outside}
 
 
-def _labelled(rng: np.random.Generator, canvases: list[Canvas], recipe: KPNetRecipe) -> Batch:
-    """A batch of canvases with their targets; faces are padded to the number of the fullest canvas."""
+def _targets(rng: np.random.Generator, canvases: Sequence[Labels], recipe: KPNetRecipe) -> Batch:
+    """The targets of a batch of canvases; faces are padded to the number of the fullest canvas."""
     spread = Spread(recipe.printed_spread, recipe.spread, recipe.scale_spread)
     k = len(schema(recipe.landmarks))
     n, f = len(canvases), max(max((int((~c.ignore).sum()) for c in canvases), default=0), 1)
     batch: Batch = {
-        "pixels": np.stack([c.pixels for c in canvases]),
         "faces": np.array([int((~c.ignore).sum()) for c in canvases], np.float32),
         "outside": np.array([c.outside for c in canvases], np.float32),
         "ignored": np.stack([targets.ignored(c.boxes[c.ignore], recipe.canvas) for c in canvases]),

@@ -1,0 +1,235 @@
+"""Canvases drawn in an accelerator's memory, a whole batch at once.
+
+There a network learns faster than processors can draw for it. What is drawn by chance, and where labels come to lie, is
+still decided by `lineament.data.compose` and `lineament.data.augment`, as for canvases that a processor draws; a few
+numbers of each canvas go to the device, where the photos are.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from lineament.data.augment import TO_YIQ, Cover, Look, blurred
+from lineament.data.cache import Photos
+from lineament.data.compose import Layout
+from lineament.errors import OptionError
+
+Array = NDArray[Any]
+LEVELS = 5
+BLUR = 19  # pixels, side of a kernel that holds both blurs of `Distortion`, at their largest
+TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # JFIF
+
+
+def plan(layouts: Sequence[Layout], covers: Sequence[Sequence[Cover]], looks: Sequence[Look]) -> dict[str, Array]:
+    """What `DeviceComposer.draw` has to know of canvases of one size, all arrays with ``plan_`` in their names.
+
+    Args:
+        layouts: the canvases. covers: what lies in front of faces on each. looks: the light and quality of each.
+    """
+    n, most = len(layouts), max(len(layout.patches) for layout in layouts)
+    made: dict[str, Array] = {
+        "rows": np.zeros((n, most), np.int64),
+        "areas": np.zeros((n, most, 4), np.int64),
+        "matrices": np.zeros((n, most, 2, 3), np.float32),
+        "replicated": np.zeros((n, most), bool),
+        "around": np.zeros((n, most, 3), np.float32),
+        "colours": np.stack([look.colours for look in looks]).astype(np.float32),
+        "gains": np.stack([look.gains for look in looks]).astype(np.float32),
+        "brightness": np.array([look.brightness for look in looks], np.float32),
+        "gamma": np.array([look.gamma for look in looks], np.float32),
+    }
+    for i, layout in enumerate(layouts):
+        for j, patch in enumerate(layout.patches):
+            made["rows"][i, j], made["areas"][i, j] = patch.row, patch.area
+            shift = np.array([[0, 0, patch.area[0]], [0, 0, patch.area[1]]])
+            made["matrices"][i, j] = cv2.invertAffineTransform(patch.matrix + shift)  # from the canvas to the photo
+            made["replicated"][i, j] = patch.border == cv2.BORDER_REPLICATE
+            made["around"][i, j] = patch.colour or 0
+    made["covered"], made["cover"] = _covered(covers, layouts[0].size)
+    dim = [i for i, look in enumerate(looks) if look.blur or look.motion is not None]
+    made["blurred"] = np.array(dim, np.int64)
+    point = np.zeros((BLUR, BLUR), np.float32)
+    point[BLUR // 2, BLUR // 2] = 1
+    made["kernels"] = np.array([blurred(point, looks[i]) for i in dim], np.float32).reshape(-1, BLUR, BLUR)
+    noisy = [i for i, look in enumerate(looks) if look.noise]
+    made["noisy"], made["noise"] = np.array(noisy, np.int64), np.array([looks[i].noise for i in noisy], np.float32)
+    made["seeds"] = np.array([looks[i].seed for i in noisy], np.int64)
+    stored = [i for i, look in enumerate(looks) if look.quality]
+    made["compressed"] = np.array(stored, np.int64)
+    made["tables"] = np.array([_tables(looks[i].quality) for i in stored], np.float32).reshape(-1, 2, 8, 8)
+    return {f"plan_{name}": array for name, array in made.items()}
+
+
+def _covered(covers: Sequence[Sequence[Cover]], size: tuple[int, int]) -> tuple[Array, Array]:
+    """Pixels that are covered, counted through all canvases of that size, none twice; and their colours (c, 3)."""
+    width, height = size
+    places, colours = [np.zeros(0, np.int64)], [np.zeros((0, 3), np.uint8)]
+    for i, those in enumerate(covers):
+        for cover in those:
+            row, column = np.nonzero(cover.mask)
+            places.append((i * height + row + cover.top) * width + column + cover.left)
+            colours.append(cover.fill[row, column])
+    # of covers over each other the last is seen
+    kept, first = np.unique(np.concatenate(places)[::-1], return_index=True)
+    return kept, np.concatenate(colours)[::-1][first]
+
+
+@cache
+def _tables(quality: int) -> Array:
+    """What coefficients of lightness and of colour (2, 8, 8) are divided by in a JPEG of that quality."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "jpeg", quality=quality)
+    with Image.open(file) as image:
+        tables = image.quantization  # type: ignore[attr-defined]
+    return np.array([tables[0], tables[1]], np.float32).reshape(2, 8, 8)
+
+
+class DeviceComposer:
+    """All photos in a device's memory, each also at a half, a quarter and so on of its size; draws canvases there."""
+
+    def __init__(self, photos: Photos, device: torch.device, size: int) -> None:
+        """Copy the photos, which takes a third more memory than they have.
+
+        Args:
+            photos: those of the ``Composer`` whose canvases will be drawn. device: where to.
+            size: side of the canvases, a multiple of 16 pixels.
+        """
+        if size % 16:
+            raise OptionError(f"an accelerator draws canvases whose side is a multiple of 16 pixels, found {size}")
+        self.size = size
+        seed = torch.Generator(device).manual_seed(0)
+        self._noise = torch.randn(2 * 3 * size**2, generator=seed, device=device)
+        full = np.array([(s.width, s.height) for s in photos.samples])
+        sizes = np.stack([-(-full >> level) for level in range(LEVELS)], axis=1)  # (photos, levels, 2), rounded up
+        ends = sizes.prod(axis=-1).cumsum().reshape(sizes.shape[:2])
+        self._sizes, self._starts = torch.tensor(sizes), torch.tensor(ends - sizes.prod(axis=-1))
+        self._pixels = torch.empty(int(ends[-1, -1]), 3, dtype=torch.uint8, device=device)
+        for row, (places, extents) in enumerate(zip(self._starts.tolist(), sizes.tolist(), strict=True)):
+            photo = torch.tensor(photos[row], device=device)
+            for level, (at, (width, height)) in enumerate(zip(places, extents, strict=True)):
+                if level:
+                    channels = photo.permute(2, 0, 1).float()
+                    photo = functional.avg_pool2d(channels, 2, ceil_mode=True).permute(1, 2, 0).round().byte()
+                self._pixels[at : at + width * height] = photo.flatten(0, 1)
+        self._sizes, self._starts = self._sizes.to(device), self._starts.to(device)
+
+    def draw(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The canvases (n, h, w, 3) uint8 of a `plan` that lies on the device."""
+        # Nothing here waits for the device: it would stand idle in the meantime.
+        planned = {name.removeprefix("plan_"): value for name, value in batch.items() if name.startswith("plan_")}
+        pixels = self._composed(planned)
+        pixels.view(-1, 3)[planned["covered"]] = planned["cover"].float()
+        pixels = distorted(pixels.permute(0, 3, 1, 2), planned, self._noise)
+        return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def _composed(self, planned: Mapping[str, Tensor]) -> Tensor:
+        """The photos on their tiles (n, h, w, 3), float32 in [0, 255]; see `lineament.data.compose.warp`."""
+        rows, matrices = planned["rows"], planned["matrices"]
+        # the level from which the tile's pixels are made without many being passed over
+        shrinks = matrices[..., :2].det().abs().clamp(min=1e-12).log2() / 2
+        level = shrinks.round().long().clamp(0, LEVELS - 1)
+        sizes = self._sizes[rows, level]
+        matrices = matrices * torch.exp2(-level)[..., None, None]
+        owner = _owner(planned["areas"], self.size)
+        image = torch.arange(len(owner), device=owner.device)[:, None, None]
+
+        def of_tile(values: Tensor) -> Tensor:
+            return values[image, owner]
+
+        at = torch.arange(self.size, device=owner.device) + 0.5
+        matrix = of_tile(matrices)
+        # counted from the centres of pixels
+        x, y = (matrix[..., i, 0] * at + matrix[..., i, 1] * at[:, None] + matrix[..., i, 2] - 0.5 for i in (0, 1))
+        start, (width, height) = of_tile(self._starts[rows, level]), of_tile(sizes).unbind(-1)
+        replicated, around = of_tile(planned["replicated"]), of_tile(planned["around"])
+        left, top = x.floor(), y.floor()
+        total = torch.zeros(*owner.shape, 3, device=owner.device)
+        for row, share_y in ((top, top + 1 - y), (top + 1, y - top)):
+            for column, share_x in ((left, left + 1 - x), (left + 1, x - left)):
+                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+                nearest = row.clamp(min=0).long().minimum(height - 1), column.clamp(min=0).long().minimum(width - 1)
+                seen = self._pixels[start + nearest[0] * width + nearest[1]].float()
+                total += torch.where((inside | replicated)[..., None], seen, around) * (share_x * share_y)[..., None]
+        return total
+
+
+def _owner(areas: Tensor, size: int) -> Tensor:
+    """Which of the areas (n, most, 4) each pixel of each canvas lies in -> (n, h, w) integers."""
+    at = torch.arange(size, device=areas.device)
+    owner = torch.zeros(len(areas), size, size, dtype=torch.long, device=areas.device)
+    for i in range(1, areas.shape[1]):
+        left, top, w, h = areas[:, i, :, None].unbind(1)
+        columns, rows = (at >= left) & (at < left + w), (at >= top) & (at < top + h)
+        owner.masked_fill_(rows[:, :, None] & columns[:, None], i)
+    return owner
+
+
+def distorted(pixels: Tensor, planned: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+    """Pictures (n, 3, h, w), float32 in [0, 255], as `lineament.data.augment.distort` makes them one by one.
+
+    Args:
+        pixels: the pictures. planned: of a `plan`. noise: normal numbers, twice as many as a picture has values; each
+            picture's begin at a place of its own.
+    """
+    grey = pixels.mean(dim=(2, 3)) @ pixels.new_tensor(TO_YIQ[0])
+    shift = grey[:, None] * (1 - planned["gains"]) + planned["brightness"][:, None]
+    pixels = torch.einsum("nij,njhw->nihw", planned["colours"], pixels) + shift[..., None, None]
+    pixels = 255 * (pixels.clamp(0, 255) / 255) ** planned["gamma"][:, None, None, None]
+    if len(rows := planned["blurred"]):
+        pixels[rows] = _convolved(pixels[rows], planned["kernels"])
+    if len(rows := planned["noisy"]):
+        count = len(noise) // 2
+        at = planned["seeds"][:, None] % count + torch.arange(count, device=pixels.device)
+        pixels[rows] += (noise[at] * planned["noise"][:, None]).view(len(rows), *pixels.shape[1:])
+        pixels = pixels.clamp(0, 255)
+    if len(rows := planned["compressed"]):
+        pixels[rows] = compressed(pixels[rows], planned["tables"])
+    return pixels
+
+
+def _convolved(pixels: Tensor, kernels: Tensor) -> Tensor:
+    """Each picture (n, 3, h, w) through its kernel (n, k, k)."""
+    n, channels, h, w = pixels.shape
+    padded = functional.pad(pixels, [kernels.shape[1] // 2] * 4, mode="reflect")
+    groups = kernels.repeat_interleave(channels, dim=0)[:, None]
+    return functional.conv2d(padded.flatten(0, 1)[None], groups, groups=n * channels).view(n, channels, h, w)
+
+
+def compressed(pixels: Tensor, tables: Tensor) -> Tensor:
+    """Pictures after a round trip through JPEG with half the resolution for colours.
+
+    Args:
+        pixels: (n, 3, h, w) in [0, 255], h and w multiples of 16.
+        tables: (n, 2, 8, 8), what coefficients of lightness and of colours are rounded to multiples of.
+    """
+    to_ycc = pixels.new_tensor(TO_YCC)
+    ycc = torch.einsum("ij,njhw->nihw", to_ycc, pixels)
+    lightness = _rounded(ycc[:, :1] - 128, tables[:, 0]) + 128
+    colours = _rounded(functional.avg_pool2d(ycc[:, 1:], 2), tables[:, 1])
+    colours = functional.interpolate(colours, scale_factor=2, mode="bilinear", align_corners=False)
+    rgb = torch.einsum("ij,njhw->nihw", to_ycc.inverse(), torch.cat([lightness, colours], dim=1))
+    return rgb.clamp(0, 255)
+
+
+def _rounded(planes: Tensor, table: Tensor) -> Tensor:
+    """Planes (n, c, h, w) in blocks of 8x8, whose cosine coefficients are rounded to multiples of a table (n, 8, 8)."""
+    n, c, h, w = planes.shape
+    at = torch.arange(8, device=planes.device, dtype=planes.dtype)
+    cosines = (torch.pi / 8 * (at + 0.5) * at[:, None]).cos() / 2
+    cosines[0] /= 2**0.5
+    blocks = planes.view(n, c, h // 8, 8, w // 8, 8)
+    coefficients = torch.einsum("ui,ncyixj,vj->ncyuxv", cosines, blocks, cosines)
+    step = table[:, None, None, :, None]
+    rounded = (coefficients / step).round() * step
+    return torch.einsum("ui,ncyuxv,vj->ncyixj", cosines, rounded, cosines).reshape(n, c, h, w)
