@@ -1,0 +1,122 @@
+"""Pictures a second that KPNet manages on an accelerator when there are many of them: the network, and all of it.
+
+    python benchmarks/kpnet_throughput.py --run runs/kpnet --data DATA --out throughput.json
+
+Three figures, each of batches of one size: the ``network`` on pixels that lie in the device's memory; with the
+``extraction`` of proposals and landmarks; and ``faces``, from decoded photos in the main memory to boxes, scores and
+landmarks there, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lineament.data.readers.coco import read_coco
+from lineament.images import read_image, resize
+from lineament.methods.kpnet import training, variants
+from lineament.methods.kpnet.decode import Config, KPNet
+from lineament.methods.kpnet.entries import Extractor
+from lineament.schemas import schema
+from lineament.train.checkpoint import best_weights
+from lineament.train.loop import to_input
+
+
+class Halved(Extractor):
+    """The network in bfloat16, the extraction in float32."""
+
+    compiled: Callable[[Tensor], dict[str, Tensor]]
+
+    def maps(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Pixels (n, h, w, 3) uint8 -> both maps."""
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            return self.compiled(to_input(pixels))
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """As of an ``Extractor``."""
+        maps = {name: map_.float() for name, map_ in self.maps(pixels).items()}
+        logit, centre, side = self.propose(pixels, maps["scale"])
+        regions = torch.cat([centre - side[..., None] / 2, centre + side[..., None] / 2], dim=-1)
+        landmarks, peaks = self.extract(maps["response"], regions)
+        return {"logit": logit, "centre": centre, "side": side, "landmarks": landmarks, "peaks": peaks}
+
+
+class OnDevice:
+    """What `lineament.runtime.Graph` is for a file, for a module on a device."""
+
+    def __init__(self, module: Halved, device: torch.device) -> None:
+        self.module, self.device = module, device
+
+    def __call__(self, entry: str, outputs: Sequence[str], *, pixels: Any) -> list[Any]:
+        found = self.module(torch.from_numpy(pixels).to(self.device))
+        return [found[name].cpu().numpy() for name in outputs]
+
+
+def rate(work: Callable[[], Any], count: int, seconds: float) -> float:
+    """Pictures a second of work that goes through so many of them, called for so long after three rounds to warm up."""
+    for _ in range(3):
+        work()
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
+    began, rounds = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        work()
+        synchronize()
+        rounds += 1
+    return count * rounds / (time.perf_counter() - began)
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a training of KPNet")
+    parser.add_argument("--data", type=Path, required=True, help="folder that the recipe's index files lie in")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--size", type=int, default=256, help="longer edge in pixels")
+    parser.add_argument("--batch", type=int, default=256, help="pictures at once")
+    parser.add_argument("--seconds", type=float, default=4, help="for each figure")
+    parser.add_argument("--compile", action="store_true", help="fuse the network's layers with torch.compile")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = training.read(args.run / training.RECIPE)
+    network = variants.build(len(schema(recipe.landmarks)), recipe.backbone, "soft-argmax", "scalemap")
+    network.load_state_dict(best_weights(args.run / "kpnet") or {})
+    network.eval().fold()
+    module = Halved(network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+    module.compiled = torch.compile(network, mode="max-autotune") if args.compile else network
+    paths = [sample.path for index in recipe.val for sample in read_coco(args.data / index)]
+    photos = [read_image(path) for path in (paths * -(-args.batch // len(paths)))[: args.batch]]
+    photos = [resize(p, tuple(max(1, round(s * args.size / max(p.shape[:2]))) for s in p.shape[1::-1])) for p in photos]
+    square = np.zeros((args.batch, args.size, args.size, 3), np.uint8)
+    for canvas, photo in zip(square, photos, strict=True):
+        canvas[: photo.shape[0], : photo.shape[1]] = photo
+    pixels = torch.from_numpy(square).to(device)
+    detector = KPNet(OnDevice(module, device), Config(overview=False, input_size=args.size))  # type: ignore[arg-type]
+    found = list(square)
+
+    def faces() -> Any:
+        return detector(found, threshold=0.5, min_face=1, max_face=None)
+
+    figures = {
+        "network": rate(lambda: module.maps(pixels), args.batch, args.seconds),
+        "extraction": rate(lambda: module(pixels), args.batch, args.seconds),
+        "faces": rate(faces, args.batch, args.seconds),
+    }
+    about = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "torch": torch.__version__}
+    settings = {"size": args.size, "batch": args.batch, "compile": args.compile, "backbone": recipe.backbone}
+    counted = sum(len(f) for f in faces())
+    report = {**about, **settings, "per_second": {n: round(v) for n, v in figures.items()}, "faces_found": counted}
+    args.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
