@@ -34,8 +34,8 @@ class Config:
         factor: ratio of one pyramid level's size to the one before.
         pnet_threshold: score in [0, 1] that a window of P-Net must reach.
         rnet_threshold: score in [0, 1] that a candidate must reach in R-Net.
-        threshold: score in [0, 1] that a face must reach in O-Net, unless a call says otherwise. A call's threshold
-            below those of P- and R-Net lowers theirs too, down to ...
+        threshold: score in [0, 1] that a face must reach in O-Net, unless a call says otherwise. A call that asks for a
+            share of it asks for the same share of P- and R-Net's, down to ...
         pnet_lowest, rnet_lowest: ... so much: there, thousands of candidates more bring hardly a face more.
         consensus: weight of R-Net's logit beside O-Net's in a face's score: what both believe is seldom wrong; 0 is the
             paper's score.
@@ -49,9 +49,9 @@ class Config:
     landmarks: str = of_weights("5")
     codec: str = of_weights("corner")
     factor: float = 0.709
-    pnet_threshold: float = 0.6
-    rnet_threshold: float = 0.7
-    threshold: float = 0.7
+    pnet_threshold: float = 0.8
+    rnet_threshold: float = 0.6
+    threshold: float = 0.6
     pnet_lowest: float = 0.3
     rnet_lowest: float = 0.1
     consensus: float = 0.5
@@ -94,8 +94,9 @@ class MTCNN:
         """The faces of every picture (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         c = self.config
         pyramids = [Pyramid(image) for image in images]
-        pnet = min(c.pnet_threshold, max(threshold, c.pnet_lowest))
-        rnet = min(c.rnet_threshold, max(threshold, c.rnet_lowest))
+        share = min(threshold / c.threshold, 1) if c.threshold else 1
+        pnet = min(c.pnet_threshold, max(share * c.pnet_threshold, c.pnet_lowest))
+        rnet = min(c.rnet_threshold, max(share * c.rnet_threshold, c.rnet_lowest))
         found = self.propose(pyramids, pnet, min_face=min_face, max_face=max_face)
         found = self.refine("rnet", pyramids, found, rnet, nms=c.nms_rnet)
         found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, consensus=c.consensus)
