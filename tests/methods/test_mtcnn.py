@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,22 +114,51 @@ def test_crops_are_black_outside_and_order_is_kept(graph: Graph) -> None:
     assert crops[1:].min() > 254.9
 
 
-def test_a_second_look_is_a_closer_one_whose_landmarks_count_as_much(graph: Graph) -> None:
+def test_further_looks_are_closer_and_their_landmarks_count_as_much(graph: Graph) -> None:
     rng = np.random.default_rng(0)
     pyramids = [Pyramid(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)) for _ in range(2)]
     boxes = np.array([[10, 20, 50, 50], [60, 5, 100, 45], [30, 30, 70, 70]], float)
     picture, first = np.array([1, 0, 1]), rng.uniform(0, 90, (3, 5, 2))
-    found = MTCNN(graph, Config(second_look=0.8)).look_again(pyramids, Candidates(boxes, np.ones(3), first, picture))
+    found = MTCNN(graph, Config(looks=(0.8, 0.5))).look_again(pyramids, Candidates(boxes, np.ones(3), first, picture))
     assert found.picture.tolist() == [0, 1, 1]
-    windows = np.array([[14, 19, 46, 51], [64, 9, 96, 41], [34, 34, 66, 66]], float)  # 0.8 of the squares
+    centres = np.array([[30, 35], [80, 25], [50, 50]], float)  # the squares' sides are 40
     for row, face in enumerate([1, 0, 2]):
-        window = windows[face]
-        crop = pyramids[picture[face]].crops(graph, window[None], 48)
-        (offsets,) = graph("onet", ("landmarks",), pixels=crop)
-        second = window[:2] + offsets.reshape(5, 2) * (window[2:] - window[:2])
-        np.testing.assert_allclose(found.landmarks[row], (first[face] + second) / 2, atol=1e-3)
-    with pytest.raises(OptionError, match="second_look"):
-        Config(second_look=-1)
+        seen = [first[face]]
+        for half in (16, 10):
+            window = np.concatenate([centres[face] - half, centres[face] + half])
+            crop = pyramids[picture[face]].crops(graph, window[None], 48)
+            (offsets,) = graph("onet", ("landmarks",), pixels=crop)
+            seen.append(window[:2] + offsets.reshape(5, 2) * 2 * half)
+        np.testing.assert_allclose(found.landmarks[row], np.mean(seen, axis=0), atol=1e-3)
+    with pytest.raises(OptionError, match="looks"):
+        Config(looks=[0.8, 0])
+
+
+def test_a_low_threshold_asks_earlier_networks_for_as_much_more(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    propose, refine = MTCNN.propose, MTCNN.refine
+
+    def proposed(self: MTCNN, pyramids: Any, threshold: float, **others: Any) -> Any:
+        asked.append(threshold)
+        return propose(self, pyramids, threshold, **others)
+
+    def refined(self: MTCNN, stage: Any, pyramids: Any, found: Any, threshold: float, **others: Any) -> Any:
+        asked.append(threshold)
+        return refine(self, stage, pyramids, found, threshold, **others)
+
+    monkeypatch.setattr(MTCNN, "propose", proposed)
+    monkeypatch.setattr(MTCNN, "refine", refined)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    method = MTCNN(graph, Config(pnet_threshold=0.8, rnet_threshold=0.6, threshold=0.6))
+    for threshold, expected in (
+        (0.9, [0.8, 0.6, 0.9]),
+        (0.6, [0.8, 0.6, 0.6]),
+        (0.45, [0.6, 0.45, 0.45]),
+        (0.0, [0.3, 0.1, 0.0]),
+    ):
+        asked.clear()
+        method([picture], threshold=threshold, min_face=20, max_face=None)
+        assert asked == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 7), (10, 2)])

@@ -39,8 +39,8 @@ class Config:
         pnet_lowest, rnet_lowest: ... so much: there, thousands of candidates more bring hardly a face more.
         consensus: weight of R-Net's logit beside O-Net's in a face's score: what both believe is seldom wrong; 0 is the
             paper's score.
-        second_look: side of the window in which O-Net sees every face once more, for one of the square around its box:
-            landmarks are the means of both looks, as the box is a better guess than R-Net's; 0 is the paper's one look.
+        looks: sides of the windows in which O-Net sees every face again, for one of the square around its box:
+            landmarks are the means of all looks, as the box is a better guess than R-Net's; none is the paper.
         min_face: side in pixels of the smallest square that is searched, unless a call says otherwise.
         nms_level, nms_pyramid, nms_rnet, nms_onet: intersection over union above which the worse candidate falls: at
             one level, over all levels, after R-Net, after O-Net.
@@ -55,7 +55,7 @@ class Config:
     pnet_lowest: float = 0.3
     rnet_lowest: float = 0.1
     consensus: float = 0.5
-    second_look: float = 0.8
+    looks: Sequence[float] = (0.8, 1.0)
     min_face: float = 20
     nms_level: float = 0.5
     nms_pyramid: float = 0.7
@@ -67,8 +67,8 @@ class Config:
             raise OptionError(f"mtcnn's codec must be one of {', '.join(box_ops.CODECS)}, found {self.codec!r}")
         if not 0 < self.factor < 1:  # or the pyramid had no end
             raise OptionError(f"mtcnn's factor must lie between 0 and 1, found {self.factor}")
-        if self.second_look < 0:
-            raise OptionError(f"mtcnn's second_look is a share of a box's side, or 0, found {self.second_look}")
+        if any(side <= 0 for side in self.looks):
+            raise OptionError(f"mtcnn's looks are shares of a box's side, above 0, found {list(self.looks)}")
 
 
 Stage = Literal["pnet", "rnet", "onet"]
@@ -100,7 +100,7 @@ class MTCNN:
         found = self.propose(pyramids, pnet, min_face=min_face, max_face=max_face)
         found = self.refine("rnet", pyramids, found, rnet, nms=c.nms_rnet)
         found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, consensus=c.consensus)
-        if c.second_look:
+        if c.looks:
             found = self.look_again(pyramids, found)
         return found.faces(images, self.schema)
 
@@ -156,14 +156,17 @@ class MTCNN:
         return _thinned(refined, nms)
 
     def look_again(self, pyramids: Sequence[Pyramid], found: Candidates) -> Candidates:
-        """The faces with landmarks that are the means of those they have and those of a second, closer look."""
+        """The faces with landmarks that are the means of those they have and those of further looks."""
         if not len(found):
             return found
         found = found.by_picture()
-        inset = (1 - self.config.second_look) / 2 * np.array([1, 1, -1, -1])
-        windows = box_ops.decode_corner(inset, box_ops.square(found.boxes))
-        *_, points = self._look("onet", pyramids, windows, found.picture)
-        return replace(found, landmarks=(found.landmarks + self._places(points, windows)) / 2)
+        looks = len(self.config.looks)
+        insets = (1 - np.array(self.config.looks))[:, None] / 2 * [1, 1, -1, -1]
+        squares = box_ops.square(found.boxes).repeat(looks, axis=0)  # one face's windows beside each other
+        windows = box_ops.decode_corner(np.tile(insets, (len(found), 1)), squares)
+        *_, points = self._look("onet", pyramids, windows, found.picture.repeat(looks))
+        seen = self._places(points, windows).reshape(len(found), looks, -1, 2)
+        return replace(found, landmarks=(found.landmarks + seen.sum(axis=1)) / (1 + looks))
 
     def _look(
         self, stage: Literal["rnet", "onet"], pyramids: Sequence[Pyramid], windows: Array, picture: Array
