@@ -49,8 +49,8 @@ class Config:
     landmarks: str = of_weights("5")
     codec: str = of_weights("corner")
     factor: float = 0.709
-    pnet_threshold: float = 0.8
-    rnet_threshold: float = 0.6
+    pnet_threshold: float = 0.85
+    rnet_threshold: float = 0.5
     threshold: float = 0.6
     pnet_lowest: float = 0.3
     rnet_lowest: float = 0.1
