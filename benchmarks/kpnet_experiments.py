@@ -279,7 +279,7 @@ def median(detector: Detector, found: Evaluated, pictures: int = 50) -> float:
 
 
 def steps_of(run: Path) -> int:
-    return int(torch.load(run / "kpnet" / CHECKPOINT, weights_only=True)["step"])
+    return int(torch.load(run / "kpnet" / CHECKPOINT, map_location="cpu", weights_only=True)["step"])
 
 
 def percent(share: float | None) -> str:
