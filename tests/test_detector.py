@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,6 +114,31 @@ def test_settings_can_be_replaced_and_unknown_ones_teach() -> None:
     for factor in (0, 1, 2.5):
         with pytest.raises(OptionError, match="factor must lie between 0 and 1"):
             lineament.load("mtcnn", settings={"factor": factor})
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "value"),
+    [
+        ("mtcnn", "nms_rnet", "a"),
+        ("mtcnn", "nms_rnet", [0.5]),
+        ("mtcnn", "threshold", None),
+        ("mtcnn", "looks", 0.8),
+        ("mtcnn", "looks", ["0.8"]),
+        ("kpnet", "evidence", 1),
+    ],
+)
+def test_a_setting_of_another_kind_teaches(method: str, setting: str, value: object) -> None:
+    with pytest.raises(OptionError, match=rf"setting '{setting}' is e\.g\. .*, found {re.escape(repr(value))}"):
+        lineament.load(method, settings={setting: value})
+
+
+def test_one_look_is_the_same_however_it_is_written() -> None:
+    photo = next(path for path in PHOTOS if path.stem == "astronaut")
+    none, empty = (lineament.load("mtcnn", settings={"looks": looks}).detect(photo) for looks in (None, []))
+    three = lineament.load("mtcnn").detect(photo)
+    np.testing.assert_array_equal(none.landmarks, empty.landmarks)
+    np.testing.assert_array_equal(none.boxes, three.boxes)
+    assert (none.landmarks != three.landmarks).any()
 
 
 def test_face_sizes_bound_the_search() -> None:

@@ -137,10 +137,17 @@ def load(
             raise OptionError(f"{of}'s setting {setting!r} is part of the weights; only a training changes it")
         if setting not in known:
             raise OptionError(f"{of} has no setting {setting!r}; it has: {', '.join(known)}")
-        if isinstance(value, str) and isinstance(getattr(own, setting), (bool, int, float)):
+        if not _is_like(value, getattr(own, setting)):
             raise OptionError(f"{of}'s setting {setting!r} is e.g. {getattr(own, setting)}, found {value!r}")
     own = replace(own, **(settings or {}))
     return Detector(of, kind.decoder(graph, own), own)
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a setting is a number, or several or none, as its usual value is; of what is neither, any value."""
+    if isinstance(usual, (list, tuple)):
+        return value is None or (isinstance(value, (list, tuple)) and all(_is_like(v, 0) for v in value))
+    return not isinstance(usual, (int, float)) or isinstance(value, (int, float))
 
 
 def in_groups(items: Iterable[T], pixels: Callable[[T], int]) -> Iterator[list[T]]:

@@ -55,7 +55,7 @@ class Config:
     pnet_lowest: float = 0.3
     rnet_lowest: float = 0.1
     consensus: float = 0.5
-    looks: Sequence[float] = (0.8, 1.0)
+    looks: Sequence[float] | None = (0.8, 1.0)
     min_face: float = 20
     nms_level: float = 0.5
     nms_pyramid: float = 0.7
@@ -67,8 +67,8 @@ class Config:
             raise OptionError(f"mtcnn's codec must be one of {', '.join(box_ops.CODECS)}, found {self.codec!r}")
         if not 0 < self.factor < 1:  # or the pyramid had no end
             raise OptionError(f"mtcnn's factor must lie between 0 and 1, found {self.factor}")
-        if any(side <= 0 for side in self.looks):
-            raise OptionError(f"mtcnn's looks are shares of a box's side, above 0, found {list(self.looks)}")
+        if any(side <= 0 for side in self.looks or ()):
+            raise OptionError(f"mtcnn's looks are shares of a box's side, above 0, found {self.looks}")
 
 
 Stage = Literal["pnet", "rnet", "onet"]
@@ -100,9 +100,7 @@ class MTCNN:
         found = self.propose(pyramids, pnet, min_face=min_face, max_face=max_face)
         found = self.refine("rnet", pyramids, found, rnet, nms=c.nms_rnet)
         found = self.refine("onet", pyramids, found, threshold, nms=c.nms_onet, consensus=c.consensus)
-        if c.looks:
-            found = self.look_again(pyramids, found)
-        return found.faces(images, self.schema)
+        return self.look_again(pyramids, found).faces(images, self.schema)
 
     def propose(
         self, pyramids: Sequence[Pyramid], threshold: float, *, min_face: float, max_face: float | None
@@ -157,7 +155,7 @@ class MTCNN:
 
     def look_again(self, pyramids: Sequence[Pyramid], found: Candidates) -> Candidates:
         """The faces with landmarks that are the means of those they have and those of further looks."""
-        if not len(found):
+        if not len(found) or not self.config.looks:
             return found
         found = found.by_picture()
         looks = len(self.config.looks)
