@@ -361,12 +361,12 @@ def _within(points: Array, limits: Array) -> Array:
 
 def _quilt(rows: list[list[Layout]]) -> Layout:
     """Tiles beside and below each other, as one canvas."""
-    rights = np.cumsum([0, *(tile.size[0] for tile in rows[0])]).tolist()
-    bottoms = np.cumsum([0, *(row[0].size[1] for row in rows)]).tolist()
-    placed = [(tile, x, y) for row, y in zip(rows, bottoms, strict=False) for tile, x in zip(row, rights, strict=False)]
+    lefts = np.cumsum([0, *(tile.size[0] for tile in rows[0])]).tolist()
+    tops = np.cumsum([0, *(row[0].size[1] for row in rows)]).tolist()
+    placed = [(tile, x, y) for row, y in zip(rows, tops, strict=False) for tile, x in zip(row, lefts, strict=False)]
     labels = [(tile.labels, np.array([x, y], np.float32)) for tile, x, y in placed]
     return Layout(
-        size=(rights[-1], bottoms[-1]),
+        size=(lefts[-1], tops[-1]),
         patches=tuple(
             replace(patch, area=(patch.area[0] + x, patch.area[1] + y, *patch.area[2:]))
             for tile, x, y in placed

@@ -26,7 +26,7 @@ from lineament.data.compose import Layout
 from lineament.errors import OptionError
 
 Array = NDArray[Any]
-LEVELS = 5
+LEVELS = 5  # of a photo: its own size, down to a sixteenth; canvases seldom show less
 BLUR = 19  # pixels, side of a kernel that holds both blurs of `Distortion`, at their largest
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # JFIF
 

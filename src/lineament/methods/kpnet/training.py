@@ -116,15 +116,15 @@ class KPNetTask(Task):
         ]
 
     def on(self, device: torch.device) -> Completion:
-        """An accelerator draws the canvases itself, out of photos that lie in its memory."""
-        if device.type == "cpu":
+        """A CUDA device draws the canvases itself, out of photos that lie in its memory."""
+        if device.type != "cuda":  # the operations that drawing takes were tried on no other
             return super().on(device)
         composer = DeviceComposer(self.composer.photos, device, self.recipe.canvas)
         self._draws = False
         return lambda batch: batch | {"pixels": composer.draw(batch)}
 
     def batch(self, step: int) -> Batch:
-        """Composed, partly covered and distorted canvases, or what an accelerator draws them by, with their targets."""
+        """Composed, partly covered and distorted canvases, or what a device draws them by, with their targets."""
         rng, size = generator(self.recipe.seed, step), self.recipe.canvas
         layouts = [self.composer.layout(rng, size) for _ in range(self.recipe.batch)]
         labels = [layout.labels for layout in layouts]
