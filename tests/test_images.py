@@ -279,6 +279,16 @@ def test_letterbox_keeps_one_scale_for_both_axes(shape: tuple[int, int]) -> None
         assert canvas[y, x, 1] == pytest.approx((y + 0.5) / scale / h * 250, abs=1.5)
 
 
+def test_means_are_those_of_the_pixels_that_each_covers() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (96, 120, 3), dtype=np.uint8)
+    for factor in (2, 3, 4):
+        found = resize(picture, (120 // factor, 96 // factor), means=True)
+        wanted = picture.reshape(96 // factor, factor, 120 // factor, factor, 3).mean(axis=(1, 3))
+        assert np.abs(found - wanted).max() < 2  # rounded along one axis after the other
+    for size in (70, 56), (100, 48), (240, 192):  # hardly smaller, or only along one axis, or larger
+        np.testing.assert_array_equal(resize(picture, size, means=True), resize(picture, size))
+
+
 def test_resize_averages_where_it_shrinks() -> None:
     checks = np.indices((64, 64)).sum(0) % 2 * 255
     small = resize(np.repeat(checks[..., None], 3, -1).astype(np.uint8), (8, 4))

@@ -216,18 +216,33 @@ def _expand(path: Path, hidden: Path | None) -> list[Path]:
     return pictures
 
 
-def resize(image: Array, size: tuple[int, int], *, box: tuple[float, float, float, float] | None = None) -> Array:
+MEANS_UP_TO = 0.5
+"""Scale up to which ``resize`` may take means: nearer to 1 they would stand for one pixel here and for two there."""
+
+
+def resize(
+    image: Array,
+    size: tuple[int, int],
+    *,
+    box: tuple[float, float, float, float] | None = None,
+    means: bool = False,
+) -> Array:
     """The picture, or a region of it, at another size; bilinear, antialiased where it shrinks.
 
     Args:
         image: (h, w, 3) or (h, w) uint8.
         size: ``(width, height)`` in pixels.
         box: region ``x1, y1, x2, y2`` in continuous pixels, inside the picture; all of it by default.
+        means: where it shrinks to half or less, each pixel is the mean of those that it covers: a little sharper, in
+            two thirds of the time, or less for a large photo.
 
     Returns:
         (height, width, 3) or (height, width) uint8.
     """
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=box))
+    left, top, right, bottom = box or (0, 0, image.shape[1], image.shape[0])
+    shrinks = size[0] <= MEANS_UP_TO * (right - left) and size[1] <= MEANS_UP_TO * (bottom - top)
+    filter_, gap = (Image.Resampling.BOX, 2.0) if means and shrinks else (Image.Resampling.BILINEAR, None)
+    return np.asarray(Image.fromarray(image).resize(size, filter_, box=box, reducing_gap=gap))
 
 
 def letterbox(image: Array, size: int) -> tuple[Array, float]:

@@ -765,6 +765,25 @@ def test_calibrated_scores_are_the_maps() -> None:
         assert 0 <= score <= 1
 
 
+@pytest.mark.parametrize("evidence", [None, (1, 0.3, 1.5, 1, 0.5, 1), (1, 0.3, -1.5, 1, 0.5, 1)])
+def test_only_what_cannot_reach_the_threshold_is_left_out(evidence: tuple[float, ...] | None) -> None:
+    rng = np.random.default_rng(0)
+    squares = rng.uniform([10, 10, 15], [180, 100, 60], (60, 3))
+    points = [POINTS * s * rng.uniform(0.5, 1.2) + corner + rng.normal(0, 2, (5, 2)) for *corner, s in squares]
+    rows = [
+        {**face_row(square, logit, tuple(rng.uniform(0, 1, 3))), "landmarks": [p]}
+        for square, logit, p in zip(squares, rng.normal(0, 3, 60), points, strict=True)
+    ]
+    decoder = KPNet(told(*rows), bare(evidence=evidence))
+    image = np.zeros((128, 256, 3), np.uint8)
+    every = decoder.propose([image])
+    assert len(every) == 60
+    for threshold in np.quantile(every.scores, [0.1, 0.5, 0.9]):
+        some = decoder.propose([image], threshold)
+        assert len(some) < 60
+        np.testing.assert_array_equal(some.scores[some.scores >= threshold], every.scores[every.scores >= threshold])
+
+
 def test_the_worse_of_two_that_overlap_falls() -> None:
     near, far = (SQUARE + np.array(shift) for shift in ([4, 4, 0], [60, 0, 0]))
     rows = face_row(near, 1), face_row(SQUARE, 2), face_row(far, 0)

@@ -131,6 +131,7 @@ class KPNet:
             for given in (config.convention, config.learned)
         )
         self.calibration = Calibration.from_dict(config.calibration) if config.calibration else None
+        self._best_agreement = float(config.evidence is None or config.evidence[2] > 0)
 
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
@@ -138,15 +139,18 @@ class KPNet:
         """The faces of every picture (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         if not images:
             return []
-        found = self.propose(images)
+        found = self.propose(images, threshold)
         side = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)
         wanted = (found.scores >= threshold) & (side >= min_face) & (side <= (max_face or np.inf))
         found = found[wanted]
         found = found[box_ops.nms(found.boxes, found.scores, self.config.nms, groups=found.picture)]
         return found.faces(images, self.schema)
 
-    def propose(self, images: Sequence[Array]) -> Proposals:
-        """Every proposal in every view of one or more pictures, scored and with its box, before suppression."""
+    def propose(self, images: Sequence[Array], threshold: float = 0.0) -> Proposals:
+        """The proposals in every view of one or more pictures, scored and with their boxes, before suppression.
+
+        Those that cannot reach the threshold, wherever their landmarks may be, are left out: nearly all, as a rule.
+        """
         views = [view for i, image in enumerate(images) for view in self.views(i, image)]
         views.sort(key=lambda view: (view.pixels.shape, view.picture))
         seen = []
@@ -154,7 +158,10 @@ class KPNet:
             group = list(alike)
             step = max(AT_ONCE // (shape[0] * shape[1]), 1)
             seen += [self._look(group[i : i + step]) for i in range(0, len(group), step)]
-        number, logit, centre, side, points, peaks = map(np.concatenate, zip(*seen, strict=True))
+        columns = [np.concatenate(parts) for parts in zip(*seen, strict=True)]
+        _, logit, _, side, _, peaks = columns
+        likely = self._scores(logit, side, np.full(len(logit), self._best_agreement), peaks)[0] >= threshold
+        number, logit, centre, side, points, peaks = (column[likely] for column in columns)
         scale, corner = np.array([v.scale for v in views])[number], np.stack([v.corner for v in views])[number]
         points = points / scale[:, None, None] + corner[:, None]
         middle, half = centre / scale[:, None] + corner, side[:, None] / scale[:, None] / 2
@@ -162,18 +169,23 @@ class KPNet:
         expected = self.learned.boxes(points, self.schema)
         same = self.config.convention == self.config.learned
         inferred = expected if same else self.convention.boxes(points, self.schema)
-        speaks = evidence(logit, side, box_ops.overlap(box_ops.square(expected), square), peaks)
-        if self.config.evidence is None:
-            score = (sigmoid(logit) + peaks.sum(axis=1)) / (1 + peaks.shape[1])
-        else:
-            score = sigmoid(speaks @ np.array(self.config.evidence))
+        scores, speaks = self._scores(logit, side, box_ops.overlap(box_ops.square(expected), square), peaks)
         return Proposals(
             boxes=corrected(inferred, expected, square, self.config.proposal),
-            scores=self.calibration.apply(score) if self.calibration else score,
+            scores=scores,
             landmarks=points,
             picture=np.array([v.picture for v in views], np.intp)[number],
             evidence=speaks,
         )
+
+    def _scores(self, logit: Array, side: Array, agreement: Array, peaks: Array) -> tuple[Array, Array]:
+        """Scores (n,) in [0, 1], and the evidence (n, 6) that they are made of; arguments as of ``evidence``."""
+        speaks = evidence(logit, side, agreement, peaks)
+        if self.config.evidence is None:
+            scores = (sigmoid(logit) + peaks.sum(axis=1)) / (1 + peaks.shape[1])
+        else:
+            scores = sigmoid(speaks @ np.array(self.config.evidence))
+        return (self.calibration.apply(scores) if self.calibration else scores), speaks
 
     def views(self, picture: int, image: Array) -> Iterator[View]:
         """What the network is shown of a picture."""
@@ -284,7 +296,7 @@ def view(
         min(corner[0] + part[0], corner[0] + new_w / scale),
         min(corner[1] + part[1], corner[1] + new_h / scale),
     )
-    pixels[border : border + new_h, border : border + new_w] = resize(image, (new_w, new_h), box=box)
+    pixels[border : border + new_h, border : border + new_w] = resize(image, (new_w, new_h), box=box, means=True)
     return View(picture, pixels, scale, corner - border / scale)
 
 

@@ -27,6 +27,8 @@ Array = NDArray[Any]
 PIXELS = "kpnet.pixels"
 CARRIED = ("Conv", "Relu", "MaxPool", "Add", "Concat", "Resize")
 """Operators on bytes; not those that lay out phases, nor the convolutions before them, which floats do as fast."""
+CHOOSING = ("ReduceMax", "Transpose", "GatherND")
+"""Operators behind them that only choose among values, and so may read bytes as well."""
 HIGHEST = 12.0  # logit that the scalemap's bytes reach; above it peaks look alike, until the second pass
 
 
@@ -114,22 +116,21 @@ def _parts(graph: onnx.GraphProto) -> Parts:
 
 
 def _keep_bytes(graph: onnx.GraphProto, parts: Parts) -> None:
-    """Take pixels as they come, and the scalemap's maximum over the bins before it leaves bytes."""
+    """Take pixels as they come; the scalemap's maximum and the second pass's cells leave bytes when they are chosen."""
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == parts.scaled)
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
             node.input[0] = parts.pixels
-    if parts.scalemap is None:
-        return
-    made = next(n.output[0] for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == parts.scalemap)
-    back = next(n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == made)
-    at, largest = next(
-        (i, n) for i, n in enumerate(graph.node) if n.op_type == "ReduceMax" and back.output[0] in n.input
-    )
-    name = largest.output[0]
-    largest.input[0], largest.output[0] = back.input[0], f"{name}.bytes"
-    floats = onnx.helper.make_node("DequantizeLinear", [f"{name}.bytes", *back.input[1:]], [name], f"{name}.floats")
-    graph.node.insert(at + 1, floats)
+    back = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+    for node in list(graph.node):
+        if node.op_type in CHOOSING and node.input[0] in back:
+            name = node.output[0]
+            floats = onnx.helper.make_node(
+                "DequantizeLinear", [f"{name}.bytes", *back[node.input[0]].input[1:]], [name], f"{name}.floats"
+            )
+            node.input[0], node.output[0] = back[node.input[0]].input[0], f"{name}.bytes"
+            graph.node.insert(list(graph.node).index(node) + 1, floats)
+            back[name] = floats
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

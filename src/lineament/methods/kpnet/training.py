@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -282,36 +282,48 @@ def finish(task: KPNetTask, out: Path) -> Path:
     """Write a trained run's file, its scores calibrated on the photos that were held out."""
     (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
     file = export_run(out, out / FILE)
-    write_whole(out / CALIBRATION, json.dumps(calibrated(file, task.held_out.photos)))
+    write_whole(out / CALIBRATION, json.dumps(calibrated(file, task.held_out.photos, task.recipe.canvas)))
     return export_run(out, file)
 
 
-def calibrated(file: Path, photos: Photos) -> dict[str, Any]:
+def calibrated(file: Path, photos: Photos, canvas: int) -> dict[str, Any]:
     """Settings of a file that labelled photos tell: what its scores are made of, and their calibration.
 
-    Of what is found above ``FAINT`` and stands after suppression, what lies on ignore regions is left out.
+    The former is fitted to the photos as they are shown by default and as large as a canvas together: fitted to a large
+    input alone, scores rank small faces too low at any. The latter is of the default alone.
+
+    Args:
+        file: a file whose scores are not calibrated yet. photos: with faces. canvas: side of a training picture.
     """
     graph = load_graph(file.read_bytes())
     config = Config(**parse_metadata(graph.metadata)[1])
-    decoder = Decoder(graph, config)
-    rows, hits = [], []
-    for i, sample in enumerate(photos.samples):
-        found = decoder.propose([photos[i]])
-        found = found[found.evidence[:, 0] > FAINT]
-        found = found[box_ops.nms(found.boxes, found.scores, config.nms)]
-        hit = box_ops.iou(found.boxes, sample.boxes[~sample.ignore]).max(axis=1, initial=0) >= 0.5
-        unsure = box_ops.coverage(found.boxes, sample.boxes[sample.ignore]).max(axis=1, initial=0) > 0.5
-        rows.append(found.evidence[hit | ~unsure])
-        hits.append(hit[hit | ~unsure])
-    evidence, is_face = np.concatenate(rows), np.concatenate(hits)
+    finds = [_finds(Decoder(graph, replace(config, input_size=size)), photos) for size in (canvas, config.input_size)]
+    evidence, is_face = finds[-1]
     if is_face.all() or not is_face.any():
         _log.warning(
             "scores stay as they are: of %d finds in the validation photos %d are faces", len(is_face), is_face.sum()
         )
         return {}
-    coefficients = logistic(evidence, is_face)
+    coefficients = logistic(*map(np.concatenate, zip(*finds, strict=True)))
     calibration = fit(sigmoid(evidence @ coefficients), is_face)
     return {"evidence": coefficients.round(4).tolist(), "calibration": calibration.to_dict()}
+
+
+def _finds(decoder: Decoder, photos: Photos) -> tuple[Array, Array]:
+    """Evidence (n, 6) for what is found above ``FAINT`` and stands after suppression, and whether it is a face (n,).
+
+    What is no face and lies on ignore regions is left out.
+    """
+    rows, hits = [], []
+    for i, sample in enumerate(photos.samples):
+        found = decoder.propose([photos[i]])
+        found = found[found.evidence[:, 0] > FAINT]
+        found = found[box_ops.nms(found.boxes, found.scores, decoder.config.nms)]
+        hit = box_ops.iou(found.boxes, sample.boxes[~sample.ignore]).max(axis=1, initial=0) >= 0.5
+        unsure = box_ops.coverage(found.boxes, sample.boxes[sample.ignore]).max(axis=1, initial=0) > 0.5
+        rows.append(found.evidence[hit | ~unsure])
+        hits.append(hit[hit | ~unsure])
+    return np.concatenate(rows), np.concatenate(hits)
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
