@@ -289,6 +289,12 @@ def test_means_are_those_of_the_pixels_that_each_covers() -> None:
         np.testing.assert_array_equal(resize(picture, size, means=True), resize(picture, size))
 
 
+def test_a_picture_of_the_right_size_stays() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    assert resize(picture, (12, 8), box=(0.0, 0.0, 12.0, 8.0)) is picture
+    assert not np.array_equal(resize(picture, (12, 8), box=(0.0, 0.0, 12.0, 7.5)), picture)
+
+
 def test_resize_averages_where_it_shrinks() -> None:
     checks = np.indices((64, 64)).sum(0) % 2 * 255
     small = resize(np.repeat(checks[..., None], 3, -1).astype(np.uint8), (8, 4))

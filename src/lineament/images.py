@@ -237,9 +237,12 @@ def resize(
             two thirds of the time, or less for a large photo.
 
     Returns:
-        (height, width, 3) or (height, width) uint8.
+        (height, width, 3) or (height, width) uint8; the picture itself where nothing changes.
     """
-    left, top, right, bottom = box or (0, 0, image.shape[1], image.shape[0])
+    everything = (0, 0, image.shape[1], image.shape[0])
+    left, top, right, bottom = box = box or everything
+    if size == everything[2:] and box == everything:
+        return image
     shrinks = size[0] <= MEANS_UP_TO * (right - left) and size[1] <= MEANS_UP_TO * (bottom - top)
     filter_, gap = (Image.Resampling.BOX, 2.0) if means and shrinks else (Image.Resampling.BILINEAR, None)
     return np.asarray(Image.fromarray(image).resize(size, filter_, box=box, reducing_gap=gap))
