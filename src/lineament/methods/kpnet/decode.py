@@ -131,6 +131,7 @@ class KPNet:
             for given in (config.convention, config.learned)
         )
         self.calibration = Calibration.from_dict(config.calibration) if config.calibration else None
+        # the overlap of proposal and landmarks that speaks most for a face
         self._best_agreement = float(config.evidence is None or config.evidence[2] > 0)
 
     def __call__(
