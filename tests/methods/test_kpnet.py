@@ -832,7 +832,9 @@ def seen_face(share: float, pixels: Array) -> dict[str, Any]:
     return face_row(np.array([0, 0, share * pixels.shape[1]]), 1)
 
 
-@pytest.mark.parametrize("settings", [{"input_size": 63}, {"overlap": 1.0}, {"margin": 0.5}, {"convention": "oval"}])
+@pytest.mark.parametrize(
+    "settings", [{"input_size": 63}, {"overlap": 1.0}, {"margin": 0.5}, {"convention": "oval"}, {"evidence": (1, 0)}]
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(settings))):
         KPNet(told(), Config(**settings))

@@ -86,6 +86,8 @@ class Config:
             raise OptionError(f"input_size is the longer edge in pixels, at least 64, found {self.input_size}")
         if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
             raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
+        if self.evidence is not None and len(self.evidence) != len(EVIDENCE):
+            raise OptionError(f"evidence has {len(EVIDENCE)} coefficients, e.g. {EVIDENCE}, found {self.evidence}")
 
 
 @dataclass(frozen=True)
