@@ -645,6 +645,20 @@ def test_tiles_cover_a_picture_and_overlap(shape: tuple[int, int], overlap: floa
         assert all(b - a <= side * (1 - overlap) + 1 for a, b in pairwise(starts))
 
 
+@pytest.mark.parametrize(("size", "overlap"), [(640, 0.25), (384, 0.25), (384, 0.5), (384, 0.0)])
+def test_the_whole_picture_leaves_small_faces_to_the_tiles(size: int, overlap: float) -> None:
+    settings = {"input_size": size, "overlap": overlap}
+    image = np.zeros((2400, 3200, 3), np.uint8)
+    views = views_of(image, tiles=True, **settings)
+    tiles, others = ([v for v in views if (v.scale == 1) is tile] for tile in (True, False))
+    for side in np.geomspace(2, 2400, 200):  # in pixels of the picture
+        in_tiles = side <= min(overlap * size, tiles[0].most)  # whole in one of them, wherever the face is
+        in_others = any(v.least <= side * v.scale <= v.most for v in others)
+        assert in_tiles or in_others
+        assert not (in_others and side < 0.75 * min(overlap * size, tiles[0].most))
+    assert min(v.least for v in views_of(image, **settings)) == 0
+
+
 def test_small_pictures_have_no_tiles() -> None:
     image = np.zeros((300, 400, 3), np.uint8)
     assert len(views_of(image, input_size=512, tiles=True)) == len(views_of(image, input_size=512)) == 2

@@ -27,6 +27,7 @@ Array = NDArray[Any]
 # Side in pixels of the input up to which a find counts where the overview shows it, too: landmarks of larger ones are
 # less exact, and most of what seems that large is no face.
 MOST = 96.0
+OVERLAP = 0.8  # share of the largest side in one view that is the smallest in the next
 SHRINK = 0.375  # size of the overview for one of the input ...
 OVERVIEW = 160  # ... but no more than that longer edge in pixels
 SMALLEST = 64  # longer edge in pixels of the smallest overview
@@ -196,7 +197,10 @@ class KPNet:
         h, w = image.shape[:2]
         border = round(c.margin * c.input_size)
         scale = (c.input_size - 2 * border) / max(h, w)
+        tiled = c.tiles and max(h, w) > c.input_size
         whole = view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple)
+        if tiled:  # which show larger what is small enough to lie whole in one of them, wherever it is
+            whole = replace(whole, least=OVERLAP * min(c.overlap * c.input_size, MOST_IN_TILES) * scale)
         size = min(SHRINK * c.input_size, OVERVIEW)
         if c.overview and size >= SMALLEST:
             yield replace(whole, most=MOST)
@@ -204,11 +208,11 @@ class KPNet:
             h2, w2 = whole.pixels.shape[:2]
             ratio = size / max(h2, w2)
             small = view(picture, whole.pixels, ratio, np.zeros(2, int), (w2, h2), 0, c.multiple)
-            least = 0.8 * MOST * ratio  # they overlap a little
+            least = OVERLAP * MOST * ratio
             yield replace(small, scale=ratio * scale, corner=whole.corner, least=least)
         else:
             yield whole
-        if c.tiles and max(h, w) > c.input_size:
+        if tiled:
             side = c.input_size
             for top in _starts(h, side, c.overlap):
                 for left in _starts(w, side, c.overlap):
