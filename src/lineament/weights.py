@@ -76,6 +76,11 @@ def register(path: Path) -> None:
     write_whole(path.parent / MANIFEST, json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
 
 
+def is_weights(name: str) -> bool:
+    """Whether a name is that of shipped weights, or ends as that of an ONNX file does."""
+    return name.endswith(".onnx") or name in {model.name for model in models()}
+
+
 def read_weights(name: str | Path) -> bytes:
     """A weight file's content, checked against the SHA-256 in the manifest of its folder, if it is listed there.
 

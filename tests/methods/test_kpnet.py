@@ -31,7 +31,7 @@ from lineament.methods.kpnet import scales, targets, training  # noqa: E402
 from lineament.methods.kpnet.decode import Config, KPNet, View  # noqa: E402
 from lineament.methods.kpnet.entries import Extractor, entries, peaks, region_maximum  # noqa: E402
 from lineament.methods.kpnet.extract import soft_argmax  # noqa: E402
-from lineament.methods.kpnet.losses import FAINT, landmark_losses, scale_loss  # noqa: E402
+from lineament.methods.kpnet.losses import FAINT, at, landmark_losses, offset_loss, scale_loss  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, Stem, UpConv  # noqa: E402
 from lineament.methods.kpnet.network import KPNet as Network  # noqa: E402
 from lineament.methods.kpnet.scales import BINS, STRIDE  # noqa: E402
@@ -258,6 +258,43 @@ def test_landmark_losses_have_the_right_gradient() -> None:
     assert torch.autograd.gradcheck(lambda r: tuple(landmark_losses(r, **case).values()), response)
 
 
+def test_cells_of_four_pixels_are_those_of_two_in_half_the_picture() -> None:
+    case = landmark_case()
+    maps, regions, points = case["response"], case["regions"], case["points"]
+    for coarse, fine in zip(soft_argmax(maps, 2 * regions, 4), soft_argmax(maps, regions), strict=True):
+        assert torch.allclose(coarse, 2 * fine if coarse.dim() == 4 else fine)
+    assert torch.equal(at(maps, 2 * points, 4), at(maps, points))
+    assert torch.equal(region_maximum(maps, 2 * regions, 4), region_maximum(maps, regions))
+    boxes = FACES[:3]
+    np.testing.assert_array_equal(targets.ignored(2 * boxes, 128, 4), targets.ignored(boxes, 64))
+    (places, values), (wanted, heights) = targets.paint(2 * boxes, 128, Spread(), 4), targets.paint(boxes, 64, Spread())
+    np.testing.assert_array_equal(places, np.add(wanted, [scales.PER_OCTAVE, 0, 0]))
+    np.testing.assert_allclose(values, heights, atol=1e-6)
+
+
+def looped_offset_loss(offset: Array, centres: Array, sides: Array) -> float:
+    """By image and face, over the nine cells of four pixels around the face's centre."""
+    errors = []
+    for image, face in np.argwhere(sides):
+        x, y = centres[image, face] / 4
+        for row, column in product(range(int(y) - 1, int(y) + 2), range(int(x) - 1, int(x) + 2)):
+            if 0 <= row < offset.shape[2] and 0 <= column < offset.shape[3]:
+                dx, dy = offset[image, :, row, column]
+                missed = abs(column + 0.5 + dx - x) + abs(row + 0.5 + dy - y)
+                errors.append(4 * missed / sides[image, face])
+    return float(np.mean(errors))
+
+
+def test_offset_loss_is_that_of_the_loops() -> None:
+    offset = random_maps(2, 2, H, W, spread=1.0)
+    centres = torch.tensor([[[13.0, 9.0], [1.0, 2.0]], [[4.0 * W - 1, 4.0 * H - 3], [0.0, 0.0]]], dtype=torch.float64)
+    sides = torch.tensor([[10.0, 25.0], [40.0, 0.0]], dtype=torch.float64)
+    found = offset_loss(offset, centres, sides, 4)
+    assert found.item() == pytest.approx(looped_offset_loss(offset.numpy(), centres.numpy(), sides.numpy()))
+    assert torch.autograd.gradcheck(lambda o: offset_loss(o, centres, sides, 4), offset.requires_grad_())
+    assert offset_loss(offset, centres, torch.zeros_like(sides), 4) == 0
+
+
 def test_no_landmark_costs_nothing() -> None:
     case = landmark_case()
     case["weights"] = torch.zeros_like(case["weights"])
@@ -401,7 +438,7 @@ def unlike(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.double().eval()
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ["drnet", "hourglass"])
 @pytest.mark.parametrize("landmarks", [5, 19])
 def test_networks_have_about_a_million_parameters(backbone: str, landmarks: int) -> None:
     assert 0.95e6 <= sum(p.numel() for p in Network(landmarks, backbone).parameters()) <= 1.10e6
@@ -419,13 +456,17 @@ def test_drnet_has_eleven_layers() -> None:
     assert max(depth.values()) == 11
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_maps_have_stride_2(backbone: str) -> None:
+@pytest.mark.parametrize(("backbone", "stride"), [("drnet", 2), ("hourglass", 2), ("lite", 4)])
+def test_maps_have_their_stride(backbone: str, stride: int) -> None:
     network = Network(7, backbone)
     m = network.backbone.multiple
     maps = network(torch.randint(0, 256, (2, 3, m * (128 // m), m * (192 // m))).float())
-    assert maps["scale"].shape == (2, BINS, 64, 96)
-    assert maps["response"].shape == (2, 7, 64, 96)
+    cells = (128 // stride, 192 // stride)
+    wanted = {"scale": (2, BINS, *cells), "response": (2, 7, *cells)}
+    if stride > 2:
+        wanted["offset"] = (2, 2, *cells)
+    assert network.stride == stride
+    assert {name: tuple(map_.shape) for name, map_ in maps.items()} == wanted
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -516,23 +557,27 @@ def vivid(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def test_proposals_carry_what_the_equations_give() -> None:
+@pytest.mark.parametrize("backbone", ["drnet", "lite"])
+def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
     torch.manual_seed(0)
-    network = vivid(Network())
+    network = vivid(Network(5, backbone))
+    stride = network.stride
     pixels = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
     with torch.no_grad():
         found = {name: value.numpy() for name, value in Extractor(network)(pixels).items()}
         maps = {n: v.double().numpy() for n, v in network(pixels.permute(0, 3, 1, 2).float()).items()}
     for image in range(2):
-        wanted = looped_peaks(maps["scale"][image])[:30]
-        assert len(wanted) == 30
+        wanted = looped_peaks(maps["scale"][image])[: 60 // stride]
+        assert len(wanted) == 60 // stride
         for rank, (logit, column, row, b) in enumerate(wanted):
             side = 4 * 2 ** ((b + 0.5) / 10)
-            centre = np.array([2 * column + 1, 2 * row + 1])
+            centre = stride * (np.array([column, row]) + 0.5)
+            if "offset" in maps:
+                centre = centre + stride * maps["offset"][image, :, row, column]
             assert found["logit"][image, rank] == pytest.approx(logit, abs=1e-4)
-            np.testing.assert_allclose(found["centre"][image, rank], centre)
+            np.testing.assert_allclose(found["centre"][image, rank], centre, rtol=1e-5)
             assert found["side"][image, rank] == pytest.approx(side, rel=1e-6)
-            region = (*(centre - side / 2), *(centre + side / 2))
+            region = np.array((*(centre - side / 2), *(centre + side / 2))) * STRIDE / stride  # as if cells were of two
             h = maps["response"][image]
             points = centre - side / 2 + side * np.array([equation_6(channel, region) for channel in h])
             np.testing.assert_allclose(found["landmarks"][image, rank], points, atol=1e-3)

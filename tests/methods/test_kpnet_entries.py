@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 from lineament.errors import LineamentError  # noqa: E402
 from lineament.export import export  # noqa: E402
 from lineament.methods.kpnet.entries import LEAST, PROPOSALS, SecondPass, entries, eyes_and_nose, peaks  # noqa: E402
-from lineament.methods.kpnet.network import DRNet, KPNet  # noqa: E402
+from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet  # noqa: E402
 from lineament.methods.kpnet.quantise import quantise  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import FIVE, own, schema  # noqa: E402
@@ -43,7 +43,7 @@ def views(*shape: int, seed: int = 0) -> Array:
     return coarse.repeat(8, axis=1).repeat(8, axis=2)
 
 
-@pytest.mark.parametrize("backbone", ["drnet", "hourglass"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_second_pass_finds_what_the_map_says(backbone: str) -> None:
     made = network(backbone)
     second = SecondPass(made.scale)
@@ -79,7 +79,7 @@ def test_the_early_map_is_filled_with_zeros() -> None:
         torch.testing.assert_close(after[name], value, atol=1e-4, rtol=1e-4)
 
 
-@pytest.fixture(scope="module", params=["drnet", "hourglass"])
+@pytest.fixture(scope="module", params=list(BACKBONES))
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A file of two passes, and the same in bytes."""
     folder = tmp_path_factory.mktemp("kpnet")

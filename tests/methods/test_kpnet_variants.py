@@ -184,9 +184,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("focal", ["true", "false"])
-@pytest.mark.parametrize(("extraction", "grouping"), VARIANTS)
-def test_every_parameter_of_a_variant_has_a_gradient(data: Path, extraction: str, grouping: str, focal: str) -> None:
+@pytest.mark.parametrize(
+    ("extraction", "grouping", "backbone"), [(*names, "drnet") for names in VARIANTS] + [(*VARIANTS[0], "lite")]
+)
+def test_every_parameter_of_a_variant_has_a_gradient(
+    data: Path, extraction: str, grouping: str, backbone: str, focal: str
+) -> None:
     settings = {"extraction": f'"{extraction}"', "grouping": f'"{grouping}"', "focal": focal}
+    settings["backbone"] = f'"{backbone}"'
     settings |= {"canvas": "96", "batch": "4", "held_out": "0"}
     recipe = data / "copy.toml"
     training.copy_recipe(data / "recipe.toml", recipe, settings)
@@ -206,6 +211,8 @@ def test_every_parameter_of_a_variant_has_a_gradient(data: Path, extraction: str
 def test_other_variants_are_refused(extraction: str, grouping: str) -> None:
     with pytest.raises(OptionError, match=r"extraction|grouping"):
         training.KPNetRecipe(train=("a.json",), extraction=extraction, grouping=grouping)
+    with pytest.raises(OptionError, match="lite"):
+        training.KPNetRecipe(train=("a.json",), extraction="argmax", backbone="lite")
 
 
 class Glance(nn.Module):

@@ -58,5 +58,8 @@ def initial_weights(folder: Path) -> dict[str, Any]:
     """
     weights = best_weights(folder)
     if weights is None:
-        raise OptionError(f"the recipe begins with the weights of {folder}, and there are none: train that run first")
+        raise OptionError(
+            f"the recipe begins with the weights of {folder}, and there are none: train that run first, "
+            "or name shipped weights or an ONNX file"
+        )
     return weights

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lineament.errors import OptionError
 from lineament.train.checkpoint import CHECKPOINT, initial_weights, read_checkpoint, write_checkpoint
 from lineament.train.recipe import Recipe, as_dict
+from lineament.weights import is_weights, read_weights
 
 Batch = dict[str, NDArray[Any]]
 Report = Callable[[int, Mapping[str, float]], None]
@@ -47,6 +49,14 @@ class Task(ABC):
             What completes a batch that has come to the device: work that is better done there.
         """
         return lambda batch: batch
+
+    def adopt(self, content: bytes) -> None:
+        """Give the network the weights of an exported file.
+
+        Raises:
+            OptionError: the method cannot, or not those.
+        """
+        raise OptionError("trainings of this method can begin with the folder of a run, and not with a weight file")
 
     @abstractmethod
     def batch(self, step: int) -> Batch:
@@ -87,12 +97,15 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         The network with the averaged weights that validated best.
 
     Raises:
-        OptionError: the folder holds a run of other settings, or the recipe begins with weights that are not there.
+        OptionError: the folder holds a run of other settings, or the recipe begins with weights that are not there or
+            not of such a network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator()  # its own mixed precision is set once a process; stages may differ in theirs
     network = task.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if recipe.initial:
+    if is_weights(recipe.initial):
+        task.adopt(read_weights(recipe.initial))
+    elif recipe.initial:
         network.load_state_dict(initial_weights(Path(recipe.initial) / folder.name))
     decayed = [p for p in network.parameters() if p.dim() > 1]
     others = [p for p in network.parameters() if p.dim() <= 1]

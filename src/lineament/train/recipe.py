@@ -19,7 +19,8 @@ class Recipe:
     Attributes:
         train, val: index files (COCO keypoints JSON) below the data folder.
         backgrounds: folders below the data folder with pictures in which there is no face.
-        initial: folder of a run with the same network, whose best weights the training begins with; none if empty.
+        initial: what the training begins with: the folder of a run with the same network, for its best weights; or,
+            where the method can, the name of shipped weights or the path of an ONNX file. Nothing if empty.
         steps, batch: length of the training, and samples a step.
         learning_rate: peak of AdamW's rate, reached after ``warmup`` steps and brought to 0 along half a cosine.
         weight_decay: AdamW's.

@@ -85,20 +85,25 @@ class Extractor(nn.Module):
         """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
         maps = self.network.maps(features)
-        logit, centre, side = self.propose(features, maps["scale"])
+        logit, centre, side = self.propose(features, maps)
         regions = torch.cat([centre - side[..., None] / 2, centre + side[..., None] / 2], dim=-1)
         landmarks, peaks = self.extract(maps["response"], regions)
         return {"logit": logit, "centre": centre, "side": side, "landmarks": landmarks, "peaks": peaks}
 
-    def propose(self, features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Squares, best first, by the features (n, c, ...) and the scalemap: logits, centres and sides, as returned."""
+    def propose(self, features: Tensor, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Squares, best first, by the features (n, c, ...) and the maps: logits, centres and sides, as returned."""
+        scale = maps["scale"]
         logit, cell, bins = peaks(scale) if self.second is None else self.second(features, scale)
-        return logit, (cell.float() + 0.5) * STRIDE, SMALLEST * torch.exp2((bins.float() + 0.5) / PER_OCTAVE)
+        place = cell + 0.5
+        if "offset" in maps:
+            at = cell[..., 1] * scale.shape[3] + cell[..., 0]
+            place = place + maps["offset"].flatten(2).gather(2, at[:, None].expand(-1, 2, -1)).transpose(1, 2)
+        return logit, place * self.network.stride, SMALLEST * torch.exp2((bins.float() + 0.5) / PER_OCTAVE)
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks and peaks, as returned, in regions (n, f, 4) of the response map."""
-        found = soft_argmax(response, regions)
-        largest = region_maximum(response[:, self.counting], regions)
+        found = soft_argmax(response, regions, self.network.stride)
+        largest = region_maximum(response[:, self.counting], regions, self.network.stride)
         return found.points, (largest - found.log_total[..., self.counting]).clamp(max=0).exp()
 
 
@@ -174,7 +179,7 @@ class SecondPass(nn.Module):
         return torch.where(rough > LEAST, logit, logit - 1000), cell, bins
 
 
-def region_maximum(maps: Tensor, regions: Tensor) -> Tensor:
+def region_maximum(maps: Tensor, regions: Tensor, stride: int = STRIDE) -> Tensor:
     """Largest values of maps (n, c, h, w) in regions (n, f, 4), over the cells whose centres lie inside -> (n, f, c).
 
     ONNX has an operator for it; torch has none, and here goes through all cells.
@@ -182,8 +187,8 @@ def region_maximum(maps: Tensor, regions: Tensor) -> Tensor:
     n, f = regions.shape[:2]
     h, w = maps.shape[2:]
     limit = torch.tensor([w - 1, h - 1], dtype=regions.dtype, device=regions.device)
-    first = torch.minimum(torch.ceil(regions[..., :2] / STRIDE - 0.5).clamp(min=0), limit)
-    last = torch.maximum(torch.minimum(torch.ceil(regions[..., 2:] / STRIDE - 0.5) - 1, limit), first)
+    first = torch.minimum(torch.ceil(regions[..., :2] / stride - 0.5).clamp(min=0), limit)
+    last = torch.maximum(torch.minimum(torch.ceil(regions[..., 2:] / stride - 0.5) - 1, limit), first)
     if torch.compiler.is_exporting():
         image = torch.arange(n).to(regions.dtype)[:, None, None].expand(n, f, 1)
         rois = torch.cat([image, first, last], dim=-1).flatten(0, 1)

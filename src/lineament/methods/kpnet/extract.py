@@ -28,17 +28,18 @@ class Extraction(NamedTuple):
     log_total: Tensor
 
 
-def soft_argmax(response: Tensor, regions: Tensor) -> Extraction:
+def soft_argmax(response: Tensor, regions: Tensor, stride: int = STRIDE) -> Extraction:
     """Equations 5 and 6. A region's cells are those whose centres lie in it; where it has none, its centre is given.
 
     Args:
         response: (n, K, h, w), the maps h.
         regions: (n, f, 4), ``x1, y1, x2, y2`` in pixels of the input.
+        stride: pixels of the input for one cell.
     """
     peak = response.amax(dim=(2, 3), keepdim=True)
     weight = (response - peak).clamp(min=-DEEPEST).exp()
-    rows, y = inside(regions[..., 1], regions[..., 3], response.shape[2])
-    columns, x = inside(regions[..., 0], regions[..., 2], response.shape[3])
+    rows, y = inside(regions[..., 1], regions[..., 3], response.shape[2], stride)
+    columns, x = inside(regions[..., 0], regions[..., 2], response.shape[3], stride)
     # (n, 1, f, h) @ (n, K, h, w) -> (n, K, f, w); positions are counted from the middle of the region
     across = rows[:, None] @ weight
     down = (rows * y)[:, None] @ weight
@@ -51,8 +52,8 @@ def soft_argmax(response: Tensor, regions: Tensor) -> Extraction:
     return Extraction(points, (total.log() + peak[..., 0]).transpose(1, 2))
 
 
-def inside(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+def inside(low: Tensor, high: Tensor, cells: int, stride: int = STRIDE) -> tuple[Tensor, Tensor]:
     """Which cells of an axis lie in (n, f) intervals, as (n, f, cells) of 0 and 1; and where, from the middle."""
-    centre = (torch.arange(cells, device=low.device, dtype=low.dtype) + 0.5) * STRIDE
+    centre = (torch.arange(cells, device=low.device, dtype=low.dtype) + 0.5) * stride
     inside = (centre >= low[..., None]) & (centre < high[..., None])
     return inside.to(low.dtype), (centre - (low + high)[..., None] / 2) * inside

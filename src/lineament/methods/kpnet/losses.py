@@ -49,23 +49,25 @@ def _focal_background(x: Tensor) -> Tensor:
     return x.sigmoid() ** 2 * functional.softplus(x)
 
 
-def landmark_losses(response: Tensor, regions: Tensor, points: Tensor, weights: Tensor) -> dict[str, Tensor]:
+def landmark_losses(
+    response: Tensor, regions: Tensor, points: Tensor, weights: Tensor, stride: int = STRIDE
+) -> dict[str, Tensor]:
     """The landmarks' losses, averaged over what carries weight.
 
     Args:
         response: (n, K, h, w).
         regions: (n, f, 4) in pixels of the input; squares of side 0 fill up what an image lacks.
         points: (n, f, K, 2) in pixels of the input, anything where the weight is 0.
-        weights: (n, f, K).
+        weights: (n, f, K). stride: pixels of the input for one cell.
 
     Returns:
         ``squared``, equation 7 with positions as shares of the region's side; ``absolute``, ours, the same with the
         absolute error; ``peak``, ours, the cross-entropy of equation 5's distribution with the landmark's own place,
         shared by the four cells around it, which makes peaks sharp.
     """
-    found = soft_argmax(response, regions)
+    found = soft_argmax(response, regions, stride)
     weights = weights * _within(points, regions)
-    surprise = (found.log_total - at(response, points)).clamp(min=0)
+    surprise = (found.log_total - at(response, points, stride)).clamp(min=0)
     return {
         **position_losses(found.points, regions, points, weights),
         "peak": (surprise * weights).sum() / weights.sum().clamp(min=1e-6),
@@ -90,10 +92,33 @@ def _within(points: Tensor, regions: Tensor) -> Tensor:
     return (points - middle[..., None, :]).abs().amax(-1) < side[..., None] / 2 - 1
 
 
-def at(maps: Tensor, points: Tensor) -> Tensor:
+def offset_loss(offset: Tensor, centres: Tensor, sides: Tensor, stride: int) -> Tensor:
+    """Ours: how far centres are missed from their own cells and the eight around, any of which may be the peak.
+
+    Args:
+        offset: (n, 2, h, w), in cells. centres: (n, f, 2) in pixels of the input. sides: (n, f), 0 where there is no
+            face. stride: pixels of the input for one cell.
+
+    Returns:
+        The absolute error as a share of the face's side, averaged.
+    """
+    h, w = offset.shape[2:]
+    around = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], device=offset.device)
+    cell = (centres / stride).floor().long()[:, :, None] + around  # (n, f, 9, 2)
+    size = torch.tensor([w, h], device=offset.device)
+    there = ((cell >= 0) & (cell < size)).all(-1) & (sides > 0)[..., None]
+    cell = torch.minimum(cell.clamp(min=0), size - 1)
+    flat = (cell[..., 1] * w + cell[..., 0]).flatten(1)
+    found = offset.flatten(2).gather(2, flat[:, None].expand(-1, 2, -1)).view(-1, 2, *cell.shape[1:3])
+    aim = centres[:, :, None] / stride - cell - 0.5
+    error = (found.permute(0, 2, 3, 1) - aim).abs().sum(-1) * stride / sides.clamp(min=1e-6)[..., None]
+    return (error * there).sum() / there.sum().clamp(min=1)
+
+
+def at(maps: Tensor, points: Tensor, stride: int = STRIDE) -> Tensor:
     """Maps (n, K, h, w) between their cells' centres, at (n, f, K, 2) pixels of the input -> (n, f, K)."""
     n, k, h, w = maps.shape
-    size = torch.tensor([w, h], dtype=maps.dtype, device=maps.device) * STRIDE
+    size = torch.tensor([w, h], dtype=maps.dtype, device=maps.device) * stride
     grid = (points / size * 2 - 1).transpose(1, 2).reshape(n * k, -1, 1, 2).to(maps.dtype)
     sampled = functional.grid_sample(
         maps.reshape(n * k, 1, h, w), grid, mode="bilinear", padding_mode="border", align_corners=False

@@ -1,5 +1,7 @@
 """KPNet's networks (Song et al. 2020): two light backbones, and one 3x3 convolution for each of the two maps.
 
+A third backbone is ours, for plain processors: maps at stride 4, and with them where in its cell a face's centre is.
+
 Pixels are scaled without a shift, so that black is zero: a photo that ends, a margin and the padding of the first
 convolution are the same thing to the network.
 """
@@ -7,33 +9,41 @@ convolution are the same thing to the network.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lineament.methods.kpnet.scales import BINS
+from lineament.methods.kpnet.scales import BINS, STRIDE
 
 
 class KPNet(nn.Module):
     """A backbone and its two heads (figure 2): ``scale`` for the scalemap, ``response`` for the landmarks.
 
     Args:
-        landmarks: K. backbone: "drnet" or "hourglass".
+        landmarks: K. backbone: "drnet", "hourglass" or "lite".
+
+    Attributes:
+        stride: pixels of the input for one cell of a map.
     """
 
     def __init__(self, landmarks: int = 5, backbone: str = "drnet") -> None:
         super().__init__()
         self.backbone = BACKBONES[backbone]()
+        self.stride = self.backbone.maps
+        self.offsets = 2 if self.stride > STRIDE else 0
         self.scale: nn.Module = self.backbone.head(BINS)
-        self.response: nn.Module = self.backbone.head(landmarks)
+        self.response: nn.Module = self.backbone.head(landmarks + self.offsets)
         expect_rarely(self.scale)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(n, 3, h, w) in [0, 255], h and w multiples of the backbone's ``multiple`` -> maps at stride 2.
+        """(n, 3, h, w) in [0, 255], h and w multiples of the backbone's ``multiple`` -> maps.
 
         Returns:
-            ``scale`` (n, 60, h/2, w/2), logits; ``response`` (n, K, h/2, w/2), h of equation 5.
+            ``scale`` (n, 60, h/2, w/2), logits; ``response`` (n, K, h/2, w/2), h of equation 5. Where maps are at
+            stride 4, h/4 and w/4, and ``offset`` (n, 2, h/4, w/4): x and y of a face's centre from the cell's own, in
+            cells.
         """
         return self.maps(self.features(pixels))
 
@@ -44,15 +54,32 @@ class KPNet(nn.Module):
 
     def maps(self, features: Tensor) -> dict[str, Tensor]:
         """Both heads' maps."""
-        return {"scale": self.scale(features), "response": self.response(features)}
+        response = self.response(features)
+        maps = {"scale": self.scale(features), "response": response}
+        if self.offsets:
+            maps["response"], maps["offset"] = response[:, : -self.offsets], response[:, -self.offsets :]
+        return maps
 
     def fold(self) -> None:
         """Put everything that is linear into single convolutions: the same function, for inference only."""
         for module in self.modules():
-            if isinstance(module, (ConvNorm, UpConv, Merge, Stem)):
+            if isinstance(module, (ConvNorm, UpConv, Stem)):
                 module.fold()
         if isinstance(self.backbone, DRNet):
             self.backbone.fill()
+
+    @torch.no_grad()
+    def unfold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the kernels and biases, by name, of a folded network of this kind: the same function, to learn on from.
+
+        Normalisation does nothing then but to add the biases.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, (ConvNorm, UpConv, Stem)):
+                module.unfold(*(tensors[f"{name}.{module.folded}.{part}"] for part in ("weight", "bias")))
+        for name, head in (("scale", self.scale), ("response", self.response)):
+            if isinstance(head, nn.Conv2d):
+                head.load_state_dict({part: tensors[f"{name}.{part}"] for part in ("weight", "bias")})
 
 
 def expect_rarely(head: nn.Module, prior: float = 1e-4) -> None:
@@ -76,7 +103,7 @@ class DRNet(nn.Module):
     """
 
     multiple = 8
-    stride = 2
+    stride, maps = 2, 2  # of the features, and of the maps
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
         super().__init__()
@@ -118,7 +145,7 @@ class Hourglass(nn.Module):
     """Hourglass-light: one stack of Newell et al. 2016 with 64 channels, upsampled to stride 2 at its end."""
 
     multiple = 64
-    stride = 4
+    stride, maps = 4, 2
 
     def __init__(self, channels: int = 64, depth: int = 4) -> None:
         super().__init__()
@@ -147,11 +174,48 @@ class Hourglass(nn.Module):
         return x
 
 
-BACKBONES: dict[str, type[DRNet] | type[Hourglass]] = {"drnet": DRNet, "hourglass": Hourglass}
+class Lite(nn.Module):
+    """DRNet without what it does at stride 2 after the stem, and narrower at stride 8: under a third of the operations.
+
+    Dense convolutions, as processors with instructions for bytes are best at.
+    """
+
+    multiple = 8
+    stride, maps = 4, 4
+
+    def __init__(self, early: int = 24, middle: int = 32, deep: int = 96) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, early, stride=2)
+        self.pool = nn.MaxPool2d(2)
+        self.shallow = Residual(early, middle)
+        self.down = Residual(middle, deep, stride=2)
+        self.deep = Residual(deep, deep)
+        self.up = ConvNorm(deep, middle)
+        self.smooth = ConvNorm(middle, middle)
+        self.channels = middle
+
+    def head(self, channels: int) -> nn.Conv2d:
+        """A head's layer."""
+        return nn.Conv2d(self.channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, channels, h/4, w/4)."""
+        shallow = self.shallow(self.pool(functional.relu(self.stem(x))))
+        deep = self.deep(self.down(shallow))
+        return functional.relu(self.smooth(functional.relu(_doubled(self.up(deep)) + shallow)))
+
+
+BACKBONES: dict[str, type[DRNet] | type[Hourglass] | type[Lite]] = {
+    "drnet": DRNet,
+    "hourglass": Hourglass,
+    "lite": Lite,
+}
 
 
 class ConvNorm(nn.Module):
     """Convolution and batch normalisation."""
+
+    folded = "conv"  # the layer that stands for all after folding
 
     def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -167,6 +231,12 @@ class ConvNorm(nn.Module):
         """Make one convolution of both."""
         weight, bias = _normalised(self.conv.weight, self.norm)
         self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
+
+    def unfold(self, weight: Tensor, bias: Tensor) -> None:
+        """Begin with what folding made, of which channels beyond these were filled in (see `DRNet.fill`)."""
+        outputs, inputs = self.conv.weight.shape[:2]
+        self.conv.weight.copy_(weight[:outputs, :inputs])
+        _only_shift(self.norm, bias[:outputs])
 
 
 class Residual(nn.Module):
@@ -191,6 +261,8 @@ class Stem(nn.Module):
     them at inference: a quarter of the work.
     """
 
+    folded = "first"
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, channels, 3, stride=2, bias=False)
@@ -211,6 +283,19 @@ class Stem(nn.Module):
         self.first.weight, self.first.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.second, self.norm = nn.Identity(), nn.Identity()
 
+    def unfold(self, weight: Tensor, bias: Tensor) -> None:
+        """Begin with what folding made: the second kernels that give it with the first ones as they are.
+
+        Any first kernels will do that span all there can be, and random ones do.
+        """
+        assert isinstance(self.second, nn.Conv2d)
+        shape = self.second.weight.shape
+        unit = torch.eye(shape[1:].numel(), dtype=weight.dtype).view(-1, *shape[1:])
+        each = functional.conv_transpose2d(unit, self.first.weight, stride=2).flatten(1).double()
+        second = torch.linalg.lstsq(each.T, weight.flatten(1).double().T, driver="gelsd").solution
+        self.second.weight.copy_(second.T.reshape(shape))
+        _only_shift(self.norm, bias)
+
 
 class UpConv(nn.Module):
     """Nearest-neighbour x2 upsampling and a 3x3 convolution.
@@ -222,6 +307,8 @@ class UpConv(nn.Module):
     Args:
         inputs, outputs: channels. norm: batch normalisation instead of a bias.
     """
+
+    folded = "conv"
 
     def __init__(self, inputs: int, outputs: int, norm: bool = False) -> None:
         super().__init__()
@@ -243,24 +330,27 @@ class UpConv(nn.Module):
         assert bias is not None
         self.conv, self.norm = Phases(weight, bias), nn.Identity()
 
+    def unfold(self, weight: Tensor, bias: Tensor) -> None:
+        """Begin with what folding made."""
+        assert isinstance(self.conv, nn.Conv2d)
+        even, odd = (_whole(row[0], row[1], axis=3) for row in torch.unflatten(weight, 0, (2, 2, -1)).unbind())
+        self.conv.weight.copy_(_whole(even, odd, axis=2))
+        shift = bias[: self.conv.out_channels]
+        if self.conv.bias is None:
+            _only_shift(self.norm, shift)
+        else:
+            self.conv.bias.copy_(shift)
 
-class Merge(nn.Module):
+
+class Merge(ConvNorm):
     """A 3x3 convolution of two concatenated maps, one of them upsampled x2, and batch normalisation."""
 
     def __init__(self, coarse: int, fine: int, outputs: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(coarse + fine, outputs, 3, padding=1, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+        super().__init__(coarse + fine, outputs)
 
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
         """(n, coarse, h, w), (n, fine, 2h, 2w) -> (n, outputs, 2h, 2w)."""
-        out: Tensor = self.norm(self.conv(torch.cat([_doubled(coarse), fine], dim=1)))
-        return out
-
-    def fold(self) -> None:
-        """Take the normalisation into the kernel."""
-        weight, bias = _normalised(self.conv.weight, self.norm)
-        self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
+        return super().forward(torch.cat([_doubled(coarse), fine], dim=1))
 
 
 class Phases(nn.Conv2d):
@@ -298,6 +388,13 @@ def _halved(weight: Tensor, axis: int, odd: bool) -> Tensor:
     return torch.stack([first + second, third] if odd else [first, second + third], dim=axis)
 
 
+def _whole(even: Tensor, odd: Tensor, axis: int) -> Tensor:
+    """Undo `_halved`."""
+    first, others = even.unbind(axis)
+    third = odd.select(axis, 1)
+    return torch.stack([first, others - third, third], dim=axis)
+
+
 def _normalised(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Kernel and bias of a convolution without bias and the batch normalisation behind it."""
     assert isinstance(norm, nn.BatchNorm2d)
@@ -305,3 +402,14 @@ def _normalised(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     assert norm.running_var is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+def _only_shift(norm: nn.Module, bias: Tensor) -> None:
+    """Make a batch normalisation that, as it validates, adds a bias and does nothing else."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1 - norm.eps)
+    norm.weight.fill_(1)
+    norm.bias.copy_(bias)

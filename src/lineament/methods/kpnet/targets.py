@@ -27,26 +27,26 @@ class Spread(NamedTuple):
     scale: float = 1.0
 
 
-def paint(boxes: Array, size: int, spread: Spread) -> tuple[Array, Array]:
+def paint(boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> tuple[Array, Array]:
     """The cells of a scalemap that are not zero, and their values in (0, 1].
 
     Args:
         boxes: (n, 4) faces in pixels of the input, each with a bin. size: side of the input.
-        spread: how far a face reaches.
+        spread: how far a face reaches. stride: pixels of the input for one cell.
 
     Returns:
         (m, 3) integers ``bin, row, column``, none twice: overlapping faces take the maximum; and (m,) float32.
     """
-    cells = size // STRIDE
+    cells = size // stride
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    host = np.floor(middle / STRIDE).astype(np.int64)
+    host = np.floor(middle / stride).astype(np.int64)
     bins = scales.encode(sides)
     if spread.paper:
         radius = (bins + 1) // 10
         sigma = 0.1 * np.maximum(radius, 1e-6)
     else:
-        sigma = np.maximum(spread.space * sides / STRIDE, 0.5)
+        sigma = np.maximum(spread.space * sides / stride, 0.5)
         radius = np.floor(3 * sigma).astype(np.int64)
     return _bells(np.column_stack([bins, host[:, ::-1]]), sigma, radius, (BINS, cells, cells), spread.scale)
 
@@ -98,11 +98,11 @@ def _bells(
     return np.stack(np.unravel_index(places, shape), axis=-1).astype(np.int64), values
 
 
-def ignored(regions: Array, size: int) -> Array:
+def ignored(regions: Array, size: int, stride: int = STRIDE) -> Array:
     """Cells (h, w) whose scale is not learned: those that regions (n, 4) touch."""
-    first = np.floor(regions[:, :2] / STRIDE)
-    last = np.ceil(regions[:, 2:] / STRIDE)
-    at = np.arange(size // STRIDE)
+    first = np.floor(regions[:, :2] / stride)
+    last = np.ceil(regions[:, 2:] / stride)
+    at = np.arange(size // stride)
     columns = (at >= first[:, :1]) & (at < last[:, :1])
     rows = (at >= first[:, 1:]) & (at < last[:, 1:])
     return np.asarray((rows[:, :, None] & columns[:, None, :]).any(axis=0))

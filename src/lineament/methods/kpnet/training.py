@@ -26,10 +26,11 @@ from lineament.errors import DataError, OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods.kpnet import embedding, rpn, targets, variants
+from lineament.methods.kpnet.adopt import adopt
 from lineament.methods.kpnet.decode import Config, sigmoid
 from lineament.methods.kpnet.decode import KPNet as Decoder
 from lineament.methods.kpnet.extractions import regress
-from lineament.methods.kpnet.losses import FAINT, landmark_losses, position_losses, scale_loss
+from lineament.methods.kpnet.losses import FAINT, landmark_losses, offset_loss, position_losses, scale_loss
 from lineament.methods.kpnet.network import BACKBONES, KPNet
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.kpnet.targets import Spread
@@ -66,7 +67,7 @@ class KPNetRecipe(Recipe):
         squared_weight, absolute_weight, peak_weight: of the landmarks' losses (see ``landmark_losses``); where they are
             found by a maximum ...
         heat_weight: ... of the loss that scalemaps have, for one landmark if focal, else for one photo.
-        tag_weight: of the embedding's.
+        tag_weight: of the embedding's. offset_weight: of the centres' places in their cells, where the maps are coarse.
         min_side: smallest side on the canvas of the face that a photo is placed by.
         held_out: canvases of validation photos that the losses are measured on.
     """
@@ -88,11 +89,17 @@ class KPNetRecipe(Recipe):
     peak_weight: float = 0.2
     heat_weight: float = 1.0
     tag_weight: float = 1.0
+    offset_weight: float = 2.0
     min_side: float = 5
     held_out: int = 96
 
     def __post_init__(self) -> None:
-        variants.check(self.extraction, self.grouping)
+        variants.check(self.extraction, self.grouping, self.backbone)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input for one cell of a map."""
+        return BACKBONES[self.backbone].maps
 
     @property
     def by_maxima(self) -> bool:
@@ -123,6 +130,12 @@ class KPNetTask(Task):
         self._draws = False
         return lambda batch: batch | {"pixels": composer.draw(batch)}
 
+    def adopt(self, content: bytes) -> None:
+        """Begin with a file's weights; normalisation learns from the first canvases."""
+        pixels = np.concatenate([self.batch(step)["pixels"] for step in range(max(64 // self.recipe.batch, 1))])
+        assert isinstance(self.network, KPNet)
+        adopt(self.network, content, to_input(torch.as_tensor(pixels)))
+
     def batch(self, step: int) -> Batch:
         """Composed, partly covered and distorted canvases, or what a device draws them by, with their targets."""
         rng, size = generator(self.recipe.seed, step), self.recipe.canvas
@@ -143,6 +156,8 @@ class KPNetTask(Task):
         r = self.recipe
         self._outside = self._outside.to(batch["outside"].device) + batch["outside"].sum()
         parts = self._of_grouping(outputs["scale"], batch) | self._of_extraction(outputs["response"], batch)
+        if "offset" in outputs:
+            parts["offset"] = offset_loss(outputs["offset"].float(), batch["centres"], batch["sides"], r.stride)
         weights = {
             "scale": r.scale_weight,
             "tags": r.tag_weight,
@@ -150,6 +165,7 @@ class KPNetTask(Task):
             "absolute": r.absolute_weight,
             "peak": r.peak_weight,
             "heat": r.heat_weight,
+            "offset": r.offset_weight,
         }
         return {name: weights[name] * value for name, value in parts.items() if weights[name]}
 
@@ -170,7 +186,7 @@ class KPNetTask(Task):
             return {"heat": loss / ((weights > 0).sum().clamp(min=1) if focal else len(maps))}
         if self.recipe.extraction == "regression":
             return position_losses(regress(maps.float(), regions), regions, points, weights)
-        return landmark_losses(maps.float(), regions, points, weights)
+        return landmark_losses(maps.float(), regions, points, weights, self.recipe.stride)
 
     @torch.no_grad()
     def validate(self, network: nn.Module) -> dict[str, float]:
@@ -201,18 +217,22 @@ def _targets(rng: np.random.Generator, canvases: Sequence[Labels], recipe: KPNet
     batch: Batch = {
         "faces": np.array([int((~c.ignore).sum()) for c in canvases], np.float32),
         "outside": np.array([c.outside for c in canvases], np.float32),
-        "ignored": np.stack([targets.ignored(c.boxes[c.ignore], recipe.canvas) for c in canvases]),
+        "ignored": np.stack([targets.ignored(c.boxes[c.ignore], recipe.canvas, recipe.stride) for c in canvases]),
         "regions": np.zeros((n, f, 4), np.float32),
         "points": np.zeros((n, f, k, 2), np.float32),
         "weights": np.zeros((n, f, k), np.float32),
+        "centres": np.zeros((n, f, 2), np.float32),
+        "sides": np.zeros((n, f), np.float32),
     }
     faces = [c.boxes[~c.ignore] for c in canvases]
     for i, (canvas, boxes) in enumerate(zip(canvases, faces, strict=True)):
         batch["regions"][i, : len(boxes)] = targets.proposals(rng, boxes)
         batch["points"][i, : len(boxes)] = np.nan_to_num(canvas.landmarks[~canvas.ignore])
         batch["weights"][i, : len(boxes)] = canvas.weights[~canvas.ignore]
+        batch["centres"][i, : len(boxes)] = (boxes[:, :2] + boxes[:, 2:]) / 2
+        batch["sides"][i, : len(boxes)] = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
     if recipe.grouping == "scalemap":
-        painted = [targets.paint(boxes, recipe.canvas, spread) for boxes in faces]
+        painted = [targets.paint(boxes, recipe.canvas, spread, recipe.stride) for boxes in faces]
         batch["cells"], batch["values"] = _together(painted)
     if recipe.grouping == "rpn":
         assigned = [

@@ -22,20 +22,22 @@ EXTRACTIONS = ("soft-argmax", "argmax", "regression")
 GROUPINGS = ("scalemap", "rpn", "embedding")
 
 
-def check(extraction: str, grouping: str) -> None:
+def check(extraction: str, grouping: str, backbone: str = "drnet") -> None:
     """Raise `OptionError` unless there is such a variant."""
     for name, value, there in (("extraction", extraction, EXTRACTIONS), ("grouping", grouping, GROUPINGS)):
         if value not in there:
             raise OptionError(f"kpnet has no {name} {value!r}; there are: {', '.join(there)}")
     if grouping == "embedding" and extraction != "soft-argmax":
         raise OptionError(f"grouping 'embedding' has no regions to extract from: leave out extraction {extraction!r}")
+    if backbone == "lite" and (extraction, grouping) != ("soft-argmax", "scalemap"):
+        raise OptionError(f"the variants are the paper's, of its backbones: not of backbone {backbone!r}")
 
 
 def build(landmarks: int, backbone: str, extraction: str, grouping: str) -> KPNet:
     """A new network. Its map ``scale`` tells faces, by bins, anchors or tags; its map ``response`` tells landmarks.
 
     Args:
-        landmarks: K. backbone: "drnet" or "hourglass". extraction, grouping: see `check`.
+        landmarks: K. backbone: "drnet", "hourglass" or "lite". extraction, grouping: see `check`.
     """
     network = KPNet(2 * landmarks if extraction == "regression" else landmarks, backbone)
     if grouping == "rpn":
@@ -65,9 +67,9 @@ class RegionExtractor(Extractor):
         super().__init__(network, counting)
         self.extraction, self.grouping = extraction, grouping
 
-    def propose(self, features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def propose(self, features: Tensor, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Squares of the scalemap or of anchors."""
-        return rpn.propose(scale) if self.grouping == "rpn" else super().propose(features, scale)
+        return rpn.propose(maps["scale"]) if self.grouping == "rpn" else super().propose(features, maps)
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks and peaks; a regression has no response map, and so equation 8 the probability alone."""

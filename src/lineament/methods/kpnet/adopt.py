@@ -1,0 +1,111 @@
+"""Where a training begins with an exported file: what is folded there becomes layers that learn, and normalise."""
+
+from __future__ import annotations
+
+import logging
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lineament.errors import OptionError
+from lineament.methods.kpnet.decode import Config
+from lineament.methods.kpnet.network import ConvNorm, DRNet, KPNet, Lite
+from lineament.schemas import schema
+from lineament.weights import parse_metadata
+
+_PREFIX = "kpnet.network."
+_log = logging.getLogger(__name__)
+
+
+def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
+    """Give a network the weights of a file: all where the backbone is the same, and the landmarks.
+
+    A head of other landmarks keeps what it has. A lite network takes from a DRNet the channels that carry most.
+
+    Args:
+        network: to begin with them.
+        content: a KPNet file, not of 8 bits.
+        pixels: (n, 3, h, w) in [0, 255], pictures of the training, by which normalisation learns what it meets.
+
+    Raises:
+        OptionError: a file of another method, of another backbone, or of 8 bits.
+    """
+    model = onnx.load_from_string(content)
+    tensors = {
+        tensor.name.removeprefix(_PREFIX): torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        for tensor in model.graph.initializer
+        if tensor.name.startswith(_PREFIX)
+    }
+    method, settings = parse_metadata({prop.key: prop.value for prop in model.metadata_props})
+    if method != "kpnet":
+        raise OptionError(f"a training of kpnet cannot begin with weights of {method!r}")
+    config = Config(**settings)
+    if any(name.endswith("_quantized") for name in tensors):
+        raise OptionError("a training begins with weights in floats, and these are in integers of 8 bits")
+    source = KPNet(len(schema(config.landmarks)), config.backbone)
+    source.unfold(tensors)
+    if isinstance(network.backbone, Lite) and isinstance(source.backbone, DRNet):
+        state = narrowed(source.backbone, network.backbone)
+    elif type(network.backbone) is type(source.backbone):
+        state = source.state_dict()
+    else:
+        raise OptionError(f"a training of another backbone cannot begin with weights of {config.backbone!r}")
+    mine = network.state_dict()
+    fitting = {name: value for name, value in state.items() if mine[name].shape == value.shape}
+    network.load_state_dict(mine | fitting)
+    settle(network, pixels)
+    _log.info("begins with %d of %d tensors of the file's %s", len(fitting), len(mine), config.backbone)
+
+
+@torch.no_grad()
+def settle(network: nn.Module, pixels: Tensor) -> None:
+    """Let every normalisation normalise what it meets in these pictures, and its gain and bias undo that."""
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        mean, variance = inputs[0].mean(dim=(0, 2, 3)), inputs[0].var(dim=(0, 2, 3), correction=0)
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        norm.bias.add_(gain * (mean - norm.running_mean))
+        norm.weight.copy_(gain * torch.sqrt(variance + norm.eps))
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+    hooks = [m.register_forward_pre_hook(measure) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    training = network.training
+    network.eval()(pixels)
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+
+
+def narrowed(wide: DRNet, lite: Lite) -> dict[str, Tensor]:
+    """A DRNet's layers that a lite network has, too, cut to its channels at stride 8: those that carry most."""
+    mine = lite.state_dict().keys()
+    state = {f"backbone.{name}": value for name, value in wide.state_dict().items() if name in mine}
+    count = lite.down.first.conv.out_channels
+    up = wide.up.conv
+    assert isinstance(up, nn.Conv2d)
+    assert isinstance(wide.down.shortcut, ConvNorm)
+    writers = [wide.down.second.conv, wide.down.shortcut.conv, wide.deep.second.conv]
+    kept = _strongest(count, writers=writers, readers=[wide.deep.first.conv, up])
+    for name, block in (("down", wide.down), ("deep", wide.deep)):
+        inner = _strongest(count, writers=[block.first.conv], readers=[block.second.conv])
+        for layer, outputs in (("first", inner), ("second", kept), ("shortcut", kept)):
+            for key in [key for key in state if key.startswith(f"backbone.{name}.{layer}.") and state[key].dim()]:
+                state[key] = state[key][outputs]
+        state[f"backbone.{name}.second.conv.weight"] = state[f"backbone.{name}.second.conv.weight"][:, inner]
+    state["backbone.deep.first.conv.weight"] = state["backbone.deep.first.conv.weight"][:, kept]
+    # an even place has taps a, b + c on what is upsampled, an odd one a + b, c; before it both have their mean
+    mean = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 0.0, 0.5]])
+    state["backbone.up.conv.weight"] = torch.einsum("yv,xu,oivu->oiyx", mean, mean, up.weight[:, kept])
+    return state
+
+
+def _strongest(count: int, *, writers: list[nn.Conv2d], readers: list[nn.Conv2d]) -> Tensor:
+    """Indices of the channels with the largest products of what is written to them and what is read from them."""
+    written = torch.stack([torch.linalg.vector_norm(conv.weight, dim=(1, 2, 3)) for conv in writers]).sum(0)
+    read = torch.stack([torch.linalg.vector_norm(conv.weight, dim=(0, 2, 3)) for conv in readers]).sum(0)
+    return (written * read).topk(count).indices.sort().values

@@ -1,0 +1,118 @@
+"""Trainings that begin with an exported file."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from torch import nn  # noqa: E402
+
+from lineament.errors import OptionError  # noqa: E402
+from lineament.methods.kpnet import training  # noqa: E402
+from lineament.methods.kpnet.adopt import adopt, narrowed, settle  # noqa: E402
+from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite  # noqa: E402
+from lineament.runtime import load_graph  # noqa: E402
+from lineament.weights import read_weights  # noqa: E402
+from scenes import write_data  # noqa: E402
+
+
+def seasoned(network: KPNet) -> KPNet:
+    """The network in float64, its normalisation anything but neutral."""
+    random = torch.Generator().manual_seed(0)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor in (part.weight.data, part.running_var):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=random))
+            for tensor in (part.bias.data, part.running_mean):
+                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=random))
+    return network.double().eval()
+
+
+def pixels(n: int = 2) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, 64, 128), generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_unfolding_undoes_folding(backbone: str) -> None:
+    network = seasoned(KPNet(5, backbone))
+    folded = copy.deepcopy(network)
+    folded.fold()
+    fresh = KPNet(5, backbone).double().eval()
+    fresh.unfold(folded.state_dict())
+    with torch.no_grad():
+        for name, wanted in network(pixels()).items():
+            assert (fresh(pixels())[name] - wanted).abs().max() <= 1e-8 * wanted.abs().max(), name
+    assert any(isinstance(part, nn.BatchNorm2d) for part in fresh.modules())
+
+
+def test_settled_normalisation_knows_the_pictures_and_changes_nothing() -> None:
+    network = seasoned(KPNet())
+    with torch.no_grad():
+        before = network(pixels())["scale"]
+        settle(network, pixels())
+        torch.testing.assert_close(network(pixels())["scale"], before)
+        torch.testing.assert_close(network.train()(pixels())["scale"], before)  # by what it meets, too
+
+
+def test_a_file_comes_back_with_the_landmarks_of_another_schema_new() -> None:
+    content = read_weights("kpnet")
+    network = KPNet(21).eval()
+    new = network.response.weight.clone()
+    adopt(network, content, pixels().float())
+    picture = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    logit, centre = load_graph(content)("kpnet", ("logit", "centre"), pixels=picture)
+    with torch.no_grad():
+        scale = network(torch.from_numpy(picture).permute(0, 3, 1, 2).float())["scale"][0]
+    cell = (centre[0, :20] / network.stride).astype(int)
+    np.testing.assert_allclose(logit[0, :20], scale.amax(0).numpy()[cell[:, 1], cell[:, 0]], atol=1e-3)
+    assert torch.equal(network.response.weight, new)
+
+
+def test_a_lite_network_takes_the_channels_that_carry_most() -> None:
+    """Of a DRNet all of whose other channels carry nothing: what is left computes the same."""
+    torch.manual_seed(0)
+    wide, network = DRNet().eval(), KPNet(5, "lite").eval()
+    lite = network.backbone
+    assert isinstance(lite, Lite)
+    stream, inner = (torch.randperm(176)[: lite.down.first.conv.out_channels].sort().values for _ in range(2))
+    for block in (wide.down, wide.deep):
+        for layer, kept in ((block.first, inner), (block.second, stream), (block.shortcut, stream)):
+            if not isinstance(layer, nn.Identity):
+                carries = torch.zeros(176).index_fill(0, kept, 1.0)
+                layer.conv.weight.data *= carries[:, None, None, None]
+    network.load_state_dict(network.state_dict() | narrowed(wide, lite), strict=True)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        shallow = wide.shallow(wide.pool(wide.stem(x).relu()))
+        torch.testing.assert_close(lite.shallow(lite.pool(lite.stem(x).relu())), shallow)
+        torch.testing.assert_close(lite.deep(lite.down(shallow)), wide.deep(wide.down(shallow))[:, stream])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "message"),
+    [("drnet", "kpnet-int8", "8 bits"), ("hourglass", "kpnet", "drnet"), ("drnet", "mtcnn", "mtcnn")],
+)
+def test_weights_of_another_kind_are_refused(backbone: str, weights: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        adopt(KPNet(5, backbone), read_weights(weights), pixels().float())
+
+
+def test_a_training_begins_with_shipped_weights(tmp_path: Path) -> None:
+    write_data(tmp_path, 4)
+    (tmp_path / "recipe.toml").write_text(
+        'train = ["scenes.json"]\nval = ["scenes.json"]\n[kpnet]\n'
+        'initial = "kpnet"\nsteps = 1\nbatch = 2\nlearning_rate = 0.0\nworkers = 0\ncanvas = 96\nheld_out = 2\n'
+    )
+    file = training.run(tmp_path, tmp_path / "recipe.toml", tmp_path / "run")
+    mine, theirs = (
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(content).graph.initializer}
+        for content in (file.read_bytes(), read_weights("kpnet"))
+    )
+    for name in ("scale.weight", "scale.bias", "response.weight", "response.bias"):
+        np.testing.assert_array_equal(mine[f"kpnet.network.{name}"], theirs[f"kpnet.network.{name}"])
