@@ -222,7 +222,9 @@ class InSquares(Extractor):
         super().__init__(network)
         self.squares = squares
 
-    def propose(self, features: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def propose(
+        self, features: torch.Tensor, maps: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         low, high = self.squares[..., :2], self.squares[..., 2:]
         return torch.zeros(self.squares.shape[:2]), (low + high) / 2, (high - low)[..., 0]
 

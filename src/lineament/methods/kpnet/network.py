@@ -31,7 +31,7 @@ class KPNet(nn.Module):
     def __init__(self, landmarks: int = 5, backbone: str = "drnet") -> None:
         super().__init__()
         self.backbone = BACKBONES[backbone]()
-        self.stride = self.backbone.maps
+        self.stride = self.backbone.cell
         self.offsets = 2 if self.stride > STRIDE else 0
         self.scale: nn.Module = self.backbone.head(BINS)
         self.response: nn.Module = self.backbone.head(landmarks + self.offsets)
@@ -103,7 +103,8 @@ class DRNet(nn.Module):
     """
 
     multiple = 8
-    stride, maps = 2, 2  # of the features, and of the maps
+    stride = 2  # of the features
+    cell = 2  # pixels of the input for one cell of the maps
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class Hourglass(nn.Module):
     """Hourglass-light: one stack of Newell et al. 2016 with 64 channels, upsampled to stride 2 at its end."""
 
     multiple = 64
-    stride, maps = 4, 2
+    stride, cell = 4, 2
 
     def __init__(self, channels: int = 64, depth: int = 4) -> None:
         super().__init__()
@@ -181,7 +182,7 @@ class Lite(nn.Module):
     """
 
     multiple = 8
-    stride, maps = 4, 4
+    stride, cell = 4, 4
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 96) -> None:
         super().__init__()

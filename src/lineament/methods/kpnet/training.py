@@ -99,7 +99,7 @@ class KPNetRecipe(Recipe):
     @property
     def stride(self) -> int:
         """Pixels of the input for one cell of a map."""
-        return BACKBONES[self.backbone].maps
+        return BACKBONES[self.backbone].cell
 
     @property
     def by_maxima(self) -> bool:
