@@ -18,7 +18,7 @@ Run = Callable[..., Result]
 def test_version_and_help(run: Run) -> None:
     assert run("--version").stdout == f"lineament {lineament.__version__}\n"
     text = run("--help").stdout
-    for command in ("detect", "models", "train", "export", "report"):
+    for command in ("detect", "models", "train", "export", "quantise", "report"):
         assert command in text
         assert run(command, "--help").exit_code == 0
 

@@ -14,6 +14,7 @@ from lineament.cli.evaluate_landmarks import landmarks, recall, speed
 from lineament.cli.export import export
 from lineament.cli.fit_box_convention import fit_box_convention
 from lineament.cli.models import models
+from lineament.cli.quantise import quantise
 from lineament.cli.report import report
 from lineament.cli.train import train
 from lineament.errors import LineamentError
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Faces and facial landmarks: published methods, trained from scratch, shipped as ONNX.",
 )
-for command in (detect, models, train, export, report, fit_box_convention):
+for command in (detect, models, train, export, quantise, report, fit_box_convention):
     app.command()(command)
 for evaluation in (landmarks, recall, speed):
     evaluate.app.command()(evaluation)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lineament.cli.options import figures
 from lineament.cli.train import training_of
-from lineament.errors import DataError
 
 
 def export(
@@ -21,9 +20,5 @@ def export(
     ] = None,
 ) -> None:
     """Export a run to an ONNX file that describes itself, held against torch."""
-    try:
-        figures = json.loads(scores.read_text()) if scores else {}
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{scores}: expected a JSON object of figures by name; {error}") from error
-    file = training_of(method).export_run(run, out, figures)
+    file = training_of(method).export_run(run, out, figures(scores))
     typer.echo(f"exported: {file}")

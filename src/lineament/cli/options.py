@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lineament import conventions
-from lineament.errors import OptionError
+from lineament.errors import DataError, OptionError
 
 Settings = dict[str, Any]
 
@@ -89,3 +89,18 @@ def _convention(name: str) -> str | dict[str, Any]:
             "`lineament fit-box-convention` makes one"
         )
     return conventions.read(name).to_dict()
+
+
+def figures(file: Path | None) -> dict[str, float]:
+    """What a JSON file says that weights score, by name; nothing where there is none.
+
+    Raises:
+        DataError: not such a file.
+    """
+    try:
+        given = json.loads(file.read_text()) if file else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: expected a JSON object of figures by name; {error}") from error
+    if not isinstance(given, dict):
+        raise DataError(f"{file}: expected a JSON object of figures by name, found {type(given).__name__}")
+    return given

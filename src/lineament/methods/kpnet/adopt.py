@@ -1,4 +1,4 @@
-"""Where a training begins with an exported file: what is folded there becomes layers that learn, and normalise."""
+"""Networks out of exported files: what is folded there becomes layers again, that learn on or are exported anew."""
 
 from __future__ import annotations
 
@@ -18,6 +18,32 @@ _PREFIX = "kpnet.network."
 _log = logging.getLogger(__name__)
 
 
+def read_network(content: bytes) -> KPNet:
+    """The network of a file, as it was before folding but for normalisation, which does nothing but add biases.
+
+    Raises:
+        OptionError: a file of another method, of a variant, or of 8 bits.
+    """
+    model = onnx.load_from_string(content)
+    method, settings = parse_metadata({prop.key: prop.value for prop in model.metadata_props})
+    tensors = {
+        tensor.name.removeprefix(_PREFIX): torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        for tensor in model.graph.initializer
+        if tensor.name.startswith(_PREFIX)
+    }
+    if method != "kpnet":
+        raise OptionError(f"expected weights of kpnet, found weights of {method}")
+    if any(name.endswith("_quantized") for name in tensors):
+        raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
+    config = Config(**settings)
+    network = KPNet(len(schema(config.landmarks)), config.backbone)
+    try:
+        network.unfold(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise OptionError("expected weights of kpnet itself, found those of a variant of it") from error
+    return network
+
+
 def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     """Give a network the weights of a file: all where the backbone is the same, and the landmarks.
 
@@ -25,37 +51,25 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
 
     Args:
         network: to begin with them.
-        content: a KPNet file, not of 8 bits.
+        content: a KPNet file, see `read_network`.
         pixels: (n, 3, h, w) in [0, 255], pictures of the training, by which normalisation learns what it meets.
 
     Raises:
-        OptionError: a file of another method, of another backbone, or of 8 bits.
+        OptionError: a file that cannot be read back, or of another backbone.
     """
-    model = onnx.load_from_string(content)
-    tensors = {
-        tensor.name.removeprefix(_PREFIX): torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-        for tensor in model.graph.initializer
-        if tensor.name.startswith(_PREFIX)
-    }
-    method, settings = parse_metadata({prop.key: prop.value for prop in model.metadata_props})
-    if method != "kpnet":
-        raise OptionError(f"a training of kpnet cannot begin with weights of {method!r}")
-    config = Config(**settings)
-    if any(name.endswith("_quantized") for name in tensors):
-        raise OptionError("a training begins with weights in floats, and these are in integers of 8 bits")
-    source = KPNet(len(schema(config.landmarks)), config.backbone)
-    source.unfold(tensors)
+    source = read_network(content)
     if isinstance(network.backbone, Lite) and isinstance(source.backbone, DRNet):
         state = narrowed(source.backbone, network.backbone)
     elif type(network.backbone) is type(source.backbone):
         state = source.state_dict()
     else:
-        raise OptionError(f"a training of another backbone cannot begin with weights of {config.backbone!r}")
+        names = (type(part.backbone).__name__ for part in (network, source))
+        raise OptionError("a {} cannot begin with the weights of a {}".format(*names))
     mine = network.state_dict()
     fitting = {name: value for name, value in state.items() if mine[name].shape == value.shape}
     network.load_state_dict(mine | fitting)
     settle(network, pixels)
-    _log.info("begins with %d of %d tensors of the file's %s", len(fitting), len(mine), config.backbone)
+    _log.info("begins with %d of %d tensors of the file", len(fitting), len(mine))
 
 
 @torch.no_grad()

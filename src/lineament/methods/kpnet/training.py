@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,14 @@ from lineament.errors import DataError, OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods.kpnet import embedding, rpn, targets, variants
-from lineament.methods.kpnet.adopt import adopt
+from lineament.methods.kpnet.adopt import adopt, read_network
 from lineament.methods.kpnet.decode import Config, sigmoid
 from lineament.methods.kpnet.decode import KPNet as Decoder
+from lineament.methods.kpnet.entries import entries
 from lineament.methods.kpnet.extractions import regress
 from lineament.methods.kpnet.losses import FAINT, landmark_losses, offset_loss, position_losses, scale_loss
 from lineament.methods.kpnet.network import BACKBONES, KPNet
+from lineament.methods.kpnet.quantise import quantise
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.kpnet.targets import Spread
 from lineament.runtime import load_graph
@@ -44,6 +47,7 @@ from lineament.weights import parse_metadata, register
 Array = NDArray[Any]
 STAGES = ("kpnet",)
 FILE, RECIPE, CALIBRATION = "kpnet.onnx", "recipe.toml", "calibration.json"
+RANGES = 512  # longer edge in pixels of the pictures that ranges of bytes are taken from
 _log = logging.getLogger(__name__)
 
 
@@ -369,6 +373,30 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         file,
         metadata=describe("kpnet", config, out / RECIPE, scores),
     )
+    register(file)
+    return file
+
+
+def export_bytes(
+    content: bytes, images: Iterable[Array], file: Path, scores: Mapping[str, float] | None = None
+) -> Path:
+    """Write a file's network in integers of 8 bits (see `quantise`); its settings and calibration stay the same.
+
+    Args:
+        content: a KPNet file in floats.
+        images: (h, w, 3) uint8 RGB, that ranges are taken from: a few dozen, with faces of all sizes.
+        file: the ONNX file. scores: figures that the file should carry, by name.
+
+    Raises:
+        OptionError: a file of another method, of a variant, or of 8 bits already.
+    """
+    network, graph = read_network(content), load_graph(content)
+    decoder = Decoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
+    about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
+    with TemporaryDirectory() as folder:
+        two_passes = entries(network, landmarks=decoder.schema, two_passes=True)
+        whole = export(two_passes, Path(folder) / FILE, metadata=graph.metadata | about)
+        quantise(whole, file, (view.pixels for image in images for view in decoder.views(0, image)))
     register(file)
     return file
 
