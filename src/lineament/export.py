@@ -176,6 +176,8 @@ def _check_parity(content: bytes, name: str, entry: Entry, tolerance: float) -> 
 def rows_of_both(expected: Mapping[str, Array], found: Mapping[str, Array], key: str) -> list[dict[str, Array]]:
     """Two sets of lists (n, m, ...) cut to the rows, joined in one order, whose value of one output is in both.
 
+    Values are told apart by hundredths: smaller differences may be the last digit's.
+
     Raises:
         LineamentError: one row of twenty is in one alone; fewer may turn on the last digit, as a rank does.
     """

@@ -211,6 +211,8 @@ def test_every_parameter_of_a_variant_has_a_gradient(
 def test_other_variants_are_refused(extraction: str, grouping: str) -> None:
     with pytest.raises(OptionError, match=r"extraction|grouping"):
         training.KPNetRecipe(train=("a.json",), extraction=extraction, grouping=grouping)
+    with pytest.raises(OptionError, match="there are: drnet, hourglass, lite"):
+        training.KPNetRecipe(train=("a.json",), backbone="resnet")
     with pytest.raises(OptionError, match="lite"):
         training.KPNetRecipe(train=("a.json",), extraction="argmax", backbone="lite")
 

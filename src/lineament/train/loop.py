@@ -103,9 +103,10 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator()  # its own mixed precision is set once a process; stages may differ in theirs
     network = task.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if is_weights(recipe.initial):
+    state = read_checkpoint(folder / CHECKPOINT, recipe)
+    if state is None and is_weights(recipe.initial):
         task.adopt(read_weights(recipe.initial))
-    elif recipe.initial:
+    elif state is None and recipe.initial:
         network.load_state_dict(initial_weights(Path(recipe.initial) / folder.name))
     decayed = [p for p in network.parameters() if p.dim() > 1]
     others = [p for p in network.parameters() if p.dim() <= 1]
@@ -113,7 +114,6 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
     average, best = copy.deepcopy(network), {"score": -math.inf, "weights": copy.deepcopy(network.state_dict())}
     start = 0
-    state = read_checkpoint(folder / CHECKPOINT, recipe)
     if state is not None:
         start, best = state["step"], state["best"]
         network.load_state_dict(state["network"])

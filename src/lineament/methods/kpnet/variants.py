@@ -15,7 +15,7 @@ from lineament.methods.kpnet import extractions, rpn
 from lineament.methods.kpnet.embedding import EmbeddingExtractor
 from lineament.methods.kpnet.entries import Extractor, entries
 from lineament.methods.kpnet.extract import soft_argmax
-from lineament.methods.kpnet.network import KPNet, expect_rarely
+from lineament.methods.kpnet.network import BACKBONES, KPNet, expect_rarely
 from lineament.schemas import Schema
 
 EXTRACTIONS = ("soft-argmax", "argmax", "regression")
@@ -24,7 +24,12 @@ GROUPINGS = ("scalemap", "rpn", "embedding")
 
 def check(extraction: str, grouping: str, backbone: str = "drnet") -> None:
     """Raise `OptionError` unless there is such a variant."""
-    for name, value, there in (("extraction", extraction, EXTRACTIONS), ("grouping", grouping, GROUPINGS)):
+    known = (
+        ("extraction", extraction, EXTRACTIONS),
+        ("grouping", grouping, GROUPINGS),
+        ("backbone", backbone, BACKBONES),
+    )
+    for name, value, there in known:
         if value not in there:
             raise OptionError(f"kpnet has no {name} {value!r}; there are: {', '.join(there)}")
     if grouping == "embedding" and extraction != "soft-argmax":
