@@ -62,6 +62,7 @@ class KPNetRecipe(Recipe):
             network, or those that an "embedding" holds together, which finds them by peaks of its own (table 6).
         canvas: side of a training picture in pixels.
         input_size: longer edge in pixels to which pictures are brought at inference, unless somebody asks for another.
+        proposal: as in the method's ``Config``, whose default is that of fine maps.
         longest: longer edge to which photos are scaled down in the cache.
         focal: the focal form of equation 4; else as printed.
         printed_spread: targets spread as in equation 3; else by ...
@@ -82,6 +83,7 @@ class KPNetRecipe(Recipe):
     grouping: str = "scalemap"
     canvas: int = 256
     input_size: int = 640
+    proposal: float = Config.proposal
     longest: int = 800
     focal: bool = True
     printed_spread: bool = False
@@ -366,6 +368,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         backbone=recipe.backbone,
         multiple=BACKBONES[recipe.backbone].multiple,
         input_size=recipe.input_size,
+        proposal=recipe.proposal,
         **(json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}),
     )
     export(
