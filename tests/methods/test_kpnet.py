@@ -40,6 +40,7 @@ from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import schema  # noqa: E402
 from lineament.train.checkpoint import CHECKPOINT  # noqa: E402
 from lineament.train.loop import to_input, train  # noqa: E402
+from networks import unlike  # noqa: E402
 from scenes import POINTS, write_data  # noqa: E402
 
 Array = np.ndarray
@@ -424,18 +425,6 @@ def test_proposals_in_training_are_those_of_cells_and_bins() -> None:
 
 
 # Networks
-
-
-def unlike(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in float64, with normalisations that do something, ready for inference."""
-    random = torch.Generator().manual_seed(seed)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            for tensor in (part.weight.data, part.running_var):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=random))
-            for tensor in (part.bias.data, part.running_mean):
-                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=random))
-    return module.double().eval()
 
 
 @pytest.mark.parametrize("backbone", ["drnet", "hourglass"])

@@ -95,24 +95,38 @@ def expect_rarely(head: nn.Module, prior: float = 1e-4) -> None:
         nn.init.normal_(last.weight, std=0.003)
 
 
-class DRNet(nn.Module):
-    """The De-redundancy Net (figure 3): most of its weights at stride 8, few operations at stride 2.
-
-    Eleven 3x3 layers on the longest path, the head among them: stem, three residual blocks, one convolution up to
-    stride 4, one behind the sum there, one up to stride 2 and over the long skip's concatenation, head.
-    """
+class Trunk(nn.Module):
+    """What `DRNet` and `Lite` have in common: the way down to stride 8."""
 
     multiple = 8
-    stride = 2  # of the features
-    cell = 2  # pixels of the input for one cell of the maps
 
-    def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
+    def __init__(self, early: int, middle: int, deep: int) -> None:
         super().__init__()
         self.stem = ConvNorm(3, early, stride=2)
         self.pool = nn.MaxPool2d(2)
         self.shallow = Residual(early, middle)
         self.down = Residual(middle, deep, stride=2)
         self.deep = Residual(deep, deep)
+
+    def trunk(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, 3, h, w) -> features at strides 2, 4 and 8."""
+        early = functional.relu(self.stem(x))
+        shallow = self.shallow(self.pool(early))
+        return early, shallow, self.deep(self.down(shallow))
+
+
+class DRNet(Trunk):
+    """The De-redundancy Net (figure 3): most of its weights at stride 8, few operations at stride 2.
+
+    Eleven 3x3 layers on the longest path, the head among them: stem, three residual blocks, one convolution up to
+    stride 4, one behind the sum there, one up to stride 2 and over the long skip's concatenation, head.
+    """
+
+    stride = 2  # of the features
+    cell = 2  # pixels of the input for one cell of the maps
+
+    def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
+        super().__init__(early, middle, deep)
         self.up = UpConv(deep, middle, norm=True)
         self.smooth = ConvNorm(middle, middle)
         self.last = Merge(middle, early, late)
@@ -135,9 +149,7 @@ class DRNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, channels, h/2, w/2)."""
-        early = functional.relu(self.stem(x))
-        shallow = self.shallow(self.pool(early))
-        deep = self.deep(self.down(shallow))
+        early, shallow, deep = self.trunk(x)
         middle = functional.relu(self.smooth(functional.relu(self.up(deep) + shallow)))
         return functional.relu(self.last(middle, early))
 
@@ -175,22 +187,16 @@ class Hourglass(nn.Module):
         return x
 
 
-class Lite(nn.Module):
+class Lite(Trunk):
     """DRNet without what it does at stride 2 after the stem, and narrower at stride 8: under a third of the operations.
 
     Dense convolutions, as processors with instructions for bytes are best at.
     """
 
-    multiple = 8
     stride, cell = 4, 4
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 96) -> None:
-        super().__init__()
-        self.stem = ConvNorm(3, early, stride=2)
-        self.pool = nn.MaxPool2d(2)
-        self.shallow = Residual(early, middle)
-        self.down = Residual(middle, deep, stride=2)
-        self.deep = Residual(deep, deep)
+        super().__init__(early, middle, deep)
         self.up = ConvNorm(deep, middle)
         self.smooth = ConvNorm(middle, middle)
         self.channels = middle
@@ -201,8 +207,7 @@ class Lite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, channels, h/4, w/4)."""
-        shallow = self.shallow(self.pool(functional.relu(self.stem(x))))
-        deep = self.deep(self.down(shallow))
+        _, shallow, deep = self.trunk(x)
         return functional.relu(self.smooth(functional.relu(_doubled(self.up(deep)) + shallow)))
 
 

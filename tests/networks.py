@@ -1,0 +1,18 @@
+"""Networks as tests want them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def unlike(module: nn.Module, seed: int = 0) -> nn.Module:
+    """The module in float64, with normalisations that do something, ready for inference."""
+    random = torch.Generator().manual_seed(seed)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor in (part.weight.data, part.running_var):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=random))
+            for tensor in (part.bias.data, part.running_mean):
+                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=random))
+    return module.double().eval()
