@@ -13,9 +13,9 @@ onnx = pytest.importorskip("onnx")
 
 from torch import nn  # noqa: E402
 
-from lineament.errors import OptionError  # noqa: E402
-from lineament.methods.kpnet import training  # noqa: E402
-from lineament.methods.kpnet.adopt import adopt, narrowed, settle  # noqa: E402
+from lineament.errors import OptionError, WeightsError  # noqa: E402
+from lineament.methods.kpnet import training, variants  # noqa: E402
+from lineament.methods.kpnet.adopt import adopt, narrowed, read_network, settle  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.weights import read_weights  # noqa: E402
@@ -80,6 +80,21 @@ def test_a_lite_network_takes_the_channels_that_carry_most() -> None:
     with torch.no_grad():
         for mine, theirs, kept in zip(lite.trunk(x), wide.trunk(x), (..., ..., stream), strict=True):
             torch.testing.assert_close(mine, theirs[:, kept])
+
+
+@pytest.mark.parametrize(("extraction", "grouping"), [("regression", "rpn"), ("soft-argmax", "embedding")])
+def test_a_variant_begins_with_the_backbone(extraction: str, grouping: str) -> None:
+    network = variants.build(5, "drnet", extraction, grouping)
+    head = {name: value.clone() for name, value in network.scale.state_dict().items()}
+    adopt(network, read_weights("kpnet"), pixels().float())
+    assert all(torch.equal(value, head[name]) for name, value in network.scale.state_dict().items())
+    kernel = read_network(read_weights("kpnet")).backbone.deep.second.conv.weight
+    assert torch.equal(network.backbone.deep.second.conv.weight, kernel)
+
+
+def test_what_is_no_weight_file_is_refused() -> None:
+    with pytest.raises(WeightsError):
+        adopt(KPNet(), b"no weights", pixels().float())
 
 
 @pytest.mark.parametrize(

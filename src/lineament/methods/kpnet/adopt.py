@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lineament.errors import OptionError
 from lineament.methods.kpnet.decode import Config
 from lineament.methods.kpnet.network import ConvNorm, DRNet, KPNet, Lite
+from lineament.runtime import read_metadata
 from lineament.schemas import schema
 from lineament.weights import parse_metadata
 
@@ -23,16 +24,16 @@ def read_network(content: bytes) -> KPNet:
 
     Raises:
         OptionError: a file of another method, of a variant, or of 8 bits.
+        WeightsError: no file of ours.
     """
-    model = onnx.load_from_string(content)
-    method, settings = parse_metadata({prop.key: prop.value for prop in model.metadata_props})
-    tensors = {
-        tensor.name.removeprefix(_PREFIX): torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-        for tensor in model.graph.initializer
-        if tensor.name.startswith(_PREFIX)
-    }
+    method, settings = parse_metadata(read_metadata(content))
     if method != "kpnet":
         raise OptionError(f"expected weights of kpnet, found weights of {method}")
+    tensors = {
+        tensor.name.removeprefix(_PREFIX): torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        for tensor in onnx.load_from_string(content).graph.initializer
+        if tensor.name.startswith(_PREFIX)
+    }
     if any(name.endswith("_quantized") for name in tensors):
         raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
     config = Config(**settings)
@@ -47,7 +48,8 @@ def read_network(content: bytes) -> KPNet:
 def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     """Give a network the weights of a file: all where the backbone is the same, and the landmarks.
 
-    A head of other landmarks keeps what it has. A lite network takes from a DRNet the channels that carry most.
+    A head of other landmarks, or of a variant, keeps what it has. A lite network takes from a DRNet the channels that
+    carry most.
 
     Args:
         network: to begin with them.
@@ -66,7 +68,7 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
         names = (type(part.backbone).__name__ for part in (network, source))
         raise OptionError("a {} cannot begin with the weights of a {}".format(*names))
     mine = network.state_dict()
-    fitting = {name: value for name, value in state.items() if mine[name].shape == value.shape}
+    fitting = {name: value for name, value in state.items() if name in mine and mine[name].shape == value.shape}
     network.load_state_dict(mine | fitting)
     settle(network, pixels)
     _log.info("begins with %d of %d tensors of the file", len(fitting), len(mine))
