@@ -853,20 +853,24 @@ def test_pictures_do_not_suppress_each_other_and_options_hold() -> None:
     assert [len(f) for f in decoder(images, threshold=threshold, min_face=1, max_face=None)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("input_size", "overview"), [(64, None), (256, 96), (384, 144), (640, 160)])
+@pytest.mark.parametrize(
+    ("input_size", "share", "overview"),
+    [(64, 0.375, None), (256, 0.375, 96), (256, 0.5, 128), (384, 0.375, 144), (640, 0.375, 160), (640, 0.5, 160)],
+)
 def test_large_faces_are_those_of_the_overview_and_small_ones_of_the_input(
-    input_size: int, overview: int | None
+    input_size: int, share: float, overview: int | None
 ) -> None:
+    settings = {"input_size": input_size, "overview_share": share}
     image = np.zeros((input_size, input_size, 3), np.uint8)
     levels = [input_size, overview] if overview else [input_size]
-    assert [max(v.pixels.shape) for v in views_of(image, input_size=input_size)] == levels
+    assert [max(v.pixels.shape) for v in views_of(image, **settings)] == levels
     (single,) = views_of(image, input_size=input_size, overview=False)
     assert (single.least, single.most) == (0, np.inf)
 
     def found(side: float) -> list[float]:
         """Sides that are found of a face of this side in pixels of the input, which every view shows."""
         look = partial(seen_face, side / input_size)
-        decoder = KPNet(Fake(look), bare(input_size=input_size, convention="square", proposal=1.0, nms=1.0))
+        decoder = KPNet(Fake(look), bare(**settings, convention="square", proposal=1.0, nms=1.0))
         (faces,) = decoder([image], threshold=0, min_face=1, max_face=None)
         return list(faces.boxes[:, 2] - faces.boxes[:, 0])
 
@@ -881,7 +885,15 @@ def seen_face(share: float, pixels: Array) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"input_size": 63}, {"overlap": 1.0}, {"margin": 0.5}, {"convention": "oval"}, {"evidence": (1, 0)}]
+    "settings",
+    [
+        {"input_size": 63},
+        {"overlap": 1.0},
+        {"margin": 0.5},
+        {"overview_share": 0.0},
+        {"convention": "oval"},
+        {"evidence": (1, 0)},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(settings))):

@@ -28,8 +28,7 @@ Array = NDArray[Any]
 # less exact, and most of what seems that large is no face.
 MOST = 96.0
 OVERLAP = 0.8  # share of the largest side in one view that is the smallest in the next
-SHRINK = 0.375  # size of the overview for one of the input ...
-OVERVIEW = 160  # ... but no more than that longer edge in pixels
+OVERVIEW = 160  # longer edge in pixels of the largest overview
 SMALLEST = 64  # longer edge in pixels of the smallest overview
 MOST_IN_TILES = 160.0  # more, as a whole large picture may show such a face too small
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
@@ -48,8 +47,8 @@ class Config:
         backbone: "drnet", "hourglass" or "lite".
         multiple: what the sides of an input are multiples of.
         input_size: longer edge in pixels to which a picture is brought.
-        overview: also look at the picture at 3/8 of that size, at most 160 pixels, for faces of more than 96 pixels of
-            the input.
+        overview: also look at the picture in at most 160 pixels, for faces of more than 96 pixels of the input.
+        overview_share: size of the overview for one of the input, up to those 160 pixels, in (0, 1].
         tiles: also look at overlapping tiles of ``input_size`` in the picture's own resolution.
         overlap: share of a tile's side that it has in common with the next.
         margin: black around the picture, as a share of the input, so that faces that fill it have room.
@@ -70,6 +69,7 @@ class Config:
     multiple: int = of_weights(8)
     input_size: int = 640
     overview: bool = True
+    overview_share: float = 0.375
     tiles: bool = False
     overlap: float = 0.25
     margin: float = 0.0
@@ -87,6 +87,8 @@ class Config:
             raise OptionError(f"input_size is the longer edge in pixels, at least 64, found {self.input_size}")
         if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
             raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
+        if not 0 < self.overview_share <= 1:
+            raise OptionError(f"overview_share lies in (0, 1], found {self.overview_share}; overview=false is none")
         if self.evidence is not None and len(self.evidence) != len(EVIDENCE):
             raise OptionError(f"evidence has {len(EVIDENCE)} coefficients, e.g. {EVIDENCE}, found {self.evidence}")
 
@@ -201,7 +203,7 @@ class KPNet:
         whole = view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple)
         if tiled:  # which show larger what is small enough to lie whole in one of them, wherever it is
             whole = replace(whole, least=OVERLAP * min(c.overlap * c.input_size, MOST_IN_TILES) * scale)
-        size = min(SHRINK * c.input_size, OVERVIEW)
+        size = min(c.overview_share * c.input_size, OVERVIEW)
         if c.overview and size >= SMALLEST:
             yield replace(whole, most=MOST)
             # of the view, as to shrink a large photo once more would take far longer

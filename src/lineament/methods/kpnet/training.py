@@ -62,7 +62,7 @@ class KPNetRecipe(Recipe):
             network, or those that an "embedding" holds together, which finds them by peaks of its own (table 6).
         canvas: side of a training picture in pixels.
         input_size: longer edge in pixels to which pictures are brought at inference, unless somebody asks for another.
-        proposal: as in the method's ``Config``, whose default is that of fine maps.
+        proposal, overview_share: as in the method's ``Config``, whose defaults are those of fine maps.
         longest: longer edge to which photos are scaled down in the cache.
         focal: the focal form of equation 4; else as printed.
         printed_spread: targets spread as in equation 3; else by ...
@@ -84,6 +84,7 @@ class KPNetRecipe(Recipe):
     canvas: int = 256
     input_size: int = 640
     proposal: float = Config.proposal
+    overview_share: float = Config.overview_share
     longest: int = 800
     focal: bool = True
     printed_spread: bool = False
@@ -369,6 +370,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         multiple=BACKBONES[recipe.backbone].multiple,
         input_size=recipe.input_size,
         proposal=recipe.proposal,
+        overview_share=recipe.overview_share,
         **(json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}),
     )
     export(
