@@ -223,7 +223,7 @@ class InSquares(Extractor):
         self.squares = squares
 
     def propose(
-        self, features: torch.Tensor, maps: dict[str, torch.Tensor]
+        self, features: torch.Tensor, maps: dict[str, torch.Tensor], least: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         low, high = self.squares[..., :2], self.squares[..., 2:]
         return torch.zeros(self.squares.shape[:2]), (low + high) / 2, (high - low)[..., 0]

@@ -40,10 +40,10 @@ class Halved(Extractor):
         with torch.autocast(pixels.device.type, torch.bfloat16):
             return self.compiled(to_input(pixels))
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor, least: Tensor) -> dict[str, Tensor]:
         """As of an ``Extractor``."""
         maps = {name: map_.float() for name, map_ in self.maps(pixels).items()}
-        logit, centre, side = self.propose(pixels, maps)
+        logit, centre, side = self.propose(pixels, maps, least)
         regions = torch.cat([centre - side[..., None] / 2, centre + side[..., None] / 2], dim=-1)
         landmarks, peaks = self.extract(maps["response"], regions)
         return {"logit": logit, "centre": centre, "side": side, "landmarks": landmarks, "peaks": peaks}
@@ -55,8 +55,8 @@ class OnDevice:
     def __init__(self, module: Halved, device: torch.device) -> None:
         self.module, self.device = module, device
 
-    def __call__(self, entry: str, outputs: Sequence[str], *, pixels: Any) -> list[Any]:
-        found = self.module(torch.from_numpy(pixels).to(self.device))
+    def __call__(self, entry: str, outputs: Sequence[str], **inputs: Any) -> list[Any]:
+        found = self.module(**{name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()})
         return [found[name].cpu().numpy() for name in outputs]
 
 
@@ -102,13 +102,14 @@ def main() -> None:
     pixels = torch.from_numpy(square).to(device)
     detector = KPNet(OnDevice(module, device), Config(overview=False, input_size=args.size))  # type: ignore[arg-type]
     found = list(square)
+    least = torch.full((args.batch,), detector.least(0.5), device=device)
 
     def faces() -> Any:
         return detector(found, threshold=0.5, min_face=1, max_face=None)
 
     figures = {
         "network": rate(lambda: module.maps(pixels), args.batch, args.seconds),
-        "extraction": rate(lambda: module(pixels), args.batch, args.seconds),
+        "extraction": rate(lambda: module(pixels, least), args.batch, args.seconds),
         "faces": rate(faces, args.batch, args.seconds),
     }
     about = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "torch": torch.__version__}

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+ALL = -100.0
+"""Logit that every peak of a scalemap surpasses."""
+
+
+def least(n: int, logit: float = ALL) -> Tensor:
+    """What proposals of n views must surpass (n,)."""
+    return torch.full((n,), logit)
 
 
 def unlike(module: nn.Module, seed: int = 0) -> nn.Module:

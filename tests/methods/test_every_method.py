@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import lineament
 from lineament import boxes as box_ops
@@ -187,6 +188,15 @@ def test_a_mirrored_picture_gives_mirrored_faces(detector: lineament.Detector) -
         )
         flags.append(kept(faces, back))
     assert np.concatenate(flags).mean() > 0.95  # a false alarm may come and go
+
+
+def test_a_picture_may_hold_hundreds_of_faces(detector: lineament.Detector) -> None:
+    photo = lineament.read_image(ROOT / "examples" / "photos" / "astronaut.jpg")
+    left, top, right, bottom = detector.detect(photo).boxes[0].round().astype(int)
+    reach = (bottom - top) // 3
+    face = Image.fromarray(photo[max(top - reach, 0) : bottom + reach, left - reach : right + reach]).resize((32, 32))
+    crowd = np.tile(np.asarray(face), (20, 20, 1))
+    assert len(detector.detect(crowd)) >= 380  # of 400
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (12, 12), (3, 40)])

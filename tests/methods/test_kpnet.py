@@ -28,7 +28,7 @@ from lineament.data.device import DeviceComposer  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import rows_of_both  # noqa: E402
 from lineament.methods.kpnet import scales, targets, training  # noqa: E402
-from lineament.methods.kpnet.decode import Config, KPNet, View  # noqa: E402
+from lineament.methods.kpnet.decode import LOGITS, Config, KPNet, View  # noqa: E402
 from lineament.methods.kpnet.entries import Extractor, entries, peaks, region_maximum  # noqa: E402
 from lineament.methods.kpnet.extract import soft_argmax  # noqa: E402
 from lineament.methods.kpnet.losses import FAINT, at, landmark_losses, offset_loss, scale_loss  # noqa: E402
@@ -40,7 +40,7 @@ from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import schema  # noqa: E402
 from lineament.train.checkpoint import CHECKPOINT  # noqa: E402
 from lineament.train.loop import to_input, train  # noqa: E402
-from networks import unlike  # noqa: E402
+from networks import least, unlike  # noqa: E402
 from scenes import POINTS, write_data  # noqa: E402
 
 Array = np.ndarray
@@ -515,16 +515,17 @@ def looped_peaks(scale: Array) -> list[tuple[float, int, int, int]]:
     return sorted(found, reverse=True)
 
 
-@pytest.mark.parametrize("count", [5, 60])
-def test_peaks_are_those_of_the_loops(count: int) -> None:
+@pytest.mark.parametrize("rank", [5, -1])
+def test_peaks_are_those_of_the_loops(rank: int) -> None:
     scale = random_maps(2, BINS, H, W, seed=3)
-    logit, cell, bins = peaks(scale, count)
-    assert logit.shape == (2, count)
-    for image in range(2):
-        wanted = looped_peaks(scale[image].numpy())[:count]
-        assert len(wanted) == 5 or 10 < len(wanted) < 40
-        rows = zip(logit[image].tolist(), cell[image].tolist(), bins[image].tolist(), strict=True)
-        assert [(x, *place, b) for x, place, b in list(rows)[: len(wanted)]] == wanted
+    loops = [looped_peaks(maps.numpy()) for maps in scale]
+    assert all(10 < len(wanted) < 40 for wanted in loops)
+    limits = torch.tensor([wanted[rank][0] for wanted in loops], dtype=scale.dtype) - 1e-9
+    logit, cell, bins = peaks(scale, limits)
+    assert logit.shape[1] == max(len(wanted) if rank < 0 else rank + 1 for wanted in loops)
+    for image, wanted in enumerate(loops):
+        rows = list(zip(logit[image].tolist(), cell[image].tolist(), bins[image].tolist(), strict=True))
+        assert [(x, *place, b) for x, place, b in rows[: len(wanted)]] == wanted[: len(rows)]
         assert (logit[image, len(wanted) :] < -900).all()  # beaten by a neighbour
 
 
@@ -553,7 +554,7 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
     stride = network.stride
     pixels = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
     with torch.no_grad():
-        found = {name: value.numpy() for name, value in Extractor(network)(pixels).items()}
+        found = {name: value.numpy() for name, value in Extractor(network)(pixels, least(2)).items()}
         maps = {n: v.double().numpy() for n, v in network(pixels.permute(0, 3, 1, 2).float()).items()}
     for image in range(2):
         wanted = looped_peaks(maps["scale"][image])[: 60 // stride]
@@ -813,7 +814,9 @@ def test_calibrated_scores_are_the_maps() -> None:
         assert 0 <= score <= 1
 
 
-@pytest.mark.parametrize("evidence", [None, (1, 0.3, 1.5, 1, 0.5, 1), (1, 0.3, -1.5, 1, 0.5, 1)])
+@pytest.mark.parametrize(
+    "evidence", [None, (1, 0.3, 1.5, 1, 0.5, 1), (1, 0.3, -1.5, 1, 0.5, 1), (2, -0.5, 0.3, 1, -0.4, 1)]
+)
 def test_only_what_cannot_reach_the_threshold_is_left_out(evidence: tuple[float, ...] | None) -> None:
     rng = np.random.default_rng(0)
     squares = rng.uniform([10, 10, 15], [180, 100, 60], (60, 3))
@@ -829,6 +832,7 @@ def test_only_what_cannot_reach_the_threshold_is_left_out(evidence: tuple[float,
     for threshold in np.quantile(every.scores, [0.1, 0.5, 0.9]):
         some = decoder.propose([image], threshold)
         assert len(some) < 60
+        assert (decoder.least(threshold) > LOGITS[0]) == (evidence is not None)
         np.testing.assert_array_equal(some.scores[some.scores >= threshold], every.scores[every.scores >= threshold])
 
 
@@ -1045,9 +1049,10 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
         assert graph.metadata["schema"] == "21"
         for shape in ((1, 64, 64), (3, 128, 64)):
             pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-            found = dict(zip(outputs, graph("kpnet", outputs, pixels=pixels), strict=True))
+            limits = least(len(pixels))
+            found = dict(zip(outputs, graph("kpnet", outputs, pixels=pixels, least=limits.numpy()), strict=True))
             with torch.no_grad():
-                wanted = {name: value.numpy() for name, value in module(torch.from_numpy(pixels)).items()}
+                wanted = {n: v.numpy() for n, v in module(torch.from_numpy(pixels), limits).items()}
             assert found["landmarks"].shape == (shape[0], found["logit"].shape[1], 21, 2)
             mine, theirs = rows_of_both(wanted, found, "centre")
             stand = (mine["logit"] > -500) & (theirs["logit"] > -500)  # ranks, and ties, may turn on the last digit

@@ -19,6 +19,7 @@ from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet  # noqa: E40
 from lineament.methods.kpnet.quantise import quantise  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import FIVE, own, schema  # noqa: E402
+from networks import ALL, least  # noqa: E402
 
 Array = NDArray[Any]
 OUTPUTS = ("logit", "centre", "side", "landmarks", "peaks")
@@ -51,8 +52,8 @@ def test_a_second_pass_finds_what_the_map_says(backbone: str) -> None:
     with torch.no_grad():
         features = made.features(pixels)
         scale = made.maps(features)["scale"]
-        logit, cell, bins = second(features, scale)
-        wanted = peaks(scale.clamp(min=LEAST))
+        logit, cell, bins = second(features, scale, least(2))
+        wanted = peaks(scale.clamp(min=LEAST), least(2))
     np.testing.assert_array_equal(cell, wanted[1])
     column, row = cell.unbind(-1)
     values = scale[torch.arange(2)[:, None], :, row, column]  # (n, f, 60)
@@ -90,10 +91,9 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_bytes_find_what_floats_find(files: tuple[Path, Path]) -> None:
     pixels = views(2, 128, 192, 3, seed=1)
     exact, small = (load_graph(file.read_bytes()) for file in files)
-    wanted = dict(zip(OUTPUTS, exact("kpnet", OUTPUTS, pixels=pixels), strict=True))
-    found = dict(zip(OUTPUTS, small("kpnet", OUTPUTS, pixels=pixels), strict=True))
-    assert {name: value.shape for name, value in found.items()} == {name: v.shape for name, v in wanted.items()}
-    assert found["logit"].shape == (2, PROPOSALS)
+    wanted = dict(zip(OUTPUTS, exact("kpnet", OUTPUTS, pixels=pixels, least=least(2).numpy()), strict=True))
+    found = dict(zip(OUTPUTS, small("kpnet", OUTPUTS, pixels=pixels, least=least(2).numpy()), strict=True))
+    assert {name: value.shape[2:] for name, value in found.items()} == {n: v.shape[2:] for n, v in wanted.items()}
     for image in range(2):
         best = wanted["logit"][image].argsort()[-10:]  # each has its like: the same cell or one beside it
         apart = np.abs(wanted["centre"][image][best, None] - found["centre"][image][None]).max(axis=2)
@@ -108,7 +108,7 @@ def test_openvino_computes_two_passes_as_onnxruntime_does(files: tuple[Path, Pat
     pytest.importorskip("openvino")
     pixels = views(2, 128, 192, 3, seed=2)
     one, other = (load_graph(files[0].read_bytes(), runtime=runtime) for runtime in ("onnx", "openvino"))
-    wanted, found = (graph("kpnet", ("logit",), pixels=pixels)[0] for graph in (one, other))
+    wanted, found = (graph("kpnet", ("logit",), pixels=pixels, least=least(2).numpy())[0] for graph in (one, other))
     stands = np.sort(wanted[wanted > LEAST])
     np.testing.assert_allclose(np.sort(found[found > LEAST]), stands, atol=1e-3)
 
@@ -126,14 +126,34 @@ def test_a_file_of_one_pass_cannot_become_bytes(tmp_path: Path) -> None:
     assert not (tmp_path / "bytes.onnx").exists()
 
 
-def test_a_small_picture_has_fewer_cells_than_proposals(tmp_path: Path) -> None:
-    content = export(entries(network()), tmp_path / "one.onnx", metadata={}).read_bytes()
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 64, 3), dtype=np.uint8)
-    logit, centre = load_graph(content, threads=1)("kpnet", ("logit", "centre"), pixels=pixels)
-    assert logit.shape == (2, PROPOSALS)
-    assert (logit[:, 0] > -500).all()
-    assert (logit[:, 4 * 32 :] <= -2000).all()
-    assert ((centre >= 0) & (centre <= [64, 8])).all()
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("two_passes", [False, True])
+def test_there_are_as_many_rows_as_the_fullest_view_has_proposals(
+    tmp_path: Path, runtime: str, two_passes: bool
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    content = export(entries(network(), two_passes=two_passes), tmp_path / "one.onnx", metadata={}).read_bytes()
+    graph = load_graph(content, runtime=runtime, threads=1)
+
+    def logits(pixels: Array, *limits: float) -> Array:
+        found, centre = graph("kpnet", ("logit", "centre"), pixels=pixels, least=np.array(limits, np.float32))
+        assert ((centre >= 0) & (centre <= np.array(pixels.shape[2:0:-1]))).all()
+        return found
+
+    pixels = views(2, 128, 192, 3, seed=1)
+    every = logits(pixels, ALL, ALL)
+    stands = (every > -500).sum(axis=1)
+    assert every.shape[1] == stands.max() > 50
+    for limits in ((-4.0, -4.0), (-4.0, 100.0), (100.0, 100.0)):
+        some = logits(pixels, *limits)
+        wanted = [every[i][every[i] > limit] for i, limit in enumerate(limits)]
+        for found, rows, limit in zip(some, wanted, limits, strict=True):
+            np.testing.assert_allclose(np.sort(found[found > limit]), np.sort(rows), atol=1e-4)
+        assert some.shape[1] >= 1
+        if not two_passes:  # what the first pass lets through may be more
+            assert some.shape[1] == max(*map(len, wanted), 1)
+    assert logits(pixels[:, :8, :64], ALL, ALL).shape[1] < PROPOSALS  # fewer cells than that
 
 
 def test_what_equation_8_counts_follows_the_schema() -> None:

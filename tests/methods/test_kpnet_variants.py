@@ -22,6 +22,7 @@ from lineament.methods.kpnet.targets import Spread  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import FIVE  # noqa: E402
 from lineament.train.loop import to_input  # noqa: E402
+from networks import least  # noqa: E402
 from scenes import write_data  # noqa: E402
 
 VARIANTS = [
@@ -131,7 +132,7 @@ def test_what_an_rpn_is_taught_it_proposes() -> None:
     labels, offsets = (torch.as_tensor(a) for a in rpn.assign(FACES, IGNORED, 192))
     taught = torch.cat([labels * 20 - 10, offsets.flatten(0, 1)])[None]
     assert rpn.loss(taught, labels[None], offsets[None], focal=False) < 0.05
-    logit, centre, side = (t[0].numpy() for t in rpn.propose(taught))
+    logit, centre, side = (t[0].numpy() for t in rpn.propose(taught, least(1)))
     assert (np.diff(logit) <= 0).all()
     found = np.concatenate([centre - side[:, None] / 2, centre + side[:, None] / 2], axis=1)[logit > 0]
     overlaps = box_ops.iou(box_ops.square(FACES), found)
@@ -241,8 +242,8 @@ def test_what_is_exported_computes_the_same(tmp_path: Path, extraction: str, gro
     for shape in ((1, 64, 64, 3), (3, 128, 96, 3)):
         pixels = rng.integers(0, 256, shape, dtype=np.uint8)
         with torch.no_grad():
-            wanted = made["kpnet"].module(torch.as_tensor(pixels))
-        found = graph("kpnet", tuple(wanted), pixels=pixels)
+            wanted = made["kpnet"].module(torch.as_tensor(pixels), least(len(pixels)))
+        found = graph("kpnet", tuple(wanted), pixels=pixels, least=least(len(pixels)).numpy())
         for (name, value), there in zip(wanted.items(), found, strict=True):
             assert there.shape == value.shape
             alike = np.isclose(there, value, atol=1e-2).reshape(*value.shape[:2], -1).all(axis=-1)

@@ -18,6 +18,7 @@ from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.images import resize
 from lineament.methods.candidates import Candidates
+from lineament.methods.kpnet import scales
 from lineament.runtime import Graph
 from lineament.schemas import schema
 from lineament.weights import of_weights
@@ -32,6 +33,7 @@ OVERVIEW = 160  # longer edge in pixels of the largest overview
 SMALLEST = 64  # longer edge in pixels of the smallest overview
 MOST_IN_TILES = 160.0  # more, as a whole large picture may show such a face too small
 AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
+LOGITS = np.linspace(-12, 12, 97)  # of proposals; below the first there is none at any threshold
 
 
 # A start for what a training fits to its validation photos.
@@ -163,7 +165,7 @@ class KPNet:
         for shape, alike in groupby(enumerate(views), key=lambda item: item[1].pixels.shape):
             group = list(alike)
             step = max(AT_ONCE // (shape[0] * shape[1]), 1)
-            seen += [self._look(group[i : i + step]) for i in range(0, len(group), step)]
+            seen += [self._look(group[i : i + step], threshold) for i in range(0, len(group), step)]
         columns = [np.concatenate(parts) for parts in zip(*seen, strict=True)]
         _, logit, _, side, _, peaks = columns
         likely = self._scores(logit, side, np.full(len(logit), self._best_agreement), peaks)[0] >= threshold
@@ -191,7 +193,20 @@ class KPNet:
             scores = (sigmoid(logit) + peaks.sum(axis=1)) / (1 + peaks.shape[1])
         else:
             scores = sigmoid(speaks @ np.array(self.config.evidence))
-        return (self.calibration.apply(scores) if self.calibration else scores), speaks
+        return self._calibrated(scores), speaks
+
+    def _calibrated(self, scores: Array) -> Array:
+        return self.calibration.apply(scores) if self.calibration else scores
+
+    def least(self, threshold: float, most: float = math.inf) -> float:
+        """A logit that proposals of up to so many pixels must surpass to reach a threshold, whatever else speaks."""
+        if self.config.evidence is None or self.config.evidence[0] <= 0:
+            return float(LOGITS[0])
+        own, *others = self.config.evidence
+        sides = np.array([scales.SMALLEST, min(most, scales.LARGEST)])
+        extremes = evidence(np.zeros(2), sides, np.array([0, 1]), np.array([[0], [1]]))[:, 1:] * others
+        reached = self._calibrated(sigmoid(own * LOGITS + extremes.max(axis=0).sum())) >= threshold
+        return float(LOGITS[max(int(reached.argmax()) - 1, 0)] if reached.any() else LOGITS[-1])
 
     def views(self, picture: int, image: Array) -> Iterator[View]:
         """What the network is shown of a picture."""
@@ -221,14 +236,15 @@ class KPNet:
                     tile = view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple)
                     yield replace(tile, most=MOST_IN_TILES)
 
-    def _look(self, views: Sequence[tuple[int, View]]) -> tuple[Array, ...]:
+    def _look(self, views: Sequence[tuple[int, View]], threshold: float) -> tuple[Array, ...]:
         """The network over numbered views of one shape: each find's view, and what the network says of it there."""
         numbers, shown = zip(*views, strict=True)
+        faintest = np.array([self.least(threshold, view.most) for view in shown], np.float32)
         outputs = ("logit", "centre", "side", "landmarks", "peaks")
-        found = self.graph("kpnet", outputs, pixels=np.stack([view.pixels for view in shown]))
+        found = self.graph("kpnet", outputs, pixels=np.stack([view.pixels for view in shown]), least=faintest)
         logit, side = found[0].astype(np.float64), found[2]
         least, most = np.array([(view.least, view.most) for view in shown]).T[..., None]
-        counts = np.nonzero((logit > FAINTEST) & (side >= least) & (side <= most))
+        counts = np.nonzero((logit > faintest[:, None]) & (side >= least) & (side <= most))
         return np.array(numbers)[counts[0]], logit[counts], *(values[counts] for values in found[1:])
 
 
@@ -274,9 +290,6 @@ def corrected(boxes: Array, expected: Array, seen: Array, share: float) -> Array
 def sigmoid(logits: Array) -> Array:
     """Probabilities of logits, any shape."""
     return np.asarray(1 / (1 + np.exp(-logits)))
-
-
-FAINTEST = -12.0  # logit below which a cell is no proposal at any threshold
 
 
 def view(

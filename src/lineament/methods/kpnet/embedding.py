@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lineament.methods.kpnet.entries import PROPOSALS, local_maxima, places
+from lineament.methods.kpnet.entries import local_maxima, places
 from lineament.methods.kpnet.losses import at
 from lineament.methods.kpnet.network import KPNet
 from lineament.methods.kpnet.scales import STRIDE
+
+GROUPS = 300
+"""Those of one view: as many peaks of all heat maps together."""
 
 
 def loss(tags: Tensor, points: Tensor, weights: Tensor) -> Tensor:
@@ -67,14 +70,16 @@ class EmbeddingExtractor(nn.Module):
         super().__init__()
         self.network, self.counting = network, list(counting)
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What `lineament.methods.kpnet.entries.Extractor` returns, groups in place of proposals."""
+    def forward(self, pixels: Tensor, least: Tensor) -> dict[str, Tensor]:
+        """What `lineament.methods.kpnet.entries.Extractor` returns, all groups in place of proposals, in no order."""
         maps = self.network(pixels.permute(0, 3, 1, 2).float())
         heat = maps["response"]
-        points, likelihood = group(heat, maps["scale"], PROPOSALS // heat.shape[1])
+        points, likelihood = group(heat, maps["scale"], GROUPS // heat.shape[1])
+        chance = likelihood.mean(-1).clamp(1e-6, 1 - 1e-6)
+        logit = torch.log(chance / (1 - chance))
         low, high = points.amin(dim=2), points.amax(dim=2)
         return {
-            "logit": likelihood.mean(-1).logit(eps=1e-6),
+            "logit": torch.where(logit > least[:, None], logit, logit - 1000),
             "centre": (low + high) / 2,
             "side": (high - low).amax(dim=-1),
             "landmarks": points,

@@ -16,11 +16,14 @@ from lineament.methods.kpnet.network import KPNet, UpConv
 from lineament.methods.kpnet.scales import PER_OCTAVE, SMALLEST, STRIDE
 from lineament.schemas import FIVE, MAPS, Schema
 
-PROPOSALS = 300
-"""Faces at most of one view; an input of 64x64 has as many cells that can be a peak."""
+PROPOSALS = 1000
+"""Faces at most of one view."""
 
 LEAST = -9.0
 """Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
+
+ROUGH = 0.5
+"""How far a logit of the first of two passes may be from that of the second."""
 
 
 def entries(
@@ -41,16 +44,17 @@ def entries(
     """
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
+    least = torch.tensor([-100.0, -100.0])
     folded = copy.deepcopy(network).eval()
     assert isinstance(folded, KPNet)
     second = SecondPass(folded.scale) if two_passes else None
     folded.fold()
-    axes = {"pixels": {0: "n", 1: "h", 2: "w"}}
+    axes = {"pixels": {0: "n", 1: "h", 2: "w"}, "least": {0: "n"}}
     counting = eyes_and_nose(landmarks)
     return {
         "kpnet": Entry(
             extractor(folded, counting) if extractor else Extractor(folded, counting, second),
-            {"pixels": pixels},
+            {"pixels": pixels, "least": least},
             axes,
             multiple=folded.backbone.multiple,
             listed_by="centre",
@@ -76,8 +80,12 @@ class Extractor(nn.Module):
         super().__init__()
         self.network, self.counting, self.second = network, list(counting), second
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(n, h, w, 3) uint8 -> the best proposals of each view, best first; coordinates in pixels of the input.
+    def forward(self, pixels: Tensor, least: Tensor) -> dict[str, Tensor]:
+        """The best proposals of each view, best first; coordinates in pixels of the input.
+
+        Args:
+            pixels: (n, h, w, 3) uint8. least: (n,) logits that proposals of each view must surpass to count. There are
+                as many rows f as the view with most of them has, at least one; further rows of others may be below.
 
         Returns:
             ``logit`` (n, f) of the scale probability; ``centre`` (n, f, 2); ``side`` (n, f); ``landmarks``
@@ -85,15 +93,15 @@ class Extractor(nn.Module):
         """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
         maps = self.network.maps(features)
-        logit, centre, side = self.propose(features, maps)
+        logit, centre, side = self.propose(features, maps, least)
         regions = torch.cat([centre - side[..., None] / 2, centre + side[..., None] / 2], dim=-1)
         landmarks, peaks = self.extract(maps["response"], regions)
         return {"logit": logit, "centre": centre, "side": side, "landmarks": landmarks, "peaks": peaks}
 
-    def propose(self, features: Tensor, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def propose(self, features: Tensor, maps: dict[str, Tensor], least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Squares, best first, by the features (n, c, ...) and the maps: logits, centres and sides, as returned."""
         scale = maps["scale"]
-        logit, cell, bins = peaks(scale) if self.second is None else self.second(features, scale)
+        logit, cell, bins = peaks(scale, least) if self.second is None else self.second(features, scale, least)
         place = cell + 0.5
         if "offset" in maps:
             at = cell[..., 1] * scale.shape[3] + cell[..., 0]
@@ -107,28 +115,34 @@ class Extractor(nn.Module):
         return found.points, (largest - found.log_total[..., self.counting]).clamp(max=0).exp()
 
 
-def peaks(scale: Tensor, count: int = PROPOSALS) -> tuple[Tensor, Tensor, Tensor]:
+def peaks(scale: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best cells of scalemaps (n, 60, h, w) that no cell around them surpasses.
 
     Returns:
-        Logits (n, f), cells (n, f, 2) as column and row, bins (n, f).
+        Logits (n, f), cells (n, f, 2) as column and row, bins (n, f); f by ``least`` (n,), see ``leading``.
     """
-    logit, at, cell = _standing(scale, count)
+    logit, at, cell = _standing(scale, least)
     # not the map's own argmax: as expensive as a convolution
     bins = scale.flatten(2).gather(2, at[:, None].expand(-1, scale.shape[1], -1)).argmax(dim=1)
     return logit, cell, bins
 
 
-def _standing(scale: Tensor, count: int, least: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
+def _standing(scale: Tensor, least: Tensor, floor: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
     """Peaks of scalemaps: logits (n, f), their cells as indices, and as column and row.
 
-    Where none is left logits are at least 1000 less. Cells whose logit is not above ``least`` are none.
+    Where none is left logits are at least 1000 less. Cells whose logit is not above ``floor`` are none.
     """
     best = scale.amax(dim=1)
-    standing = functional.pad(local_maxima(best[:, None], least).flatten(1), (0, count), value=-2000.0)
-    logit, at = standing.topk(count, dim=1)
+    standing = functional.pad(local_maxima(best[:, None], floor).flatten(1), (0, PROPOSALS), value=-2000.0)
+    logit, at = leading(least, *standing.topk(PROPOSALS, dim=1))
     at = at.clamp(max=best.shape[1] * best.shape[2] - 1)  # of a small map's last cell, again and again, at -2000
     return logit, at, places(best)[at]
+
+
+def leading(least: Tensor, logit: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Lists (n, m, ...) cut behind the longest run of ``logit`` (n, m), best first, above ``least`` (n,), or 1."""
+    count = (logit > least[:, None]).sum(dim=1).amax(dim=0).clamp(min=1).item()
+    return tuple(values[:, :count] for values in (logit, *others))
 
 
 def local_maxima(maps: Tensor, least: float = -torch.inf) -> Tensor:
@@ -164,9 +178,9 @@ class SecondPass(nn.Module):
         self.weight = nn.Parameter(conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2))  # (9 * channels, 60)
         self.bias = nn.Parameter(conv.bias.detach())
 
-    def forward(self, features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (n, c, ...) and the scalemaps (n, 60, h, w) that led to them -> as of ``peaks``."""
-        rough, _, cell = _standing(scale, PROPOSALS, LEAST)
+    def forward(self, features: Tensor, scale: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (n, c, ...), the scalemaps (n, 60, h, w) that they led to, and ``least`` (n,) -> as of ``peaks``."""
+        rough, _, cell = _standing(scale, least - ROUGH, LEAST)
         offsets = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
         size = torch.tensor([scale.shape[3], scale.shape[2]])
         around = cell[:, :, None] + offsets  # (n, f, 9, 2)

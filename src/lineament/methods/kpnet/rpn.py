@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lineament import boxes as box_ops
-from lineament.methods.kpnet.entries import PROPOSALS, local_maxima
+from lineament.methods.kpnet.entries import leading, local_maxima
 from lineament.methods.kpnet.network import expect_rarely
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 
@@ -25,6 +25,8 @@ CELL = 8
 """Pixels of the input for one cell of the anchors' map."""
 SIDES = SMALLEST * 2 ** (np.arange(np.log2(LARGEST / SMALLEST)) + 0.5)
 """Sides of the anchors in pixels of the input."""
+PROPOSALS = 300
+"""Faces at most of one view; an input of 64x64 has 384 anchors."""
 POSITIVE, NEGATIVE = 0.5, 0.3
 """Intersection over union with a face from which on an anchor stands for it, and below which it is background."""
 
@@ -103,8 +105,8 @@ def loss(maps: Tensor, labels: Tensor, offsets: Tensor, *, focal: bool) -> Tenso
     return (surprise * (labels >= 0) + misplaced * of_face).sum() / of_face.sum().clamp(min=1)
 
 
-def propose(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best squares of `AnchorHead`: logits (n, f), centres (n, f, 2) and sides (n, f).
+def propose(maps: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best squares of `AnchorHead`: logits (n, f), centres (n, f, 2) and sides (n, f); f by ``least`` (n,).
 
     Of large anchors of one side only the local maxima: each face has dozens. Small ones have no such neighbours
     but those of other faces.
@@ -114,7 +116,7 @@ def propose(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     h, w = maps.shape[2:]
     sides = torch.tensor(SIDES, dtype=maps.dtype)[:, None, None]
     standing = torch.where(sides < 2 * CELL, logits, local_maxima(logits))
-    logit, at = standing.flatten(1).topk(PROPOSALS, dim=1)
+    logit, at = leading(least, *standing.flatten(1).topk(PROPOSALS, dim=1))
     x = (torch.arange(w) + 0.5) * CELL + offsets[:, 0] * sides
     y = (torch.arange(h)[:, None] + 0.5) * CELL + offsets[:, 1] * sides
     side = sides * offsets[:, 2].clamp(-2, 2).exp()

@@ -72,9 +72,9 @@ class RegionExtractor(Extractor):
         super().__init__(network, counting)
         self.extraction, self.grouping = extraction, grouping
 
-    def propose(self, features: Tensor, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def propose(self, features: Tensor, maps: dict[str, Tensor], least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Squares of the scalemap or of anchors."""
-        return rpn.propose(maps["scale"]) if self.grouping == "rpn" else super().propose(features, maps)
+        return rpn.propose(maps["scale"], least) if self.grouping == "rpn" else super().propose(features, maps, least)
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks and peaks; a regression has no response map, and so equation 8 the probability alone."""
