@@ -515,6 +515,14 @@ def looped_peaks(scale: Array) -> list[tuple[float, int, int, int]]:
     return sorted(found, reverse=True)
 
 
+def looped_offset(map_: Array, column: int, row: int) -> Array:
+    """From a cell of (h, w) logits to the mean of the centres around it, weighed by their odds; x and y in cells."""
+    h, w = map_.shape
+    rows, columns = range(max(row - 1, 0), min(row + 2, h)), range(max(column - 1, 0), min(column + 2, w))
+    odds = {(x - column, y - row): np.exp(map_[y, x]) for x, y in product(columns, rows)}
+    return np.asarray(sum(value * np.array(shift) for shift, value in odds.items()) / sum(odds.values()))
+
+
 @pytest.mark.parametrize("rank", [5, -1])
 def test_peaks_are_those_of_the_loops(rank: int) -> None:
     scale = random_maps(2, BINS, H, W, seed=3)
@@ -564,6 +572,8 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
             centre = stride * (np.array([column, row]) + 0.5)
             if "offset" in maps:
                 centre = centre + stride * maps["offset"][image, :, row, column]
+            else:
+                centre = centre + stride * looped_offset(maps["scale"][image, b], column, row)
             assert found["logit"][image, rank] == pytest.approx(logit, abs=1e-4)
             np.testing.assert_allclose(found["centre"][image, rank], centre, rtol=1e-5)
             assert found["side"][image, rank] == pytest.approx(side, rel=1e-6)

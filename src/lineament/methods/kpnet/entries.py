@@ -102,11 +102,13 @@ class Extractor(nn.Module):
         """Squares, best first, by the features (n, c, ...) and the maps: logits, centres and sides, as returned."""
         scale = maps["scale"]
         logit, cell, bins = peaks(scale, least) if self.second is None else self.second(features, scale, least)
-        place = cell + 0.5
         if "offset" in maps:
             at = cell[..., 1] * scale.shape[3] + cell[..., 0]
-            place = place + maps["offset"].flatten(2).gather(2, at[:, None].expand(-1, 2, -1)).transpose(1, 2)
-        return logit, place * self.network.stride, SMALLEST * torch.exp2((bins.float() + 0.5) / PER_OCTAVE)
+            offset = maps["offset"].flatten(2).gather(2, at[:, None].expand(-1, 2, -1)).transpose(1, 2)
+        else:
+            offset = expected_offset(scale, cell, bins)
+        centre = (cell + 0.5 + offset) * self.network.stride
+        return logit, centre, SMALLEST * torch.exp2((bins.float() + 0.5) / PER_OCTAVE)
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks and peaks, as returned, in regions (n, f, 4) of the response map."""
@@ -154,6 +156,39 @@ def local_maxima(maps: Tensor, least: float = -torch.inf) -> Tensor:
     return torch.where(maps >= around.clamp(min=least), maps, maps - 1000)
 
 
+def expected_offset(scale: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
+    """Ours: where a face's centre is to be expected, between the centre of its cell and those of the eight around.
+
+    Each counts by its odds in the face's own bin, so that of two cells that seem as likely the border is taken.
+
+    Args:
+        scale: scalemaps (n, 60, h, w). cell: (n, f, 2), columns and rows of peaks. bins: (n, f).
+
+    Returns:
+        (n, f, 2), x and y in cells from the centre of the peak's, in (-1, 1).
+    """
+    h, w = scale.shape[2:]
+    column, row, inside, shifts = _around(cell, h, w)
+    at = (bins[..., None] * h + row) * w + column
+    logits = scale.flatten(1).gather(1, at.flatten(1)).view(at.shape)
+    return logits.masked_fill(~inside, -torch.inf).softmax(dim=-1) @ shifts.to(scale.dtype)
+
+
+def _around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The nine cells around cells (n, f, 2), each itself among them.
+
+    Returns:
+        Columns and rows (n, f, 9), of those outside the map their nearest inside; whether they are inside; and how far
+        each is from the middle one (9, 2).
+    """
+    shifts = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], device=cell.device)
+    size = torch.tensor([w, h], device=cell.device)
+    around = cell[:, :, None] + shifts
+    inside = ((around >= 0) & (around < size)).all(dim=-1)
+    column, row = torch.minimum(around.clamp(min=0), size - 1).unbind(-1)
+    return column, row, inside, shifts
+
+
 def places(map_: Tensor) -> Tensor:
     """Column and row (h w, 2) of each cell of a map (..., h, w)."""
     h, w = map_.shape[-2:]
@@ -181,13 +216,9 @@ class SecondPass(nn.Module):
     def forward(self, features: Tensor, scale: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features (n, c, ...), the scalemaps (n, 60, h, w) that they led to, and ``least`` (n,) -> as of ``peaks``."""
         rough, _, cell = _standing(scale, least - ROUGH, LEAST)
-        offsets = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
-        size = torch.tensor([scale.shape[3], scale.shape[2]])
-        around = cell[:, :, None] + offsets  # (n, f, 9, 2)
-        inside = ((around >= 0) & (around < size)).all(dim=-1, keepdim=True)
-        column, row = (torch.minimum(around.clamp(min=0), size - 1) // self.doubling).unbind(-1)
+        column, row, inside, _ = _around(cell, scale.shape[2], scale.shape[3])
         image = torch.arange(features.shape[0])[:, None, None]
-        patch = features.permute(0, 2, 3, 1)[image, row, column] * inside
+        patch = features.permute(0, 2, 3, 1)[image, row // self.doubling, column // self.doubling] * inside[..., None]
         logits = patch.flatten(2) @ self.weight + self.bias
         logit, bins = logits.max(dim=-1)
         return torch.where(rough > LEAST, logit, logit - 1000), cell, bins
