@@ -77,7 +77,7 @@ class Config:
     margin: float = 0.0
     convention: str | Mapping[str, Any] = "wider"
     learned: str | Mapping[str, Any] = "wider"
-    proposal: float = 0.5
+    proposal: float = 0.7
     calibration: Mapping[str, Any] | None = None
     evidence: Sequence[float] | None = EVIDENCE
     threshold: float = 0.5
