@@ -169,8 +169,8 @@ def expected_offset(scale: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
     """
     h, w = scale.shape[2:]
     column, row, inside, shifts = _around(cell, h, w)
-    at = (bins[..., None] * h + row) * w + column
-    logits = scale.flatten(1).gather(1, at.flatten(1)).view(at.shape)
+    image = torch.arange(scale.shape[0], device=scale.device)[:, None, None]
+    logits = scale[image, bins[..., None], row, column]
     return logits.masked_fill(~inside, -torch.inf).softmax(dim=-1) @ shifts.to(scale.dtype)
 
 
