@@ -176,7 +176,7 @@ class Experiments:
             h, w = image.shape[:2]
             seen = view(0, image, self.args.input_size / max(h, w), np.zeros(2, int), (w, h), 0, multiple)
             squares = torch.as_tensor(box_ops.square(sample.boxes[~sample.ignore]) * seen.scale)[None]
-            found = InSquares(network, squares)(torch.as_tensor(seen.pixels)[None])
+            found = InSquares(network, squares)(torch.as_tensor(seen.pixels)[None], torch.full((1,), -torch.inf))
             points = found["landmarks"][0].numpy() / seen.scale
             scores = (1 + found["peaks"][0].sum(-1)) / (1 + found["peaks"].shape[2])
             faces.append(Faces.of(convention("wider").boxes(points), scores, points, image_size=(w, h)))
