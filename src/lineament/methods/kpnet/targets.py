@@ -109,9 +109,9 @@ def ignored(regions: Array, size: int, stride: int = STRIDE) -> Array:
 
 
 def proposals(rng: np.random.Generator, boxes: Array, jitter: float = 0.04) -> Array:
-    """Square regions around faces, as far off as a proposal at inference is.
+    """Square regions around faces, a little farther off than a proposal at inference is.
 
-    A proposal's centre is that of a cell and its side that of a bin; besides, the cell that scores best is seldom the
+    Their centres are those of cells and their sides those of bins; besides, the cell that scores best is seldom the
     face's own, and the bin is now and then one beside it.
 
     Args:
