@@ -53,7 +53,13 @@ VARIANTS = {
     "embedding": ("soft-argmax", "embedding"),
 }
 VAL, CROWD = "detection-val.json", "detection-val-crowd.json"
-ALONE = {"convention": "square", "proposal": 1.0, "evidence": (1, 0, 0, 0, 0, 0), "calibration": None}
+ALONE = {
+    "convention": "square",
+    "refinement": None,
+    "proposal": 1.0,
+    "evidence": (1, 0, 0, 0, 0, 0),
+    "calibration": None,
+}
 """The squares of the proposals by the probability of the scale."""
 PROFILE = 30
 """Degrees of roll, yaw or pitch from which on a face is a profile, as in the paper."""

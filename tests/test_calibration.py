@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lineament.calibration import GROUPS, Calibration, _isotonic, fit, logistic
+from lineament.calibration import GROUPS, Calibration, _isotonic, fit, logistic, robust
 from lineament.errors import OptionError
 
 RNG = np.random.default_rng(3)
@@ -111,3 +111,22 @@ def test_logistic_is_where_the_gradient_vanishes() -> None:
 def test_logistic_wants_faces_and_others(features: np.ndarray, is_face: list[int]) -> None:
     with pytest.raises(OptionError, match="faces and others"):
         logistic(features, is_face)
+
+
+def test_robust_coefficients_do_not_mind_outliers() -> None:
+    rng = np.random.default_rng(2)
+    features = np.concatenate([rng.normal(0, 1, (2000, 2)), np.ones((2000, 1))], axis=1)
+    truth = np.array([0.5, -2.0, 0.3])
+    targets = features @ truth + rng.normal(0, 0.02, 2000)
+    np.testing.assert_allclose(robust(features, targets), np.linalg.lstsq(features, targets)[0], atol=1e-3)
+    targets[::10] += 5
+    np.testing.assert_allclose(robust(features, targets), truth, atol=0.02)
+
+
+def test_robust_coefficients_are_where_the_gradient_of_hubers_loss_vanishes() -> None:
+    rng = np.random.default_rng(3)
+    features, targets = rng.normal(0, 1, (400, 3)), rng.normal(0, 0.3, 400)
+    w = robust(features, targets, outlying=0.2, ridge=0.0)
+    errors = features @ w - targets
+    assert (np.abs(errors) > 0.2).mean() > 0.3
+    np.testing.assert_allclose(features.T @ np.clip(errors, -0.2, 0.2) / 400, 0, atol=1e-3)

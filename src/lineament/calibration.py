@@ -119,6 +119,27 @@ def logistic(features: ArrayLike, is_face: ArrayLike, *, ridge: float = 1e-3) ->
     return coefficients
 
 
+def robust(features: ArrayLike, targets: ArrayLike, *, outlying: float = 0.1, ridge: float = 1e-6) -> Array:
+    """Coefficients of a linear function that most targets lie near, by least squares of Huber's kind.
+
+    Errors beyond a limit weigh less the larger they are, and the fit is repeated.
+
+    Args:
+        features: (n, m), a column of ones among them. targets: (n,). outlying: the limit. ridge: penalty on the
+            squared coefficients.
+
+    Returns:
+        (m,).
+    """
+    x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64)
+    weights: Array = np.ones(len(y))
+    for _ in range(10):
+        weighted = x.T * weights / len(y)
+        coefficients = np.linalg.solve(weighted @ x + ridge * np.eye(x.shape[1]), weighted @ y)
+        weights = 1 / np.maximum(np.abs(x @ coefficients - y) / outlying, 1)
+    return np.asarray(coefficients)
+
+
 def _isotonic(values: Array, weights: Array) -> Array:
     """The nearest values that do not fall, by weighted least squares (n,).
 

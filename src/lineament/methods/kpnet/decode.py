@@ -38,6 +38,7 @@ LOGITS = np.linspace(-12, 12, 97)  # of proposals; below the first there is none
 
 # A start for what a training fits to its validation photos.
 EVIDENCE = (2.0, 1.7, 1.6, 1.5, 0.5, 2.0)
+REFINEMENT = (len(EVIDENCE), 5, 4)  # what speaks for a face, what landmarks say of its box, the box
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ class Config:
         margin: black around the picture, as a share of the input, so that faces that fill it have room.
         convention: how boxes are inferred from landmarks: a name, or a fitted convention as a dictionary.
         learned: the convention of the boxes that the network was trained on, whose longer sides the proposals have.
-        proposal: how far inferred boxes are moved and resized to where and as large as the proposal is, in [0, 1].
+        refinement: coefficients (6, 5, 4) of where boxes are to be expected, see ``refined``; ``None`` where none were
+            fitted.
+        proposal: without them, how far inferred boxes are moved and resized to where and as large as the proposal is,
+            in [0, 1].
         calibration: knots of the map from the score, in [0, 1], to the share of such finds that are faces; ``None``
             where none was fitted.
         evidence: coefficients of what speaks for a face, in the order of ``evidence``, whose sum is the score's logit;
@@ -77,6 +81,7 @@ class Config:
     margin: float = 0.0
     convention: str | Mapping[str, Any] = "wider"
     learned: str | Mapping[str, Any] = "wider"
+    refinement: Sequence[Sequence[Sequence[float]]] | None = None
     proposal: float = 0.7
     calibration: Mapping[str, Any] | None = None
     evidence: Sequence[float] | None = EVIDENCE
@@ -93,6 +98,9 @@ class Config:
             raise OptionError(f"overview_share lies in (0, 1], found {self.overview_share}; overview=false is none")
         if self.evidence is not None and len(self.evidence) != len(EVIDENCE):
             raise OptionError(f"evidence has {len(EVIDENCE)} coefficients, e.g. {EVIDENCE}, found {self.evidence}")
+        shape = np.array(self.refinement, dtype=object).shape
+        if self.refinement is not None and shape != REFINEMENT:
+            raise OptionError(f"refinement has coefficients {REFINEMENT} or is null, found {shape}")
 
 
 @dataclass(frozen=True)
@@ -122,9 +130,13 @@ class Proposals(Candidates):
 
     Attributes:
         evidence: (n, 6), see ``evidence``.
+        squares: (n, 4) the network's proposals, and ...
+        expected: (n, 4) ... the boxes that it learned of, as the landmarks tell them.
     """
 
     evidence: Array
+    squares: Array
+    expected: Array
 
 
 class KPNet:
@@ -138,6 +150,7 @@ class KPNet:
             for given in (config.convention, config.learned)
         )
         self.calibration = Calibration.from_dict(config.calibration) if config.calibration else None
+        self._refinement = None if config.refinement is None else np.array(config.refinement, np.float64)
         # the overlap of proposal and landmarks that speaks most for a face
         self._best_agreement = float(config.evidence is None or config.evidence[2] > 0)
 
@@ -176,14 +189,21 @@ class KPNet:
         square = np.concatenate([middle - half, middle + half], axis=1)
         expected = self.learned.boxes(points, self.schema)
         same = self.config.convention == self.config.learned
-        inferred = expected if same else self.convention.boxes(points, self.schema)
-        scores, speaks = self._scores(logit, side, box_ops.overlap(box_ops.square(expected), square), peaks)
+        inferred = expected if same else replace(self.convention, square=False).boxes(points, self.schema)
+        around = box_ops.square(expected)
+        scores, speaks = self._scores(logit, side, box_ops.overlap(around, square), peaks)
+        if self._refinement is None:
+            boxes = corrected(inferred, around, square, self.config.proposal)
+        else:
+            boxes = corrected(inferred, expected, refined(expected, square, speaks, self._refinement))
         return Proposals(
-            boxes=corrected(inferred, expected, square, self.config.proposal),
+            boxes=box_ops.square(boxes) if self.convention.square else boxes,
             scores=scores,
             landmarks=points,
             picture=np.array([v.picture for v in views], np.intp)[number],
             evidence=speaks,
+            squares=square,
+            expected=expected,
         )
 
     def _scores(self, logit: Array, side: Array, agreement: Array, peaks: Array) -> tuple[Array, Array]:
@@ -270,21 +290,39 @@ def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def corrected(boxes: Array, expected: Array, seen: Array, share: float) -> Array:
-    """Boxes (n, 4) of the same aspects, moved and resized by a share of what lies between two others.
-
-    Landmarks say how wide a face is for its height; where it is and how large, the proposal knows as well as they do.
+def corrected(boxes: Array, expected: Array, seen: Array, share: float = 1.0) -> Array:
+    """Boxes (n, 4) moved and resized by a share of what lies between two others, so that conventions keep their say.
 
     Args:
-        boxes: (n, 4) to correct. expected: (n, 4) what the same landmarks let expect of ``seen``: the box whose centre
-            and longer side it should have. seen: (n, 4) squares. share: 0 for the boxes as they are, 1 to follow all
-            that was seen.
+        boxes: (n, 4) to correct. expected: (n, 4) what the same landmarks let expect of ``seen``. seen: (n, 4).
+        share: 0 for the boxes as they are, 1 to follow all that was seen.
     """
-    grown = (seen[:, 2:] - seen[:, :2]) / (expected[:, 2:] - expected[:, :2]).max(axis=1, keepdims=True)
+    grown = (seen[:, 2:] - seen[:, :2]) / (expected[:, 2:] - expected[:, :2])
     moved = (seen[:, :2] + seen[:, 2:] - expected[:, :2] - expected[:, 2:]) / 2
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + share * moved
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (1 + share * (grown - 1))
     return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def refined(expected: Array, squares: Array, speaks: Array, coefficients: Array) -> Array:
+    """Ours: where boxes are to be expected, (n, 4), by the landmarks and the proposals together.
+
+    How much either counts hangs on how large the face is and how sure the network: offsets from the proposal (as of
+    R-CNN) are a linear function of the landmarks' own, whose coefficients are one of the evidence.
+
+    Args:
+        expected: (n, 4) boxes as the landmarks tell them. squares: (n, 4) the proposals. speaks: (n, 6) see
+            ``evidence``. coefficients: (6, 5, 4) by evidence, ``terms`` and offset.
+    """
+    offsets = np.einsum("ne,nt,eto->no", speaks, terms(expected, squares), coefficients)
+    return box_ops.decode_rcnn(np.clip(offsets, -1, 1), squares)
+
+
+def terms(expected: Array, squares: Array) -> Array:
+    """What ``refined`` is linear in (n, 5): offsets of a box from a square, as of R-CNN, and 1."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # landmarks on one spot
+        offsets = np.clip(box_ops.encode_rcnn(expected, squares), -2, 2)
+    return np.concatenate([offsets, np.ones((len(offsets), 1))], axis=1)
 
 
 def sigmoid(logits: Array) -> Array:

@@ -22,6 +22,9 @@ PROPOSALS = 1000
 LEAST = -9.0
 """Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
 
+NEAR = 3
+"""Bins on either side of a cell's best that have a say in how large its face is."""
+
 ROUGH = 0.5
 """How far a logit of the first of two passes may be from that of the second."""
 
@@ -101,14 +104,15 @@ class Extractor(nn.Module):
     def propose(self, features: Tensor, maps: dict[str, Tensor], least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Squares, best first, by the features (n, c, ...) and the maps: logits, centres and sides, as returned."""
         scale = maps["scale"]
-        logit, cell, bins = peaks(scale, least) if self.second is None else self.second(features, scale, least)
+        logit, cell, logits = peaks(scale, least) if self.second is None else self.second(features, scale, least)
+        bins = logits.argmax(dim=-1)
         if "offset" in maps:
             at = cell[..., 1] * scale.shape[3] + cell[..., 0]
             offset = maps["offset"].flatten(2).gather(2, at[:, None].expand(-1, 2, -1)).transpose(1, 2)
         else:
             offset = expected_offset(scale, cell, bins)
         centre = (cell + 0.5 + offset) * self.network.stride
-        return logit, centre, SMALLEST * torch.exp2((bins.float() + 0.5) / PER_OCTAVE)
+        return logit, centre, SMALLEST * torch.exp2((expected_bin(logits, bins) + 0.5) / PER_OCTAVE)
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks and peaks, as returned, in regions (n, f, 4) of the response map."""
@@ -121,12 +125,12 @@ def peaks(scale: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best cells of scalemaps (n, 60, h, w) that no cell around them surpasses.
 
     Returns:
-        Logits (n, f), cells (n, f, 2) as column and row, bins (n, f); f by ``least`` (n,), see ``leading``.
+        Largest logits (n, f), cells (n, f, 2) as column and row, logits of all of a cell's bins (n, f, 60); f by
+        ``least`` (n,), see ``leading``.
     """
     logit, at, cell = _standing(scale, least)
-    # not the map's own argmax: as expensive as a convolution
-    bins = scale.flatten(2).gather(2, at[:, None].expand(-1, scale.shape[1], -1)).argmax(dim=1)
-    return logit, cell, bins
+    # the bins of few cells: the map's own argmax is as expensive as a convolution
+    return logit, cell, scale.flatten(2).gather(2, at[:, None].expand(-1, scale.shape[1], -1)).transpose(1, 2)
 
 
 def _standing(scale: Tensor, least: Tensor, floor: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,6 +176,20 @@ def expected_offset(scale: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
     image = torch.arange(scale.shape[0], device=scale.device)[:, None, None]
     logits = scale[image, bins[..., None], row, column]
     return logits.masked_fill(~inside, -torch.inf).softmax(dim=-1) @ shifts.to(scale.dtype)
+
+
+def expected_bin(logits: Tensor, bins: Tensor) -> Tensor:
+    """Ours: which bin is to be expected, between a cell's best and the ``NEAR`` on either side, as of their odds.
+
+    Args:
+        logits: (n, f, 60). bins: (n, f), the best.
+
+    Returns:
+        (n, f), fractions of bins.
+    """
+    all_bins = torch.arange(logits.shape[-1], device=logits.device)
+    far = (all_bins - bins[..., None]).abs() > NEAR
+    return (logits.masked_fill(far, -torch.inf).softmax(dim=-1) * all_bins).sum(dim=-1)
 
 
 def _around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -220,8 +238,8 @@ class SecondPass(nn.Module):
         image = torch.arange(features.shape[0])[:, None, None]
         patch = features.permute(0, 2, 3, 1)[image, row // self.doubling, column // self.doubling] * inside[..., None]
         logits = patch.flatten(2) @ self.weight + self.bias
-        logit, bins = logits.max(dim=-1)
-        return torch.where(rough > LEAST, logit, logit - 1000), cell, bins
+        logit = logits.amax(dim=-1)
+        return torch.where(rough > LEAST, logit, logit - 1000), cell, logits
 
 
 def region_maximum(maps: Tensor, regions: Tensor, stride: int = STRIDE) -> Tensor:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lineament import boxes as box_ops
-from lineament.calibration import fit, logistic
+from lineament.calibration import fit, logistic, robust
 from lineament.data.augment import covers, distort, look
 from lineament.data.cache import Photos
-from lineament.data.compose import Composer, Composition, Labels
+from lineament.data.compose import Canvas, Composer, Composition, Labels
 from lineament.data.device import DeviceComposer, plan
 from lineament.data.readers.coco import read_coco
 from lineament.data.readers.folder import read_faceless
@@ -28,7 +28,7 @@ from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods.kpnet import embedding, rpn, targets, variants
 from lineament.methods.kpnet.adopt import adopt, read_network
-from lineament.methods.kpnet.decode import Config, sigmoid
+from lineament.methods.kpnet.decode import REFINEMENT, Config, sigmoid, terms
 from lineament.methods.kpnet.decode import KPNet as Decoder
 from lineament.methods.kpnet.entries import entries
 from lineament.methods.kpnet.extractions import regress
@@ -47,6 +47,7 @@ from lineament.weights import parse_metadata, register
 Array = NDArray[Any]
 STAGES = ("kpnet",)
 FILE, RECIPE, CALIBRATION = "kpnet.onnx", "recipe.toml", "calibration.json"
+CANVASES, LEAST_FITTED = 1024, 1000  # that boxes are fitted to, at most; finds there, at least
 RANGES = 512  # longer edge in pixels of the pictures that ranges of bytes are taken from
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class KPNetRecipe(Recipe):
             network, or those that an "embedding" holds together, which finds them by peaks of its own (table 6).
         canvas: side of a training picture in pixels.
         input_size: longer edge in pixels to which pictures are brought at inference, unless somebody asks for another.
-        proposal, overview_share: as in the method's ``Config``, whose defaults are those of fine maps.
+        overview_share: as in the method's ``Config``, whose default is that of fine maps.
         longest: longer edge to which photos are scaled down in the cache.
         focal: the focal form of equation 4; else as printed.
         printed_spread: targets spread as in equation 3; else by ...
@@ -83,7 +84,6 @@ class KPNetRecipe(Recipe):
     grouping: str = "scalemap"
     canvas: int = 256
     input_size: int = 640
-    proposal: float = Config.proposal
     overview_share: float = Config.overview_share
     longest: int = 800
     focal: bool = True
@@ -309,22 +309,57 @@ def finish(task: KPNetTask, out: Path) -> Path:
     """Write a trained run's file, its scores calibrated on the photos that were held out."""
     (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
     file = export_run(out, out / FILE)
-    write_whole(out / CALIBRATION, json.dumps(calibrated(file, task.held_out.photos, task.recipe.canvas)))
+    write_whole(out / CALIBRATION, json.dumps(calibrated(file, task)))
     return export_run(out, file)
 
 
-def calibrated(file: Path, photos: Photos, canvas: int) -> dict[str, Any]:
-    """Settings of a file that labelled photos tell: what its scores are made of, and their calibration.
+def calibrated(file: Path, task: KPNetTask) -> dict[str, Any]:
+    """Settings of a file that labelled pictures tell: how boxes are refined, and scores made and calibrated.
 
-    The former is fitted to the photos as they are shown by default and as large as a canvas together: fitted to a large
-    input alone, scores rank small faces too low at any. The latter is of the default alone.
+    The first is fitted to canvases of the training. What scores are made of is to the photos that were held out, as
+    they are shown by default and as large as a canvas together: fitted to a large input alone, scores rank small faces
+    too low at any. Calibrated they are as shown by default alone.
 
     Args:
-        file: a file whose scores are not calibrated yet. photos: with faces. canvas: side of a training picture.
+        file: a file that was not calibrated yet. task: what it was trained for.
     """
-    graph = load_graph(file.read_bytes())
+    graph, r = load_graph(file.read_bytes()), task.recipe
     config = Config(**parse_metadata(graph.metadata)[1])
-    finds = [_finds(Decoder(graph, replace(config, input_size=size)), photos) for size in (canvas, config.input_size)]
+    canvases = (task.composer.canvas(generator(r.seed, i), r.canvas) for i in range(min(r.steps * r.batch, CANVASES)))
+    by_canvases = Decoder(graph, replace(config, input_size=r.canvas, overview=False))
+    config = replace(config, refinement=refinement(by_canvases, canvases))
+    decoders = [Decoder(graph, replace(config, input_size=size)) for size in (r.canvas, config.input_size)]
+    return {"refinement": config.refinement} | _scoring([_finds(decoder, task.held_out.photos) for decoder in decoders])
+
+
+def refinement(decoder: Decoder, canvases: Iterable[Canvas]) -> list[Any] | None:
+    """Coefficients of ``refined`` by which a network's boxes are nearest to those of faces on canvases.
+
+    A mirrored face has the mirrored box. ``None`` of too few faces to tell.
+    """
+    parts = []
+    for canvas in canvases:
+        found = decoder.propose([canvas.pixels])
+        found = found[(found.evidence[:, 0] > FAINT) & np.isfinite(found.expected).all(axis=1)]
+        faces = canvas.boxes[~canvas.ignore]
+        overlaps = box_ops.iou(found.squares, box_ops.square(faces))
+        near = np.flatnonzero(overlaps.max(axis=1, initial=0) > 0.3)
+        found, truth = found[near], faces[overlaps[near].argmax(axis=1)] if len(near) else faces[:0]
+        parts.append((found.evidence, terms(found.expected, found.squares), box_ops.encode_rcnn(truth, found.squares)))
+    speaks, told, wanted = map(np.concatenate, zip(*parts, strict=True))
+    if len(wanted) < LEAST_FITTED:
+        _log.warning("boxes are not refined: %d finds on the training's canvases are too few to fit to", len(wanted))
+        return None
+    coefficients = np.zeros(REFINEMENT)
+    for offset, counting in enumerate(([0], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4])):
+        features = (speaks[:, :, None] * told[:, None, counting]).reshape(len(told), -1)
+        fitted = robust(features, wanted[:, offset])
+        coefficients[:, counting, offset] = fitted.reshape(-1, len(counting))
+    return list(coefficients.round(5).tolist())
+
+
+def _scoring(finds: Sequence[tuple[Array, Array]]) -> dict[str, Any]:
+    """What the scores of finds are made of, and the calibration of the last of them."""
     evidence, is_face = finds[-1]
     if is_face.all() or not is_face.any():
         _log.warning(
@@ -369,7 +404,6 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         backbone=recipe.backbone,
         multiple=BACKBONES[recipe.backbone].multiple,
         input_size=recipe.input_size,
-        proposal=recipe.proposal,
         overview_share=recipe.overview_share,
         **(json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}),
     )
