@@ -125,11 +125,22 @@ def test_settings_can_be_replaced_and_unknown_ones_teach() -> None:
         ("mtcnn", "looks", 0.8),
         ("mtcnn", "looks", ["0.8"]),
         ("kpnet", "evidence", 1),
+        ("kpnet", "refinement", [0.5]),
+        ("kpnet", "refinement", [[["a"]]]),
     ],
 )
 def test_a_setting_of_another_kind_teaches(method: str, setting: str, value: object) -> None:
     with pytest.raises(OptionError, match=rf"setting '{setting}' is e\.g\. .*, found {re.escape(repr(value))}"):
         lineament.load(method, settings={setting: value})
+
+
+def test_nested_settings_can_be_replaced() -> None:
+    photo = next(path for path in PHOTOS if path.stem == "astronaut")
+    nothing = [[[0.0] * 4] * 5] * 6  # leaves the network's own square
+    (box,) = lineament.load("kpnet", settings={"refinement": nothing}).detect(photo).boxes
+    (other,) = lineament.load("kpnet").detect(photo).boxes
+    assert box[2] - box[0] == pytest.approx(box[3] - box[1], rel=1e-3)
+    assert (other[3] - other[1]) / (other[2] - other[0]) > 1.1
 
 
 def test_one_look_is_the_same_however_it_is_written() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, TypeVar, overload
 
 from numpy.typing import NDArray
@@ -138,15 +139,17 @@ def load(
         if setting not in known:
             raise OptionError(f"{of} has no setting {setting!r}; it has: {', '.join(known)}")
         if not _is_like(value, getattr(own, setting)):
-            raise OptionError(f"{of}'s setting {setting!r} is e.g. {getattr(own, setting)}, found {value!r}")
+            raise OptionError(f"{of}'s setting {setting!r} is e.g. {shortened(getattr(own, setting))}, found {value!r}")
     own = replace(own, **(settings or {}))
     return Detector(of, kind.decoder(graph, own), own)
 
 
 def _is_like(value: Any, usual: Any) -> bool:
-    """Whether a setting is a number, or several or none, as its usual value is; of what is neither, any value."""
+    """Whether a setting is a number, or a list of its kind or none, as its usual value is; of what is neither, any."""
     if isinstance(usual, (list, tuple)):
-        return value is None or (isinstance(value, (list, tuple)) and all(_is_like(v, 0) for v in value))
+        return value is None or (
+            isinstance(value, (list, tuple)) and all(_is_like(v, usual[0] if usual else 0) for v in value)
+        )
     return not isinstance(usual, (int, float)) or isinstance(value, (int, float))
 
 
