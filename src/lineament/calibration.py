@@ -125,8 +125,8 @@ def robust(features: ArrayLike, targets: ArrayLike, *, outlying: float = 0.1, ri
     Errors beyond a limit weigh less the larger they are, and the fit is repeated.
 
     Args:
-        features: (n, m), a column of ones among them. targets: (n,). outlying: the limit. ridge: penalty on the
-            squared coefficients.
+        features: (n, m), a column of ones among them if there is to be a constant. targets: (n,). outlying: the limit.
+        ridge: penalty on the squared coefficients.
 
     Returns:
         (m,).
