@@ -48,7 +48,8 @@ def middle(monkeypatch: pytest.MonkeyPatch) -> None:
         return lineament.Detector("middle", Middle(), Config(threshold=0.0, min_face=10))
 
     monkeypatch.setattr(lineament, "load", load)
-    monkeypatch.setattr("lineament.cli.run.read_weights", lambda name: b"stand-in")
+    for module in ("cli.run", "evaluate.origin"):
+        monkeypatch.setattr(f"lineament.{module}.read_weights", lambda name: b"stand-in")
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_wholebody_faces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "pictures", "faces", "with_points", "ignored"),
     [
-        ("detection-val", 303, 738, 704, 109),
+        ("detection-val", 298, 707, 674, 95),
         ("detection-val-crowd", 55, 665, 665, 494),
         ("landmarks5-test", 1498, 1498, 1498, 0),
         ("landmarks21-val", 138, 194, 194, 0),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
 from lineament.evaluate import landmarks as L
-from lineament.evaluate.labelled import Evaluated, detect_all, read_detections
+from lineament.evaluate.labelled import Evaluated, detect_all, read_detections, read_records
 from lineament.evaluate.recall import evaluate_recall
 from lineament.faces import Faces
 from lineament.schemas import FIVE, own, schema
@@ -276,6 +276,23 @@ def test_the_richer_schema_is_reduced() -> None:
     assert result.settings["schema"] == "5"
 
 
+@pytest.mark.parametrize(("shift", "nme"), [(0.0, 0.0), (3.0, 0.03), (9.0, 0.09)])
+def test_68_points_over_the_outer_corners_of_the_eyes(shift: float, nme: float) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(40, 160, (2, 68, 2))
+    truth[:, 36], truth[:, 45] = [50, 80], [150, 80]  # the outer corners lie 100 pixels apart
+    boxes = np.array([[30, 30, 170, 170], [330, 30, 470, 170]], float)
+    truth[1] += [300, 0]
+    moved = truth + np.array([0.6, -0.8]) * shift
+    sample = Sample.of("a.jpg", boxes, truth, schema=schema("68"))
+    faces = Faces.of(boxes[:1], [0.9], moved[:1], image_size=(500, 200), schema=schema("68"))
+    scores = L.evaluate_landmarks("made-up", Evaluated([sample], [faces])).scores
+    assert (scores["faces"], scores["recall"]) == (2, 0.5)
+    assert scores["nme"] == pytest.approx(nme, abs=1e-6)
+    assert scores["auc@0.08"] == pytest.approx(max(0, 1 - nme / 0.08) / 2, abs=1e-5)  # the other one was not found
+    assert scores["fr@0.08"] == (1.0 if nme > 0.08 else 0.5)
+
+
 def test_nothing_to_compare_with() -> None:
     sample = Sample.of("a.jpg", [[20, 20, 80, 90]])
     with pytest.raises(OptionError, match="no labelled landmarks"):
@@ -305,6 +322,18 @@ def test_detections_from_a_file(tmp_path: Path) -> None:
     assert (found.left_out, found.failed) == (1, 1)
     np.testing.assert_allclose(found.faces[0].landmarks, faces.landmarks)
     assert len(found.faces[1]) == 0
+
+
+def test_landmark_scores_of_a_file_are_read(tmp_path: Path) -> None:
+    record = {"path": "a.jpg", "method": "made-up"} | scene().faces[0].to_dict()
+    record["faces"] = [face | {"landmark_scores": [0.1, 0.2, 0.3, 0.4, None]} for face in record["faces"]]
+    (tmp_path / "found.jsonl").write_text(json.dumps(record) + "\n")
+    (found,) = read_records(tmp_path / "found.jsonl")
+    assert found.faces.landmark_scores == pytest.approx(np.array([[0.1, 0.2, 0.3, 0.4, np.nan]] * 2), nan_ok=True)
+    record["faces"] = [{k: v for k, v in face.items() if k != "landmark_scores"} for face in record["faces"]]
+    (tmp_path / "found.jsonl").write_text(json.dumps(record) + "\n")
+    (without,) = read_records(tmp_path / "found.jsonl")
+    assert without.faces.landmark_scores == pytest.approx(np.array([[0.9] * 5, [0.5] * 5]))
 
 
 def test_what_is_strange_in_a_file_is_counted_with_its_line(tmp_path: Path) -> None:

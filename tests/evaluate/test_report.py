@@ -18,6 +18,14 @@ pytest.importorskip("jinja2")
 
 from lineament.evaluate.report import cut_example, draw_curves, write_report
 
+ORIGIN = {
+    "date": "2026-11-28",
+    "version": "0.1.0",
+    "commit": "abc123",
+    "weights": [{"file": "x.onnx", "sha256": "0123456789"}],
+    "machine": {"processor": "a processor"},
+}
+
 
 def result(name: str, nme: float | None = 0.05, path: str = "a.png") -> Result:
     return Result(
@@ -27,6 +35,7 @@ def result(name: str, nme: float | None = 0.05, path: str = "a.png") -> Result:
         tables={"subsets": {"mask": {"nme": 0.07}}},
         curves={"ced": curve([0, 0.1], [0, 1], "error", "share"), "time: <b>": curve([1, 9], [2, 3], "faces", "ms")},
         settings={"data": "val.json", "threshold": None, "notes": ["one picture is missing"]},
+        origin=ORIGIN,
         examples=[
             {"kind": "landmark error", "path": path, "value": 0.3, "box": [10, 10, 30, 30], "truth": [[20, 20], None]}
         ],
@@ -80,6 +89,7 @@ def test_one_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert "labels.json" in page
     assert '<div class="small">ours: data val.json</div>' in page
     assert '<div class="small">ours: one picture is missing</div>' in page
+    assert "ours: measured 2026-11-28, lineament 0.1.0 abc123, x.onnx 01234567, a processor</div>" in page
     assert [path.name for path in written] == ["page.html", "1-ced.svg", "1-ced.png", "1-time.svg", "1-time.png"]
     assert all("<svg" in path.read_text() for path in written if path.suffix == ".svg")
     assert all(Image.open(path).size > (500, 300) for path in written if path.suffix == ".png")

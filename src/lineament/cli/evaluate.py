@@ -149,7 +149,12 @@ def wider(
     result = wider_protocol.evaluate(found, truth, arithmetic.value)
     if save_detections:
         write_wider(found, save_detections)
-    tell(result.summary(name or source.name), json_file, {"data": _images(ground_truth, subset), **source.told})
+    tell(
+        result.summary(name or source.name),
+        json_file,
+        {"data": _images(ground_truth, subset), **source.told},
+        lambda: source.origin(ground_truth),
+    )
 
 
 @app.command()
@@ -209,7 +214,7 @@ def fddb(
         result.write_roc(roc)
     turned = (f"turned by {rotate} degrees",) if rotate else ()
     of = {"data": _images(annotations, subset, *turned), "assignment": assignment.value, "least IoU": iou}
-    tell(result.summary(name or source.name), json_file, {**of, **source.told})
+    tell(result.summary(name or source.name), json_file, {**of, **source.told}, lambda: source.origin(annotations))
 
 
 @app.command()
@@ -250,4 +255,4 @@ def pascal(
     if save_detections:
         write_pascal(found, save_detections)
     of = {"data": _images(ground_truth, subset), "least IoU": iou}
-    tell(result.summary(name or source.name), json_file, {**of, **source.told})
+    tell(result.summary(name or source.name), json_file, {**of, **source.told}, lambda: source.origin(ground_truth))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from lineament.data.readers.coco import read_coco
 from lineament.errors import OptionError
 from lineament.evaluate.labelled import Evaluated, read_detections
 from lineament.evaluate.landmarks import NORMALISERS, evaluate_landmarks
+from lineament.evaluate.origin import origin
 from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.speed import COUNTS, FACE, Baseline, cold_start, cut_face, evaluate_speed
 from lineament.images import image_paths, read_image
@@ -54,7 +56,7 @@ def landmarks(
     """Landmark error of a detector (NME), with recall; failure rates and AUC count missed faces as failures."""
     source = Source(detections, method, images or data.parent, work, threshold, min_face, threads, settings)
     result = evaluate_landmarks(name or source.name, _evaluated(source, data), normalise=normalise, least_iou=iou)
-    tell(result, json_file, {"data": data.name, **source.told})
+    tell(result, json_file, {"data": data.name, **source.told}, lambda: source.origin(data))
 
 
 @with_settings
@@ -76,7 +78,7 @@ def recall(
     """Precision, recall and F1 of a detector, recall of its top proposals, and recall by face size."""
     source = Source(detections, method, images or data.parent, work, threshold, min_face, threads, settings)
     result = evaluate_recall(name or source.name, _evaluated(source, data), threshold=at, least_iou=iou)
-    tell(result, json_file, {"data": data.name, **source.told})
+    tell(result, json_file, {"data": data.name, **source.told}, lambda: source.origin(data))
 
 
 @with_settings
@@ -119,7 +121,8 @@ def speed(
             baseline=peer,
             start=lambda picture: cold_start(method, picture, threads, settings),
         )
-    tell(result, json_file, {"threads": threads, **settings})
+    where = partial(origin, weights=[method], data=images, threads=threads)
+    tell(result, json_file, {"threads": threads, **settings}, where)
 
 
 def _evaluated(source: Source, data: Path) -> Evaluated:

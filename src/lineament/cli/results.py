@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lineament.evaluate.origin import Origin, with_origin
 from lineament.evaluate.results import Result, Scores, write_result
 
 WIDTH = 200  # of tables in a file or a pipe, where nobody's window limits them
 
 
-def tell(result: Result, json_file: Path | None, settings: Mapping[str, Any]) -> None:
+def tell(result: Result, json_file: Path | None, settings: Mapping[str, Any], origin: Callable[[], Origin]) -> None:
     """Print a result, with what its evaluator noted, and write it if asked to.
 
     Args:
         result: the scores.
         json_file: file for ``lineament report``.
         settings: what the numbers depend on beyond the evaluator's own settings.
+        origin: gives what else they depend on; asked for the file only.
     """
     console = Console()
     if not console.is_terminal:
@@ -32,7 +34,8 @@ def tell(result: Result, json_file: Path | None, settings: Mapping[str, Any]) ->
     for note in result.settings.get("notes", []):
         console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
     if json_file:
-        write_result(json_file, replace(result, settings={**result.settings, **settings}))
+        told = replace(result, settings={**result.settings, **settings})
+        write_result(json_file, with_origin(told, origin()))
 
 
 def _table(title: str, rows: dict[str, Scores], *, down: bool) -> Table:

@@ -19,6 +19,7 @@ from lineament.cli.options import Settings
 from lineament.data.sample import Sample
 from lineament.errors import OptionError
 from lineament.evaluate.labelled import Evaluated, detect_all, read_records
+from lineament.evaluate.origin import Origin, origin
 from lineament.faces import Faces
 from lineament.images import read_image
 from lineament.schemas import Schema
@@ -77,6 +78,10 @@ class Source:
         if self.detections:
             return {"detections": self.detections.name}
         return {"lowest score": self.threshold, "smallest face": self.min_face, **self.settings}
+
+    def origin(self, data: Path) -> Origin:
+        """Where a result on these labels comes from."""
+        return origin(weights=[self.method] if self.method else [], data=data, threads=self.threads)
 
     def over(self, samples: Sequence[Sample]) -> Evaluated:
         """What the method finds in these pictures.

@@ -123,8 +123,9 @@ def read_detections(path: str | Path, samples: Sequence[Sample], images: str | P
 def read_records(path: str | Path, schema: Schema | None = None) -> Iterator[Record]:
     """The lines of a file of detections.
 
-    A line is ``{"path", "width", "height", "schema", "faces": [{"box", "score", "landmarks"}]}``, or ``{"path",
-    "error"}`` for a picture that could not be read.
+    A line is ``{"path", "width", "height", "schema", "faces": [{"box", "score", "landmarks", "landmark_scores"}]}``,
+    or ``{"path", "error"}`` for a picture that could not be read. Without ``landmark_scores`` each landmark has its
+    face's score.
 
     Args:
         path: the file.
@@ -158,6 +159,7 @@ def _record(where: str, line: str, schema: Schema | None) -> Record:
             [face["box"] for face in faces],
             [face["score"] for face in faces],
             points,
+            landmark_scores=[face["landmark_scores"] for face in faces] if _has_landmark_scores(faces) else None,
             image_size=(int(record["width"]), int(record["height"])),
             schema=schema or _schema(record["schema"], faces),
         )
@@ -169,6 +171,10 @@ def _record(where: str, line: str, schema: Schema | None) -> Record:
             f"{where}: expected one JSON object a line as `lineament detect --json` writes it "
             f"(path, width, height, schema, faces): {type(error).__name__}: {error}"
         ) from error
+
+
+def _has_landmark_scores(faces: list[dict[str, Any]]) -> bool:
+    return bool(faces) and all("landmark_scores" in face for face in faces)
 
 
 def _schema(name: str, faces: list[dict[str, Any]]) -> Schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,9 +150,19 @@ def _section(title: str, results: list[Result], images: str | Path | None) -> Se
 
 
 def _settings(result: Result) -> list[str]:
-    """One line with a result's settings, and one a note."""
+    """One line with a result's settings, one with where it comes from, and one a note."""
     plain = ", ".join(f"{name} {value}" for name, value in result.settings.items() if value and name != "notes")
-    return [f"{result.name}: {line}" for line in (plain, *result.settings.get("notes", [])) if line]
+    lines = (plain, _origin(result.origin), *result.settings.get("notes", []))
+    return [f"{result.name}: {line}" for line in lines if line]
+
+
+def _origin(origin: Mapping[str, Any]) -> str:
+    """Date, code, weights and machine in a line; nothing of a result that does not say."""
+    if not origin:
+        return ""
+    weights = [f"{used['file']} {used['sha256'][:8]}" for used in origin["weights"]]
+    code = " ".join(filter(None, ("lineament", origin["version"], origin["commit"])))
+    return ", ".join((f"measured {origin['date']}", code, *weights, origin["machine"]["processor"]))
 
 
 def _tables(results: list[Result]) -> list[Table]:

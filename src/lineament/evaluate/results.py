@@ -30,6 +30,7 @@ class Result:
         settings: What the numbers depend on: data, thresholds, normaliser.
         examples: Faces worth a look, worst first: ``kind``, ``path``, ``box``, ``value`` and perhaps ``landmarks``,
             ``truth``.
+        origin: Weights, code, data, machine and date: see `lineament.evaluate.origin.origin`.
     """
 
     protocol: str
@@ -39,6 +40,7 @@ class Result:
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 def curve(x: ArrayLike, y: ArrayLike, x_label: str, y_label: str, *, points: int = 400) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def curve(x: ArrayLike, y: ArrayLike, x_label: str, y_label: str, *, points: int
 
 def write_result(path: str | Path, result: Result) -> None:
     """Write a result as JSON, its scores at the top level too; numbers that are not finite become null."""
-    content = _plain({**result.scores, **asdict(result)})
+    content = plain({**result.scores, **asdict(result)})
     write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -71,13 +73,14 @@ def read_result(path: str | Path) -> Result:
         ) from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it: arrays as lists, what is not finite as null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(v) for key, v in value.items()}
+        return {str(key): plain(v) for key, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,130 @@
+"""Where a result comes from: code, weights, data, machine and date, so that every number can be measured again."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lineament
+from lineament.evaluate.results import Result
+from lineament.weights import models, read_weights
+
+Origin = dict[str, Any]
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")  # what speeds of networks depend on
+_PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "opencv-python-headless")
+
+
+def origin(*, weights: Sequence[str | Path], data: Path | None, threads: int | None) -> Origin:
+    """What a measurement that ends now depends on beside its settings.
+
+    Args:
+        weights: names that ship or ONNX files, a detector's and perhaps a landmark stage's; none where detections come
+            from elsewhere.
+        data: the labels, a file or a folder.
+        threads: of the runtime; ``None`` is its own choice.
+
+    Returns:
+        ``date`` (ISO), ``version`` and ``commit`` of lineament, ``weights`` (a list of ``file`` and ``sha256``),
+        ``data`` (``name`` and ``sha256``), ``machine`` (``processor``, ``instructions``, ``cores``, ``threads``) and
+        ``packages`` (version by name). What is not known is ``None``.
+    """
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "version": lineament.__version__,
+        "commit": commit(),
+        "weights": [describe_weights(name) for name in weights],
+        "data": None if data is None else {"name": data.resolve().name, "sha256": digest(data)},
+        "machine": machine(threads),
+        "packages": packages(*_PACKAGES),
+    }
+
+
+def with_origin(result: Result, found: Origin) -> Result:
+    """A result that says where it comes from; its data with the number of images and faces that it scored."""
+    scores = result.scores
+    counts = {"images": ("images", "pictures"), "faces": ("faces", "faces hard")}
+    counted = {what: next((scores[name] for name in names if name in scores), None) for what, names in counts.items()}
+    return replace(result, origin={**found, "data": {**found["data"], **counted} if found["data"] else None})
+
+
+def describe_weights(weights: str | Path) -> dict[str, str]:
+    """File name and SHA-256 of weights that ship, or of a file."""
+    shipped = {model.name: model.file for model in models()}
+    return {
+        "file": shipped.get(str(weights), Path(weights).name),
+        "sha256": hashlib.sha256(read_weights(weights)).hexdigest(),
+    }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files of a folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            total.update(f"{file.relative_to(path).as_posix()}\0{digest(file)}\n".encode())
+    return total.hexdigest()
+
+
+def commit() -> str | None:
+    """The checkout's commit, with ``-dirty`` where files differ from it; ``None`` where lineament is not run from its
+    own checkout."""
+    root = Path(lineament.__file__).parents[2]
+    if not (root / ".git").exists():  # the package may be installed inside of another repository
+        return None
+    try:
+        call = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine(threads: int | None) -> dict[str, Any]:
+    """The processor as the system names it, its instructions that matter to networks, cores, and threads in use."""
+    said = _cpuinfo()
+    flags = said.get("flags", "").split()
+    return {
+        "processor": said.get("model name") or platform.processor() or platform.machine(),
+        "instructions": [name for name in _INSTRUCTIONS if name in flags],
+        "cores": os.cpu_count(),
+        "threads": threads,
+    }
+
+
+def packages(*names: str) -> dict[str, str]:
+    """Versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def is_current(found: Origin) -> bool:
+    """Whether a result is of weights that ship now. Of files that do not ship nothing newer is known."""
+    shipped = {model.file: model.sha256 for model in models()}
+    return all(shipped.get(used["file"], used["sha256"]) == used["sha256"] for used in found["weights"])
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
