@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
 from lineament.images import Color, Source, read_image
-from lineament.methods import Decoder, Settings, method
-from lineament.runtime import load_graph
-from lineament.weights import DEFAULT, belongs_to_weights, parse_metadata, read_weights
+from lineament.methods import METHODS, Decoder, DetectionMethod, LandmarkMethod, LandmarkStage, Method, method
+from lineament.methods.settings import DetectorSettings
+from lineament.runtime import Graph, load_graph
+from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, parse_metadata, read_weights
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -29,13 +30,17 @@ class Detector:
     """Finds faces. Made by ``lineament.load``; may be shared by any number of threads.
 
     Attributes:
-        method: name of the method. schema: its landmarks.
+        method: name of the method.
+        schema: the landmarks of the faces that ``detect`` returns.
         settings: the method's settings, those of the weights with what ``load`` replaced.
     """
 
-    def __init__(self, method: str, decoder: Decoder, settings: Settings) -> None:
-        self.method, self.schema, self.settings = method, decoder.schema, settings
-        self._decoder = decoder
+    def __init__(
+        self, method: str, decoder: Decoder, settings: DetectorSettings, stage: LandmarkStage | None = None
+    ) -> None:
+        self.method, self.settings = method, settings
+        self.schema = stage.schema if stage else decoder.schema
+        self._decoder, self._stage = decoder, stage
 
     @overload
     def detect(
@@ -96,13 +101,15 @@ class Detector:
         found: list[Faces] = []
         pictures = (read_image(source, color=color) for source in sources)
         for group in in_groups(pictures, lambda picture: picture.shape[0] * picture.shape[1]):
-            found += self._decoder(group, threshold=threshold, min_face=min_face, max_face=max_face)
+            faces = self._decoder(group, threshold=threshold, min_face=min_face, max_face=max_face)
+            found += self._stage(group, faces) if self._stage else faces
         return found if several else found[0]
 
 
 def load(
     name: str | Path = DEFAULT,
     *,
+    landmarks: str | Path | LandmarkStage | None = None,
     runtime: str = "onnx",
     device: str = "cpu",
     threads: int | None = None,
@@ -112,36 +119,112 @@ def load(
 
     Args:
         name: a name that ``lineament.models()`` lists, or the path of an ONNX file that lineament exported.
+        landmarks: what finds the landmarks; ``None`` for the weights' own first schema. A schema that the weights
+            have (``"68"``) is selected. Weights of a landmark stage (a name, or the path of an ONNX file) run behind
+            the detector: boxes and scores stay, landmarks and landmark scores are the stage's. So does any other
+            `lineament.methods.LandmarkStage`.
         runtime: "onnx" (onnxruntime) or "openvino".
         device: "cpu", or a device that the runtime has; never silently another.
         threads: processor threads for one call; ``None`` for all cores.
         settings: settings of the method to replace, e.g. ``{"pnet_threshold": 0.5}`` of MTCNN.
 
     Raises:
-        OptionError: no such name, runtime, device or setting; the message lists those that exist.
+        OptionError: no such name, landmarks, runtime, device or setting; the message lists those that exist.
         WeightsError: the file is damaged or not one of ours.
     """
+    graph = _graph(name, runtime, device, threads)
+    of, kind, own = _described(graph)
+    if not isinstance(kind, DetectionMethod):
+        raise OptionError(
+            f"{name} finds the landmarks of faces that a detector found: load it behind one, as in "
+            f"lineament.load({DEFAULT!r}, landmarks={str(name)!r})"
+        )
+    stage = None
+    if isinstance(landmarks, (str, Path)):
+        if str(landmarks) in own.offered:
+            own = replace(own, landmarks=str(landmarks))
+        elif is_weights(str(landmarks)):
+            stage = load_stage(landmarks, runtime=runtime, device=device, threads=threads)
+        else:
+            raise OptionError(
+                f"landmarks {str(landmarks)!r}: {name} has no such schema; it has: {', '.join(own.offered)}. "
+                f"Nor are there weights of a landmark stage of that name; there are: {_shipped_stages()}, and any ONNX "
+                "file of one"
+            )
+    else:
+        stage = landmarks
+    own = _replaced(of, own, settings or {})
+    return Detector(of, kind.decoder(graph, own), own, stage)
+
+
+def load_stage(
+    name: str | Path,
+    *,
+    runtime: str = "onnx",
+    device: str = "cpu",
+    threads: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> LandmarkStage:
+    """A landmark stage, for ``load(..., landmarks=...)`` or for faces that come from elsewhere.
+
+    Args:
+        name: the name of shipped weights of such a stage, or the path of an ONNX file that lineament exported.
+        runtime, device, threads, settings: as of ``load``.
+
+    Raises:
+        OptionError: no such weights, or a detector's; or as ``load`` does.
+        WeightsError: the file is damaged or not one of ours.
+    """
+    graph = _graph(name, runtime, device, threads)
+    of, kind, own = _described(graph)
+    if not isinstance(kind, LandmarkMethod):
+        raise OptionError(
+            f"{name} are weights of {of}, a detector; weights of a landmark stage are: {_shipped_stages()}, or the "
+            "path of such an ONNX file"
+        )
+    return kind.stage(graph, _replaced(of, own, settings or {}))
+
+
+def _graph(name: str | Path, runtime: str, device: str, threads: int | None) -> Graph:
+    """Loaded weights, if they compute right in that runtime."""
     graph = load_graph(read_weights(name), runtime=runtime, device=device, threads=threads)
     only = graph.metadata.get("runtime", runtime)
     if only != runtime:
         raise OptionError(f"{name} computes right with runtime {only!r} alone, found {runtime!r}")
+    return graph
+
+
+def _described(graph: Graph) -> tuple[str, Method, Any]:
+    """The name of the weights' method, the method, and the settings that the file holds."""
     of, config = parse_metadata(graph.metadata)
     kind = method(of)
     try:
-        own = kind.settings(**config)
+        return of, kind, kind.settings(**config)
     except TypeError as error:
         raise WeightsError(f"this file's settings are not those of this version's {of}: {error}") from error
+
+
+def _shipped_stages() -> str:
+    stages = [model.name for model in models() if isinstance(METHODS[model.method], LandmarkMethod)]
+    return ", ".join(stages) or "none that ship"
+
+
+def _replaced(of: str, own: Any, settings: Mapping[str, Any]) -> Any:
+    """A method's settings with others in place of some.
+
+    Raises:
+        OptionError: the method has no such setting, or of another kind, or it is part of the weights.
+    """
     known = [field.name for field in fields(own) if not belongs_to_weights(field)]
     fixed = {field.name for field in fields(own)} - set(known)
-    for setting, value in (settings or {}).items():
+    for setting, value in settings.items():
         if setting in fixed:
             raise OptionError(f"{of}'s setting {setting!r} is part of the weights; only a training changes it")
         if setting not in known:
             raise OptionError(f"{of} has no setting {setting!r}; it has: {', '.join(known)}")
         if not _is_like(value, getattr(own, setting)):
             raise OptionError(f"{of}'s setting {setting!r} is e.g. {shortened(getattr(own, setting))}, found {value!r}")
-    own = replace(own, **(settings or {}))
-    return Detector(of, kind.decoder(graph, own), own)
+    return replace(own, **settings)
 
 
 def _is_like(value: Any, usual: Any) -> bool:

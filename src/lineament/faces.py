@@ -128,7 +128,7 @@ class Faces:
         """
         w, h = self.image_size
         boxes, scores = self.boxes.astype(float).round(digits), self.scores.astype(float).round(digits + 2)
-        points = self.landmarks.astype(float).round(digits)
+        points, sure = self.landmarks.astype(float).round(digits), self.landmark_scores.astype(float).round(digits + 2)
         return {
             "width": w,
             "height": h,
@@ -138,7 +138,8 @@ class Faces:
                     "box": box.tolist(),
                     "score": float(score),
                     "landmarks": [p.tolist() if np.isfinite(p).all() else None for p in face],
+                    "landmark_scores": each.tolist(),
                 }
-                for box, score, face in zip(boxes, scores, points, strict=True)
+                for box, score, face, each in zip(boxes, scores, points, sure, strict=True)
             ],
         }

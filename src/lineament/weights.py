@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import Field, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ class Model:
     Attributes:
         name: what ``lineament.load`` calls it.
         method: the method it belongs to.
-        schema: name of its landmark schema.
+        schema: name of its landmark schema, the default one where it has several.
+        schemas: names of all its landmark schemas, for ``lineament.load(..., landmarks=...)``.
         file: name of the ONNX file. bytes: its size. sha256: its digest.
         licence: what its training data allow, in a sentence.
         training_data: what it was trained on.
@@ -44,6 +46,10 @@ class Model:
     recipe: str
     version: str
     scores: dict[str, float] = field(default_factory=dict)
+    schemas: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schemas", tuple(self.schemas) or (self.schema,))
 
 
 def models() -> list[Model]:
@@ -58,15 +64,16 @@ def describe_file(path: Path) -> Model:
         WeightsError: the file is not one of ours.
     """
     content = path.read_bytes()
-    said = read_metadata(content)
+    metadata = read_metadata(content)
     wanted = ("name", "method", "schema", "licence", "training_data", "recipe", "version", "scores")
-    missing = [name for name in wanted if name not in said]
+    missing = [name for name in wanted if name not in metadata]
     if missing:
         raise WeightsError(f"{path} does not say its {', '.join(missing)}; export it with `lineament export`")
-    said = {name: said[name] for name in wanted}
+    said = {name: metadata[name] for name in wanted}
     scores = json.loads(said.pop("scores"))
+    schemas = parse_metadata(metadata)[1].get("schemas", ())
     digest = hashlib.sha256(content).hexdigest()
-    return Model(**said, file=path.name, bytes=len(content), sha256=digest, scores=scores)
+    return Model(**said, file=path.name, bytes=len(content), sha256=digest, scores=scores, schemas=schemas)
 
 
 def register(path: Path) -> None:

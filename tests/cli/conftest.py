@@ -15,6 +15,7 @@ from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.methods.mtcnn.decode import Config
 from lineament.schemas import FIVE
+from stages import Placed
 
 POINTS = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.45, 0.6], [0.55, 0.6]])
 
@@ -40,12 +41,13 @@ class Middle:
 
 @pytest.fixture
 def middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make ``lineament.load("middle")`` the stand-in; other names are unknown."""
+    """Make ``lineament.load("middle")`` the stand-in, and "placed" a landmark stage; other names are unknown."""
 
     def load(name: str, **options: Any) -> lineament.Detector:
         if name != "middle":
             raise OptionError(f"unknown method or weight file {name!r}; shipped are: middle")
-        return lineament.Detector("middle", Middle(), Config(threshold=0.0, min_face=10))
+        stage = Placed() if options.get("landmarks") == "placed" else None
+        return lineament.Detector("middle", Middle(), Config(threshold=0.0, min_face=10), stage)
 
     monkeypatch.setattr(lineament, "load", load)
     for module in ("cli.run", "evaluate.origin"):

@@ -68,11 +68,29 @@ def test_json_lines_keep_the_order_and_name_what_cannot_be_read(
                 "box": [22, 15, 66, 45],
                 "score": 0.3137,
                 "landmarks": [[35.2, 24], [52.8, 24], [44, 30], [39.6, 36], [48.4, 36]],
+                "landmark_scores": [0.3137] * 5,
             }
         ],
     }
     assert "18 faces in 18 pictures; 1 could not be read" in result.stderr
     assert result.stdout == ""
+
+
+def test_a_landmark_stage_gives_the_landmarks(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "a.png")
+    (record,) = read_lines(run("detect", tmp_path, "-m", "middle", "--landmarks", "placed", "--json", "-").stdout)
+    (face,) = record["faces"]
+    assert (record["schema"], face["box"]) == ("68", [20, 15, 60, 45])
+    assert face["landmarks"] == [[40, 30]] * 68
+    assert face["landmark_scores"] == [0.9] * 68
+
+
+def test_readers_of_lines_without_landmark_scores_go_on() -> None:
+    face = {"box": [1, 2, 3, 4], "score": 0.5, "landmarks": []}
+    record = {"path": "a.jpg", "width": 9, "height": 9, "method": "m", "schema": "5", "faces": [face]}
+    jsonschema.validate(record, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record | {"faces": [face | {"landmark_scores": [1.1]}]}, SCHEMA)
 
 
 def test_json_on_stdout_is_nothing_but_json(tmp_path: Path, run: Run) -> None:

@@ -53,6 +53,20 @@ def test_landmarks(labels: Path, run: Run) -> None:
     assert "0 pictures detected now, 2 before" in again.output
 
 
+def test_landmarks_of_a_stage(labels: Path, run: Run) -> None:
+    out = labels.with_name("result.json")
+    for options, name, nme in (((), "middle", 0.1), (("--landmarks", "placed"), "middle + placed", 0.5307)):
+        result = run(
+            *("evaluate", "landmarks", "-m", "middle", "--data", labels, "--threshold", 0.5, "--json", out), *options
+        )
+        assert result.exit_code == 0, result.output
+        assert "2 pictures detected now" in result.output  # results of the other landmarks are not taken for these
+        found = json.loads(out.read_text())
+        assert (found["name"], found["scores"]["nme"]) == (name, pytest.approx(nme, abs=1e-4))
+    result = run("evaluate", "landmarks", "--detections", "x.jsonl", "--landmarks", "placed", "--data", labels)
+    assert "--landmarks takes --method" in result.output
+
+
 def test_recall_now_and_from_a_file(labels: Path, run: Run) -> None:
     lines = labels.with_name("found.jsonl")
     run("detect", labels.parent, "-m", "middle", "--json", lines)

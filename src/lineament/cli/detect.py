@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 import lineament
-from lineament.cli.options import Settings, with_settings
+from lineament.cli.options import Landmarks, Settings, with_settings
 from lineament.detector import in_groups
 from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
@@ -80,6 +80,7 @@ def detect(
     method: Annotated[
         str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")
     ] = DEFAULT,
+    landmarks: Landmarks = None,
     json_file: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="Write one JSON object a picture and line; - for stdout."),
@@ -107,7 +108,9 @@ def detect(
 
     Exit code: 0 all pictures were read; 1 some were not; 2 the request was wrong or its result could not be written.
     """
-    detector = lineament.load(method, runtime=runtime, device=device, threads=threads, settings=settings)
+    detector = lineament.load(
+        method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings
+    )
 
     def find(images: list[Source]) -> list[Faces]:
         return detector.detect(images, threshold=threshold, min_face=min_face, max_face=max_face)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import lineament
-from lineament.cli.options import Settings, with_settings
+from lineament.cli.options import Landmarks, Settings, with_settings
 from lineament.cli.results import tell
 from lineament.cli.run import WORK, Source, Threads, Work
 from lineament.data.readers.coco import read_coco
@@ -41,6 +41,7 @@ def landmarks(
     settings: Settings,
     images: Images = None,
     method: Method = None,
+    landmarks: Landmarks = None,
     detections: Detections = None,
     normalise: Annotated[str, typer.Option(help=f"What errors are divided by: {', '.join(NORMALISERS)}.")] = (
         "inter-ocular"
@@ -54,7 +55,9 @@ def landmarks(
     json_file: Json = None,
 ) -> None:
     """Landmark error of a detector (NME), with recall; failure rates and AUC count missed faces as failures."""
-    source = Source(detections, method, images or data.parent, work, threshold, min_face, threads, settings)
+    source = Source(
+        detections, method, images or data.parent, work, threshold, min_face, threads, settings, landmarks=landmarks
+    )
     result = evaluate_landmarks(name or source.name, _evaluated(source, data), normalise=normalise, least_iou=iou)
     tell(result, json_file, {"data": data.name, **source.told}, lambda: source.origin(data))
 

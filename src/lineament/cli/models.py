@@ -6,18 +6,19 @@ from rich.console import Console
 from rich.table import Table
 
 import lineament
+from lineament.methods import METHODS
 
 
 def models() -> None:
-    """List the weights that ship: method, landmarks, size, licence, training data, scores."""
+    """List the weights that ship: method and its kind, landmark schemas, size, licence, training data, scores."""
     console = Console()
     for model in lineament.models():
         table = Table(title=model.name, title_justify="left", title_style="bold", show_header=False, box=None)
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         rows = {
-            "method": model.method,
-            "landmarks": model.schema,
+            "method": f"{model.method}, a {METHODS[model.method].kind}",
+            "landmarks": ", ".join(model.schemas),
             "size": f"{model.bytes / 1e6:.2f} MB",
             "licence": model.licence,
             "trained on": model.training_data,

@@ -15,6 +15,14 @@ from lineament import conventions
 from lineament.errors import DataError, OptionError
 
 Settings = dict[str, Any]
+Landmarks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEMA|NAME|FILE",
+        help="What finds the landmarks: a schema of the method's weights, or weights of a landmark stage to run behind "
+        "it (see `lineament models`).",
+    ),
+]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -23,7 +23,7 @@ from lineament.evaluate.origin import Origin, origin
 from lineament.faces import Faces
 from lineament.images import read_image
 from lineament.schemas import Schema
-from lineament.weights import read_weights
+from lineament.weights import is_weights, read_weights
 
 Work = Annotated[Path, typer.Option(help="With --method: folder of the files that keep each picture's result.")]
 Threads = Annotated[int | None, typer.Option(help="With --method: threads of the runtime (default: all cores).")]
@@ -46,6 +46,7 @@ class Source:
         threads: of the runtime.
         settings: of the method.
         turn: by how many quarter turns, counter-clockwise, pictures are turned before.
+        landmarks: what finds the landmarks, as of ``lineament.load``; ``None`` is the method itself.
 
     Raises:
         OptionError: both or neither is given, or a method without pictures.
@@ -60,28 +61,44 @@ class Source:
     threads: int | None
     settings: Settings
     turn: int = 0
+    landmarks: str | None = None
 
     def __post_init__(self) -> None:
         if (self.method is None) == (self.detections is None):
             raise OptionError("give either --detections, a file of earlier results, or --method, to detect now")
+        if self.landmarks and not self.method:
+            raise OptionError("--landmarks takes --method, whose faces it finds the landmarks of")
         if self.method and not self.images:
             raise OptionError("--method takes --images, the folder of the benchmark's pictures")
 
     @property
     def name(self) -> str:
         """What results are called if not otherwise."""
-        return self.method or (self.detections.stem if self.detections else "")
+        if self.detections:
+            return self.detections.stem
+        return " + ".join(filter(None, (self.method, self.landmarks)))
 
     @property
     def told(self) -> dict[str, Any]:
         """What a result depends on, for its file."""
         if self.detections:
             return {"detections": self.detections.name}
-        return {"lowest score": self.threshold, "smallest face": self.min_face, **self.settings}
+        return {
+            "lowest score": self.threshold,
+            "smallest face": self.min_face,
+            "landmarks": self.landmarks,
+            **self.settings,
+        }
 
     def origin(self, data: Path) -> Origin:
         """Where a result on these labels comes from."""
-        return origin(weights=[self.method] if self.method else [], data=data, threads=self.threads)
+        return origin(weights=self._weights, data=data, threads=self.threads)
+
+    @property
+    def _weights(self) -> list[str]:
+        """The method's, and those of a landmark stage behind it."""
+        stage = [self.landmarks] if self.landmarks and is_weights(self.landmarks) else []
+        return [self.method, *stage] if self.method else []
 
     def over(self, samples: Sequence[Sample]) -> Evaluated:
         """What the method finds in these pictures.
@@ -89,7 +106,9 @@ class Source:
         Each result is appended to a file as it comes, in the form of ``lineament detect --json``; pictures that the
         file has are not looked at again.
         """
-        detector = lineament.load(self.method or "", threads=self.threads, settings=self.settings)
+        detector = lineament.load(
+            self.method or "", landmarks=self.landmarks, threads=self.threads, settings=self.settings
+        )
         file = self._file()
         kept = _kept(file, detector.schema)
         before = sum(str(sample.path) in kept for sample in samples)
@@ -112,11 +131,12 @@ class Source:
 
     def _file(self) -> Path:
         """A file that another method, other weights, options or pictures would not have."""
-        weights = hashlib.sha256(read_weights(self.method or "")).hexdigest()
+        weights = [hashlib.sha256(read_weights(name)).hexdigest() for name in self._weights]
         images = str(self.images.resolve()) if self.images else ""
-        options = (self.threshold, self.min_face, self.turn, *sorted(self.settings.items()))
+        options = (self.threshold, self.min_face, self.turn, self.landmarks, *sorted(self.settings.items()))
         parts = repr((weights, lineament.__version__, images, *options))
-        return self.work / f"{Path(self.name).stem}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}.jsonl"
+        name = "+".join(Path(part).stem for part in self.name.split(" + "))
+        return self.work / f"{name}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}.jsonl"
 
 
 def _kept(file: Path, schema: Schema) -> dict[str, Faces]:

@@ -19,6 +19,7 @@ from lineament.faces import Faces
 from lineament.images import resize
 from lineament.methods.candidates import Candidates
 from lineament.methods.kpnet import scales
+from lineament.methods.settings import DetectorSettings
 from lineament.runtime import Graph
 from lineament.schemas import schema
 from lineament.weights import of_weights
@@ -42,11 +43,10 @@ REFINEMENT = (len(EVIDENCE), 5, 4)  # what speaks for a face, what landmarks say
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DetectorSettings):
     """Settings of KPNet; those of the weights travel with them.
 
     Attributes:
-        landmarks: name of the landmark schema.
         backbone: "drnet", "hourglass" or "lite".
         multiple: what the sides of an input are multiples of.
         input_size: longer edge in pixels to which a picture is brought.
@@ -65,12 +65,9 @@ class Config:
             where none was fitted.
         evidence: coefficients of what speaks for a face, in the order of ``evidence``, whose sum is the score's logit;
             ``None`` for the score of equation 8 over its largest value.
-        threshold: score in [0, 1] that a face must reach, unless a call says otherwise.
-        min_face: side in pixels of the smallest face that is returned, unless a call says otherwise.
         nms: intersection over union above which the worse face falls.
     """
 
-    landmarks: str = of_weights("5")
     backbone: str = of_weights("drnet")
     multiple: int = of_weights(8)
     input_size: int = 640
@@ -85,11 +82,10 @@ class Config:
     proposal: float = 0.7
     calibration: Mapping[str, Any] | None = None
     evidence: Sequence[float] | None = EVIDENCE
-    threshold: float = 0.5
-    min_face: float = 1
     nms: float = 0.6
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.input_size < 64:
             raise OptionError(f"input_size is the longer edge in pixels, at least 64, found {self.input_size}")
         if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
@@ -183,6 +179,7 @@ class KPNet:
         _, logit, _, side, _, peaks = columns
         likely = self._scores(logit, side, np.full(len(logit), self._best_agreement), peaks)[0] >= threshold
         number, logit, centre, side, points, peaks = (column[likely] for column in columns)
+        points = points[:, self.config.columns]
         scale, corner = np.array([v.scale for v in views])[number], np.stack([v.corner for v in views])[number]
         points = points / scale[:, None, None] + corner[:, None]
         middle, half = centre / scale[:, None] + corner, side[:, None] / scale[:, None] / 2

@@ -17,6 +17,7 @@ from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.methods.candidates import Candidates
 from lineament.methods.mtcnn.pyramid import Pyramid
+from lineament.methods.settings import DetectorSettings
 from lineament.runtime import Graph
 from lineament.schemas import schema
 from lineament.weights import of_weights
@@ -25,11 +26,10 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DetectorSettings):
     """Settings of the cascade; those of the weights travel with them.
 
     Attributes:
-        landmarks: name of the landmark schema.
         codec: how box offsets are written, "corner" or "rcnn".
         factor: ratio of one pyramid level's size to the one before.
         pnet_threshold: score in [0, 1] that a window of P-Net must reach.
@@ -46,7 +46,6 @@ class Config:
             one level, over all levels, after R-Net, after O-Net.
     """
 
-    landmarks: str = of_weights("5")
     codec: str = of_weights("corner")
     factor: float = 0.709
     pnet_threshold: float = 0.85
@@ -63,6 +62,7 @@ class Config:
     nms_onet: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.codec not in box_ops.CODECS:
             raise OptionError(f"mtcnn's codec must be one of {', '.join(box_ops.CODECS)}, found {self.codec!r}")
         if not 0 < self.factor < 1:  # or the pyramid had no end
@@ -180,7 +180,8 @@ class MTCNN:
 
     def _places(self, offsets: Array, windows: Array) -> Array:
         """Landmarks (n, k, 2) in the picture of a network's answers (n, 2k)."""
-        return box_ops.decode_points(offsets.reshape(len(windows), len(self.schema), 2), windows)
+        points = offsets.reshape(len(windows), offsets.shape[1] // 2, 2)[:, self.config.columns]
+        return box_ops.decode_points(points, windows)
 
     def _none(self) -> Candidates:
         k = len(self.schema)
