@@ -1,10 +1,12 @@
 # demo: faces in the example photos.  test: everything that must hold.  lint, format, clean: as they say.
+# results, times: measure all weights on DATA, and other packages in PEERS, where they are not measured yet.  tables: write the pages' tables anew.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean results times tables
+MEASURE = $(BIN)/python benchmarks/measure.py --data $(DATA) $(if $(PEERS),--peers $(PEERS))
 
 demo: $(VENV)/core
 	$(BIN)/lineament detect examples/photos --out demo --json demo/faces.jsonl
@@ -22,6 +24,17 @@ lint: $(VENV)/everything
 format: $(VENV)/everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+results: $(VENV)/everything
+	$(MEASURE)
+	$(BIN)/python benchmarks/tables.py
+
+times: $(VENV)/everything
+	$(MEASURE) --time
+	$(BIN)/python benchmarks/tables.py
+
+tables: $(VENV)/everything
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) demo

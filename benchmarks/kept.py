@@ -41,7 +41,7 @@ def keep(name: str, test: str, result: Result, *, tables: tuple[str, ...] = TABL
 
 def write(name: str, results: dict[str, Result]) -> None:
     """Write all results of one name."""
-    content = {test: _entry(results[test]) for test in sorted(results)}
+    content = {test: _entry(result) for test, result in results.items()}
     write_whole(FOLDER / f"{name}.json", json.dumps(content, indent=1) + "\n")
     read.cache_clear()
 

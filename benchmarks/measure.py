@@ -41,7 +41,7 @@ from lineament.evaluate.labelled import Evaluated, read_detections
 from lineament.evaluate.landmarks import evaluate_landmarks
 from lineament.evaluate.origin import Origin, describe_weights, digest, origin, with_origin
 from lineament.evaluate.recall import evaluate_recall
-from lineament.evaluate.results import Result, Scores
+from lineament.evaluate.results import Result, Scores, read_result
 from lineament.evaluate.speed import COUNTS, FACE, Baseline, fit_line, mosaic
 from lineament.images import read_image
 
@@ -305,6 +305,34 @@ class Bench:
         return file
 
 
+# --- boxes from landmarks ---
+
+CONVENTIONS = {
+    "detection-wider, -people, -train-small: photos held out": (
+        ("detection-wider.json", "detection-people.json", "detection-train-small.json"),
+        0.2,
+    ),
+    "detection-val.json": ((VAL,), 0),
+    "detection-val-crowd.json": ((CROWD,), 0),
+    "landmarks5-val.json": (("landmarks5-val.json",), 0),
+}
+
+
+def conventions(bench: Bench, *, again: bool) -> None:
+    """What ``lineament fit-box-convention`` tells of each."""
+    there = kept.read("box-conventions")
+    for title, (indices, holdout) in CONVENTIONS.items():
+        labels = [bench.data / index for index in indices]
+        if title in there and not again and there[title].origin["data"]["sha256"] == digest(labels[0]):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder, "result.json")
+            options = [option for path in labels for option in ("--data", str(path))]
+            call = [sys.executable, "-c", "import lineament.cli; lineament.cli.main()", "fit-box-convention", *options]
+            subprocess.run([*call, "--holdout", str(holdout), "--json", str(out)], check=True, stdout=subprocess.PIPE)
+            kept.keep("box-conventions", title, read_result(out), tables=("overlap",))
+
+
 # --- time ---
 
 
@@ -374,7 +402,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("detectors", nargs="*", metavar="DETECTOR", help=f"of {', '.join(DETECTORS)}")
     parser.add_argument("--data", type=Path, required=True, help="folder of wider-val, fddb and the index files")
-    parser.add_argument("--tests", nargs="+", choices=[*TESTS, *TIMES], default=[*TESTS, *TIMES])
+    parser.add_argument("--tests", nargs="+", choices=[*TESTS, "conventions", *TIMES], default=[*TESTS, *TIMES])
     parser.add_argument("--peers", type=Path, help="folder of other packages' environments and weights")
     parser.add_argument("--work", type=Path, default=Path("runs/measure"), help="keeps what detectors have found")
     parser.add_argument("--again", action="store_true", help="measure anew what is there")
@@ -394,6 +422,8 @@ def main() -> None:
                 result = Result(test, name, scores, settings=settings)
                 kept.keep(name, test, with_origin(result, bench.origin(name, None, THREADS)))
         return
+    if "conventions" in args.tests:
+        conventions(bench, again=args.again)
     for test in TESTS:
         for name in names:
             if test in args.tests and test in tests_of(name) and (args.again or not bench.is_there(name, test)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,14 +44,28 @@ def labels(tmp_path: Path) -> Path:
 
 def test_it_fits_measures_and_writes(labels: Path, run: Run) -> None:
     out = labels.with_name("own-convention.json")
-    result = run("fit-box-convention", "--data", labels, "--out", out, "--noise", 0, "--name", "taller")
+    result = run(
+        "fit-box-convention",
+        "--data",
+        labels,
+        "--out",
+        out,
+        "--noise",
+        0,
+        "--name",
+        "taller",
+        "--json",
+        labels.with_name("overlaps.json"),
+    )
     assert result.exit_code == 0, result.output
     assert "fitted to 64 faces, measured on 16 of other pictures" in result.stdout
     assert "left out: 40 ignored, 40 masked, 40 box of another source" in result.stdout
-    rows = {line.split("  ")[0].strip(): line.split() for line in result.stdout.splitlines() if "%" in line}
-    overlap = {name: float(next(cell for cell in row if cell.startswith("0."))) for name, row in rows.items()}
+    rows = json.loads(labels.with_name("overlaps.json").read_text())["tables"]["overlap"]
+    overlap = {name: row["mean IoU"] for name, row in rows.items()}
     assert overlap["taller"] > 0.97
-    assert overlap["taller"] > max(overlap["wider (built in)"], overlap["fddb-ellipse (built in)"], overlap[""])
+    others = ("wider (built in)", "fddb-ellipse (built in)", "the mean box alone")
+    assert overlap["taller"] > max(overlap[name] for name in others)
+    assert f"{overlap['taller']:.4f}" in result.stdout
     assert read(out).name == "taller"
 
 

