@@ -44,6 +44,7 @@ from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Result, Scores, read_result
 from lineament.evaluate.speed import COUNTS, FACE, Baseline, fit_line, mosaic
 from lineament.images import read_image
+from lineament.weights import is_weights
 
 Array = NDArray[Any]
 
@@ -65,6 +66,7 @@ class Detector:
         adapter: its name in ``peers/peer.py``.
         weights: of lineament a name or a file; of others a file in the folder of the peers.
         settings: of lineament's method.
+        landmarks: of lineament, a schema or the weights of a landmark stage behind it.
         environment: the peers' environment that it runs in; ``None`` is lineament's own.
         about: what it is, and how it looks for faces as it ships.
     """
@@ -72,6 +74,7 @@ class Detector:
     adapter: str = "lineament"
     weights: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    landmarks: str = ""
     environment: str | None = None
     about: str = ""
 
@@ -229,11 +232,10 @@ class Bench:
         return detector.ours or (there and all(Path(weights).exists() for weights in self.weights(name)))
 
     def weights(self, name: str) -> list[str]:
+        """Names and files of its weights."""
         detector = DETECTORS[name]
-        if detector.ours or not detector.weights:
-            return [detector.weights] if detector.weights else []
-        assert self.peers is not None
-        return [str(self.peers / detector.weights)]
+        used = [text for text in (detector.weights, detector.landmarks) if is_weights(text)]
+        return used if detector.ours else [f"{self.peers}/{weights}" for weights in used]
 
     def used(self, name: str) -> list[str]:
         """SHA-256 of its weights."""
@@ -241,8 +243,10 @@ class Bench:
 
     def command(self, name: str) -> list[str]:
         detector, options = DETECTORS[name], []
-        for weights in self.weights(name):
-            options += ["--weights", weights]
+        if detector.weights:
+            options += ["--weights", self.weights(name)[0]]
+        if detector.landmarks:
+            options += ["--landmarks", detector.landmarks]
         if detector.settings:
             options += ["--settings", json.dumps(detector.settings)]
         return [self._python(detector), str(PEER), detector.adapter, *options]

@@ -42,6 +42,7 @@ class Search(NamedTuple):
     threads: int = 2
     weights: str = ""  # a file, or a name of lineament's
     settings: Mapping[str, Any] = MappingProxyType({})  # of lineament's method
+    landmarks: str | None = None  # of lineament: a schema, or weights of a landmark stage
 
     @property
     def min_face(self) -> int:
@@ -65,7 +66,9 @@ LOW = (0.3, 0.1, 0.02)  # of P-, R- and O-Net: what `lineament` goes down to whe
 def ours(search: Search) -> Detect:
     import lineament
 
-    detector = lineament.load(search.weights, threads=search.threads, settings=search.settings)
+    detector = lineament.load(
+        search.weights, threads=search.threads, settings=search.settings, landmarks=search.landmarks
+    )
     options = {"threshold": LOW[2], "min_face": search.min_face} if search.low else {}
 
     def detect(image: Array) -> Found:
@@ -359,6 +362,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=int(os.environ.get("LINEAMENT_THREADS", "2")))
     parser.add_argument("--weights", default="", help="of lineament (a name or a file), scrfd and yunet (a file)")
     parser.add_argument("--settings", type=json.loads, default={}, help="of lineament's method, a JSON object")
+    parser.add_argument("--landmarks", help="of lineament: a schema, or weights of a landmark stage")
     parser.add_argument("--about", action="store_true", help="print the versions of its packages and end")
     args = parser.parse_args()
     sys.path.pop(0)  # this folder: no module of it is another package's
@@ -367,7 +371,7 @@ def main() -> None:
         print(json.dumps({name: importlib.metadata.version(name) for name in peer.packages}))
         return
     with _lines_only() as lines:
-        detect = peer.start(Search(args.low, args.threads, args.weights, args.settings))
+        detect = peer.start(Search(args.low, args.threads, args.weights, args.settings, args.landmarks))
         for line in sys.stdin:
             print(json.dumps(record(Path(line.strip()), detect, args.name)), file=lines)
 
