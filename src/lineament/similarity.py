@@ -73,12 +73,24 @@ def align(
         raise OptionError(
             f"faces {unplaced.tolist()} have fewer than two of the five points; leave them out: faces[mask]"
         )
-    inverses = invert(matrices)
-    picture = Image.fromarray(pixels)
-    crops = np.zeros((len(faces), size, size, 3), np.uint8)
-    for crop, inverse in zip(crops, inverses, strict=True):
+    return Crops(crops=crops(pixels, matrices, size), matrices=matrices, inverses=invert(matrices))
+
+
+def crops(image: Array, matrices: Array, size: int) -> Array:
+    """Square crops of one picture through similarities.
+
+    Args:
+        image: (h, w, 3) uint8. matrices: (n, 2, 3), from continuous pixels of the picture to those of the crop.
+        size: side of a crop in pixels.
+
+    Returns:
+        (n, size, size, 3) uint8; black where a crop reaches beyond the picture.
+    """
+    picture = Image.fromarray(image)
+    cut = np.zeros((len(matrices), size, size, 3), np.uint8)
+    for crop, inverse in zip(cut, invert(matrices), strict=True):
         crop[:] = np.asarray(_warp(picture, inverse, size))
-    return Crops(crops=crops, matrices=matrices, inverses=inverses)
+    return cut
 
 
 def fit(source: ArrayLike, target: ArrayLike, *, symmetric: bool = False) -> Array:

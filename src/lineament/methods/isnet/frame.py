@@ -1,0 +1,44 @@
+"""The frame that a face is shown in: upright, its five points near fixed places of a square crop.
+
+Training and inference share it. Coordinates of the frame are fractions of the crop's side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lineament import similarity
+from lineament.conventions import convention
+from lineament.similarity import TEMPLATE
+
+Array = NDArray[Any]
+
+CENTRE = np.array([0.5, 0.68])  # of the face in the template of recognition crops, half way from brows to chin
+EYES = float(TEMPLATE[1, 0] - TEMPLATE[0, 0])  # distance of the eyes at zoom 1
+
+
+def template(zoom: float) -> Array:
+    """(5, 2) places of the five points. At zoom 1 the eyes are as far apart as in recognition crops, 0.314."""
+    return np.asarray(0.5 + zoom * (TEMPLATE - CENTRE))
+
+
+def matrices(points: ArrayLike, boxes: ArrayLike, zoom: float) -> Array:
+    """The way from the picture into each face's frame.
+
+    Args:
+        points: (n, 5, 2) in pixels. Of a face with fewer than two distinct points the box tells where they may be.
+        boxes: (n, 4) in pixels, from hairline to chin.
+        zoom: see `template`.
+
+    Returns:
+        (n, 2, 3) float64 similarities; NaN for a face with neither two points nor a box of some size.
+    """
+    target = template(zoom)
+    found = similarity.fit(points, target)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        by_box = similarity.fit(convention("wider").points(boxes), target)
+    fitted = np.where(np.isfinite(found).all(axis=(1, 2), keepdims=True), found, by_box)
+    return np.where(np.isfinite(fitted).all(axis=(1, 2), keepdims=True), fitted, np.nan)

@@ -1,0 +1,201 @@
+"""The search for beta (table 1): random trials, a polynomial through them, its minimum under the constraint, and again.
+
+Nothing here trains: what a weighting is worth comes from a function that is passed in. Arrays of weights are (..., m),
+m the number of synthesised blocks, beta_2 to beta_S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lineament.errors import OptionError
+
+Array = NDArray[Any]
+Measure = Callable[[Sequence[tuple[float, ...]]], Sequence[float]]
+"""Trains with each of these weightings and returns the losses, in order."""
+
+LATTICE = 20  # steps of the first lattice along each weight
+STARTS = 20  # its best points, from which finer lattices begin: the function may have several minima
+FINEST = 5e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Polynomial:
+    """A polynomial without cross terms, ``constant + sum_i sum_p coefficients[p - 1, i] beta_i^p`` (equation 4).
+
+    Attributes:
+        constant: the value at 0. coefficients: (degree, m).
+    """
+
+    constant: float
+    coefficients: Array
+
+    @property
+    def degree(self) -> int:
+        """The highest power."""
+        return len(self.coefficients)
+
+    def __call__(self, beta: ArrayLike) -> Array:
+        """Values (...) at weights (..., m)."""
+        powers = _powers(np.asarray(beta, np.float64), self.degree)
+        return np.asarray(self.constant + (powers * self.coefficients).sum((-1, -2)))
+
+    def __str__(self) -> str:
+        """As the paper writes it, blocks counted from 2."""
+        terms = [
+            f"{'+' if k >= 0 else '-'} {abs(k):.4f} b{i}" + (f"^{p}" if p > 1 else "")
+            for p, row in enumerate(self.coefficients, 1)
+            for i, k in enumerate(row, 2)
+        ]
+        return " ".join([f"{self.constant:.4f}", *terms])
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the algorithm: a polynomial, where it is lowest, and what a training there gave.
+
+    Attributes:
+        polynomial: fitted to all trials before. beta: its minimum. predicted, measured: loss there.
+    """
+
+    polynomial: Polynomial
+    beta: tuple[float, ...]
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the algorithm found.
+
+    Attributes:
+        betas, losses: of all trials, those that confirmed a minimum last. rounds: in order.
+        agreed: whether the last round's predicted and measured loss differ by less than phi.
+    """
+
+    betas: tuple[tuple[float, ...], ...]
+    losses: tuple[float, ...]
+    rounds: tuple[Round, ...]
+    agreed: bool
+
+    @property
+    def beta(self) -> tuple[float, ...]:
+        """The last round's weights where they agreed, otherwise the best of those that keep the constraint."""
+        if self.agreed:
+            return self.rounds[-1].beta
+        allowed = [(loss, beta) for beta, loss in zip(self.betas, self.losses, strict=True) if sum(beta) <= 1 + FINEST]
+        return min(allowed)[1]
+
+
+def search(measure: Measure, *, blocks: int = 3, trials: int = 15, phi: float = 0.5, seed: int = 0) -> Search:
+    """Table 1: raise the degree from 2 until predicted and measured loss differ by less than phi.
+
+    Each round's confirming trial joins the others. The degree ends where a polynomial would have as many coefficients
+    as there are trials.
+
+    Args:
+        measure: trains with weightings. blocks: m. trials: random ones to begin with.
+        phi: in units of the loss. seed: of the trials.
+
+    Raises:
+        OptionError: too few trials for degree 2, or a phi that is not above 0.
+    """
+    if trials <= 2 * blocks + 1:
+        raise OptionError(
+            f"a polynomial of degree 2 in {blocks} weights takes {2 * blocks + 2} trials or more; found {trials}"
+        )
+    if not phi > 0:
+        raise OptionError(f"phi is a difference of losses above 0, found {phi}")
+    betas = random_weights(trials, blocks, seed)
+    losses = list(measure(betas))
+    rounds: list[Round] = []
+    degree = 2
+    while degree * blocks + 1 < len(betas):
+        polynomial = fit(betas, losses, degree)
+        beta = minimum(polynomial)
+        (measured,) = measure([beta])
+        rounds.append(Round(polynomial, beta, float(polynomial(beta)), measured))
+        betas.append(beta)
+        losses.append(measured)
+        if abs(rounds[-1].predicted - measured) < phi:
+            break
+        degree += 1
+    agreed = abs(rounds[-1].predicted - rounds[-1].measured) < phi
+    return Search(tuple(betas), tuple(losses), tuple(rounds), agreed)
+
+
+def random_weights(trials: int, blocks: int, seed: int = 0) -> list[tuple[float, ...]]:
+    """Weightings to try, in thousandths: by turns from all of [0, 1]^m and from those whose sum is at most 1."""
+    found = []
+    for number in range(trials):
+        rng = np.random.default_rng([seed, number])
+        drawn = rng.random(blocks) if number % 2 else rng.dirichlet(np.ones(blocks + 1))[:-1]
+        found.append(tuple((np.floor(drawn * 1000) / 1000).tolist()))
+    return found
+
+
+def fit(betas: ArrayLike, losses: ArrayLike, degree: int) -> Polynomial:
+    """The polynomial without cross terms nearest to the trials, by least squares.
+
+    Args:
+        betas: (n, m). losses: (n,). degree: at least 1.
+
+    Raises:
+        OptionError: arrays that do not belong together, losses that are not finite, or fewer trials than coefficients.
+    """
+    x, y = np.asarray(betas, np.float64), np.asarray(losses, np.float64)
+    if x.ndim != 2 or y.shape != x.shape[:1] or not np.isfinite(y).all():
+        raise OptionError(f"expected weights (n, m) and as many finite losses, found {x.shape} and {y.shape}")
+    m = x.shape[1]
+    if len(y) < degree * m + 1:
+        raise OptionError(f"degree {degree} in {m} weights has {degree * m + 1} coefficients; found {len(y)} trials")
+    columns = np.column_stack([np.ones(len(y)), _powers(x, degree).reshape(len(y), degree * m)])
+    solution = np.linalg.lstsq(columns, y, rcond=None)[0]
+    return Polynomial(float(solution[0]), solution[1:].reshape(degree, m))
+
+
+def minimum(polynomial: Polynomial) -> tuple[float, ...]:
+    """The weights at which a polynomial is lowest, each in [0, 1], their sum at most 1.
+
+    It need not be convex: all points of a lattice are compared, and from the best of them lattices that get finer move
+    to the lowest neighbour. Every lattice holds the corners and faces of the allowed region.
+    """
+    m = polynomial.coefficients.shape[1]
+    lattice = _simplex(m, LATTICE) / LATTICE
+    starts = lattice[np.argsort(polynomial(lattice), kind="stable")[:STARTS]]
+    best = min((_descended(polynomial, start) for start in starts), key=lambda point: float(polynomial(point)))
+    return tuple((np.round(best, 6) + 0.0).tolist())
+
+
+def _descended(polynomial: Polynomial, start: Array) -> Array:
+    """The local minimum that ever finer lattices lead to from a point of the first."""
+    moves = np.array(list(product((-1, 0, 1), repeat=len(start))))
+    count = LATTICE  # of steps in 1: points are whole numbers of them, so that the sum may be 1 exactly
+    place = np.round(start * count).astype(np.int64)
+    while 1 / count > FINEST:
+        near = place + moves
+        near = near[(near >= 0).all(axis=1) & (near.sum(axis=1) <= count)]
+        values = polynomial(near / count)
+        lowest = near[values.argmin()]
+        if (lowest == place).all() or values.min() >= float(polynomial(place / count)):
+            place, count = place * 2, count * 2
+        else:
+            place = lowest
+    return place / count
+
+
+def _simplex(m: int, steps: int) -> Array:
+    """All (points, m) of whole numbers from 0 whose sum is at most ``steps``."""
+    bars = np.array(list(combinations(range(steps + m), m)))
+    return np.diff(bars, axis=1, prepend=-1) - 1
+
+
+def _powers(beta: Array, degree: int) -> Array:
+    """(..., m) -> (..., degree, m): the powers from 1 on."""
+    return beta[..., None, :] ** np.arange(1, degree + 1)[:, None]
