@@ -1,10 +1,11 @@
-"""The paper's experiments on the crops of a finished run of ``lineament train mtcnn``, as tables in Markdown.
+"""The paper's experiments on the crops of a finished run of ``lineament train mtcnn``, kept in docs/results/data.
 
 python benchmarks/mtcnn_experiments.py mining --run runs/mtcnn --data DATA   # figure 3a: online hard mining on and off
 python benchmarks/mtcnn_experiments.py joint --run runs/mtcnn --data DATA    # figure 3b: with and without landmarks
 python benchmarks/mtcnn_experiments.py nets --run runs/mtcnn --data DATA     # the table of networks
 
 Every variant is trained from the same weights on the same batches for ``--steps`` steps, a fraction of a full training.
+``tables.py`` writes the tables of docs/results/mtcnn.md from the results.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 import torch
+from measure import VAL
 from torch import nn
 
+from lineament.evaluate.origin import origin, packages
+from lineament.evaluate.results import Result
 from lineament.methods.mtcnn import training
 from lineament.methods.mtcnn.network import SingleTaskNet
 from lineament.methods.mtcnn.training import NETWORKS, Stage
@@ -44,25 +49,28 @@ def fresh(stage: Stage) -> nn.Module:
     return NETWORKS[stage](5)
 
 
-def table(header: list[str], rows: list[list[str]]) -> None:
-    print("\n" + "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]))
+LOSS, ACCURACY, BOX, TIME = "validation loss (eq. 1)", "accuracy, %", "box error (0.5 x eq. 2)", "300 forwards, s"
+
+
+def keep(experiment: str, variant: str, figures: dict[str, float], args: argparse.Namespace, **more: float) -> None:
+    """One row of an experiment's table."""
+    scores = {LOSS: figures["score"], ACCURACY: 100 * figures["accuracy"]} | more
+    found = origin(weights=[], data=args.data / VAL, threads=torch.get_num_threads())
+    found["packages"] |= packages("torch")
+    result = Result("experiment", variant, scores, settings={"steps": args.steps}, origin=found)
+    kept.keep(f"mtcnn-{experiment}", variant, result)
 
 
 def mining(args: argparse.Namespace) -> None:
-    on = validate("onet", "mining-on", fresh("onet"), args, hardest=0.7)
-    off = validate("onet", "mining-off", fresh("onet"), args, hardest=1.0)
-    rows = [[n, f"{f['score']:.4f}", f"{100 * f['accuracy']:.2f}"] for n, f in (("on", on), ("off", off))]
-    table(["hard mining", "O-Net's validation loss (eq. 1)", "accuracy, %"], rows)
+    for variant, hardest in (("on", 0.7), ("off", 1.0)):
+        keep("mining", variant, validate("onet", f"mining-{variant}", fresh("onet"), args, hardest=hardest), args)
 
 
 def joint(args: argparse.Namespace) -> None:
     both = validate("onet", "mining-on", fresh("onet"), args, hardest=0.7)
     alone = validate("onet", "joint-off", fresh("onet"), args, hardest=0.7, landmark_weight=0.0)
-    rows = [
-        [n, f"{f['score']:.4f}", f"{100 * f['accuracy']:.2f}", f"{f['box']:.5f}"]
-        for n, f in (("with landmarks", both), ("without", alone))
-    ]
-    table(["O-Net", "validation loss (eq. 1)", "accuracy, %", "box error (0.5 x eq. 2)"], rows)
+    for variant, figures in (("with landmarks", both), ("without", alone)):
+        keep("joint", variant, figures, args, **{BOX: figures["box"]})
 
 
 @torch.no_grad()
@@ -79,15 +87,12 @@ def milliseconds(network: nn.Module, size: int, forwards: int = 300) -> float:
 
 
 def nets(args: argparse.Namespace) -> None:
-    rows = []
     for stage in training.STAGES:
         size = NETWORKS[stage](1).size
         torch.manual_seed(0)
         for name, network in ((stage, fresh(stage)), (f"{size}-net", SingleTaskNet(size))):
             figures = validate(stage, f"nets-{name}", network, args)
-            ms = milliseconds(network, size)
-            rows.append([name, f"{0.3 * ms:.3f}", f"{100 * figures['accuracy']:.2f}"])
-    table(["network", "300 forwards, s", "accuracy, %"], rows)
+            keep("nets", name, figures, args, **{TIME: 0.3 * milliseconds(network, size)})
 
 
 def main() -> None:
