@@ -1,4 +1,4 @@
-"""Write the tables of measured results in README.md and docs/ from the results in docs/results/data.
+"""Write the tables of measured results in README.md and docs/, and the manifest's scores, from docs/results/data.
 
 python benchmarks/tables.py          # every page anew
 python benchmarks/tables.py --keep   # and allow results of weights that ship no longer: they stay, marked as such
@@ -11,6 +11,7 @@ hand. Below each table stand dates, processors and weights; figures of weights t
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from measure import DETECTORS, KPNETS, SIZES
 from lineament.evaluate.origin import is_current
 from lineament.evaluate.results import Result
 from lineament.files import write_whole
+from lineament.weights import FOLDER, MANIFEST
 
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value: (.+?) \| (.+?) \| (.+?) -->).*?(<!-- end -->)", re.DOTALL)
@@ -350,6 +352,34 @@ def render(page: str) -> str:
     return VALUE.sub(value, page)
 
 
+SCORES = {"wider-val": ("easy", "medium", "hard"), "landmarks5-test": ("nme",), "landmarks68-test": ("nme",)}
+"""What the manifest of the weights tells of each."""
+
+
+def scores_of(weights: str) -> dict[str, float]:
+    """Measured scores of a weight file that ships, in percent; none of an older file."""
+    found = {}
+    for name, detector in DETECTORS.items():
+        if weights == (detector.landmarks or detector.weights) and not name.endswith("-unrefined"):
+            size = detector.settings.get("input_size")
+            for test, result in kept.read(name).items():
+                for score in SCORES.get(test, ()) if not is_old(result) else ():
+                    title = f"{test} {score}{f', input {size}' if size else ''}"
+                    value = result.scores[score] or 0
+                    found[title] = round(value if result.protocol == "wider" else 100 * value, 1)
+    return found
+
+
+def write_scores() -> None:
+    """Bring the scores of the weights' manifest to the results."""
+    path = FOLDER / MANIFEST
+    entries = json.loads(path.read_bytes())
+    scored = [entry | {"scores": scores_of(entry["name"])} for entry in entries]
+    if scored != entries:
+        write_whole(path, json.dumps(scored, indent=1) + "\n")
+        print(path.relative_to(ROOT))
+
+
 def pages() -> list[Path]:
     """The pages that may have tables."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -370,6 +400,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.keep:
         keep_old()
+    write_scores()
     for page in pages():
         old = page.read_text(encoding="utf-8")
         if (new := render(old)) != old:

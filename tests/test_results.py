@@ -11,8 +11,10 @@ import kept
 import pytest
 import tables
 
+import lineament
 from lineament.evaluate.origin import describe_weights, is_current
 from lineament.evaluate.results import Result
+from lineament.weights import Model
 
 PAGES = {page.relative_to(kept.ROOT).as_posix(): page for page in tables.pages()}
 NUMBER = re.compile(r"[-+–~]?\d[\d,]*(\.\d+)?( ?(%|px|ms|MB|s))?")
@@ -43,6 +45,11 @@ def test_results_are_of_the_weights_that_ship_or_marked(name: str) -> None:
         assert is_current(result.origin) or result.origin.get("kept"), (
             f"{name}: {test} is of weights that no longer ship; {AGAIN}"
         )
+
+
+@pytest.mark.parametrize("model", lineament.models(), ids=lambda model: model.name)
+def test_scores_of_the_manifest_are_those_of_the_results(model: Model) -> None:
+    assert model.scores == tables.scores_of(model.name), "make tables"
 
 
 def numeric_tables(page: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,19 @@ def test_the_manifest_says_what_the_files_say(tmp_path: Path) -> None:
     listed = {model.file: model for model in lineament.models()}
     assert listed.keys() == {path.name for path in FOLDER.glob("*.onnx")}
     for name, model in listed.items():
-        assert describe_file(FOLDER / name) == model
+        assert unscored(describe_file(FOLDER / name)) == unscored(model)
         assert model.method in METHODS
         assert model.schema in SCHEMAS
         assert model.licence
         assert model.training_data
         register(Path(shutil.copy(FOLDER / name, tmp_path)))
-    assert (tmp_path / MANIFEST).read_text() == (FOLDER / MANIFEST).read_text()
+    registered = [Model(**entry) for entry in json.loads((tmp_path / MANIFEST).read_text())]
+    assert [unscored(model) for model in registered] == [unscored(model) for model in lineament.models()]
+
+
+def unscored(model: Model) -> Model:
+    """Without scores: they are measured of the finished file, and written by benchmarks/tables.py."""
+    return replace(model, scores={})
 
 
 def test_all_weights_together_stay_small() -> None:

@@ -30,7 +30,8 @@ class Model:
         file: name of the ONNX file. bytes: its size. sha256: its digest.
         licence: what its training data allow, in a sentence.
         training_data: what it was trained on.
-        scores: figures by the name of protocol and data.
+        scores: figures by test data, score and setting. Of weights that ship they are those of ``docs/results``; of
+            other files what they were told at their export.
         recipe: the recipe file and the command that made it.
         version: the package's version that exported it.
     """
