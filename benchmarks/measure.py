@@ -36,7 +36,7 @@ from PIL import Image
 from lineament.data.readers.coco import read_coco
 from lineament.data.sample import Sample
 from lineament.evaluate import fddb, pascal, wider
-from lineament.evaluate.detections import Detections
+from lineament.evaluate.detections import Detections, pick
 from lineament.evaluate.labelled import Evaluated, read_detections
 from lineament.evaluate.landmarks import evaluate_landmarks
 from lineament.evaluate.origin import Origin, describe_weights, digest, origin, with_origin
@@ -162,9 +162,16 @@ def wider_scores(name: str, found: Evaluated, data: Path) -> Result:
 
 
 def fddb_scores(name: str, found: Evaluated, data: Path) -> Result:
+    """On all photos, and on those that no training picture of lineament's shows."""
     detections = named(found, data / "fddb" / "images")
     truth = fddb.read_ground_truth(data / "fddb" / "ellipseList.txt", data / "fddb" / "image_sizes.txt")
-    return fddb.evaluate(detections, truth.subset(detections.images)).summary(name)
+    rows = [line.split("\t") for line in (data / "fddb" / "also-in-landmarks5.txt").read_text().splitlines()]
+    seen = {row[0] for row in rows if "landmarks5-train" in row}
+    unseen = [image for image in detections.images if image not in seen]
+    result = fddb.evaluate(detections, truth.subset(detections.images)).summary(name)
+    of_unseen = fddb.evaluate(pick(detections, unseen), truth.subset(unseen)).summary(name).scores
+    added = {f"unseen: {score}": value for score, value in of_unseen.items() if "continuous" not in score}
+    return replace(result, scores=result.scores | added)
 
 
 def curve_scores(name: str, found: Evaluated, data: Path) -> Result:
