@@ -1,11 +1,12 @@
 # demo: faces in the example photos.  test: everything that must hold.  lint, format, clean: as they say.
 # results, times: measure all weights on DATA, and other packages in PEERS, where they are not measured yet.  tables: write the pages' tables anew.
+# mutation: what share of small faults the tests notice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format clean results times tables
+.PHONY: demo test lint format clean results times tables mutation
 MEASURE = $(BIN)/python benchmarks/measure.py --data $(DATA) $(if $(PEERS),--peers $(PEERS))
 
 demo: $(VENV)/core
@@ -14,6 +15,9 @@ demo: $(VENV)/core
 
 test: lint
 	$(BIN)/pytest
+
+mutation: $(VENV)/everything
+	$(BIN)/python benchmarks/mutation.py
 
 lint: $(VENV)/everything
 	$(BIN)/ruff check .

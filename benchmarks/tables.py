@@ -219,6 +219,24 @@ def stored(name: str, heading: str, columns: dict[str, Callable[[float], str]]) 
     return rows
 
 
+def mutation() -> list[str]:
+    """How many of a sample of faults the tests of a module notice."""
+    columns = ("mutants", "sampled", "killed", "equivalent", "survived")
+    rows = [
+        Row(
+            f"`{room}`",
+            [
+                *(Cell(count(r.scores[s] or 0), r) for s in columns),
+                Cell(f"{r.scores['score']:.0f} %", r),
+                Cell(str(r.settings["seed"]), r),
+                Cell(f"`{r.origin['commit']}`", r),
+            ],
+        )
+        for room, r in sorted(kept.read("mutation").items())
+    ]
+    return table("module", [*columns, "score", "seed", "commit"], rows)
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "detectors": about,
     "wider-val and fddb": lambda: compared([*WIDER, *FDDB]),
@@ -260,6 +278,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         dict.fromkeys(("val: recall", "val: AP", "crowd: recall", "crowd: AP", "NME"), percent),
     ),
     "box conventions": conventions,
+    "mutation": mutation,
 }
 
 

@@ -41,6 +41,9 @@ def greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: np.n
         ([0, 0, 2, 2], [2, 0, 4, 2], 0, 0),  # touching is not overlapping
         ([0, 0, 4, 4], [1, 1, 3, 3], 1 / 4, 1),
         ([0, 0, 2, 2], [1, 0, 3, 2], 1 / 3, 1 / 2),
+        ([0, 0, 0.5, 0.5], [0.25, 0.25, 0.5, 0.75], 1 / 5, 1 / 2),  # less than a pixel
+        ([0, 0, 2, 2], [3, 3, 5, 5], 0, 0),  # apart along both axes
+        ([2, 2, 0, 0], [0, 0, 2, 2], 0, 0),  # inside out
         ([1, 1, 1, 1], [1, 1, 1, 1], 0, 0),  # no extent
     ],
 )
@@ -49,6 +52,18 @@ def test_overlap_by_hand(a: list[float], b: list[float], union: float, smaller: 
     assert box_ops.overlap(one, other)[0] == pytest.approx(union)
     assert box_ops.overlap(one, other, over="min")[0] == pytest.approx(smaller)
     assert box_ops.iou(other, one)[0, 0] == pytest.approx(union)
+
+
+def test_areas_by_hand() -> None:
+    boxes = np.array([[0, 0, 2, 3], [0.5, 1, 0.75, 3], [2, 0, 0, 3], [0, 3, 2, 0], [2, 3, 0, 0]])
+    assert box_ops.area(boxes).tolist() == [6, 0.5, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("given", "found"), [("f4", "f4"), ("f8", "f8"), ("i8", "f8")])
+def test_shares_are_as_precise_as_the_boxes(given: str, found: str) -> None:
+    boxes = np.array([[0, 0, 2, 2], [1, 0, 3, 2]], given)
+    assert box_ops.iou(boxes, boxes).dtype == box_ops.coverage(boxes, boxes).dtype == found
+    np.testing.assert_allclose(box_ops.iou(boxes, boxes)[0], [1, 1 / 3])
 
 
 def test_coverage_is_the_share_of_the_first() -> None:
@@ -76,6 +91,22 @@ def test_nms_keeps_what_the_sequential_algorithm_keeps(
     assert kept.tolist() == greedy(boxes, scores, threshold, group, over)
 
 
+def test_nms_of_boxes_far_apart_in_many_groups() -> None:
+    """Every group has the same two boxes, on either side of zero; no group reaches into the next."""
+    pair = np.array([[-1000.0, -5, -10, 5], [-900, -5, -5, 5]])
+    boxes, groups = np.tile(pair, (5, 1)), np.repeat([7, 3, 4, 5, 0], 2)
+    kept = box_ops.nms(boxes, np.linspace(1, 0.1, 10), 0.5, groups=groups)
+    assert kept.tolist() == [0, 2, 4, 6, 8]
+
+
+def test_an_overlap_of_just_the_threshold_stands() -> None:
+    boxes = np.array([[0.0, 0, 4, 1], [2, 0, 4, 1]])  # a half by the union, all of it by the smaller
+    scores = np.array([0.9, 0.8])
+    assert box_ops.nms(boxes, scores, 0.5).tolist() == [0, 1]
+    assert box_ops.nms(boxes, scores, 0.49).tolist() == [0]
+    assert box_ops.nms(boxes, scores, 0.99, over="min").tolist() == [0]
+
+
 def test_nms_in_rounds_of_bounded_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     boxes, scores = random_boxes(rng, 300), rng.random(300)
@@ -95,6 +126,13 @@ def test_codecs_are_inverse_and_mirror(name: str) -> None:
     np.testing.assert_allclose(codec.mirror(offsets), flipped, atol=1e-9)
 
 
+def test_offsets_by_hand() -> None:
+    """Corners over the window's sides; centre over the window's sides, and the logarithm of the ratio of sides."""
+    box, window = np.array([[12.0, 24, 52, 34]]), np.array([[10.0, 20, 30, 60]])
+    np.testing.assert_allclose(box_ops.encode_corner(box, window), [[0.1, 0.1, 1.1, -0.65]])
+    np.testing.assert_allclose(box_ops.encode_rcnn(box, window), [[0.6, -0.275, np.log(2), np.log(0.25)]])
+
+
 def test_points_are_relative_to_their_window() -> None:
     rng = np.random.default_rng(3)
     windows, points = random_boxes(rng, 20), rng.uniform(0, 100, (20, 5, 2))
@@ -105,5 +143,5 @@ def test_points_are_relative_to_their_window() -> None:
 
 
 def test_square_keeps_centre_and_longer_side() -> None:
-    squares = box_ops.square(np.array([[0.0, 0, 4, 2]]))
-    assert squares.tolist() == [[0, -1, 4, 3]]
+    squares = box_ops.square(np.array([[0.0, 0, 4, 2], [1, 2, 2, 9]]))
+    assert squares.tolist() == [[0, -1, 4, 3], [-2, 2, 5, 9]]

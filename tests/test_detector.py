@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -174,15 +173,6 @@ def test_pictures_of_random_sizes_in_a_row_do_not_grow_memory() -> None:
 
     before = after(60)
     assert after(120) < before + 50  # MB; buffers of one size each would add hundreds
-
-
-def test_faces_come_back_from_a_pickle_as_they_were() -> None:
-    faces = Faces.of([[1, 2, 30, 40]], [0.5], [[[3, 4]] * 5], image_size=(50, 60))
-    back = pickle.loads(pickle.dumps(faces))
-    for name in ("boxes", "scores", "landmarks", "landmark_scores"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(faces, name))
-        assert not getattr(back, name).flags.writeable
-    assert (back.schema, back.image_size) == (faces.schema, faces.image_size)
 
 
 def test_weights_for_one_runtime_refuse_another() -> None:

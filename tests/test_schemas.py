@@ -107,8 +107,9 @@ def test_a_map_keeps_what_is_not_labelled() -> None:
 def test_no_such_schema_or_map() -> None:
     with pytest.raises(OptionError, match="there are: 5, 19"):
         schema("7")
-    with pytest.raises(OptionError, match="to these there is one: 5"):
-        convert(np.zeros((29, 2)), schema("29"), schema("98"))
+    for source, target, there_are in (("29", "98", "5"), ("98", "29", "5, 68"), ("5", "68", "none")):
+        with pytest.raises(OptionError, match=f"to these there is one: {there_are}$"):
+            convert(np.zeros((len(schema(source)), 2)), schema(source), schema(target))
 
 
 def test_own_schema() -> None:

@@ -63,13 +63,13 @@ class Faces:
         landmark_scores: ArrayLike | None = None,
     ) -> Faces:
         """Faces from anything array-like; without ``landmark_scores`` each point takes its face's score."""
-        s = np.asarray(scores, np.float32).reshape(-1)
-        points = np.broadcast_to(s[:, None], (len(s), len(schema))) if landmark_scores is None else landmark_scores
+        s = np.reshape(scores, -1)
+        own = np.broadcast_to(s[:, None], (len(s), len(schema))) if landmark_scores is None else landmark_scores
         return cls(
-            boxes=np.asarray(boxes, np.float32).reshape(-1, 4),
+            boxes=np.reshape(boxes, (-1, 4)),
             scores=s,
-            landmarks=np.asarray(landmarks, np.float32).reshape(len(s), len(schema), 2),
-            landmark_scores=np.asarray(points, np.float32),
+            landmarks=np.reshape(landmarks, (len(s), len(schema), 2)),
+            landmark_scores=np.asarray(own),
             schema=schema,
             image_size=image_size,
         )

@@ -1,0 +1,151 @@
+"""The result of a detector: checked, read-only, selected like an array, and written as plain numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from lineament.faces import Faces
+from lineament.schemas import FIVE, own
+
+POINTS = np.arange(30, dtype=float).reshape(3, 5, 2)
+FACES = Faces.of([[-5, 1, 8, 9], [1, 2, 3, 4], [2, 3, 40, 50]], [0.75, 0.5, 0.25], POINTS, image_size=(20, 30))
+ARRAYS = ("boxes", "scores", "landmarks", "landmark_scores")
+
+
+def test_arrays_are_float32_of_their_own_and_read_only() -> None:
+    boxes = np.array([[1.0, 2, 3, 4]], np.float32)
+    faces = Faces.of(boxes, [1], np.zeros((1, 5, 2)), image_size=(9, 9))
+    boxes[:] = 0
+    assert faces.boxes.tolist() == [[1, 2, 3, 4]]
+    for name in ARRAYS:
+        array = getattr(faces, name)
+        assert array.dtype == np.float32
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        faces.scores = np.zeros(1)  # type: ignore[misc]
+
+
+def test_faces_are_compared_by_identity() -> None:
+    assert Faces.of(FACES.boxes, FACES.scores, FACES.landmarks, image_size=(20, 30)) != FACES
+    assert len({FACES, FACES[:]}) == 2
+
+
+def test_a_landmark_has_its_faces_score_unless_it_has_one() -> None:
+    np.testing.assert_array_equal(FACES.landmark_scores, np.repeat([[0.75], [0.5], [0.25]], 5, axis=1))
+    own_scores = np.linspace(0, 1, 15, dtype=np.float32).reshape(3, 5)
+    faces = Faces.of(FACES.boxes, FACES.scores, POINTS, landmark_scores=own_scores, image_size=(20, 30))
+    np.testing.assert_array_equal(faces.landmark_scores, own_scores)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_of_another_shape_is_named(name: str) -> None:
+    arrays = {field: getattr(FACES, field) for field in ARRAYS}
+    count = 2 if name == "scores" else 3  # the scores say how many faces there are
+    arrays[name] = arrays[name][:-1] if name == "scores" else arrays[name][..., :-1]
+    blamed = "boxes" if name == "scores" else name
+    with pytest.raises(ValueError, match=rf"Faces\.{blamed}: expected shape \({count}.* for {count} faces"):
+        Faces(**arrays, schema=FIVE, image_size=(20, 30))
+
+
+def test_flat_numbers_take_their_shape() -> None:
+    faces = Faces.of(FACES.boxes.ravel(), FACES.scores[:, None], POINTS.ravel(), image_size=(20, 30))
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(faces, name), getattr(FACES, name))
+
+
+@pytest.mark.parametrize(
+    ("index", "rows"),
+    [
+        (0, [0]),
+        (-1, [2]),
+        (-3, [0]),
+        (np.int64(1), [1]),
+        (slice(1, None), [1, 2]),
+        ([2, 0], [2, 0]),
+        (np.array([True, False, True]), [0, 2]),
+        ([False, True, False], [1]),
+        ([], []),
+        (np.zeros(3, bool), []),
+        (np.array([], float), []),
+    ],
+)
+def test_an_index_selects_whole_faces(index: object, rows: list[int]) -> None:
+    faces = FACES[index]
+    assert isinstance(faces, Faces)
+    assert len(faces) == len(rows)
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(faces, name), getattr(FACES, name)[rows])
+    assert (faces.schema, faces.image_size) == (FIVE, (20, 30))
+
+
+@pytest.mark.parametrize("index", [3, -4])
+def test_no_such_face(index: int) -> None:
+    with pytest.raises(IndexError, match=f"face {index} of 3"):
+        FACES[index]
+
+
+def test_faces_come_back_from_a_pickle_as_they_were() -> None:
+    back = pickle.loads(pickle.dumps(FACES))
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(back, name), getattr(FACES, name))
+        assert not getattr(back, name).flags.writeable
+    assert (back.schema, back.image_size) == (FACES.schema, FACES.image_size)
+
+
+def test_iteration_gives_one_face_at_a_time() -> None:
+    assert [face.boxes.tolist() for face in FACES] == [[box] for box in FACES.boxes.tolist()]
+
+
+def test_no_faces() -> None:
+    schema = own("ears", ["right_ear", "left_ear"])
+    faces = Faces.empty((4, 3), schema)
+    assert len(faces) == 0
+    assert [getattr(faces, name).shape for name in ARRAYS] == [(0, 4), (0,), (0, 2, 2), (0, 2)]
+    assert (faces.schema, faces.image_size) == (schema, (4, 3))
+    assert list(faces) == []
+    assert repr(faces) == "Faces(0 in 4x3, schema 'ears')"
+    assert Faces.empty((4, 3)).schema is FIVE
+
+
+def test_clipping_cuts_boxes_alone() -> None:
+    clipped = FACES.clipped()
+    assert clipped.boxes.tolist() == [[0, 1, 8, 9], [1, 2, 3, 4], [2, 3, 20, 30]]
+    for name in ARRAYS[1:]:
+        np.testing.assert_array_equal(getattr(clipped, name), getattr(FACES, name))
+    assert (clipped.schema, clipped.image_size) == (FACES.schema, FACES.image_size)
+    assert FACES.boxes[0, 0] == -5
+
+
+def test_plain_numbers() -> None:
+    points = np.full((1, 2, 2), 1.23456)
+    points[0, 1, 0] = np.nan  # half a point is none
+    schema = own("ears", ["right_ear", "left_ear"])
+    faces = Faces.of(
+        [[0.123456, 1, 2, 3]],
+        [0.987654],
+        points,
+        landmark_scores=[[0.123456, 0.5]],
+        image_size=(20, 30),
+        schema=schema,
+    )
+    assert faces.to_dict() == {
+        "width": 20,
+        "height": 30,
+        "schema": "ears",
+        "faces": [
+            {
+                "box": [0.12, 1, 2, 3],
+                "score": 0.9877,
+                "landmarks": [[1.23, 1.23], None],
+                "landmark_scores": [0.1235, 0.5],
+            }
+        ],
+    }
+    rounded = faces.to_dict(digits=0)["faces"][0]
+    assert (rounded["box"], rounded["score"], rounded["landmark_scores"]) == ([0, 1, 2, 3], 0.99, [0.12, 0.5])
+    assert FACES[[]].to_dict()["faces"] == []
