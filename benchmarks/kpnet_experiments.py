@@ -42,6 +42,8 @@ from lineament.schemas import schema
 from lineament.similarity import transform
 from lineament.train.checkpoint import CHECKPOINT, best_weights
 from lineament.train.loop import train
+from lineament.train.recipe import copy_recipe
+from lineament.train.run import RECIPE
 
 Array = NDArray[Any]
 Detect = Callable[[Array], Faces]
@@ -74,7 +76,7 @@ class Experiments:
     def variant(self, name: str) -> Path:
         """The file of a variant, trained unless it is there."""
         args, folder = self.args, self.args.out / name
-        file = folder / training.FILE
+        file = folder / "kpnet.onnx"
         if file.exists():
             return file
         extraction, grouping = VARIANTS[name]
@@ -90,15 +92,16 @@ class Experiments:
             "validate_every": args.steps,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        training.copy_recipe(args.recipe, folder / training.RECIPE, {k: str(v) for k, v in settings.items()})
-        recipe = training.read(folder / training.RECIPE)
+        copy_recipe(args.recipe, folder / RECIPE, {k: str(v) for k, v in settings.items()})
+        recipe = training.read(folder / RECIPE)
         task = training.prepare("kpnet", args.data, recipe, args.run)  # its photos are decoded already
         weights = best_weights(args.run / "kpnet")
         assert weights is not None, f"{args.run} has no checkpoint yet"
         of_backbone = {key.removeprefix("backbone."): w for key, w in weights.items() if key.startswith("backbone.")}
         task.network.backbone.load_state_dict(of_backbone)
         train(task, recipe, folder / "kpnet", lambda step, _: print(f"{name}: {step} of {args.steps}", end="\r"))
-        return training.finish(task, folder)
+        training.finish("kpnet", task, folder)
+        return training.export_run(folder, file)
 
     def whole(self, run: Path) -> Path:
         """The file of a run as it stands."""
@@ -173,8 +176,8 @@ class Experiments:
     @torch.no_grad()
     def in_true_boxes(self, run: Path, index: str) -> Evaluated:
         """What soft-argmax and convention make of the labelled boxes."""
-        recipe = training.read(run / training.RECIPE)
-        network = variants.build(len(schema(recipe.landmarks)), recipe.backbone, "soft-argmax", "scalemap").eval()
+        recipe = training.read(run / RECIPE)
+        network = variants.build(len(schema(recipe.landmarks[0])), recipe.backbone, "soft-argmax", "scalemap").eval()
         network.load_state_dict(best_weights(run / "kpnet") or {})
         multiple, faces = BACKBONES[recipe.backbone].multiple, []
         for sample in self.samples(index):

@@ -27,7 +27,8 @@ from lineament.methods.kpnet.decode import Config, KPNet
 from lineament.methods.kpnet.entries import Extractor
 from lineament.schemas import schema
 from lineament.train.checkpoint import best_weights
-from lineament.train.loop import to_input
+from lineament.train.run import RECIPE
+from lineament.train.task import to_input
 
 
 class Halved(Extractor):
@@ -87,8 +88,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="fuse the network's layers with torch.compile")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = training.read(args.run / training.RECIPE)
-    network = variants.build(len(schema(recipe.landmarks)), recipe.backbone, "soft-argmax", "scalemap")
+    recipe = training.read(args.run / RECIPE)
+    network = variants.build(len(schema(recipe.landmarks[0])), recipe.backbone, "soft-argmax", "scalemap")
     network.load_state_dict(best_weights(args.run / "kpnet") or {})
     network.eval().fold()
     module = Halved(network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]

@@ -27,15 +27,15 @@ from lineament.evaluate.origin import origin, packages
 from lineament.evaluate.results import Result
 from lineament.methods.mtcnn import training
 from lineament.methods.mtcnn.network import SingleTaskNet
-from lineament.methods.mtcnn.training import NETWORKS, Stage
-from lineament.train.loop import to_input, train
+from lineament.methods.mtcnn.training import NETWORKS
+from lineament.train.loop import train
+from lineament.train.run import RECIPE
+from lineament.train.task import to_input
 
 
-def validate(stage: Stage, name: str, network: nn.Module, args: argparse.Namespace, **changes: Any) -> dict[str, float]:
+def validate(stage: str, name: str, network: nn.Module, args: argparse.Namespace, **changes: Any) -> dict[str, float]:
     """Train one variant; the figures of its last validation."""
-    recipe = replace(
-        training.read(args.run / training.RECIPE, stage), steps=args.steps, validate_every=args.steps, **changes
-    )
+    recipe = replace(training.read(args.run / RECIPE, stage), steps=args.steps, validate_every=args.steps, **changes)
     task = training.prepare(stage, args.data, recipe, args.run)
     task.network = network
     folder = args.run / "experiments" / name
@@ -44,7 +44,7 @@ def validate(stage: Stage, name: str, network: nn.Module, args: argparse.Namespa
     return figures
 
 
-def fresh(stage: Stage) -> nn.Module:
+def fresh(stage: str) -> nn.Module:
     torch.manual_seed(0)
     return NETWORKS[stage](5)
 

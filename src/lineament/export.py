@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -72,18 +72,27 @@ def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, s
     return path
 
 
-def describe(method: str, settings: Any, recipe: Path, scores: Mapping[str, float] | None = None) -> dict[str, str]:
+def describe(
+    method: str,
+    settings: Any,
+    recipe: Path,
+    scores: Mapping[str, float] | None = None,
+    *,
+    training: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, str]:
     """What a weight file says about itself (see ``lineament.weights.Model``).
 
     Args:
-        method: name of the method. settings: its settings, a dataclass with ``landmarks``, the schema's name.
+        method: name of the method. settings: its settings at inference, a dataclass.
         recipe: the TOML file it was trained by; its table ``[weights]`` names licence and training data.
         scores: figures by name.
+        training: for each stage the record of every phase that made its weights (see
+            `lineament.train.checkpoint.phases_of`).
     """
     unsaid = {
-        "name": method,
-        "licence": "not stated; as the training data allow",
-        "training_data": "not stated",
+        "name": f"own-{method}",
+        "licence": "not stated",
+        "training_data": _data(training),
         "recipe": recipe.name,
     }
     return {
@@ -93,9 +102,22 @@ def describe(method: str, settings: Any, recipe: Path, scores: Mapping[str, floa
         "schema": settings.landmarks,
         "config": json.dumps(asdict(settings)),
         "settings": recipe.read_text(),
+        "training": json.dumps(training),
         "scores": json.dumps(dict(scores or {})),
         "version": version("lineament"),
     }
+
+
+def _data(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The lists that weights were trained on, as their records say."""
+    lists: dict[str, Any] = {}
+    sources: dict[str, int] = {}
+    for phase in (phase for phases in training.values() for phase in phases):
+        lists |= phase["data"].get("train", {}).get("lists", {})
+        sources |= phase["data"].get("train", {}).get("sources", {})
+    counted = ", ".join(f"{name} ({of['photos']} photos, {of['faces']} faces)" for name, of in lists.items())
+    named = ", ".join(source for source in sources if source)
+    return (counted or "not stated") + (f"; sources: {named}" if named else "")
 
 
 def _convert(name: str, entry: Entry) -> onnx.ModelProto:

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("cv2")
 
-from lineament.data.augment import Distortion, Occlusion, covers, distort, look
-from lineament.data.compose import Canvas, Labels
+from lineament.data.augment import (
+    Coarse,
+    Light,
+    Looks,
+    Occlusion,
+    Quality,
+    coarsened,
+    coarseness,
+    covers,
+    distort,
+    looks,
+)
+from lineament.data.canvases import Canvas, Labels
 from scenes import scene
 
-NOTHING = replace(
-    Distortion(**{field.name: 0 for field in fields(Distortion)}),
-    blur_sigma=1.5,
-    motion_length=7,
-    jpeg_quality=(90, 95),
-)
+NO_LIGHT = Light(**{field.name: 0 for field in fields(Light)})
+NO_LOSS = Quality(blur=0, motion=0, noise=0, jpeg=0, jpeg_quality=(90, 95))
+
+
+def drawn(seed: int, n: int = 1, **changes: Any) -> Looks:
+    """Looks that differ from the images by these settings alone."""
+    light = {name: value for name, value in changes.items() if hasattr(NO_LIGHT, name)}
+    quality = {name: value for name, value in changes.items() if name not in light}
+    return looks(np.random.default_rng(seed), n, replace(NO_LIGHT, **light), replace(NO_LOSS, **quality))
+
+
+def changed(pixels: np.ndarray, look: Looks) -> np.ndarray:
+    """One image under one look."""
+    (image,) = distort(pixels[None], look)
+    return image
 
 
 @pytest.fixture
@@ -26,11 +47,14 @@ def canvas() -> Canvas:
     picture, boxes, points = scene(0, width=160, height=160, faces=3)
     weights = np.ones((3, 5), np.float32)
     ignore = np.array([False, False, True])
-    return Canvas(boxes.astype(np.float32), points, weights, ignore, outside=0, pixels=np.asarray(picture))
+    labels = Labels(boxes.astype(np.float32), points, weights, ignore, schema=np.zeros(3, int), outside=0)
+    return Canvas(**vars(labels), pixels=np.asarray(picture))
 
 
 def test_without_strength_nothing_changes(canvas: Canvas) -> None:
-    np.testing.assert_array_equal(distort(canvas.pixels, look(np.random.default_rng(0), NOTHING)), canvas.pixels)
+    np.testing.assert_array_equal(changed(canvas.pixels, drawn(0)), canvas.pixels)
+    switched_off = looks(np.random.default_rng(0), 1, None, None)
+    np.testing.assert_array_equal(changed(canvas.pixels, switched_off), canvas.pixels)
 
 
 @pytest.mark.parametrize(
@@ -52,25 +76,34 @@ def test_without_strength_nothing_changes(canvas: Canvas) -> None:
 )
 def test_each_change_keeps_what_is_to_be_seen(canvas: Canvas, change: dict[str, float]) -> None:
     before = canvas.pixels.copy()
-    after = distort(canvas.pixels, look(np.random.default_rng(3), replace(NOTHING, **change)))
+    after = changed(canvas.pixels, drawn(3, **change))
     np.testing.assert_array_equal(canvas.pixels, before)
     assert (after.shape, after.dtype) == (before.shape, np.uint8)
     assert (after != before).mean() > 0.1
     assert np.corrcoef(after.mean(axis=2).ravel(), before.mean(axis=2).ravel())[0, 1] > 0.9
-    np.testing.assert_array_equal(after, distort(before, look(np.random.default_rng(3), replace(NOTHING, **change))))
+    np.testing.assert_array_equal(after, changed(before, drawn(3, **change)))
 
 
 def test_all_together_stay_in_range(canvas: Canvas) -> None:
-    always = Distortion(grey=0.5, blur=1, motion=1, noise=1, jpeg=1, brightness=200, contrast=0.9)
-    for seed in range(10):
-        after = distort(canvas.pixels, look(np.random.default_rng(seed), always))
-        assert (after.shape, after.dtype) == (canvas.pixels.shape, np.uint8)
+    light, quality = Light(grey=0.5, brightness=200, contrast=0.9), Quality(blur=1, motion=1, noise=1, jpeg=1)
+    images = np.stack([canvas.pixels] * 10)
+    after = distort(images, looks(np.random.default_rng(0), 10, light, quality))
+    assert (after.shape, after.dtype) == (images.shape, np.uint8)
+
+
+def test_images_of_a_batch_change_each_by_its_own_look(canvas: Canvas) -> None:
+    images = np.stack([canvas.pixels, canvas.pixels[:, ::-1], canvas.pixels])
+    look = looks(np.random.default_rng(1), 3, Light(), Quality(blur=0.5, motion=0.5, noise=0.5, jpeg=0.5))
+    together = distort(images, look)
+    for i in range(3):
+        np.testing.assert_array_equal(changed(images[i], look[[i]]), together[i])
+    assert (together[0] != together[2]).mean() > 0.5
+    joined = Looks.joined([look[:1], look[1:]])
+    assert all((getattr(joined, field.name) == getattr(look, field.name)).all() for field in fields(Looks))
 
 
 def test_grey_has_no_colour_and_keeps_lightness(canvas: Canvas) -> None:
-    after = distort(canvas.pixels, look(np.random.default_rng(0), replace(NOTHING, grey=1, hue=12, tint=0.1))).astype(
-        float
-    )
+    after = changed(canvas.pixels, drawn(0, grey=1, hue=12, tint=0.1)).astype(float)
     assert np.ptp(after, axis=2).max() <= 1
     np.testing.assert_allclose(after[..., 0], canvas.pixels @ [0.299, 0.587, 0.114], atol=1.5)
 
@@ -78,21 +111,21 @@ def test_grey_has_no_colour_and_keeps_lightness(canvas: Canvas) -> None:
 @pytest.mark.parametrize("change", [{"saturation": 0.4}, {"hue": 20}])
 def test_colours_change_without_lightness(change: dict[str, float]) -> None:
     pixels = np.random.default_rng(0).integers(90, 160, (32, 32, 3), dtype=np.uint8)  # far from being cut off
-    after = distort(pixels, look(np.random.default_rng(5), replace(NOTHING, **change)))
+    after = changed(pixels, drawn(5, **change))
     lightness = [0.299, 0.587, 0.114]
     np.testing.assert_allclose(after @ lightness, pixels @ lightness, atol=1.5)
 
 
 def test_contrast_keeps_the_mean_brightness() -> None:
     pixels = np.random.default_rng(0).integers(90, 160, (32, 32, 3), dtype=np.uint8)
-    after = distort(pixels, look(np.random.default_rng(1), replace(NOTHING, contrast=0.3)))
+    after = changed(pixels, drawn(1, contrast=0.3))
     assert abs(after.std() / pixels.std() - 1) > 0.05
     assert abs(after.mean() - pixels.mean()) < 2
 
 
 def test_jpeg_keeps_red_red() -> None:
     red = np.broadcast_to(np.array([220, 30, 60], np.uint8), (32, 32, 3))
-    after = distort(red, look(np.random.default_rng(0), replace(NOTHING, jpeg=1)))
+    after = changed(red, drawn(0, jpeg=1))
     np.testing.assert_allclose(after.astype(int), red, atol=6)
 
 
@@ -129,7 +162,8 @@ def test_small_and_ignored_faces_stay_uncovered(canvas: Canvas) -> None:
 
 
 def test_without_faces_nothing_is_covered() -> None:
-    empty = Labels(np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros((0, 5)), np.zeros(0, bool), 0)
+    none = np.zeros(0, int)
+    empty = Labels(np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros((0, 5)), none.astype(bool), schema=none, outside=0)
     assert covers(np.random.default_rng(0), empty, (8, 8), Occlusion(probability=1)) == []
 
 
@@ -144,3 +178,17 @@ def test_a_thing_at_the_edge_is_cut_off(canvas: Canvas) -> None:
             assert cover.fill.shape == (*cover.mask.shape, 3)
             sizes.add(cover.mask.shape)
     assert len(sizes) > 10
+
+
+def test_coarse_images_lose_detail_and_keep_their_place() -> None:
+    rng = np.random.default_rng(0)
+    fine = rng.integers(0, 256, (40, 48, 48, 3), dtype=np.uint8)
+    assert (coarsened(fine, coarseness(rng, 40, None)) == fine).all()
+    assert (coarsened(fine, coarseness(rng, 40, Coarse(probability=0))) == fine).all()
+    always = coarseness(rng, 40, Coarse(probability=1))
+    detail = np.diff(coarsened(fine, always).astype(float), axis=2).std(axis=(1, 2, 3))
+    assert (detail < np.diff(fine.astype(float), axis=2).std() / 1.5).all()
+    halves = np.zeros((40, 48, 48, 3), np.uint8)
+    halves[:, :, 24:] = 255
+    blurred = coarsened(halves, always).mean(axis=(1, 3))
+    np.testing.assert_allclose(blurred + blurred[:, ::-1], 255, atol=3)

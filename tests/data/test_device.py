@@ -13,16 +13,16 @@ pytest.importorskip("torch")
 
 import torch
 
-from lineament.data.augment import Look, covers, distort, look
+from lineament.data.augment import Cover, Light, Looks, Occlusion, Quality, covers, distort, looks
 from lineament.data.cache import Photos
-from lineament.data.compose import Composer, Layout
+from lineament.data.canvases import Composer, Composition, Layout
 from lineament.data.device import DeviceComposer, plan
 from lineament.data.sample import Sample
 from lineament.errors import OptionError
 from scenes import scene
 
 SIZE = 128
-PLAIN = Look(np.eye(3), np.ones(3), 0, 1, blur=0, motion=None, noise=0, seed=0, quality=0)
+PLAIN = looks(np.random.default_rng(0), 1, None, None)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,20 @@ def composer(tmp_path_factory: pytest.TempPathFactory) -> Composer:
         picture, boxes, points = scene(i, width=width, height=height, faces=3)
         picture.save(folder / f"{i}.png")
         samples.append(Sample.of(folder / f"{i}.png", boxes, points, size=picture.size))
-    return Composer(Photos.build(samples, folder / "cache"))
+    return Composer(Photos.build(samples, folder / "cache"), Composition())
 
 
 @pytest.fixture(scope="module")
 def device(composer: Composer) -> DeviceComposer:
     return DeviceComposer(composer.photos, torch.device("cpu"), SIZE)
+
+
+def same(look: Looks, n: int) -> Looks:
+    return Looks.joined([look] * n)
+
+
+def in_front(layouts: list[Layout]) -> list[list[Cover]]:
+    return [covers(np.random.default_rng(i), of.labels, of.size, Occlusion()) for i, of in enumerate(layouts)]
 
 
 def drawn(device: DeviceComposer, *planned: Any) -> NDArray[np.int64]:
@@ -58,7 +66,7 @@ def test_photos_lie_where_a_processor_draws_them(
     composer: Composer, device: DeviceComposer, layouts: list[Layout]
 ) -> None:
     """Not the same to the digit: sizes below a photo's own come from halves of it."""
-    mine = drawn(device, layouts, [[]] * len(layouts), [PLAIN] * len(layouts))
+    mine = drawn(device, layouts, [[]] * len(layouts), same(PLAIN, len(layouts)))
     for pixels, layout in zip(mine, layouts, strict=True):
         reference = composer.draw(layout).astype(int)
         assert np.abs(pixels - reference).mean() < 4
@@ -69,18 +77,20 @@ def test_photos_lie_where_a_processor_draws_them(
 def test_a_photo_in_its_own_size_is_itself(composer: Composer, device: DeviceComposer, layouts: list[Layout]) -> None:
     one = next(layout for layout in layouts if len(layout.patches) == 1)
     patch = replace(one.patches[0], row=2, matrix=np.eye(3)[:2], colour=(9, 8, 7), border=0)
-    (pixels,) = drawn(device, [replace(one, patches=(patch,))], [[]], [PLAIN])
+    (pixels,) = drawn(device, [replace(one, patches=(patch,))], [[]], PLAIN)
     np.testing.assert_array_equal(pixels, composer.photos[2][:SIZE, :SIZE])
     beside = replace(patch, matrix=np.array([[1.0, 0, 500], [0, 1, 0]]))
-    (pixels,) = drawn(device, [replace(one, patches=(beside,))], [[]], [PLAIN])
+    (pixels,) = drawn(device, [replace(one, patches=(beside,))], [[]], PLAIN)
     assert (pixels == [9, 8, 7]).all()
 
 
 def test_covers_hide_the_same_pixels(composer: Composer, device: DeviceComposer, layouts: list[Layout]) -> None:
-    things = [covers(np.random.default_rng(i), layout.labels, layout.size) for i, layout in enumerate(layouts)]
+    things = [
+        covers(np.random.default_rng(i), layout.labels, layout.size, Occlusion()) for i, layout in enumerate(layouts)
+    ]
     things[0] = 3 * things[0] + next(thing for thing in things if thing)  # over each other
-    plain = drawn(device, layouts, [[]] * len(layouts), [PLAIN] * len(layouts))
-    mine = drawn(device, layouts, things, [PLAIN] * len(layouts))
+    plain = drawn(device, layouts, [[]] * len(layouts), same(PLAIN, len(layouts)))
+    mine = drawn(device, layouts, things, same(PLAIN, len(layouts)))
     assert (mine != plain).any()
     for pixels, before, those in zip(mine, plain, things, strict=True):
         expected = before.astype(np.uint8)
@@ -89,43 +99,49 @@ def test_covers_hide_the_same_pixels(composer: Composer, device: DeviceComposer,
         np.testing.assert_array_equal(pixels, expected)
 
 
-LINE = np.eye(5) / 5
-CHANGES: dict[str, tuple[Look, float]] = {
-    "light": (replace(PLAIN, brightness=20, gains=np.full(3, 1.2), colours=1.2 * np.eye(3), gamma=1.3), 0.6),
-    "colours": (replace(PLAIN, colours=np.array([[0.8, 0.1, 0.1], [0, 1, 0], [0.2, 0, 0.8]])), 0.6),
-    "blur": (replace(PLAIN, blur=1.4), 0.6),
-    "motion": (replace(PLAIN, motion=LINE), 0.6),
-    "both": (replace(PLAIN, blur=0.7, motion=LINE), 0.8),
-    "jpeg": (replace(PLAIN, quality=40), 1.5),
-    "good jpeg": (replace(PLAIN, quality=95), 1.0),
+def changed(**changes: Any) -> Looks:
+    return replace(PLAIN, **{name: np.array([value], float) for name, value in changes.items()})
+
+
+LINE = (5, np.pi / 4)
+CHANGES: dict[str, tuple[Looks, float]] = {
+    "light": (changed(brightness=20, gains=[1.2] * 3, colours=1.2 * np.eye(3), gamma=1.3), 0.6),
+    "colours": (changed(colours=[[0.8, 0.1, 0.1], [0, 1, 0], [0.2, 0, 0.8]]), 0.6),
+    "blur": (changed(blur=1.4), 0.6),
+    "motion": (changed(motion=LINE), 0.6),
+    "both": (changed(blur=0.7, motion=LINE), 0.8),
+    "jpeg": (changed(quality=40), 1.5),
+    "good jpeg": (changed(quality=95), 1.0),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_looks_are_the_same(device: DeviceComposer, layouts: list[Layout], name: str) -> None:
     change, tolerance = CHANGES[name]
-    plain = drawn(device, layouts, [[]] * len(layouts), [PLAIN] * len(layouts)).astype(np.uint8)
-    mine = drawn(device, layouts, [[]] * len(layouts), [change] * len(layouts))
-    expected = np.stack([distort(pixels, change) for pixels in plain]).astype(int)
+    plain = drawn(device, layouts, [[]] * len(layouts), same(PLAIN, len(layouts))).astype(np.uint8)
+    mine = drawn(device, layouts, [[]] * len(layouts), same(change, len(layouts)))
+    expected = distort(plain, same(change, len(plain))).astype(int)
     assert np.abs(mine - expected).mean() < tolerance
     assert np.abs(plain - expected).mean() > 2 * np.abs(mine - expected).mean()
 
 
 def test_noise_is_as_strong_as_drawn(device: DeviceComposer, layouts: list[Layout]) -> None:
-    grey = replace(PLAIN, gains=np.zeros(3), colours=np.zeros((3, 3)), brightness=0, noise=10)
-    looks = [replace(grey, seed=seed) for seed in (1, 2)]
-    mine = drawn(device, [layouts[0], layouts[0]], [[], []], looks)
+    grey = same(changed(gains=np.zeros(3), colours=np.zeros((3, 3)), noise=10), 2)
+    noisy = replace(grey, seed=np.array([1, 2]))
+    mine = drawn(device, [layouts[0], layouts[0]], [[], []], noisy)
     assert mine.std(axis=(1, 2, 3)) == pytest.approx([10, 10], rel=0.1)
     assert (mine[0] != mine[1]).mean() > 0.9
-    np.testing.assert_array_equal(mine, drawn(device, [layouts[0], layouts[0]], [[], []], looks))
+    np.testing.assert_array_equal(mine, drawn(device, [layouts[0], layouts[0]], [[], []], noisy))
 
 
 def test_a_batch_is_its_canvases(device: DeviceComposer, layouts: list[Layout]) -> None:
-    things = [covers(np.random.default_rng(i), layout.labels, layout.size) for i, layout in enumerate(layouts)]
-    looks = [look(np.random.default_rng(i)) for i in range(len(layouts))]
-    together = drawn(device, layouts, things, looks)
+    things = [
+        covers(np.random.default_rng(i), layout.labels, layout.size, Occlusion()) for i, layout in enumerate(layouts)
+    ]
+    seen = looks(np.random.default_rng(0), len(layouts), Light(), Quality())
+    together = drawn(device, layouts, things, seen)
     for i in range(len(layouts)):
-        alone = drawn(device, layouts[i : i + 1], things[i : i + 1], looks[i : i + 1])
+        alone = drawn(device, layouts[i : i + 1], things[i : i + 1], seen[i : i + 1])
         np.testing.assert_allclose(alone[0], together[i], atol=1)
 
 

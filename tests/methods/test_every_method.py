@@ -38,8 +38,8 @@ OWN = {
         "batch": "8",
         "learning_rate": "3e-3",
         "canvas": "128",  # to be run at 256: the drawn faces are 40 to 70 pixels of a picture's 160
-        "min_side": "40",
-        "input_size": "256",
+        "composition.min_side": "40",
+        "settings.input_size": "256",
         "held_out": "8",
     }
 }
@@ -67,7 +67,9 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     tables = "\n".join(f"[{stage}]" for stage in training.STAGES)
     recipe = folder / "recipe.toml"
     recipe.write_text(f'train = ["scenes.json"]\nval = ["scenes.json"]\n{tables}\n')
-    file = training.run(folder, recipe, folder / "run", overrides=TINY | OWN.get(request.param, {}))
+    from lineament.train.run import run
+
+    file = run(training, folder, recipe, folder / "run", overrides=TINY | OWN.get(request.param, {}))
     return Run(request.param, training, folder, folder / "run", folder / "run" / "recipe.toml", file)
 
 
@@ -96,13 +98,13 @@ def test_overfits_a_tiny_set_through_training_export_and_inference(trained: Run)
 def test_every_parameter_has_a_gradient(trained: Run) -> None:
     import torch
 
-    from lineament.train.loop import to_input
+    from lineament.train.task import tensors
 
     for stage in trained.training.STAGES:
         recipe = trained.training.read(trained.recipe, stage)
         task = trained.training.prepare(stage, trained.data, recipe, trained.out)
-        batch = {name: torch.as_tensor(value) for name, value in task.batch(0).items()}
-        losses = task.losses(task.network(to_input(batch["pixels"])), batch)
+        batch = tensors(task.batch(0), torch.device("cpu"))
+        losses = task.losses(task.forward(task.network, batch), batch)
         torch.stack(list(losses.values())).sum().backward()
         for name, parameter in task.network.named_parameters():
             assert parameter.grad is not None, f"{stage}: {name}"

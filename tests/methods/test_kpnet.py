@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: E402
 from lineament import boxes as box_ops  # noqa: E402
 from lineament.conventions import convention, fit  # noqa: E402
 from lineament.data.cache import Photos  # noqa: E402
-from lineament.data.compose import Canvas  # noqa: E402
+from lineament.data.canvases import Canvas, Composition  # noqa: E402
 from lineament.data.device import DeviceComposer  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import rows_of_both  # noqa: E402
@@ -39,8 +39,11 @@ from lineament.methods.kpnet.scales import BINS, STRIDE  # noqa: E402
 from lineament.methods.kpnet.targets import Spread  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import schema  # noqa: E402
+from lineament.train import canvases as canvas_task  # noqa: E402
 from lineament.train.checkpoint import CHECKPOINT  # noqa: E402
-from lineament.train.loop import to_input, train  # noqa: E402
+from lineament.train.loop import train  # noqa: E402
+from lineament.train.run import run  # noqa: E402
+from lineament.train.task import WHOLE, Part  # noqa: E402
 from networks import least, unlike  # noqa: E402
 from scenes import POINTS, write_data  # noqa: E402
 
@@ -1008,10 +1011,10 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.Monkey
     batch = training.KPNetTask.batch
     with monkeypatch.context() as patch:
 
-        def killed(task: training.KPNetTask, step: int) -> Any:
+        def killed(task: training.KPNetTask, step: int, part: Part = WHOLE) -> Any:
             if step == 5:
                 raise KeyboardInterrupt
-            return batch(task, step)
+            return batch(task, step, part)
 
         patch.setattr(training.KPNetTask, "batch", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -1054,14 +1057,14 @@ def test_a_label_that_is_no_number_is_named(tmp_path: Path, key: str) -> None:
 
 def test_data_of_another_schema_are_named(tmp_path: Path) -> None:
     write_data(tmp_path, 2)
-    with pytest.raises(DataError, match=r"scenes\.json.* keypoints should hold 63 numbers, found 15"):
-        training.prepare("kpnet", tmp_path, tiny(tmp_path, landmarks="21"), tmp_path)
+    with pytest.raises(DataError, match=r"scenes\.json has landmarks of schema '5', which cannot become .*'21'"):
+        training.prepare("kpnet", tmp_path, tiny(tmp_path, landmarks=("21",)), tmp_path)
 
 
 def test_boxes_without_landmarks_teach_the_scalemap_alone(tmp_path: Path) -> None:
     write_data(tmp_path, 2)
     write_data(tmp_path, 2, name="bare", landmarks=False)
-    recipe = tiny(tmp_path, batch=24, train=("scenes.json", "bare.json"), min_side=20)
+    recipe = tiny(tmp_path, batch=24, train=("scenes.json", "bare.json"), composition=Composition(min_side=20))
     batch = training.prepare("kpnet", tmp_path, recipe, tmp_path).batch(0)
     faces = (batch["regions"][..., 2] > batch["regions"][..., 0]).sum(axis=1)
     np.testing.assert_array_equal(faces, batch["faces"])
@@ -1089,8 +1092,9 @@ def test_faces_outside_the_range_are_ignored_and_counted(tmp_path: Path) -> None
     assert (batch["values"] == 1).sum() == batch["faces"].sum()  # they have no cell of their own
     assert batch["ignored"][outside > 0].any(axis=(1, 2)).all()
     tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
-    task.losses(task.network(to_input(tensors["pixels"])), tensors)
-    assert [task.validate(task.network)["outside"] for _ in range(2)] == [outside.sum(), 0]
+    task.on(torch.device("cpu"))(tensors)
+    with torch.no_grad():
+        assert [task.validate(task.network.eval())["outside"] for _ in range(2)] == [outside.sum(), 0]
 
 
 def test_boxes_are_refined_to_those_of_the_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1109,6 +1113,7 @@ def test_boxes_are_refined_to_those_of_the_canvases(monkeypatch: pytest.MonkeyPa
         "landmarks": np.zeros((1, 5, 2)),
         "weights": np.zeros((1, 5)),
         "ignore": np.zeros(1, bool),
+        "schema": np.zeros(1, int),
         "outside": 0,
     }
     canvases = [
@@ -1144,7 +1149,7 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
     index.write_text(json.dumps(document))
     (tmp_path / "r.toml").write_text(TINY)
     overrides = {"steps": "2", "landmarks": '"21"', "backbone": '"hourglass"'}
-    file = training.run(tmp_path, tmp_path / "r.toml", tmp_path / "run", overrides=overrides)
+    file = run(training, tmp_path, tmp_path / "r.toml", tmp_path / "run", overrides=overrides)
     network = Network(21, "hourglass")
     network.load_state_dict(torch.load(tmp_path / "run" / "kpnet" / CHECKPOINT, weights_only=True)["best"]["weights"])
     module = entries(network, landmarks=of)["kpnet"].module
@@ -1177,7 +1182,7 @@ def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pyte
         assert device.type == "cuda"
         return DeviceComposer(photos, torch.device("cpu"), size)
 
-    monkeypatch.setattr(training, "DeviceComposer", composer)
+    monkeypatch.setattr(canvas_task, "DeviceComposer", composer)
     complete = theirs.on(torch.device("cuda"))
     for step in range(3):
         there = theirs.batch(step)

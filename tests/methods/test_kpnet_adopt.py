@@ -18,6 +18,7 @@ from lineament.methods.kpnet import training, variants  # noqa: E402
 from lineament.methods.kpnet.adopt import adopt, narrowed, read_network, settle  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
+from lineament.train.run import run  # noqa: E402
 from lineament.weights import read_weights  # noqa: E402
 from networks import least, unlike  # noqa: E402
 from scenes import write_data  # noqa: E402
@@ -112,7 +113,7 @@ def test_a_training_begins_with_shipped_weights(tmp_path: Path) -> None:
         'train = ["scenes.json"]\nval = ["scenes.json"]\n[kpnet]\n'
         'initial = "kpnet"\nsteps = 1\nbatch = 2\nlearning_rate = 0.0\nworkers = 0\ncanvas = 96\nheld_out = 2\n'
     )
-    file = training.run(tmp_path, tmp_path / "recipe.toml", tmp_path / "run")
+    file = run(training, tmp_path, tmp_path / "recipe.toml", tmp_path / "run")
     mine, theirs = (
         {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(content).graph.initializer}
         for content in (file.read_bytes(), read_weights("kpnet"))

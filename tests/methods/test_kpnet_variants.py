@@ -21,7 +21,8 @@ from lineament.methods.kpnet.scales import STRIDE  # noqa: E402
 from lineament.methods.kpnet.targets import Spread  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import FIVE  # noqa: E402
-from lineament.train.loop import to_input  # noqa: E402
+from lineament.train.recipe import copy_recipe  # noqa: E402
+from lineament.train.task import to_input  # noqa: E402
 from networks import least  # noqa: E402
 from scenes import write_data  # noqa: E402
 
@@ -195,7 +196,7 @@ def test_every_parameter_of_a_variant_has_a_gradient(
     settings["backbone"] = f'"{backbone}"'
     settings |= {"canvas": "96", "batch": "4", "held_out": "0"}
     recipe = data / "copy.toml"
-    training.copy_recipe(data / "recipe.toml", recipe, settings)
+    copy_recipe(data / "recipe.toml", recipe, settings)
     task = training.prepare("kpnet", data, training.read(recipe), data)
     batch = {name: torch.as_tensor(value) for name, value in task.batch(0).items()}
     losses = task.losses(task.network(to_input(batch["pixels"])), batch)

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
 from lineament.data.augment import turn  # noqa: E402
+from lineament.data.crops import CropSet, CropSetWriter, astray, jittered  # noqa: E402
 from lineament.data.sample import Sample  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import export  # noqa: E402
@@ -25,8 +26,9 @@ from lineament.methods.mtcnn.decode import MTCNN, Config  # noqa: E402
 from lineament.methods.mtcnn.entries import entries, for_inference  # noqa: E402
 from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskNet  # noqa: E402
 from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402
-from lineament.methods.mtcnn.targets import CropSet, CropSetWriter, Kind  # noqa: E402
+from lineament.methods.mtcnn.targets import Kind  # noqa: E402
 from lineament.runtime import Graph, load_graph  # noqa: E402
+from lineament.train.run import run  # noqa: E402
 from scenes import scene, write_data  # noqa: E402
 
 
@@ -240,7 +242,7 @@ def test_kinds_follow_the_papers_bounds() -> None:
 
 def test_narrow_faces_have_positives_and_landmarks() -> None:
     sample = a_sample([[100, 40, 140, 140]])  # no square has an IoU of 0.65 with it
-    windows = targets.jittered(np.random.default_rng(0), sample, 200)
+    windows = jittered(np.random.default_rng(0), sample.boxes, 200)
     assert box_ops.iou(windows, sample.boxes).max() < 0.65
     labelled = targets.label(windows, sample)
     assert 0.1 < (labelled.kind == Kind.POSITIVE).mean() < 0.9
@@ -258,7 +260,7 @@ def test_ignored_and_tiny_faces_are_neither_face_nor_background() -> None:
 
 def test_targets_lead_back_to_box_and_landmarks() -> None:
     sample = a_sample([[20, 30, 60, 80], [100, 100, 150, 170]])
-    around = targets.jittered(np.random.default_rng(0), sample, 10)
+    around = jittered(np.random.default_rng(0), sample.boxes, 10)
     assert around.shape == (20, 4)
     for codec in box_ops.CODECS:
         labelled = targets.label(around, sample, codec)
@@ -272,43 +274,54 @@ def test_targets_lead_back_to_box_and_landmarks() -> None:
 
 def test_a_photo_without_faces_gives_negatives_only() -> None:
     sample = a_sample([])
-    labelled = targets.label(targets.astray(np.random.default_rng(0), sample, 5, 30), sample)
+    labelled = targets.label(astray(np.random.default_rng(0), sample.boxes, (200, 200), 5, 30), sample)
     assert labelled.kind.tolist() == [Kind.NEGATIVE] * 30
 
 
 @pytest.fixture
 def crops(tmp_path: Path) -> CropSet:
     rng = np.random.default_rng(0)
-    writer = CropSetWriter(tmp_path / "set", 12, 5)
-    for _ in range(3):
-        labelled = targets.Windows(
-            rng.uniform(0, 1, (40, 4)), rng.integers(0, 4, 40).astype(np.int8), rng.normal(size=(40, 4)),
-            rng.uniform(0, 1, (40, 5, 2)),
-        )  # fmt: skip
-        writer.add(labelled, rng.integers(0, 256, (40, 3, 12, 12)).astype(np.float32))
-    assert not CropSet.there(tmp_path / "set")
-    return writer.close()
+    with CropSetWriter(tmp_path / "set", 12, "digest") as writer:
+        for _ in range(3):
+            writer.add(
+                rng.integers(0, 256, (40, 12, 12, 3), dtype=np.uint8),
+                kind=rng.integers(0, 4, 40),
+                box=rng.normal(size=(40, 4)).astype(np.float32),
+                points=rng.uniform(0, 1, (40, 5, 2)).astype(np.float32),
+            )
+    return CropSet(tmp_path / "set")
 
 
-def test_coarse_crops_lose_detail_and_keep_their_place() -> None:
-    rng = np.random.default_rng(0)
-    fine = rng.integers(0, 256, (40, 48, 48, 3), dtype=np.uint8)
-    assert (targets.coarsened(fine, rng, 0) == fine).all()
-    coarse = targets.coarsened(fine, rng, 1)
-    assert (
-        np.diff(coarse.astype(float), axis=2).std(axis=(1, 2, 3)) < np.diff(fine.astype(float), axis=2).std() / 1.5
-    ).all()
-    halves = np.zeros((40, 48, 48, 3), np.uint8)
-    halves[:, :, 24:] = 255
-    blurred = targets.coarsened(halves, rng, 1).mean(axis=(1, 3))
-    np.testing.assert_allclose(blurred + blurred[:, ::-1], 255, atol=3)
+def stage_of(crops: CropSet, **settings: Any) -> training.StageTask:
+    return training.StageTask(PNet(), training.StageRecipe(train=("a.json",), **settings), crops, crops, {})
 
 
 def test_batches_hold_the_papers_ratio_of_kinds(crops: CropSet) -> None:
-    batch = targets.draw_batch(crops, np.random.default_rng(1), 70, mirror=(1, 0, 2, 4, 3))
+    batch = stage_of(crops, batch=70).batch(1)
     assert np.bincount(batch["kind"]).tolist() == [30, 10, 10, 20]  # 3 : 1 : 1 : 2
     assert batch["pixels"].dtype == np.uint8
-    assert batch["points"].shape == (70, 10)
+    assert batch["points"].shape == (70, 5, 2)
+
+
+@pytest.mark.parametrize("codec", box_ops.CODECS)
+def test_a_mirrored_batch_has_mirrored_labels(crops: CropSet, codec: str) -> None:
+    """Each crop is one of the set or a mirrored one, and its labels lie where its pixels went."""
+    plain = {"light": None, "coarse": None, "batch": 70, "codec": codec}
+    batch = stage_of(crops, mirror=1.0, **plain).batch(3)
+    before = stage_of(crops, mirror=0.0, **plain).batch(3)
+    np.testing.assert_array_equal(batch["pixels"], before["pixels"][:, :, ::-1])
+    np.testing.assert_array_equal(batch["kind"], before["kind"])
+    order = [1, 0, 2, 4, 3]  # the eyes and the corners of the mouth change places
+    np.testing.assert_allclose(batch["points"][..., 0], 1 - before["points"][:, order, 0], atol=1e-6)
+    np.testing.assert_allclose(batch["points"][..., 1], before["points"][:, order, 1], atol=1e-6)
+    window = np.array([[0, 0, 1, 1]])
+    decode = box_ops.CODECS[codec].decode
+    boxes = decode(before["box"], window)
+    np.testing.assert_allclose(
+        decode(batch["box"], window),
+        np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1),
+        atol=1e-5,
+    )
 
 
 def test_losses_follow_equation_4() -> None:
@@ -362,8 +375,8 @@ def test_missing_data_and_stages_are_named(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text('train = ["scenes.json"]\nval = ["scenes.json"]\n[pnet]\n[rnet]\n[onet]\n')
     with pytest.raises(OptionError, match="pnet, rnet, onet"):
-        training.run(tmp_path, recipe, tmp_path / "run", stage="qnet")
+        run(training, tmp_path, recipe, tmp_path / "run", stage="qnet")
     with pytest.raises(OptionError, match="train pnet first"):
-        training.run(tmp_path, recipe, tmp_path / "run", stage="rnet")
+        run(training, tmp_path, recipe, tmp_path / "run", stage="rnet")
     with pytest.raises(DataError, match=r"scenes\.json.*landmarks"):
-        training.run(tmp_path, recipe, tmp_path / "run", stage="pnet")
+        run(training, tmp_path, recipe, tmp_path / "run", stage="pnet")

@@ -14,9 +14,10 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from lineament.errors import OptionError  # noqa: E402
-from lineament.train.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint  # noqa: E402
-from lineament.train.loop import Batch, Task, generator, pace, train  # noqa: E402
+from lineament.train.checkpoint import CHECKPOINT, check_same  # noqa: E402
+from lineament.train.loop import train  # noqa: E402
 from lineament.train.recipe import Recipe, copy_recipe, read_recipe  # noqa: E402
+from lineament.train.task import WHOLE, Batch, Part, Task, generator  # noqa: E402
 
 RECIPE = Recipe(
     train=(), steps=60, batch=16, warmup=5, validate_every=20, workers=0, learning_rate=0.05, average=0.9, seed=3
@@ -31,10 +32,11 @@ class Brightness(Task):
         self.network = Mean()
         self.stop_after = stop_after
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
         if self.stop_after is not None and step >= self.stop_after:
             raise KeyboardInterrupt
         pixels = generator(RECIPE.seed, step).integers(0, 256, (RECIPE.batch, 4, 4, 3), dtype=np.uint8)
+        pixels = pixels[list(part.of(RECIPE.batch))]
         return {"pixels": pixels, "mean": (pixels.mean(axis=(1, 2, 3)) / 255).astype(np.float32)}
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -100,13 +102,18 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_from_before_a_setting_was_trained_with_its_default(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / CHECKPOINT, RECIPE, {"step": 20})
+    train(Brightness(), RECIPE, tmp_path)
     state = torch.load(tmp_path / CHECKPOINT)
     del state["recipe"]["weight_decay"]
-    torch.save(state, tmp_path / CHECKPOINT)
-    assert read_checkpoint(tmp_path / CHECKPOINT, RECIPE) is not None
+    check_same(tmp_path / CHECKPOINT, state, RECIPE)
     with pytest.raises(OptionError, match="weight_decay"):
-        read_checkpoint(tmp_path / CHECKPOINT, replace(RECIPE, weight_decay=0.5))
+        check_same(tmp_path / CHECKPOINT, state, replace(RECIPE, weight_decay=0.5))
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    torch.save({"step": 20}, tmp_path / CHECKPOINT)
+    with pytest.raises(OptionError, match="older version"):
+        train(Brightness(), RECIPE, tmp_path)
 
 
 def test_one_process_trains_in_both_precisions(tmp_path: Path) -> None:
@@ -114,14 +121,6 @@ def test_one_process_trains_in_both_precisions(tmp_path: Path) -> None:
         recipe = replace(RECIPE, steps=5, precision=precision)
         trained = train(Brightness(), recipe, tmp_path / precision)
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trained.parameters())
-
-
-def test_pace_rises_then_falls() -> None:
-    paces = [pace(step, RECIPE) for step in range(RECIPE.steps + 1)]
-    assert paces[0] == 0
-    assert max(paces) == paces[RECIPE.warmup] == 1
-    assert paces[RECIPE.steps] == pytest.approx(0)
-    assert np.all(np.diff(paces[RECIPE.warmup :]) <= 0)
 
 
 TWO_TABLES = 'train = ["a.json"]\nseed = 1\n[one]\nsteps = 5\n[two]\nsteps = 7\n'

@@ -6,8 +6,7 @@ import importlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,6 +15,9 @@ import lineament
 from lineament.cli.options import pairs
 from lineament.errors import MissingExtraError
 from lineament.methods import method as find_method
+
+if TYPE_CHECKING:
+    from lineament.train.run import Training
 
 
 def train(
@@ -37,12 +39,14 @@ def train(
 ) -> None:
     """Train a method, or go on with a run that was stopped, and export it to ONNX."""
     training = training_of(method)
+    from lineament.train.run import run  # imports torch: training_of has seen that it is there
+
     overrides = pairs(set_ or [], "--set")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}")) as progress:
 
-        def report(name: str, steps: int) -> object:
+        def report(name: str, steps: int) -> Any:
             bar = progress.add_task(name, total=steps, figures="")
 
             def show(step: int, figures: Mapping[str, float]) -> None:
@@ -51,7 +55,8 @@ def train(
 
             return show
 
-        file = training.run(
+        file = run(
+            training,
             data,
             recipe or recipe_of(method),
             out or Path("runs") / method,
@@ -62,13 +67,14 @@ def train(
     typer.echo(f"trained: {file}")
 
 
-def training_of(method: str) -> ModuleType:
+def training_of(method: str) -> Training:
     """The module that trains a method; needs the extra ``train``."""
     found = find_method(method)
     try:
-        return importlib.import_module(found.training)
+        module: Any = importlib.import_module(found.training)
     except ImportError as error:
         raise MissingExtraError(f"training needs {error.name}: pip install 'lineament[train]'") from error
+    return module
 
 
 def recipe_of(method: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lineament.data.compose import Labels, moved
+from lineament.data.canvases import Labels, moved
 from lineament.data.sample import Sample
 
 Array = NDArray[Any]
@@ -20,8 +21,8 @@ TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.52
 
 
 @dataclass(frozen=True)
-class Distortion:
-    """How far `look` goes: ranges as plus and minus, probabilities in [0, 1].
+class Light:
+    """How far the light of an image changes: ranges as plus and minus, probabilities in [0, 1].
 
     Attributes:
         brightness: shift of all values, in grey levels of 255.
@@ -31,6 +32,22 @@ class Distortion:
         hue: turn of the colours, in degrees.
         tint: share by which each channel grows or shrinks on its own, as a wrong white balance does.
         grey: probability of no colour at all.
+    """
+
+    brightness: float = 32
+    contrast: float = 0.35
+    gamma: float = 0.3
+    saturation: float = 0.4
+    hue: float = 12
+    tint: float = 0.08
+    grey: float = 0.1
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How often, and how much, a camera or a file spoils an image.
+
+    Attributes:
         blur: probability of a Gaussian blur of up to ``blur_sigma`` pixels.
         blur_sigma: in pixels.
         motion: probability of a blur along a line of up to ``motion_length`` pixels.
@@ -41,13 +58,6 @@ class Distortion:
         jpeg_quality: lowest and highest quality.
     """
 
-    brightness: float = 32
-    contrast: float = 0.35
-    gamma: float = 0.3
-    saturation: float = 0.4
-    hue: float = 12
-    tint: float = 0.08
-    grey: float = 0.1
     blur: float = 0.1
     blur_sigma: float = 1.5
     motion: float = 0.04
@@ -59,8 +69,22 @@ class Distortion:
 
 
 @dataclass(frozen=True)
+class Coarse:
+    """How often an image looks enlarged from fewer pixels, as faces in poor photos do.
+
+    Attributes:
+        probability: of such an image.
+        least, most: share of its pixels along each axis that it is drawn from.
+    """
+
+    probability: float = 0.3
+    least: float = 0.3
+    most: float = 0.8
+
+
+@dataclass(frozen=True)
 class Occlusion:
-    """What `covers` lays over faces.
+    """What lies over faces.
 
     Attributes:
         probability: that a face is covered in part.
@@ -76,7 +100,7 @@ class Occlusion:
 def turn(image: Array, sample: Sample, degrees: float) -> tuple[Array, Sample]:
     """The photo turned counter-clockwise around its centre, on a canvas of the same size, black where it ends.
 
-    Labels move as `lineament.data.compose.moved` says.
+    Labels move as `lineament.data.canvases.moved` says.
 
     Args:
         image: (h, w, 3) uint8. sample: its labels. degrees: any angle.
@@ -91,92 +115,132 @@ def turn(image: Array, sample: Sample, degrees: float) -> tuple[Array, Sample]:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """Another light and quality for a picture, as drawn by `look`.
+class Looks:
+    """Another light and quality for each of n images, as drawn by `looks`.
 
     Attributes:
-        colours: (3, 3), what RGB is multiplied by, apart from what keeps the picture's mean brightness.
-        gains: (3,), the contrast of each channel. brightness: shift of all values, in grey levels of 255.
-        gamma: exponent.
-        blur: sigma of a Gaussian in pixels, 0 for none.
-        motion: (k, k) kernel of a blur along a line, ``None`` for none.
-        noise: standard deviation in grey levels, 0 for none. seed: of the noise.
-        quality: of a round trip through JPEG, 0 for none.
+        colours: (n, 3, 3), what RGB is multiplied by, apart from what keeps the image's mean brightness.
+        gains: (n, 3), the contrast of each channel.
+        brightness: (n,) shift of all values, in grey levels of 255.
+        gamma: (n,) exponent.
+        blur: (n,) sigma of a Gaussian in pixels, 0 for none.
+        motion: (n, 2) length in pixels and direction in radians of a blur along a line; length 0 for none.
+        noise: (n,) standard deviation in grey levels, 0 for none.
+        seed: (n,) of the noise.
+        quality: (n,) of a round trip through JPEG, 0 for none.
     """
 
     colours: Array
     gains: Array
-    brightness: float
-    gamma: float
-    blur: float
-    motion: Array | None
-    noise: float
-    seed: int
-    quality: int
+    brightness: Array
+    gamma: Array
+    blur: Array
+    motion: Array
+    noise: Array
+    seed: Array
+    quality: Array
+
+    def __len__(self) -> int:
+        return len(self.gamma)
+
+    def __getitem__(self, rows: Sequence[int] | Array | slice) -> Looks:
+        return Looks(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Looks]) -> Looks:
+        """All of several, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def look(rng: np.random.Generator, settings: Distortion | None = None) -> Look:
-    """Draw a light and a quality.
+def looks(rng: np.random.Generator, n: int, light: Light | None, quality: Quality | None) -> Looks:
+    """Draw a light and a quality for each of n images.
 
     Args:
-        rng: decides everything.
-        settings: how far to go.
+        rng: decides everything. n: how many.
+        light, quality: how far to go; ``None`` for no change.
     """
-    s = settings or Distortion()
-    spread = np.array([s.brightness, s.contrast, s.saturation, np.deg2rad(s.hue), s.gamma])
-    brightness, contrast, saturation, hue, gamma = rng.uniform(-spread, spread)
-    strength = 0 if rng.random() < s.grey else 1 + saturation
-    a, b = strength * np.cos(hue), strength * np.sin(hue)
-    gains = (1 + contrast) * (1 + rng.uniform(-s.tint, s.tint, 3) * (strength > 0))
-    low, high = s.jpeg_quality
-    soft, moving, noisy, stored = rng.random(4) < (s.blur, s.motion, s.noise, s.jpeg)
-    return Look(
-        colours=gains[:, None] * (np.linalg.inv(TO_YIQ) @ np.array([[1, 0, 0], [0, a, -b], [0, b, a]]) @ TO_YIQ),
+    of, spoil = light or Light(0, 0, 0, 0, 0, 0, 0), quality or Quality(blur=0, motion=0, noise=0, jpeg=0)
+    spread = np.array([of.brightness, of.contrast, of.saturation, np.deg2rad(of.hue), of.gamma])
+    brightness, contrast, saturation, hue, gamma = rng.uniform(-spread, spread, (n, len(spread))).T
+    strength = np.where(rng.random(n) < of.grey, 0, 1 + saturation)
+    turned = np.zeros((n, 3, 3))  # of lightness and two colour axes
+    turned[:, 0, 0] = 1
+    turned[:, 1, 1] = turned[:, 2, 2] = strength * np.cos(hue)
+    turned[:, 2, 1] = strength * np.sin(hue)
+    turned[:, 1, 2] = -turned[:, 2, 1]
+    gains = (1 + contrast)[:, None] * (1 + rng.uniform(-of.tint, of.tint, (n, 3)) * (strength > 0)[:, None])
+    soft, moving, noisy, stored = (rng.random((n, 4)) < (spoil.blur, spoil.motion, spoil.noise, spoil.jpeg)).T
+    line = np.stack([rng.uniform(2, spoil.motion_length, n), rng.uniform(0, np.pi, n)], axis=1)
+    return Looks(
+        colours=gains[:, :, None] * (np.linalg.inv(TO_YIQ) @ turned @ TO_YIQ),
         gains=gains,
         brightness=brightness,
         gamma=np.exp(gamma),
-        blur=rng.uniform(0.3, s.blur_sigma) if soft else 0.0,
-        motion=_line(rng.uniform(2, s.motion_length), rng.uniform(0, np.pi)) if moving else None,
-        noise=rng.uniform(1, s.noise_sigma) if noisy else 0.0,
-        seed=int(rng.integers(2**31)),
-        quality=int(rng.integers(low, high, endpoint=True)) if stored else 0,
+        blur=np.where(soft, rng.uniform(0.3, spoil.blur_sigma, n), 0),
+        motion=np.where(moving[:, None], line, 0),
+        noise=np.where(noisy, rng.uniform(1, spoil.noise_sigma, n), 0),
+        seed=rng.integers(2**31, size=n),
+        quality=np.where(stored, rng.integers(*spoil.jpeg_quality, size=n, endpoint=True), 0),
     )
 
 
-def distort(pixels: Array, drawn: Look) -> Array:
-    """The picture in another light and quality; nothing on it moves.
+def distort(pixels: Array, drawn: Looks) -> Array:
+    """Images in another light and quality; nothing on them moves.
 
     Args:
-        pixels: (h, w, 3) uint8 RGB; not changed.
-        drawn: what to do.
+        pixels: (n, h, w, 3) uint8 RGB; not changed.
+        drawn: what to do to each.
 
     Returns:
-        (h, w, 3) uint8.
+        (n, h, w, 3) uint8.
     """
-    pixels = _relit(pixels, drawn)
-    if drawn.blur or drawn.motion is not None:
-        pixels = blurred(pixels, drawn)
-    if drawn.noise:
-        noise = np.random.default_rng(drawn.seed).standard_normal(pixels.shape, np.float32)
-        pixels = np.rint(noise * np.float32(drawn.noise) + pixels).clip(0, 255).astype(np.uint8)
-    return _compressed(pixels, drawn.quality) if drawn.quality else pixels
+    changed = np.empty_like(pixels)
+    for i, image in enumerate(pixels):
+        image = _relit(image, drawn, i)
+        if drawn.blur[i] or drawn.motion[i, 0]:
+            image = blurred(image, drawn, i)
+        if drawn.noise[i]:
+            noise = np.random.default_rng(drawn.seed[i]).standard_normal(image.shape, np.float32)
+            image = np.rint(noise * np.float32(drawn.noise[i]) + image).clip(0, 255).astype(np.uint8)
+        changed[i] = _compressed(image, int(drawn.quality[i])) if drawn.quality[i] else image
+    return changed
 
 
-def _relit(pixels: Array, drawn: Look) -> Array:
+def _relit(image: Array, drawn: Looks, i: int) -> Array:
     """Brightness, contrast, colours as one affine map of RGB; then gamma, by a table."""
-    grey = np.dot(TO_YIQ[0], cv2.mean(pixels)[:3])
-    # around the picture's grey, so that contrast does not move its brightness
-    shift = grey + drawn.brightness - drawn.gains * grey
-    relit = cv2.transform(pixels, np.column_stack([drawn.colours, shift]))
-    table = 255 * (np.arange(256) / 255) ** drawn.gamma
+    grey = np.dot(TO_YIQ[0], cv2.mean(image)[:3])
+    # around the image's grey, so that contrast does not move its brightness
+    shift = grey + drawn.brightness[i] - drawn.gains[i] * grey
+    relit = cv2.transform(image, np.column_stack([drawn.colours[i], shift]))
+    if drawn.gamma[i] == 1:
+        return relit
+    table = 255 * (np.arange(256) / 255) ** drawn.gamma[i]
     return cv2.LUT(relit, np.rint(table).astype(np.uint8))
 
 
-def blurred(picture: Array, drawn: Look) -> Array:
-    """A picture (h, w) or (h, w, 3), of bytes or floats, under both blurs."""
-    if drawn.blur:
-        picture = cv2.GaussianBlur(picture, (0, 0), drawn.blur)
-    return picture if drawn.motion is None else cv2.filter2D(picture, -1, drawn.motion)
+def blurred(image: Array, drawn: Looks, i: int) -> Array:
+    """An image (h, w) or (h, w, 3), of bytes or floats, under both blurs of the i-th look."""
+    if drawn.blur[i]:
+        image = cv2.GaussianBlur(image, (0, 0), drawn.blur[i])
+    return cv2.filter2D(image, -1, _line(*drawn.motion[i])) if drawn.motion[i, 0] else image
+
+
+def coarseness(rng: np.random.Generator, n: int, settings: Coarse | None) -> Array:
+    """Draw (n,) shares of their pixels, along each axis, that images are to be drawn from; 1 leaves one as it is."""
+    if settings is None:
+        return np.ones(n)
+    return np.where(rng.random(n) < settings.probability, rng.uniform(settings.least, settings.most, n), 1)
+
+
+def coarsened(pixels: Array, shares: Array) -> Array:
+    """Images (n, h, w, 3) uint8 drawn from these shares (n,) of their pixels and enlarged again; a new array."""
+    h, w = pixels.shape[1:3]
+    pixels = pixels.copy()
+    for i in np.flatnonzero(shares < 1):
+        size = (max(round(w * shares[i]), 1), max(round(h * shares[i]), 1))
+        small = cv2.resize(pixels[i], size, interpolation=cv2.INTER_AREA)
+        pixels[i] = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
+    return pixels
 
 
 def _line(length: float, radians: float) -> Array:
@@ -214,9 +278,7 @@ class Cover:
         np.copyto(pixels[self.top : self.top + h, self.left : self.left + w], self.fill, where=self.mask[..., None])
 
 
-def covers(
-    rng: np.random.Generator, labels: Labels, size: tuple[int, int], settings: Occlusion | None = None
-) -> list[Cover]:
+def covers(rng: np.random.Generator, labels: Labels, size: tuple[int, int], settings: Occlusion) -> list[Cover]:
     """Things that cover some faces in part: an ellipse or a rectangle of blotches or noise. Labels stay as they are.
 
     Args:
@@ -224,7 +286,6 @@ def covers(
         labels: of the picture. size: its ``(width, height)``.
         settings: how often, and how much of a face.
     """
-    settings = settings or Occlusion()
     sides = (labels.boxes[:, 2:] - labels.boxes[:, :2]).max(axis=1, initial=0)
     drawn = rng.random(len(sides)) < settings.probability
     chosen = labels.boxes[drawn & ~labels.ignore & (sides >= settings.smallest)]

@@ -52,9 +52,11 @@ class Photos:
         if not _is_valid(samples, folder, longest):
             raise DataError(f"{folder}: no cache of these {len(samples)} photos; Photos.build() makes it")
         self._arguments = (samples, folder, longest)
+        place = {path: row for row, path in enumerate(_paths(samples))}
+        rows = [place[sample.path] for sample in samples]
         with np.load(folder / "index.npz") as index:
-            self._offsets, self._heights, self._widths = (index[name] for name in ("offsets", "heights", "widths"))
-            scales = index["scales"]
+            names = ("offsets", "heights", "widths", "scales")
+            self._offsets, self._heights, self._widths, scales = (index[name][rows] for name in names)
         self._pixels = np.memmap(folder / "pixels.u8", np.uint8, mode="r")
         self.samples = [
             _scaled(sample, *entry)
@@ -93,8 +95,13 @@ class Photos:
         return type(self), self._arguments
 
 
+def _paths(samples: Sequence[Sample]) -> list[Path]:
+    """Each photo once, however often it stands in the list."""
+    return list(dict.fromkeys(sample.path for sample in samples))
+
+
 def _digest(samples: Sequence[Sample], longest: int) -> str:
-    paths = (os.path.abspath(sample.path) for sample in samples)
+    paths = map(os.path.abspath, _paths(samples))
     return hashlib.sha256("\n".join([str(longest), *paths]).encode()).hexdigest()
 
 
@@ -111,12 +118,13 @@ def _write(samples: Sequence[Sample], folder: Path, longest: int) -> None:
     with whole(index) as index_part, whole(folder / "pixels.u8") as part:
         sizes, scales = [], []
         with part.open("wb") as file:
-            for done, (photo, scale) in enumerate(_decoded(samples, longest), 1):
+            paths = _paths(samples)
+            for done, (photo, scale) in enumerate(_decoded(paths, longest), 1):
                 file.write(photo.data)
                 sizes.append(photo.shape[:2])
                 scales.append(scale)
-                if done % 1000 == 0 or done == len(samples):
-                    logger.info("%s: %d of %d photos, %.2f GB", folder, done, len(samples), file.tell() / 1e9)
+                if done % 1000 == 0 or done == len(paths):
+                    logger.info("%s: %d of %d photos, %.2f GB", folder, done, len(paths), file.tell() / 1e9)
         heights, widths = np.array(sizes, np.int64).T
         np.savez(
             index_part,
@@ -129,10 +137,10 @@ def _write(samples: Sequence[Sample], folder: Path, longest: int) -> None:
         index.unlink(missing_ok=True)  # of other photos: it must not outlive their pixels
 
 
-def _decoded(samples: Sequence[Sample], longest: int) -> Iterator[tuple[Array, tuple[float, float]]]:
+def _decoded(paths: Sequence[Path], longest: int) -> Iterator[tuple[Array, tuple[float, float]]]:
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(samples), AT_ONCE):
-            yield from pool.map(lambda sample: _decode(sample.path, longest), samples[start : start + AT_ONCE])
+        for start in range(0, len(paths), AT_ONCE):
+            yield from pool.map(lambda path: _decode(path, longest), paths[start : start + AT_ONCE])
 
 
 def _decode(path: Path, longest: int) -> tuple[Array, tuple[float, float]]:

@@ -1,7 +1,7 @@
 """Canvases drawn in an accelerator's memory, a whole batch at once.
 
 There a network learns faster than processors can draw for it. What is drawn by chance, and where labels come to lie, is
-still decided by `lineament.data.compose` and `lineament.data.augment`, as for canvases that a processor draws; a few
+still decided by `lineament.data.canvases` and `lineament.data.augment`, as for canvases that a processor draws; a few
 numbers of each canvas go to the device, where the photos are.
 """
 
@@ -20,18 +20,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from lineament.data.augment import TO_YIQ, Cover, Look, blurred
+from lineament.data.augment import TO_YIQ, Cover, Looks, blurred
 from lineament.data.cache import Photos
-from lineament.data.compose import Layout
+from lineament.data.canvases import Layout
 from lineament.errors import OptionError
 
 Array = NDArray[Any]
 LEVELS = 5  # of a photo: its own size, down to a sixteenth; canvases seldom show less
-BLUR = 19  # pixels, side of a kernel that holds both blurs of `Distortion`, at their largest
+BLUR = 19  # pixels, side of a kernel that holds both blurs of `Quality`, at their largest
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # JFIF
 
 
-def plan(layouts: Sequence[Layout], covers: Sequence[Sequence[Cover]], looks: Sequence[Look]) -> dict[str, Array]:
+def plan(layouts: Sequence[Layout], covers: Sequence[Sequence[Cover]], looks: Looks) -> dict[str, Array]:
     """What `DeviceComposer.draw` has to know of canvases of one size, all arrays with ``plan_`` in their names.
 
     Args:
@@ -44,10 +44,7 @@ def plan(layouts: Sequence[Layout], covers: Sequence[Sequence[Cover]], looks: Se
         "matrices": np.zeros((n, most, 2, 3), np.float32),
         "replicated": np.zeros((n, most), bool),
         "around": np.zeros((n, most, 3), np.float32),
-        "colours": np.stack([look.colours for look in looks]).astype(np.float32),
-        "gains": np.stack([look.gains for look in looks]).astype(np.float32),
-        "brightness": np.array([look.brightness for look in looks], np.float32),
-        "gamma": np.array([look.gamma for look in looks], np.float32),
+        **{name: getattr(looks, name).astype(np.float32) for name in ("colours", "gains", "brightness", "gamma")},
     }
     for i, layout in enumerate(layouts):
         for j, patch in enumerate(layout.patches):
@@ -57,17 +54,16 @@ def plan(layouts: Sequence[Layout], covers: Sequence[Sequence[Cover]], looks: Se
             made["replicated"][i, j] = patch.border == cv2.BORDER_REPLICATE
             made["around"][i, j] = patch.colour or 0
     made["covered"], made["cover"] = _covered(covers, layouts[0].size)
-    dim = [i for i, look in enumerate(looks) if look.blur or look.motion is not None]
-    made["blurred"] = np.array(dim, np.int64)
+    made["blurred"] = np.flatnonzero((looks.blur > 0) | (looks.motion[:, 0] > 0))
     point = np.zeros((BLUR, BLUR), np.float32)
     point[BLUR // 2, BLUR // 2] = 1
-    made["kernels"] = np.array([blurred(point, looks[i]) for i in dim], np.float32).reshape(-1, BLUR, BLUR)
-    noisy = [i for i, look in enumerate(looks) if look.noise]
-    made["noisy"], made["noise"] = np.array(noisy, np.int64), np.array([looks[i].noise for i in noisy], np.float32)
-    made["seeds"] = np.array([looks[i].seed for i in noisy], np.int64)
-    stored = [i for i, look in enumerate(looks) if look.quality]
-    made["compressed"] = np.array(stored, np.int64)
-    made["tables"] = np.array([_tables(looks[i].quality) for i in stored], np.float32).reshape(-1, 2, 8, 8)
+    kernels = [blurred(point, looks, i) for i in made["blurred"]]
+    made["kernels"] = np.array(kernels, np.float32).reshape(-1, BLUR, BLUR)
+    made["noisy"] = np.flatnonzero(looks.noise)
+    made["noise"], made["seeds"] = looks.noise[made["noisy"]].astype(np.float32), looks.seed[made["noisy"]]
+    made["compressed"] = np.flatnonzero(looks.quality)
+    tables = [_tables(int(quality)) for quality in looks.quality[made["compressed"]]]
+    made["tables"] = np.array(tables, np.float32).reshape(-1, 2, 8, 8)
     return {f"plan_{name}": array for name, array in made.items()}
 
 
@@ -134,7 +130,7 @@ class DeviceComposer:
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def _composed(self, planned: Mapping[str, Tensor]) -> Tensor:
-        """The photos on their tiles (n, h, w, 3), float32 in [0, 255]; see `lineament.data.compose.warp`."""
+        """The photos on their tiles (n, h, w, 3), float32 in [0, 255]; see `lineament.data.canvases.warp`."""
         rows, matrices = planned["rows"], planned["matrices"]
         # the level from which the tile's pixels are made without many being passed over
         shrinks = matrices[..., :2].det().abs().clamp(min=1e-12).log2() / 2
@@ -176,7 +172,7 @@ def _owner(areas: Tensor, size: int) -> Tensor:
 
 
 def distorted(pixels: Tensor, planned: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-    """Pictures (n, 3, h, w), float32 in [0, 255], as `lineament.data.augment.distort` makes them one by one.
+    """Pictures (n, 3, h, w), float32 in [0, 255], as `lineament.data.augment.distort` makes them.
 
     Args:
         pixels: the pictures. planned: of a `plan`. noise: normal numbers, twice as many as a picture has values; each

@@ -1,7 +1,11 @@
-"""Checkpoints: a run's whole state in one file, written whole or not at all."""
+"""Checkpoints: a run's whole state in one file, written whole or not at all, and the record of its phases."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
+import math
 import os
 from dataclasses import fields
 from pathlib import Path
@@ -10,11 +14,16 @@ from typing import Any
 import torch
 
 from lineament.errors import OptionError
+from lineament.runtime import read_metadata
+from lineament.train.optim import Schedule
 from lineament.train.recipe import Recipe, as_dict
+from lineament.train.task import Task
+from lineament.weights import is_weights, read_weights
 
 CHECKPOINT = "checkpoint.pt"
 # A run may go on with others: longer, too, or to an early end.
-_MAY_CHANGE = {"workers", "validate_every", "steps", "initial"}
+_MAY_CHANGE = {"workers", "validate_every", "steps", "minutes", "initial"}
+_OF_THE_MACHINE = {"workers", "initial"}  # a folder, as a rule: a record has what was found there
 
 
 def write_checkpoint(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:
@@ -24,30 +33,29 @@ def write_checkpoint(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
-def read_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any] | None:
-    """The state in a file, ``None`` where there is none.
-
-    Raises:
-        OptionError: the checkpoint is of another recipe; the message names what differs.
-    """
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state in a file, ``None`` where there is none."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if "phase" not in state:
+        raise OptionError(f"{path} was written by an older version, which cannot be gone on with; use another folder")
+    return state
+
+
+def check_same(path: Path, state: dict[str, Any], recipe: Recipe) -> None:
+    """Raise `OptionError`, which names what differs, if a checkpoint is of another recipe."""
     mine = as_dict(recipe)
     before = {field.name: field.default for field in fields(recipe)} | state["recipe"]  # settings added since then
     differs = [n for n in mine if n not in _MAY_CHANGE and before[n] != mine[n]]
     if differs:
         raise OptionError(f"{path} was trained with other settings ({', '.join(differs)}); use another output folder")
-    return state
 
 
 def best_weights(folder: Path) -> dict[str, Any] | None:
     """The averaged weights that validated best so far in a run's folder, ``None`` where nothing was trained yet."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    weights: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["best"]["weights"]
-    return weights
+    state = read_checkpoint(folder / CHECKPOINT)
+    return state and state["best"]["weights"]
 
 
 def initial_weights(folder: Path) -> dict[str, Any]:
@@ -63,3 +71,52 @@ def initial_weights(folder: Path) -> dict[str, Any]:
             "or name shipped weights or an ONNX file"
         )
     return weights
+
+
+def is_finished(folder: Path, recipe: Recipe, phase: int) -> bool:
+    """Whether a run has come to the end of a phase."""
+    state = read_checkpoint(folder / CHECKPOINT)
+    if state is None or state["phase"] < phase:
+        return False
+    return state["phase"] > phase or Schedule(recipe).over(state["step"], state["seconds"] / 60)
+
+
+def begin(task: Task, recipe: Recipe, folder: Path, phase: int) -> dict[str, Any]:
+    """The checkpoint of a phase, or the state that it begins with; the task's network then has its initial weights.
+
+    Raises:
+        OptionError: the folder holds a run of other settings; the initial weights are not there, or do not fit.
+    """
+    state = read_checkpoint(folder / CHECKPOINT)
+    if state is not None and state["phase"] == phase:
+        check_same(folder / CHECKPOINT, state, recipe)
+        return state
+    past, initial = phases_of(folder), ""
+    if is_weights(recipe.initial):
+        content = read_weights(recipe.initial)
+        task.adopt(content)
+        past = json.loads(read_metadata(content).get("training", "{}")).get(folder.name, [])
+        initial = f"{Path(recipe.initial).name}, SHA-256 {hashlib.sha256(content).hexdigest()}"
+    elif recipe.initial:
+        task.network.load_state_dict(initial_weights(Path(recipe.initial) / folder.name))
+        past, initial = phases_of(Path(recipe.initial) / folder.name), Path(recipe.initial).name
+    elif state is not None:
+        task.network.load_state_dict(state["best"]["weights"])
+        initial = "the phase before"
+    best = {"score": -math.inf, "step": 0, "weights": copy.deepcopy(task.network.state_dict())}
+    about = {"phase": phase, "past": past, "initial": initial, "data": dict(task.data)}
+    return about | {"step": 0, "seconds": 0.0, "best": best}
+
+
+def phases_of(folder: Path) -> list[dict[str, Any]]:
+    """What made the best weights in a run's folder: a record for each phase, those of its initial weights first.
+
+    Each has the ``recipe``, the ``initial`` weights, the ``data``, the ``steps`` and ``seconds`` trained, and the
+    ``step`` of the best weights.
+    """
+    state = read_checkpoint(folder / CHECKPOINT)
+    if state is None:
+        return []
+    recipe = {name: value for name, value in state["recipe"].items() if name not in _OF_THE_MACHINE}
+    own = {"recipe": recipe} | {name: state[name] for name in ("initial", "data", "seconds")}
+    return [*state["past"], own | {"steps": state["step"], "step": state["best"]["step"]}]

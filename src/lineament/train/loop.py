@@ -1,6 +1,7 @@
 """The one training loop. It knows no method: a task brings network, batches, losses and validation.
 
 A step's batch is a function of the seed and the step alone, so a run that was killed goes on as if it had not been.
+Several processes (``accelerate launch``) share each batch; one of them validates and writes.
 """
 
 from __future__ import annotations
@@ -8,191 +9,145 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from lineament.errors import OptionError
-from lineament.train.checkpoint import CHECKPOINT, initial_weights, read_checkpoint, write_checkpoint
+from lineament.train.batches import batches
+from lineament.train.checkpoint import CHECKPOINT, begin, initial_weights, write_checkpoint
+from lineament.train.optim import Schedule, optimizer
 from lineament.train.recipe import Recipe, as_dict
-from lineament.weights import is_weights, read_weights
+from lineament.train.task import Part, Task, tensors
 
-Batch = dict[str, NDArray[Any]]
 Report = Callable[[int, Mapping[str, float]], None]
-Completion = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 _log = logging.getLogger(__name__)
 
 
-class Task(ABC):
-    """What there is to learn.
+def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None, *, phase: int = 1) -> nn.Module:
+    """Train one phase to the end of its recipe, from the folder's checkpoint if it has one.
 
-    Attributes:
-        network: takes a batch's ``pixels`` and returns named tensors.
-    """
-
-    network: nn.Module
-
-    def on(self, device: torch.device) -> Completion:
-        """Told, before any batch is asked for, where the training runs.
-
-        Returns:
-            What completes a batch that has come to the device: work that is better done there.
-        """
-        return lambda batch: batch
-
-    def adopt(self, content: bytes) -> None:
-        """Give the network the weights of an exported file.
-
-        Raises:
-            OptionError: the method cannot, or not those.
-        """
-        raise OptionError("trainings of this method can begin with the folder of a run, and not with a weight file")
-
-    @abstractmethod
-    def batch(self, step: int) -> Batch:
-        """The arrays of that step, the same whenever it is asked for.
-
-        When complete, ``pixels`` (n, h, w, 3) uint8 are among them.
-        """
-
-    @abstractmethod
-    def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The parts of the loss by name, weighted; the loop adds them up. Outputs are of the recipe's precision."""
-
-    @abstractmethod
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures by name on validation data; of the first, the larger the better, and the best weights are kept."""
-
-
-class _Steps(Dataset[Batch]):
-    """A task's batches, numbered by step, for workers to prepare."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.task.batch(step)
-
-
-def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None) -> nn.Module:
-    """Train to the end of the recipe, from the folder's checkpoint if it has one.
-
-    Writes ``log.jsonl`` (a line every 100 steps and every validation) and ``checkpoint.pt`` into the folder.
+    Writes ``log.jsonl`` (a line every 100 steps and every validation) and ``checkpoint.pt`` into the folder. A phase
+    begins with the best weights of the one before it. A training by the clock that is resumed goes on for the time
+    that was left when its checkpoint was written.
 
     Args:
         task: what to learn. recipe: how. folder: where the run keeps its state.
         report: called with the step and its figures, for a progress bar.
+        phase: which phase of the run this is, from 1.
 
     Returns:
         The network with the averaged weights that validated best.
 
     Raises:
         OptionError: the folder holds a run of other settings, or the recipe begins with weights that are not there or
-            not of such a network.
+            not of such a network; or the processes cannot share its batches evenly.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator()  # its own mixed precision is set once a process; stages may differ in theirs
+    # autocast is the loop's own, as stages may differ in precision and an Accelerator's is set once a process
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    device, main = accelerator.device, accelerator.is_main_process
+    part = Part(accelerator.process_index, accelerator.num_processes)
+    if recipe.batch % part.count:
+        raise OptionError(f"{part.count} processes cannot share a batch of {recipe.batch} samples evenly")
     network = task.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = read_checkpoint(folder / CHECKPOINT, recipe)
-    if state is None and is_weights(recipe.initial):
-        task.adopt(read_weights(recipe.initial))
-    elif state is None and recipe.initial:
-        network.load_state_dict(initial_weights(Path(recipe.initial) / folder.name))
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    average, best = copy.deepcopy(network), {"score": -math.inf, "weights": copy.deepcopy(network.state_dict())}
-    start = 0
-    if state is not None:
-        start, best = state["step"], state["best"]
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-    average.to(accelerator.device)
-    complete = task.on(accelerator.device)
-    wrapped, optimizer = accelerator.prepare(network, optimizer)
-    batches = DataLoader(
-        _Steps(task),
-        batch_size=None,
-        sampler=range(start, recipe.steps),
-        num_workers=recipe.workers,
-        prefetch_factor=4 if recipe.workers else None,
-        collate_fn=_as_it_is,
-    )
-    began = time.monotonic()
-    with (folder / "log.jsonl").open("a") as log:
-        if start == 0:
-            log.write(json.dumps({"recipe": as_dict(recipe)}) + "\n")
-        for step, arrays in enumerate(batches, start + 1):
-            batch = complete(_moved(arrays, accelerator.device))
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * pace(step, recipe)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                outputs = wrapped(to_input(batch["pixels"]))
-            parts = task.losses(outputs, batch)
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(torch.stack(list(parts.values())).sum())
-            if recipe.clip:
-                accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
-            optimizer.step()
-            _follow(average, network, min(recipe.average, step / (step + 10)))
-            if step % 100 == 0:
-                figures = {name: float(value.detach()) for name, value in parts.items()}
-                log.write(json.dumps({"step": step, "seconds": round(time.monotonic() - began, 1), **figures}) + "\n")
-                if report:
-                    report(step, figures)
-            if step % recipe.validate_every == 0 or step == recipe.steps:
-                figures = task.validate(average)
-                log.write(json.dumps({"step": step, "validation": figures}) + "\n")
-                log.flush()
+    state = begin(task, recipe, folder, phase)
+    average = copy.deepcopy(network)
+    optimise, schedule = optimizer(network, recipe), Schedule(recipe)
+    if state["step"]:
+        for part_of_state, name in (
+            (network, "network"), (average, "average"), (optimise, "optimizer"), (schedule, "schedule"),
+        ):  # fmt: skip
+            part_of_state.load_state_dict(state[name])
+    average.to(device).eval()
+    complete = task.on(device)
+    wrapped, optimise = accelerator.prepare(network.train(), optimise)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    clock = _Clock(state["seconds"], shared=part.count > 1 and recipe.minutes > 0)
+    step, seconds = state["step"], clock.seconds()
+    upcoming = batches(task, part, step, recipe.workers)
+    log = _Log(folder / "log.jsonl", writes=main)
+    if step == 0:
+        log.write({"phase": phase, "recipe": as_dict(recipe)})
+    while not schedule.over(step, seconds / 60):
+        batch = complete(tensors(next(upcoming), device))
+        step += 1
+        for group in optimise.param_groups:
+            group["lr"] = schedule.rate(step, seconds / 60)
+        with autocast():
+            parts = task.losses(task.forward(wrapped, batch), batch)
+        optimise.zero_grad(set_to_none=True)
+        accelerator.backward(torch.stack(list(parts.values())).sum())
+        if recipe.clip:
+            accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
+        optimise.step()
+        _follow(average, network, min(recipe.average, step / (step + 10)))
+        seconds = clock.seconds()
+        if step % 100 == 0:
+            figures = {name: float(value.detach()) for name, value in parts.items()}
+            log.write({"step": step, "seconds": round(seconds, 1), **figures})
+            if report and main:
+                report(step, figures)
+        if step % recipe.validate_every == 0 or schedule.over(step, seconds / 60):
+            if main:
+                with autocast(), torch.no_grad():
+                    figures = task.validate(average)
+                log.write({"step": step, "validation": figures})
                 _log.info("step %d: %s", step, figures)
-                score = next(iter(figures.values()))
-                if score > best["score"]:
-                    best = {"score": score, "weights": copy.deepcopy(average.state_dict())}
-                states = {"network": network.state_dict(), "average": average.state_dict()}
-                write_checkpoint(
-                    folder / CHECKPOINT,
-                    recipe,
-                    {"step": step, "best": best, "optimizer": optimizer.state_dict(), **states},
-                )
-    average.load_state_dict(best["weights"])
+            score = _agreed(next(iter(figures.values())) if main else 0.0, shared=part.count > 1)
+            schedule.validated(score)
+            if score > state["best"]["score"]:
+                state["best"] = {"score": score, "step": step, "weights": copy.deepcopy(average.state_dict())}
+            state |= {"step": step, "seconds": seconds, "network": network.state_dict()}
+            state |= {"average": average.state_dict(), "optimizer": optimise.state_dict()}
+            if main:
+                write_checkpoint(folder / CHECKPOINT, recipe, state | {"schedule": schedule.state_dict()})
+    accelerator.wait_for_everyone()
+    average.load_state_dict(initial_weights(folder))
     return average.cpu().eval()
 
 
-def _moved(arrays: Batch, device: torch.device) -> dict[str, Tensor]:
-    """A batch on the device; from pinned memory, so that no copy waits for what the device is still busy with."""
-    tensors = {name: torch.as_tensor(value) for name, value in arrays.items()}
-    if device.type == "cuda":
-        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+class _Clock:
+    """The seconds that a run has trained, those before it was resumed included.
+
+    Args:
+        before: the latter. shared: whether the main process's clock is everyone's.
+    """
+
+    def __init__(self, before: float, *, shared: bool) -> None:
+        self._began, self._shared = time.monotonic() - before, shared
+
+    def seconds(self) -> float:
+        """Now, by the clock that counts."""
+        return _agreed(time.monotonic() - self._began, shared=self._shared)
 
 
-def _as_it_is(batch: Any) -> Any:
-    """Arrays come from workers as bytes; tensors would each wait for the worker to hand over a file."""
-    return batch
+def _agreed(value: float, *, shared: bool) -> float:
+    """The main process's value in every process."""
+    if not shared:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
-def pace(step: int, recipe: Recipe) -> float:
-    """Share of the peak learning rate at a step: a linear rise, then half a cosine."""
-    if step < recipe.warmup:
-        return step / recipe.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)))
+class _Log:
+    """Lines of JSON; only one process writes."""
 
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self._file = path.open("a", buffering=1) if writes else None
 
-def to_input(pixels: Tensor) -> Tensor:
-    """uint8 (n, h, w, 3) -> float32 (n, 3, h, w) in [0, 255], its memory still channels last."""
-    return pixels.permute(0, 3, 1, 2).float()
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Add a line."""
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
 
 
 @torch.no_grad()
@@ -202,8 +157,3 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
         slow.lerp_(fast, 1 - decay)
     for kept, current in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(current)
-
-
-def generator(seed: int, step: int) -> np.random.Generator:
-    """The random numbers of one step of a run."""
-    return np.random.default_rng([seed, step])

@@ -1,12 +1,16 @@
-"""Recipes: everything that decides what a training gives, in one flat table of a TOML file."""
+"""Recipes: everything that decides what a training gives, as tables of a TOML file.
+
+A recipe file has a table for each stage of a method. What stands above the tables is common to all stages; an array of
+tables ``[[STAGE.phases]]`` lists what changes from phase to phase; ``[overrides]`` replaces settings of every phase.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from lineament.errors import OptionError
 from lineament.files import write_whole
@@ -17,19 +21,30 @@ class Recipe:
     """The settings that the training loop reads; a method adds its own in a subclass.
 
     Attributes:
-        train, val: index files (COCO keypoints JSON) below the data folder.
-        backgrounds: folders below the data folder with pictures in which there is no face.
-        initial: what the training begins with: the folder of a run with the same network, for its best weights; or,
-            where the method can, the name of shipped weights or the path of an ONNX file. Nothing if empty.
-        steps, batch: length of the training, and samples a step.
-        learning_rate: peak of AdamW's rate, reached after ``warmup`` steps and brought to 0 along half a cosine.
-        weight_decay: AdamW's.
+        train, val: index files (COCO keypoints JSON) below the data folder. A list that stands twice counts twice.
+        backgrounds: folders below the data folder with images in which there is no face.
+        initial: the weights to begin with: the folder of a run with the same network, for its best weights; or, where
+            the method can, the name of shipped weights or the path of an ONNX file. Empty: the phase before, if any.
+        steps: length of the training in optimiser steps.
+        minutes: if not 0, the training lasts so long, however many steps that makes; validation after it not counted.
+        batch: samples a step, those of all processes together.
+        optimizer: "adamw" or "sgd".
+        momentum, nesterov: of SGD.
+        learning_rate: the rate after warm-up.
+        schedule: what the rate does then: "cosine" (falls to 0 along half a cosine), "step" (is multiplied by
+            ``factor`` at every milestone), "plateau" (likewise, when validation stops improving), "constant".
+        milestones: steps, or minutes if the training goes by minutes, after which the "step" schedule lowers the rate.
+        factor: by which "step" and "plateau" multiply the rate.
+        patience: validations without a better score after which "plateau" lowers the rate.
+        warmup: steps in which the rate rises linearly from ``warmup_rate``.
+        weight_decay: of weights; biases and normalisation have none.
         clip: norm to which a larger gradient of all weights together is shortened; 0 leaves it as it is.
-        average: decay of the moving average of the weights, which is what is validated and exported.
+        average: decay of the moving average of the weights, which is what is validated and exported; 0 for none.
         precision: "no" for float32 or "bf16" for autocast.
         validate_every: steps between validations; each also writes the checkpoint.
         workers: processes that prepare batches beside the training.
         seed: of weights, samples and augmentation.
+        settings: settings of the method at inference that travel with the weights; ``false`` stands for none.
     """
 
     train: tuple[str, ...]
@@ -37,9 +52,18 @@ class Recipe:
     backgrounds: tuple[str, ...] = ()
     initial: str = ""
     steps: int = 10_000
+    minutes: float = 0.0
     batch: int = 256
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    nesterov: bool = False
     learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+    patience: int = 5
     warmup: int = 500
+    warmup_rate: float = 0.0
     weight_decay: float = 1e-4
     clip: float = 0.0
     average: float = 0.999
@@ -47,36 +71,100 @@ class Recipe:
     validate_every: int = 1000
     workers: int = 1
     seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise OptionError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}")
+        for name in ("steps", "batch", "validate_every"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, found {getattr(self, name)}")
 
 
+_CHOICES = {
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "step", "plateau", "constant"),
+    "precision": ("no", "bf16"),
+}
 R = TypeVar("R", bound=Recipe)
 
 
-def read_recipe(path: Path, kind: type[R], table: str) -> R:
-    """The recipe in one table of a TOML file.
-
-    What stands above the tables is common to all of them; a table ``[overrides]`` replaces settings of any.
+def read_phases(path: Path, kind: type[R], table: str) -> list[R]:
+    """The recipe of every phase in one table of a TOML file; one where the table lists no phases.
 
     Args:
         path: the TOML file.
-        kind: the dataclass to fill.
-        table: name of the table, e.g. a stage of the method.
+        kind: the dataclass to fill. Fields that are dataclasses are filled from tables; ``false`` makes them ``None``.
+        table: name of the table, which is a stage of the method.
 
     Raises:
-        OptionError: the file lacks the table or holds a setting that no recipe has.
+        OptionError: the file lacks the table, or holds a setting or a value that no recipe has.
     """
     document = _parsed(path)
     if table not in document:
         tables = [name for name, value in document.items() if isinstance(value, dict)]
         raise OptionError(f"{path} has no table [{table}]; it has: {', '.join(tables)}")
-    common = {name: value for name, value in document.items() if not isinstance(value, dict)}
-    settings: dict[str, Any] = common | document[table] | document.get("overrides", {})
-    unknown = settings.keys() - {field.name for field in fields(kind)}
+    names = {setting.name for setting in fields(kind)}
+    common = {name: value for name, value in document.items() if name in names or not isinstance(value, dict)}
+    overrides = document.get("overrides", {})
+    shared = _merged(common, document[table])
+    phases = overrides.get("phases", shared.pop("phases", [])) or [{}]
+    changes = {name: value for name, value in overrides.items() if name != "phases"}
+    return [_filled(kind, _merged(_merged(shared, phase), changes), f"{path} [{table}]") for phase in phases]
+
+
+def read_recipe(path: Path, kind: type[R], table: str) -> R:
+    """The recipe of the last phase: what the exported weights were trained by in the end."""
+    return read_phases(path, kind, table)[-1]
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others on top; tables are merged, other values replaced."""
+    both = {n: _merged(below[n], v) for n, v in above.items() if isinstance(v, dict) and isinstance(below.get(n), dict)}
+    return {**below, **above, **both}
+
+
+def _filled(kind: type[Any], values: Mapping[str, Any], where: str, base: Any = None) -> Any:
+    """A dataclass with these values and otherwise those of ``base`` or its own, its tables filled likewise."""
+    hints = get_type_hints(kind)
+    defaults = {setting.name: setting.default for setting in fields(kind)}
+    unknown = values.keys() - hints.keys()
     if unknown:
-        there = ", ".join(field.name for field in fields(kind))
-        raise OptionError(f"{path} [{table}]: no such setting: {', '.join(sorted(unknown))}; there are: {there}")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-    return kind(**values)
+        raise OptionError(f"{where}: no such setting: {', '.join(sorted(unknown))}; there are: {', '.join(hints)}")
+    made = {}
+    for name, value in values.items():
+        inner: Any = next((part for part in (hints[name], *get_args(hints[name])) if is_dataclass(part)), None)
+        if inner is not None and isinstance(value, dict):
+            below = defaults[name] if isinstance(defaults[name], inner) else None
+            made[name] = _filled(inner, value, f"{where}, table {name}", below)
+        elif inner is not None:
+            if value is not False:
+                raise OptionError(f"{where}: {name} is a table, or false to switch it off, found {value!r}")
+            made[name] = None
+        elif get_origin(hints[name]) is tuple:
+            made[name] = tuple(value) if isinstance(value, list) else (value,)
+        else:
+            made[name] = value
+    try:
+        return kind(**made) if base is None else replace(base, **made)
+    except (TypeError, OptionError) as error:
+        raise OptionError(f"{where}: {error}") from error
+
+
+def settings_of(kind: type[Any], recipe: Recipe, **own: Any) -> Any:
+    """A method's settings at inference: the recipe's ``settings`` and, below them, what the training knows itself.
+
+    Raises:
+        OptionError: the recipe names a setting that the method does not have.
+    """
+    defaults = {setting.name: setting.default for setting in fields(kind)}
+    unknown = recipe.settings.keys() - defaults.keys()
+    if unknown:
+        there = ", ".join(defaults)
+        raise OptionError(f"settings: the method has no setting {', '.join(sorted(unknown))}; it has: {there}")
+    none = {n for n, v in recipe.settings.items() if v is False and not isinstance(defaults[n], bool)}
+    return kind(**own | {name: None if name in none else value for name, value in recipe.settings.items()})
 
 
 def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
@@ -84,7 +172,7 @@ def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
 
     Args:
         path: the TOML file. copy: where to write it.
-        overrides: settings by name, written as in TOML (``steps = "100"``).
+        overrides: settings by name, written as in TOML (``steps = "100"``, ``light.brightness = "20"``).
 
     Raises:
         OptionError: the result is not TOML.
@@ -105,10 +193,10 @@ def _parsed(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise OptionError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} is not TOML: {error}") from error
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, for logs and a weight file's metadata."""
+    """The recipe as plain values, for logs, checkpoints and a weight file's metadata."""
     return asdict(recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,17 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lineament import boxes as box_ops
 from lineament.calibration import fit, logistic, robust
-from lineament.data.augment import covers, distort, look
 from lineament.data.cache import Photos
-from lineament.data.compose import Canvas, Composer, Composition, Labels
-from lineament.data.device import DeviceComposer, plan
-from lineament.data.readers.coco import read_coco
-from lineament.data.readers.folder import read_faceless
-from lineament.errors import DataError, OptionError
+from lineament.data.canvases import Canvas, LabelRules, Labels
+from lineament.errors import OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods.kpnet import embedding, rpn, targets, variants
@@ -39,32 +35,32 @@ from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.kpnet.targets import Spread
 from lineament.runtime import load_graph
 from lineament.schemas import schema
-from lineament.train.checkpoint import best_weights
-from lineament.train.loop import Batch, Completion, Report, Task, generator, to_input, train
-from lineament.train.recipe import Recipe, copy_recipe, read_recipe
+from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
+from lineament.train.checkpoint import initial_weights, phases_of
+from lineament.train.precision import in_float32
+from lineament.train.recipe import read_phases, settings_of
+from lineament.train.run import RECIPE
+from lineament.train.task import Batch, generator, to_input
 from lineament.weights import parse_metadata, register
 
 Array = NDArray[Any]
-STAGES = ("kpnet",)
-FILE, RECIPE, CALIBRATION = "kpnet.onnx", "recipe.toml", "calibration.json"
+METHOD = "kpnet"
+STAGES = (METHOD,)
+CALIBRATION = "calibration.json"
 CANVASES, LEAST_FITTED = 1024, 1000  # that boxes are fitted to, at most; finds there, at least
 RANGES = 512  # longer edge in pixels of the pictures that ranges of bytes are taken from
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class KPNetRecipe(Recipe):
-    """Settings beside those of every training.
+class KPNetRecipe(CanvasRecipe):
+    """Settings beside those of every training on canvases.
 
     Attributes:
-        landmarks, backbone: as in the method's ``Config``.
+        backbone: as in the method's ``Config``.
         extraction: how landmarks are found in a region: "soft-argmax", "argmax" or "regression" (table 2).
         grouping: which landmarks are one face's: those in a region of the "scalemap" or of an "rpn", a region proposal
             network, or those that an "embedding" holds together, which finds them by peaks of its own (table 6).
-        canvas: side of a training picture in pixels.
-        input_size: longer edge in pixels to which pictures are brought at inference, unless somebody asks for another.
-        overview_share: as in the method's ``Config``, whose default is that of fine maps.
-        longest: longer edge to which photos are scaled down in the cache.
         focal: the focal form of equation 4; else as printed.
         printed_spread: targets spread as in equation 3; else by ...
         spread: ... sigma as a share of the face's side, and ...
@@ -74,18 +70,12 @@ class KPNetRecipe(Recipe):
             found by a maximum ...
         heat_weight: ... of the loss that scalemaps have, for one landmark if focal, else for one photo.
         tag_weight: of the embedding's. offset_weight: of the centres' places in their cells, where the maps are coarse.
-        min_side: smallest side on the canvas of the face that a photo is placed by.
-        held_out: canvases of validation photos that the losses are measured on.
+        labels: faces without a bin are ignored.
     """
 
-    landmarks: str = "5"
     backbone: str = "drnet"
     extraction: str = "soft-argmax"
     grouping: str = "scalemap"
-    canvas: int = 256
-    input_size: int = 640
-    overview_share: float = Config.overview_share
-    longest: int = 800
     focal: bool = True
     printed_spread: bool = False
     spread: float = 0.04
@@ -97,10 +87,12 @@ class KPNetRecipe(Recipe):
     heat_weight: float = 1.0
     tag_weight: float = 1.0
     offset_weight: float = 2.0
-    min_side: float = 5
-    held_out: int = 96
+    labels: LabelRules = LabelRules(smallest=SMALLEST, largest=LARGEST)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.landmarks) > 1:
+            raise OptionError(f"kpnet learns one landmark schema, found {', '.join(self.landmarks)}")
         variants.check(self.extraction, self.grouping, self.backbone)
 
     @property
@@ -114,28 +106,10 @@ class KPNetRecipe(Recipe):
         return self.extraction == "argmax" or self.grouping == "embedding"
 
 
-class KPNetTask(Task):
+class KPNetTask(CanvasTask):
     """Canvases and what is to be found on them."""
 
-    def __init__(self, network: KPNet, recipe: KPNetRecipe, composer: Composer, held_out: Composer) -> None:
-        self.network: nn.Module = network
-        self.recipe, self.composer, self.held_out = recipe, composer, held_out
-        self._outside = torch.zeros(())  # faces too small or too large since the last validation
-        self._draws = True
-        canvases = [held_out.canvas(generator(recipe.seed, i), recipe.canvas) for i in range(recipe.held_out)]
-        self._held_out = [
-            {"pixels": np.stack([canvas.pixels for canvas in part])} | _targets(generator(0, i), part, recipe)
-            for i in range(0, len(canvases), recipe.batch)
-            for part in [canvases[i : i + recipe.batch]]
-        ]
-
-    def on(self, device: torch.device) -> Completion:
-        """A CUDA device draws the canvases itself, out of photos that lie in its memory."""
-        if device.type != "cuda":  # the operations that drawing takes were tried on no other
-            return super().on(device)
-        composer = DeviceComposer(self.composer.photos, device, self.recipe.canvas)
-        self._draws = False
-        return lambda batch: batch | {"pixels": composer.draw(batch)}
+    recipe: KPNetRecipe
 
     def adopt(self, content: bytes) -> None:
         """Begin with a file's weights; normalisation learns from the first canvases."""
@@ -143,28 +117,16 @@ class KPNetTask(Task):
         assert isinstance(self.network, KPNet)
         adopt(self.network, content, to_input(torch.as_tensor(pixels)))
 
-    def batch(self, step: int) -> Batch:
-        """Composed, partly covered and distorted canvases, or what a device draws them by, with their targets."""
-        rng, size = generator(self.recipe.seed, step), self.recipe.canvas
-        layouts = [self.composer.layout(rng, size) for _ in range(self.recipe.batch)]
-        labels = [layout.labels for layout in layouts]
-        drawn = [(covers(rng, seen, (size, size)), look(rng)) for seen in labels]
-        batch = _targets(rng, labels, self.recipe)
-        if not self._draws:
-            return batch | plan(layouts, *zip(*drawn, strict=True))
-        canvases = [self.composer.draw(layout) for layout in layouts]
-        for canvas, (things, _) in zip(canvases, drawn, strict=True):
-            for thing in things:
-                thing.onto(canvas)
-        return batch | {"pixels": np.stack([distort(c, seen) for c, (_, seen) in zip(canvases, drawn, strict=True)])}
+    def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
+        """Cells of the scalemap, or what is in its place, and landmarks with their regions."""
+        return _targets(rng, canvases, self.recipe)
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of the scalemap, or what is in its place, and of the landmarks, weighted."""
         r = self.recipe
-        self._outside = self._outside.to(batch["outside"].device) + batch["outside"].sum()
         parts = self._of_grouping(outputs["scale"], batch) | self._of_extraction(outputs["response"], batch)
         if "offset" in outputs:
-            parts["offset"] = offset_loss(outputs["offset"].float(), batch["centres"], batch["sides"], r.stride)
+            parts["offset"] = in_float32(offset_loss)(outputs["offset"], batch["centres"], batch["sides"], r.stride)
         weights = {
             "scale": r.scale_weight,
             "tags": r.tag_weight,
@@ -185,6 +147,7 @@ class KPNetTask(Task):
         loss = scale_loss(maps, batch["ignored"], batch["cells"], batch["values"], focal=focal)
         return {"scale": loss / (batch["faces"].sum().clamp(min=1) if focal else len(maps))}
 
+    @in_float32
     def _of_extraction(self, maps: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         focal = self.recipe.focal
         regions, points, weights = batch["regions"], batch["points"], batch["weights"]
@@ -192,38 +155,17 @@ class KPNetTask(Task):
             loss = scale_loss(maps, batch["heat_ignored"], batch["heat_cells"], batch["heat_values"], focal=focal)
             return {"heat": loss / ((weights > 0).sum().clamp(min=1) if focal else len(maps))}
         if self.recipe.extraction == "regression":
-            return position_losses(regress(maps.float(), regions), regions, points, weights)
-        return landmark_losses(maps.float(), regions, points, weights, self.recipe.stride)
-
-    @torch.no_grad()
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """The losses on held-out canvases, their negated sum first; and how many faces training had to leave out.
-
-        Those are ``outside``: faces since the last validation that were too small or too large for any bin.
-        """
-        device = next(network.parameters()).device
-        network.eval()
-        outside = float(self._outside)
-        sums: dict[str, float] = {}
-        for arrays in self._held_out:
-            batch = {name: torch.as_tensor(value).to(device) for name, value in arrays.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                outputs = network(to_input(batch["pixels"]))
-            for name, value in self.losses(outputs, batch).items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(self._held_out)
-        network.train()
-        self._outside = torch.zeros(())
-        return {"negated_loss": -sum(sums.values()), **sums, "outside": outside}
+            return position_losses(regress(maps, regions), regions, points, weights)
+        return landmark_losses(maps, regions, points, weights, self.recipe.stride)
 
 
 def _targets(rng: np.random.Generator, canvases: Sequence[Labels], recipe: KPNetRecipe) -> Batch:
     """The targets of a batch of canvases; faces are padded to the number of the fullest canvas."""
     spread = Spread(recipe.printed_spread, recipe.spread, recipe.scale_spread)
-    k = len(schema(recipe.landmarks))
+    k = len(schema(recipe.landmarks[0]))
     n, f = len(canvases), max(max((int((~c.ignore).sum()) for c in canvases), default=0), 1)
     batch: Batch = {
         "faces": np.array([int((~c.ignore).sum()) for c in canvases], np.float32),
-        "outside": np.array([c.outside for c in canvases], np.float32),
         "ignored": np.stack([targets.ignored(c.boxes[c.ignore], recipe.canvas, recipe.stride) for c in canvases]),
         "regions": np.zeros((n, f, 4), np.float32),
         "points": np.zeros((n, f, k, 2), np.float32),
@@ -274,43 +216,28 @@ def _together(painted: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     return np.concatenate(cells), np.concatenate([values for _, values in painted])
 
 
-def run(
-    data: Path,
-    recipe: Path,
-    out: Path,
-    *,
-    stage: str | None = None,
-    overrides: dict[str, str] | None = None,
-    report: Callable[[str, int], Report] | None = None,
-) -> Path:
-    """Train KPNet and export it. A run that was stopped goes on where it was.
-
-    Args:
-        data: folder that the recipe's index files lie in. recipe: TOML file with a table ``[kpnet]``.
-        out: the run's folder; ``kpnet.onnx`` appears there.
-        stage: "kpnet" or ``None``, there being one.
-        overrides: settings that replace the recipe's, written as in TOML.
-        report: makes a progress callback for a stage of so many steps.
-
-    Raises:
-        OptionError: no such stage or setting.
-        DataError: no landmarks or no faces to learn from.
-    """
-    if stage not in (None, *STAGES):
-        raise OptionError(f"kpnet has no stage {stage!r}; it has: {', '.join(STAGES)}")
-    copy_recipe(recipe, out / RECIPE, overrides or {})
-    settings = read(out / RECIPE)
-    task = prepare("kpnet", data, settings, out)
-    train(task, settings, out / "kpnet", report("kpnet", settings.steps) if report else None)
-    return finish(task, out)
+def phases(recipe: Path, stage: str = METHOD) -> list[KPNetRecipe]:
+    """The settings of every phase of a recipe file."""
+    return read_phases(recipe, KPNetRecipe, stage)
 
 
-def finish(task: KPNetTask, out: Path) -> Path:
-    """Write a trained run's file, its scores calibrated on the photos that were held out."""
+def read(recipe: Path, stage: str = METHOD) -> KPNetRecipe:
+    """The settings of the last phase."""
+    return phases(recipe, stage)[-1]
+
+
+def prepare(stage: str, data: Path, recipe: KPNetRecipe, out: Path) -> KPNetTask:
+    """The task, ready to train: photos are decoded first, if they are not yet."""
+    _config(recipe)
+    return KPNetTask(_network(recipe), recipe, *composers(stage, data, recipe, out))
+
+
+def finish(stage: str, task: KPNetTask, out: Path) -> None:
+    """Calibrate a trained run's scores on the photos that were held out."""
     (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
-    file = export_run(out, out / FILE)
-    write_whole(out / CALIBRATION, json.dumps(calibrated(file, task)))
-    return export_run(out, file)
+    with TemporaryDirectory() as folder:
+        file = export_run(out, Path(folder) / "uncalibrated.onnx")
+        write_whole(out / CALIBRATION, json.dumps(calibrated(file, task)))
 
 
 def calibrated(file: Path, task: KPNetTask) -> dict[str, Any]:
@@ -393,27 +320,33 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
 
     Args:
         out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+
+    Raises:
+        OptionError: nothing was trained there.
     """
     recipe = read(out / RECIPE)
     network = _network(recipe)
-    weights = best_weights(out / "kpnet")
-    if weights is not None:
-        network.load_state_dict(weights)
-    config = Config(
-        landmarks=recipe.landmarks,
-        backbone=recipe.backbone,
-        multiple=BACKBONES[recipe.backbone].multiple,
-        input_size=recipe.input_size,
-        overview_share=recipe.overview_share,
-        **(json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}),
-    )
+    network.load_state_dict(initial_weights(out / METHOD))
+    fitted = json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}
+    about = {METHOD: phases_of(out / METHOD)}
     export(
-        variants.exported(network, schema(recipe.landmarks), recipe.extraction, recipe.grouping),
+        variants.exported(network, schema(recipe.landmarks[0]), recipe.extraction, recipe.grouping),
         file,
-        metadata=describe("kpnet", config, out / RECIPE, scores),
+        metadata=describe(METHOD, _config(recipe, **fitted), out / RECIPE, scores, training=about),
     )
     register(file)
     return file
+
+
+def _config(recipe: KPNetRecipe, **fitted: Any) -> Config:
+    """The settings at inference; what the recipe says goes before what was fitted."""
+    of_weights = {
+        "landmarks": recipe.landmarks[0],
+        "backbone": recipe.backbone,
+        "multiple": BACKBONES[recipe.backbone].multiple,
+    }
+    config: Config = settings_of(Config, recipe, **of_weights, **fitted)
+    return config
 
 
 def export_bytes(
@@ -434,37 +367,12 @@ def export_bytes(
     about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
     with TemporaryDirectory() as folder:
         two_passes = entries(network, landmarks=decoder.schema, two_passes=True)
-        whole = export(two_passes, Path(folder) / FILE, metadata=graph.metadata | about)
+        whole = export(two_passes, Path(folder) / "floats.onnx", metadata=graph.metadata | about)
         quantise(whole, file, (view.pixels for image in images for view in decoder.views(0, image)))
     register(file)
     return file
 
 
-def read(recipe: Path, stage: str = "kpnet") -> KPNetRecipe:
-    """The settings from a recipe file."""
-    return read_recipe(recipe, KPNetRecipe, stage)
-
-
-def prepare(stage: str, data: Path, recipe: KPNetRecipe, out: Path) -> KPNetTask:
-    """The task, ready to train: photos are decoded first, if they are not yet."""
-    composition = Composition(min_side=recipe.min_side, smallest=SMALLEST, largest=LARGEST)
-    kind = schema(recipe.landmarks)
-    composers = {}
-    for split in ("train", "val"):
-        samples = [s for index in getattr(recipe, split) for s in read_coco(data / index, schema=kind)]
-        faces = sum(int((~s.ignore).sum()) for s in samples)
-        marked = sum(int(((s.visibility > 0).all(axis=1) & ~s.ignore).sum()) for s in samples)
-        if not faces or not marked:
-            lacks = "no face" if not faces else "no face with all its landmarks, and KPNet finds faces by them"
-            raise DataError(f"the {split} data of kpnet ({', '.join(getattr(recipe, split))}) have {lacks}")
-        if split == "train":
-            samples += [s for n in recipe.backgrounds for s in read_faceless(data / n, kind)]
-        photos = Photos.build(samples, out / "photos" / split, recipe.longest)
-        composers[split] = Composer(photos, composition)
-        _log.info("%s: %d photos, %d faces, %d of them with landmarks", split, len(samples), faces, marked)
-    return KPNetTask(_network(recipe), recipe, composers["train"], composers["val"])
-
-
 def _network(recipe: KPNetRecipe) -> KPNet:
     torch.manual_seed(recipe.seed)
-    return variants.build(len(schema(recipe.landmarks)), recipe.backbone, recipe.extraction, recipe.grouping)
+    return variants.build(len(schema(recipe.landmarks[0])), recipe.backbone, recipe.extraction, recipe.grouping)

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lineament.export import Entry
-from lineament.methods.mtcnn.decode import Stage
 from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, Scaling
 
 CROPS = (PNet.size, RNet.size, ONet.size)  # P-Net's serve its training
 
 
-def entries(networks: Mapping[Stage, nn.Module]) -> dict[str, Entry]:
+def entries(networks: Mapping[str, nn.Module]) -> dict[str, Entry]:
     """The file's networks. Pixels are uint8 (n, h, w, 3) for pictures, float32 (n, 3, size, size) for crops.
 
     P-Net's landmarks stay out: the cascade does not look at them.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,39 +18,41 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lineament import boxes as box_ops
-from lineament.data.augment import turn
-from lineament.data.readers.coco import read_coco
-from lineament.data.readers.folder import read_faceless
+from lineament.data.augment import Coarse, Light, turn
+from lineament.data.crops import CropSet, CropSetWriter, astray, jittered
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
 from lineament.export import describe, export
 from lineament.images import read_image
 from lineament.methods.mtcnn import targets
-from lineament.methods.mtcnn.decode import MTCNN, Config, Stage
+from lineament.methods.mtcnn.decode import MTCNN, Config
 from lineament.methods.mtcnn.entries import entries
 from lineament.methods.mtcnn.network import ONet, PNet, RNet
 from lineament.methods.mtcnn.pyramid import Pyramid
-from lineament.methods.mtcnn.targets import CropSet, CropSetWriter, Kind, Windows
+from lineament.methods.mtcnn.targets import Kind, Windows
 from lineament.runtime import load_graph
 from lineament.schemas import schema
-from lineament.train.checkpoint import best_weights
-from lineament.train.loop import Batch, Report, Task, generator, to_input, train
-from lineament.train.recipe import Recipe, copy_recipe, read_recipe
+from lineament.train.checkpoint import best_weights, phases_of
+from lineament.train.crops import CropRecipe, CropTask
+from lineament.train.recipe import read_phases, settings_of
+from lineament.train.run import RECIPE
+from lineament.train.samples import Split, read_split
+from lineament.train.task import Batch
 from lineament.weights import register
 
 Array = NDArray[Any]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-NETWORKS: dict[Stage, Callable[[int], PNet | RNet | ONet]] = {"pnet": PNet, "rnet": RNet, "onet": ONet}
-FILE, RECIPE = "mtcnn.onnx", "recipe.toml"
+METHOD = "mtcnn"
+STAGES = ("pnet", "rnet", "onet")
+NETWORKS: dict[str, Callable[[int], PNet | RNet | ONet]] = {"pnet": PNet, "rnet": RNet, "onet": ONet}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StageRecipe(Recipe):
-    """A stage's settings beside those of every training.
+class StageRecipe(CropRecipe):
+    """A stage's settings beside those of every training on crops.
 
     Attributes:
-        landmarks, codec: as in the cascade's ``Config``.
+        codec: as in the cascade's ``Config``.
         hardest: share of hard samples in the classification loss; 1 turns hard mining off.
         box_weight, landmark_weight: the paper's alpha; 0 leaves the task out.
         jitter: windows tried around every face; positives, parts and landmark samples come from them.
@@ -56,10 +61,10 @@ class StageRecipe(Recipe):
         pnet_threshold, rnet_threshold, min_face: how the proposals to learn from are made: low, so that they are hard.
         turns: landmark photos are also seen turned by so many random angles ...
         turn_by: ... of up to so many degrees.
-        coarse: share of the crops that look enlarged from fewer pixels.
     """
 
-    landmarks: str = "5"
+    light: Light | None = Light(gamma=0, hue=0, tint=0)
+    coarse: Coarse | None = Coarse()
     codec: str = "corner"
     hardest: float = 0.7
     box_weight: float = 0.5
@@ -73,48 +78,53 @@ class StageRecipe(Recipe):
     min_face: float = 12
     turns: int = 0
     turn_by: float = 40
-    coarse: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.landmarks) > 1:
+            raise OptionError(f"mtcnn learns one landmark schema, found {', '.join(self.landmarks)}")
 
 
-class StageTask(Task):
+# What decides a crop set, beside the photos and the stages before.
+CUT_BY = (
+    "seed", "landmarks", "codec", "jitter", "near", "anywhere", "proposals", "pnet_threshold", "rnet_threshold",
+    "min_face", "turns", "turn_by",
+)  # fmt: skip
+
+
+class StageTask(CropTask):
     """One of the three networks and its crops."""
 
-    def __init__(self, network: nn.Module, recipe: StageRecipe, crops: CropSet, held_out: CropSet) -> None:
-        self.network, self.recipe, self.crops = network, recipe, crops
-        self._mirror = schema(recipe.landmarks).mirror
-        rows = np.arange(0, len(held_out.kind), max(len(held_out.kind) // 40_000, 1))
-        self._held_out = {
-            "pixels": np.ascontiguousarray(held_out.pixels[rows]),
-            "kind": held_out.kind[rows].astype(np.int64),
-            "box": held_out.box[rows],
-            "points": held_out.points[rows].reshape(len(rows), -1),
-        }
+    recipe: StageRecipe
 
-    def batch(self, step: int) -> Batch:
-        """Crops at the paper's ratio, drawn and varied by that step's random numbers."""
-        r = self.recipe
-        rng = generator(r.seed, step)
-        return targets.draw_batch(self.crops, rng, r.batch, mirror=self._mirror, codec=r.codec, coarse=r.coarse)
+    def __init__(
+        self, network: nn.Module, recipe: StageRecipe, crops: CropSet, held_out: CropSet, data: dict[str, Any]
+    ) -> None:
+        super().__init__(network, recipe, crops, held_out, data)
+        self._rows = targets.by_kind(crops.labels["kind"])
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """Rows at the paper's ratio of kinds."""
+        return targets.at_ratio(rng, self._rows, self.recipe.batch)
+
+    def mirrored(self, labels: Batch) -> Batch:
+        """The landmarks and box offsets of mirrored crops."""
+        return super().mirrored(labels) | {"box": box_ops.CODECS[self.recipe.codec].mirror(labels["box"])}
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Equation 4 with this recipe's weights and hard mining."""
-        r = self.recipe
-        alpha = {"box_weight": r.box_weight, "landmark_weight": r.landmark_weight}
-        return targets.losses(squeezed(outputs), batch, hardest=r.hardest, **alpha)
+        return self._losses(outputs, batch, self.recipe.hardest)
 
-    @torch.no_grad()
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Losses without mining on held-out crops; the negated sum, and the classification's accuracy."""
-        device = next(network.parameters()).device
-        pixels = torch.from_numpy(self._held_out["pixels"])
-        outputs = [squeezed(network(to_input(part.to(device)))) for part in torch.split(pixels, 4096)]
-        out = {name: torch.cat([o[name] for o in outputs]).cpu() for name in outputs[0]}
-        truth = {name: torch.from_numpy(v) for name, v in self._held_out.items() if name != "pixels"}
-        r = self.recipe
-        alpha = {"box_weight": r.box_weight, "landmark_weight": r.landmark_weight}
-        parts = {n: float(v) for n, v in targets.losses(out, truth, hardest=1.0, **alpha).items()}
-        accuracy = targets.accuracy(out["score"].numpy(), self._held_out["kind"])
+    def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
+        """Losses without mining, the negated sum first, and the classification's accuracy."""
+        parts = {name: float(value) for name, value in self._losses(outputs, labels, 1.0).items()}
+        scores = squeezed(outputs)["score"].cpu().numpy()
+        accuracy = targets.accuracy(scores, labels["kind"].cpu().numpy())
         return {"negated_loss": -sum(parts.values()), **parts, "accuracy": accuracy}
+
+    def _losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], hardest: float) -> dict[str, Tensor]:
+        alpha = {"box_weight": self.recipe.box_weight, "landmark_weight": self.recipe.landmark_weight}
+        return targets.losses(squeezed(outputs), batch, hardest=hardest, **alpha)
 
 
 def squeezed(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,40 +135,34 @@ def squeezed(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def run(
-    data: Path,
-    recipe: Path,
-    out: Path,
-    *,
-    stage: str | None = None,
-    overrides: dict[str, str] | None = None,
-    report: Callable[[str, int], Report] | None = None,
-) -> Path:
-    """Train the cascade, or one stage of it on top of the stages before it, and export it.
+def phases(recipe: Path, stage: str) -> list[StageRecipe]:
+    """A stage's settings in every phase of a recipe file."""
+    return read_phases(recipe, StageRecipe, stage)
 
-    A run that was stopped goes on where it was: finished crop sets and networks are kept in ``out``.
 
-    Args:
-        data: folder that the recipe's index files lie in. recipe: TOML file with a table a stage.
-        out: the run's folder; ``mtcnn.onnx`` appears there.
-        stage: "pnet", "rnet" or "onet"; ``None`` for all in turn.
-        overrides: settings that replace the recipe's, written as in TOML.
-        report: makes a progress callback for a stage of so many steps.
+def read(recipe: Path, stage: str) -> StageRecipe:
+    """A stage's settings in its last phase."""
+    return phases(recipe, stage)[-1]
 
-    Raises:
-        OptionError: no such stage or setting, or a stage before it is not trained yet.
-        DataError: no landmarks or no faces to learn from.
-    """
-    if stage is not None and stage not in STAGES:
-        raise OptionError(f"mtcnn has no stage {stage!r}; it has: {', '.join(STAGES)}")
-    copy_recipe(recipe, out / RECIPE, overrides or {})
-    for name in STAGES:
-        if stage is None or name == stage:
-            settings = read(out / RECIPE, name)
-            task = prepare(name, data, settings, out)
-            train(task, settings, out / name, report(name, settings.steps) if report else None)
-            export_run(out, out / FILE)
-    return out / FILE
+
+def prepare(stage: str, data: Path, recipe: StageRecipe, out: Path) -> StageTask:
+    """A stage's task, ready to train: its crops are cut with the stages before it, if they are not there yet."""
+    _config(recipe)
+    before = _networks(out, recipe, before=stage)
+    sets, about = {}, {}
+    for split in ("train", "val"):
+        found = read_split(data, recipe, split, recipe.landmarks)
+        folder, digest = out / stage / split, _digest(recipe, found, before)
+        if not CropSet.is_there(folder, digest):
+            _cut_crops(stage, split, recipe, found, before, folder, digest)
+        sets[split], about[split] = CropSet(folder), found.to_dict()
+    torch.manual_seed(recipe.seed)
+    network = NETWORKS[stage](len(schema(recipe.landmarks[0])))
+    return StageTask(network, recipe, sets["train"], sets["val"], about)
+
+
+def finish(stage: str, task: StageTask, out: Path) -> None:
+    """Nothing follows a stage but the next."""
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
@@ -166,79 +170,92 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
 
     Args:
         out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+
+    Raises:
+        OptionError: a stage was not trained yet.
     """
-    recipe = read(out / RECIPE, "onet")
-    config = Config(landmarks=recipe.landmarks, codec=recipe.codec)
-    about = describe("mtcnn", config, out / RECIPE, scores)
-    export(entries(_networks(out, recipe)), file, metadata=about)
+    recipe = read(out / RECIPE, STAGES[-1])
+    about = {stage: phases_of(out / stage) for stage in STAGES}
+    metadata = describe(METHOD, _config(recipe), out / RECIPE, scores, training=about)
+    export(entries(_networks(out, recipe)), file, metadata=metadata)
     register(file)
     return file
 
 
-def read(recipe: Path, stage: Stage) -> StageRecipe:
-    """A stage's settings from a recipe file."""
-    return read_recipe(recipe, StageRecipe, stage)
+def _config(recipe: StageRecipe) -> Config:
+    config: Config = settings_of(Config, recipe, landmarks=recipe.landmarks[0], codec=recipe.codec)
+    return config
 
 
-def prepare(stage: Stage, data: Path, recipe: StageRecipe, out: Path) -> StageTask:
-    """A stage's task, ready to train: its crops are cut, if they are not there yet, with the stages before it."""
-    _networks(out, recipe, before=stage)
-    file = out / FILE if (out / FILE).exists() else export_run(out, out / FILE)
-    sets = {}
-    for split in ("train", "val"):
-        folder = out / stage / split
-        sets[split] = CropSet(folder) if CropSet.there(folder) else _cut_crops(stage, split, data, recipe, file, folder)
-    torch.manual_seed(recipe.seed)
-    return StageTask(NETWORKS[stage](len(schema(recipe.landmarks))), recipe, sets["train"], sets["val"])
-
-
-def _networks(out: Path, recipe: StageRecipe, before: Stage | None = None) -> dict[Stage, nn.Module]:
-    """The three networks with what is trained of them so far; the stages before ``before`` must be."""
-    networks: dict[Stage, nn.Module] = {}
+def _networks(out: Path, recipe: StageRecipe, before: str | None = None) -> dict[str, nn.Module]:
+    """The three networks with what is trained of them; all must be, or those before a stage."""
+    networks: dict[str, nn.Module] = {}
     for stage in STAGES:
         torch.manual_seed(recipe.seed)
-        networks[stage] = NETWORKS[stage](len(schema(recipe.landmarks)))
+        networks[stage] = NETWORKS[stage](len(schema(recipe.landmarks[0])))
         weights = best_weights(out / stage)
         if weights is not None:
             networks[stage].load_state_dict(weights)
-        elif before and STAGES.index(stage) < STAGES.index(before):
-            raise OptionError(f"{before} learns from what {stage} lets through; train {stage} first (in {out})")
+        elif before is None or STAGES.index(stage) < STAGES.index(before):
+            needs = f"{before} learns from what {stage} lets through" if before else "the cascade has three networks"
+            raise OptionError(f"{needs}; train {stage} first (in {out})")
     return networks
 
 
-def _cut_crops(stage: Stage, split: str, data: Path, recipe: StageRecipe, file: Path, folder: Path) -> CropSet:
+def _digest(recipe: StageRecipe, split: Split, networks: Mapping[str, nn.Module]) -> str:
+    """Stands for all that decides a crop set: settings, labels, and the weights of the stages before."""
+    digest = hashlib.sha256(json.dumps([getattr(recipe, name) for name in CUT_BY]).encode())
+    for sample in split.samples:
+        digest.update(str(sample.path).encode())
+        for labels in (sample.boxes, sample.landmarks, sample.visibility, sample.ignore):
+            digest.update(np.ascontiguousarray(labels).data)
+    for network in networks.values():
+        for weights in network.state_dict().values():
+            digest.update(weights.numpy().data)
+    return digest.hexdigest()
+
+
+def _cut_crops(
+    stage: str,
+    split: str,
+    recipe: StageRecipe,
+    found: Split,
+    networks: Mapping[str, nn.Module],
+    folder: Path,
+    digest: str,
+) -> None:
     """The crop set of a stage, from every photo of a split."""
-    samples = [s for index in getattr(recipe, split) for s in read_coco(data / index)]
-    if split == "train":
-        samples += [s for name in recipe.backgrounds for s in read_faceless(data / name, schema(recipe.landmarks))]
-    size = NETWORKS[stage](1).size
-    writer = CropSetWriter(folder, size, len(schema(recipe.landmarks)))
-    graph = load_graph(file.read_bytes(), threads=1)
-    cascade = MTCNN(graph, Config(landmarks=recipe.landmarks, codec=recipe.codec))
+    samples = found.samples
+    with TemporaryDirectory() as temporary:
+        file = export(entries(networks), Path(temporary) / "cascade.onnx", metadata={})
+        graph = load_graph(file.read_bytes(), threads=1)
+    cascade = MTCNN(graph, Config(landmarks=recipe.landmarks[0], codec=recipe.codec))
 
     def work(number: int) -> list[tuple[Windows, Array]]:
         rng = np.random.default_rng([recipe.seed, STAGES.index(stage), number])
         image = read_image(samples[number].path)
         return list(_crops_of(stage, samples[number], image, recipe, cascade, rng))
 
-    with ThreadPoolExecutor() as pool:
-        for i, found in enumerate(pool.map(work, range(len(samples))), 1):
-            for labelled, crops in found:
-                writer.add(labelled, crops)
+    with CropSetWriter(folder, NETWORKS[stage](1).size, digest) as writer, ThreadPoolExecutor() as pool:
+        kinds = []
+        for i, cut in enumerate(pool.map(work, range(len(samples))), 1):
+            for labelled, crops in cut:
+                pixels = crops.round().astype(np.uint8).transpose(0, 2, 3, 1)
+                box, points = labelled.box.astype(np.float32), labelled.points.astype(np.float32)
+                writer.add(pixels, kind=labelled.kind.astype(np.int64), box=box, points=points)
+                kinds.append(labelled.kind)
             if i % 500 == 0:
                 _log.info("%s: crops of %d of %d %s photos", stage, i, len(samples), split)
-    cut = writer.close()
-    counts = {kind.name.lower(): len(rows) for kind, rows in cut.rows.items()}
-    _log.info("%s %s crops: %s", stage, split, counts)
-    for kind in (Kind.POSITIVE, Kind.LANDMARK):
-        if not counts[kind.name.lower()] and (kind == Kind.POSITIVE or recipe.landmark_weight):
-            lacks = "no face of 10 pixels or more" if kind == Kind.POSITIVE else "no face with all its landmarks"
-            raise DataError(f"the {split} data of {stage} ({', '.join(getattr(recipe, split))}) have {lacks}")
-    return cut
+        counts = {kind: int((np.concatenate(kinds) == kind).sum()) for kind in targets.RATIO}
+        _log.info("%s %s crops: %s", stage, split, {kind.name.lower(): count for kind, count in counts.items()})
+        for kind in (Kind.POSITIVE, Kind.LANDMARK):
+            if not counts[kind] and (kind == Kind.POSITIVE or recipe.landmark_weight):
+                lacks = "no face of 10 pixels or more" if kind == Kind.POSITIVE else "no face with all its landmarks"
+                raise DataError(f"the {split} data of {stage} ({', '.join(getattr(recipe, split))}) have {lacks}")
 
 
 def _crops_of(
-    stage: Stage, sample: Sample, image: Array, recipe: StageRecipe, cascade: MTCNN, rng: np.random.Generator
+    stage: str, sample: Sample, image: Array, recipe: StageRecipe, cascade: MTCNN, rng: np.random.Generator
 ) -> Iterator[tuple[Windows, Array]]:
     """Labelled windows of one photo with their crops; the photo's turned versions give landmark samples only."""
     size = NETWORKS[stage](1).size
@@ -248,21 +265,28 @@ def _crops_of(
     if recipe.turns and ((sample.landmark_source == "human") & ~sample.ignore).any():
         for angle in rng.uniform(-recipe.turn_by, recipe.turn_by, recipe.turns):
             pixels, turned = turn(image, sample, angle)
-            around = targets.label(targets.jittered(rng, turned, 8), turned, recipe.codec)
+            around = targets.label(jittered(rng, _learnable(turned), 8), turned, recipe.codec)
             marked = targets.with_landmarks(around)
             yield marked, Pyramid(pixels).crops(cascade.graph, marked.windows, size)
 
 
+def _learnable(sample: Sample) -> Array:
+    """The boxes (n, 4) of the faces to learn."""
+    return sample.boxes[targets.learnable(sample)]
+
+
 def _choose(
-    stage: Stage, sample: Sample, pyramid: Pyramid, recipe: StageRecipe, cascade: MTCNN, rng: np.random.Generator
+    stage: str, sample: Sample, pyramid: Pyramid, recipe: StageRecipe, cascade: MTCNN, rng: np.random.Generator
 ) -> Windows:
     """A photo's windows to learn from: around its faces, and beside them or where the stages before were wrong."""
-    around = targets.label(targets.jittered(rng, sample, recipe.jitter), sample, recipe.codec)
+    around = targets.label(jittered(rng, _learnable(sample), recipe.jitter), sample, recipe.codec)
     keep_part = rng.random(len(around.kind)) < 0.5
     faces = around[(around.kind == Kind.POSITIVE) | ((around.kind == Kind.PART) & keep_part)]
     marked = targets.with_landmarks(around)
     if stage == "pnet":
-        rest = targets.label(targets.astray(rng, sample, recipe.near, recipe.anywhere), sample, recipe.codec)
+        size = (sample.width, sample.height)
+        missing = astray(rng, _learnable(sample), size, recipe.near, recipe.anywhere)
+        rest = targets.label(missing, sample, recipe.codec)
         return targets.joined([faces, marked, rest[rest.kind == Kind.NEGATIVE]])
     found = cascade.propose([pyramid], recipe.pnet_threshold, min_face=recipe.min_face, max_face=None)
     if stage == "onet":

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from lineament.boxes import coverage
 from lineament.data.cache import Photos
 from lineament.data.sample import HIDDEN, VISIBLE, Sample
-from lineament.errors import DataError
 from lineament.similarity import transform
 
 Array = NDArray[Any]
@@ -30,10 +29,12 @@ class Labels:
 
     Attributes:
         boxes: (n, 4) float32, ``x1, y1, x2, y2``; those of faces may reach beyond their tile.
-        landmarks: (n, k, 2) float32, ``x, y``; NaN where unknown.
+        landmarks: (n, k, 2) float32, ``x, y``; NaN where unknown. k is that of the largest schema; a face with fewer
+            landmarks has them first.
         weights: (n, k) float32 in [0, 1], how much a landmark counts; 0 where it is unknown, outside its tile or
             belongs to an ignored face.
         ignore: (n,) bool, regions to neither learn from nor take for background.
+        schema: (n,) which of the composer's schemas a face's landmarks are of.
         outside: how many of the ignored are faces that were too small or too large.
     """
 
@@ -41,6 +42,7 @@ class Labels:
     landmarks: Array
     weights: Array
     ignore: Array
+    schema: Array
     outside: int
 
 
@@ -91,7 +93,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Composition:
-    """What canvases are made of. Lengths are pixels of the canvas, shares and probabilities lie in [0, 1].
+    """The geometry of canvases. Lengths are pixels of the canvas, shares and probabilities lie in [0, 1].
 
     Attributes:
         split: probability that a tile becomes four, by how often it was split before.
@@ -108,11 +110,6 @@ class Composition:
         turned: probability of a rotation drawn evenly from all up to ``turned_by`` instead.
         turned_by: in degrees.
         mirror: probability of a mirrored photo.
-        visible: a face counts if its centre and at least this share of its box lie in its tile; else it is ignored.
-        smallest: faces whose longer side is shorter are ignored.
-        largest: faces whose longer side is longer are ignored.
-        detected: weight of landmarks that a detector set, those people set having 1.
-        hidden: weight of landmarks under a mask or a hand, whoever set them.
     """
 
     split: tuple[float, ...] = (0.35, 0.3)
@@ -129,37 +126,50 @@ class Composition:
     turned: float = 0.08
     turned_by: float = 100
     mirror: float = 0.5
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """Which faces count, and how much their landmarks do.
+
+    Attributes:
+        visible: a face counts if its centre and at least this share of its box lie in its tile; else it is ignored.
+        smallest: faces whose longer side, in pixels of the canvas, is shorter are ignored.
+        largest: faces whose longer side is longer are ignored.
+        detected: weight of landmarks that a detector set, those people set having 1.
+        hidden: weight of landmarks under a mask or a hand, whoever set them.
+    """
+
     visible: float = 0.6
-    smallest: float = 4.3  # KPNet's first bin begins there on a canvas of 256
-    largest: float = 256
+    smallest: float = 0.0
+    largest: float = np.inf
     detected: float = 0.7
     hidden: float = 0.1
 
 
 class Composer:
-    """Makes canvases of cached photos; what it makes depends on the generator handed in alone."""
+    """Makes canvases of cached photos; what it makes depends on the generator handed in alone.
 
-    def __init__(self, photos: Photos, settings: Composition | None = None) -> None:
+    Attributes:
+        schemas: those of the photos' landmarks; ``Labels.schema`` counts them.
+    """
+
+    def __init__(self, photos: Photos, geometry: Composition | None, rules: LabelRules | None = None) -> None:
         """Sort the photos.
 
         Args:
-            photos: at least one, all of one landmark schema; those without faces to learn are backgrounds.
-            settings: what canvases are made of.
-
-        Raises:
-            DataError: photos of different schemas.
+            photos: at least one; those without faces to learn are backgrounds.
+            geometry: how they are composed. ``None`` for no augmentation: each canvas shows a whole photo, its longer
+                edge that of the canvas, black to the right or below; photos are drawn evenly.
+            rules: what counts of their labels.
         """
-        self.photos, self.settings = photos, settings or Composition()
-        self.schema = photos.samples[0].schema
-        other = next((s for s in photos.samples if s.schema != self.schema), None)
-        if other is not None:
-            raise DataError(
-                f"{other.path} has landmarks of schema {other.schema.name!r}, the first photo {self.schema.name!r}: "
-                "bring them to one with lineament.schemas.convert"
-            )
-        self._trust = [_trust(s, self.settings) for s in photos.samples]
+        self.photos, self.rules = photos, rules or LabelRules()
+        self.schemas = tuple({s.schema.name: s.schema for s in photos.samples}.values())
+        self._landmarks = max(map(len, self.schemas))
+        self._weights = [_weights(s, self.rules) for s in photos.samples]
+        self._composes, self.geometry = geometry is not None, geometry or Composition()
         faces = np.array([len(_anchors(s)) for s in photos.samples])
-        close_up = np.array([max(s.width, s.height) <= self.settings.close_up for s in photos.samples])
+        close_up = np.array([max(s.width, s.height) <= self.geometry.close_up for s in photos.samples])
         # The square root lets crowds be seen more often than portraits, yet not as often as they have faces.
         chances = np.sqrt(faces + 1.0)
         self._whole, self._close_ups, self._backgrounds = (
@@ -179,7 +189,7 @@ class Composer:
 
     def layout(self, rng: np.random.Generator, size: int) -> Layout:
         """As ``canvas``, yet nothing is drawn: that is most of the work, and may be done elsewhere."""
-        return self._tile(rng, size, size, 0)
+        return self._tile(rng, size, size, 0) if self._composes else self._letterbox(rng, size)
 
     def draw(self, layout: Layout) -> Array:
         """The pixels (h, w, 3) uint8 of a layout."""
@@ -192,10 +202,18 @@ class Composer:
             )
         return pixels
 
+    def _letterbox(self, rng: np.random.Generator, size: int) -> Layout:
+        """A whole photo, upright."""
+        row = int(rng.integers(len(self.photos)))
+        sample = self.photos.samples[row]
+        matrix = size / max(sample.width, sample.height) * np.eye(2, 3)
+        patch = Patch(row, matrix, (0, 0, size, size), cv2.BORDER_CONSTANT, (0, 0, 0))
+        return Layout((size, size), (patch,), self._labels(row, matrix, (size, size), mirrored=False))
+
     def _tile(self, rng: np.random.Generator, width: int, height: int, level: int) -> Layout:
-        split = self.settings.split[level] if level < len(self.settings.split) else 0
+        split = self.geometry.split[level] if level < len(self.geometry.split) else 0
         w, h = width // 2, height // 2
-        if min(w, h) >= self.settings.smallest_tile and rng.random() < split:
+        if min(w, h) >= self.geometry.smallest_tile and rng.random() < split:
             return _quilt([[self._tile(rng, x, y, level + 1) for x in (w, width - w)] for y in (h, height - h)])
         return self._patch(rng, width, height, level)
 
@@ -203,47 +221,47 @@ class Composer:
         """One photo on one tile."""
         row = self._lot(rng, level).draw(rng)
         sample = self.photos.samples[row]
-        mirrored = bool(rng.random() < self.settings.mirror)
+        mirrored = bool(rng.random() < self.geometry.mirror)
         matrix = self._placement(rng, sample, width, height, mirrored)
         patch = Patch(row, matrix, (0, 0, width, height), *_surroundings(rng, self.photos[row]))
         return Layout((width, height), (patch,), self._labels(row, matrix, (width, height), mirrored))
 
     def _lot(self, rng: np.random.Generator, level: int) -> _Lot:
-        backgrounds = self.settings.backgrounds
-        close_ups = self.settings.close_ups[min(level, len(self.settings.close_ups) - 1)]
+        backgrounds = self.geometry.backgrounds
+        close_ups = self.geometry.close_ups[min(level, len(self.geometry.close_ups) - 1)]
         lots = (self._whole, self._close_ups, self._backgrounds)
         shares = np.array([1 - backgrounds - close_ups, close_ups, backgrounds]) * [len(lot.rows) > 0 for lot in lots]
-        if not shares.any():  # only what the settings leave out is there
+        if not shares.any():  # only what the geometry leaves out is there
             shares = np.array([len(lot.rows) > 0 for lot in lots], float)
         return lots[rng.choice(len(lots), p=shares / shares.sum())]
 
     def _placement(self, rng: np.random.Generator, sample: Sample, width: int, height: int, mirrored: bool) -> Array:
         """(2, 3) float64, from the photo's continuous pixels to the tile's."""
-        settings = self.settings
+        geometry = self.geometry
         anchors = _anchors(sample)
-        low = settings.cover * max(width, height) / max(sample.width, sample.height)
+        low = geometry.cover * max(width, height) / max(sample.width, sample.height)
         if len(anchors):
             box = sample.boxes[rng.choice(anchors)].astype(float)
             side = max(box[2:] - box[:2])
             centre = (box[:2] + box[2:]) / 2
-            low = max(low, settings.min_side / side)
-            high = min(settings.enlarge, settings.max_side * min(width, height) / side)
+            low = max(low, geometry.min_side / side)
+            high = min(geometry.enlarge, geometry.max_side * min(width, height) / side)
         else:
             centre = rng.random(2) * (sample.width, sample.height)
-            high = min(settings.enlarge, 4 * low)
+            high = min(geometry.enlarge, 4 * low)
         scale = np.exp(rng.uniform(np.log(min(low, high)), np.log(high)))
-        turned = rng.random() < settings.turned
-        degrees = rng.uniform(-settings.turned_by, settings.turned_by) if turned else rng.normal(0, settings.tilt)
+        turned = rng.random() < geometry.turned
+        degrees = rng.uniform(-geometry.turned_by, geometry.turned_by) if turned else rng.normal(0, geometry.tilt)
         a, b = scale * np.cos(np.deg2rad(degrees)), scale * np.sin(np.deg2rad(degrees))
         linear = np.array([[a, -b], [b, a]]) * ([-1, 1] if mirrored else [1, 1])
         shift = rng.random(2) * (width, height) - linear @ centre
-        if rng.random() < settings.full:
+        if rng.random() < geometry.full:
             shift += _inwards(_corners(sample.width, sample.height) @ linear.T + shift, np.array([width, height]))
         return np.column_stack([linear, shift])
 
     def _labels(self, row: int, matrix: Array, size: tuple[int, int], mirrored: bool) -> Labels:
         """Those of a photo's labels that touch a tile of that width and height."""
-        settings, sample, weights = self.settings, self.photos.samples[row], self._trust[row]
+        rules, sample, weights = self.rules, self.photos.samples[row], self._weights[row]
         limits = np.array(size)
         boxes, landmarks = moved(sample, matrix)
         if mirrored:
@@ -251,18 +269,20 @@ class Composer:
             landmarks, weights = landmarks[:, mirror], weights[:, mirror]
         weights = weights * _within(landmarks, limits)
         visible = coverage(boxes, np.array([[0, 0, *limits]]))[:, 0]
-        cut = (visible < settings.visible) | ~_within((boxes[:, :2] + boxes[:, 2:]) / 2, limits)
+        cut = (visible < rules.visible) | ~_within((boxes[:, :2] + boxes[:, 2:]) / 2, limits)
         sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-        unfit = ~sample.ignore & ~cut & ((sides < settings.smallest) | (sides > settings.largest))
+        unfit = ~sample.ignore & ~cut & ((sides < rules.smallest) | (sides > rules.largest))
         ignore = sample.ignore | cut | unfit
         boxes[ignore] = boxes[ignore].clip(0, np.tile(limits, 2))  # or they would reach into the next tile
         weights[ignore] = 0
         kept = visible > 0
+        lacking = ((0, 0), (0, self._landmarks - len(sample.schema)))
         return Labels(
             boxes=boxes[kept].astype(np.float32),
-            landmarks=landmarks[kept].astype(np.float32),
-            weights=weights[kept].astype(np.float32),
+            landmarks=np.pad(landmarks[kept], (*lacking, (0, 0)), constant_values=np.nan).astype(np.float32),
+            weights=np.pad(weights[kept], lacking).astype(np.float32),
             ignore=ignore[kept],
+            schema=np.full(int(kept.sum()), self.schemas.index(sample.schema)),
             outside=int(np.count_nonzero(unfit)),
         )
 
@@ -341,10 +361,10 @@ def _surroundings(rng: np.random.Generator, photo: Array) -> tuple[int, tuple[fl
     return cv2.BORDER_CONSTANT, tuple(rng.integers(0, 256, 3).tolist()) if kind else (0, 0, 0)
 
 
-def _trust(sample: Sample, settings: Composition) -> Array:
+def _weights(sample: Sample, rules: LabelRules) -> Array:
     """(n, k) how much each landmark counts by who set it."""
-    trust = np.where(sample.landmark_source == "detector", settings.detected, 1.0)[:, None]
-    return np.select([sample.visibility == VISIBLE, sample.visibility == HIDDEN], [trust, settings.hidden])
+    visible = np.where(sample.landmark_source == "detector", rules.detected, 1.0)[:, None]
+    return np.select([sample.visibility == VISIBLE, sample.visibility == HIDDEN], [visible, rules.hidden])
 
 
 def _anchors(sample: Sample) -> Array:
@@ -377,6 +397,7 @@ def _quilt(rows: list[list[Layout]]) -> Layout:
             landmarks=np.concatenate([tile.landmarks + place for tile, place in labels]),
             weights=np.concatenate([tile.weights for tile, _ in labels]),
             ignore=np.concatenate([tile.ignore for tile, _ in labels]),
+            schema=np.concatenate([tile.schema for tile, _ in labels]),
             outside=sum(tile.outside for tile, _ in labels),
         ),
     )

@@ -15,9 +15,8 @@ cv2 = pytest.importorskip("cv2")
 
 from lineament.boxes import coverage  # noqa: E402
 from lineament.data.cache import Photos  # noqa: E402
-from lineament.data.compose import Canvas, Composer, Composition, warp  # noqa: E402
+from lineament.data.canvases import Canvas, Composer, Composition, LabelRules, warp  # noqa: E402
 from lineament.data.sample import HIDDEN, VISIBLE, Sample  # noqa: E402
-from lineament.errors import DataError  # noqa: E402
 from lineament.schemas import FIVE, SIXTY_EIGHT  # noqa: E402
 from scenes import POINTS, scene  # noqa: E402
 
@@ -139,8 +138,8 @@ def test_a_box_keeps_to_its_face(tmp_path: Path, cache: Cache) -> None:
 
 def test_the_generator_decides_everything(scenes: list[Sample], cache: Cache) -> None:
     photos = cache(scenes)
-    first = [Composer(photos).canvas(np.random.default_rng(seed), 192) for seed in range(6)]
-    composer = Composer(photos)
+    first = [Composer(photos, Composition()).canvas(np.random.default_rng(seed), 192) for seed in range(6)]
+    composer = Composer(photos, Composition())
     again = [composer.canvas(np.random.default_rng(seed), 192) for seed in reversed(range(6))][::-1]
     for a, b in zip(first, again, strict=True):
         for name in ("pixels", "boxes", "landmarks", "weights", "ignore"):
@@ -149,8 +148,7 @@ def test_the_generator_decides_everything(scenes: list[Sample], cache: Cache) ->
 
 
 def test_what_counts_can_be_learnt_from(scenes: list[Sample], cache: Cache) -> None:
-    settings = Composition(smallest=12, largest=60)
-    composer = Composer(cache(scenes), settings)
+    composer = Composer(cache(scenes), Composition(), LabelRules(smallest=12, largest=60))
     canvases = [composer.canvas(np.random.default_rng(seed), 192) for seed in range(60)]
     for canvas in canvases:
         n = len(canvas.boxes)
@@ -170,11 +168,11 @@ def test_what_counts_can_be_learnt_from(scenes: list[Sample], cache: Cache) -> N
     assert sum((~canvas.ignore).sum() for canvas in canvases) > 60
 
 
-def whole(photo: Sample, cache: Cache, **settings: float) -> Canvas:
+def whole(photo: Sample, cache: Cache, *, mirror: float = 0, smallest: float = 0) -> Canvas:
     """All of the photo, upright, its longer edge that of the canvas."""
     width = photo.width
-    wanted = replace(ONE_TILE, tilt=0, turned=0, enlarge=1, cover=1, full=1, **{"mirror": 0, **settings})
-    return Composer(cache([photo]), wanted).canvas(np.random.default_rng(0), width)
+    wanted = replace(ONE_TILE, tilt=0, turned=0, enlarge=1, cover=1, full=1, mirror=mirror)
+    return Composer(cache([photo]), wanted, LabelRules(smallest=smallest)).canvas(np.random.default_rng(0), width)
 
 
 def test_a_region_to_ignore_stays_one(scenes: list[Sample], cache: Cache) -> None:
@@ -225,10 +223,12 @@ def test_weights_tell_who_set_a_landmark_and_what_hides_it(
 
 def test_tiles_are_no_smaller_than_asked(dotted: Sample, cache: Cache) -> None:
     """Each tile shows the only face, whose colours count the tiles."""
-    settings = replace(ONE_TILE, split=(1, 1, 1), min_side=12, visible=0)
+    settings, rules = replace(ONE_TILE, split=(1, 1, 1), min_side=12), LabelRules(visible=0)
     photos = cache([dotted])
     for smallest, tiles in ((32, 16), (33, 4), (65, 1)):
-        canvas = Composer(photos, replace(settings, smallest_tile=smallest)).canvas(np.random.default_rng(0), 128)
+        canvas = Composer(photos, replace(settings, smallest_tile=smallest), rules).canvas(
+            np.random.default_rng(0), 128
+        )
         assert len(canvas.boxes) == tiles
 
 
@@ -241,10 +241,54 @@ def test_a_composer_of_backgrounds_only_makes_empty_canvases(scenes: list[Sample
     assert canvas.pixels.std() > 5
 
 
-def test_photos_of_two_schemas_are_refused(scenes: list[Sample], cache: Cache) -> None:
-    other = Sample.of(scenes[1].path, scenes[1].boxes, size=(240, 180), schema=SIXTY_EIGHT)
-    with pytest.raises(DataError, match=r"1\.png.*'68'.*'5'"):
-        Composer(cache([scenes[0], other]))
+def test_without_augmentation_a_canvas_is_the_photo(scenes: list[Sample], cache: Cache) -> None:
+    photos = cache(scenes)
+    composer, seen = Composer(photos, None), set()
+    for seed in range(30):
+        layout = composer.layout(np.random.default_rng(seed), 160)
+        (patch,) = layout.patches
+        sample, scale = scenes[patch.row], 160 / scenes[patch.row].width
+        np.testing.assert_allclose(layout.labels.boxes, sample.boxes * scale, rtol=1e-5)
+        np.testing.assert_allclose(layout.labels.landmarks, sample.landmarks * scale, rtol=1e-5)
+        pixels = composer.draw(layout)
+        assert not pixels[round(sample.height * scale) + 1 :].any()  # a letterbox
+        np.testing.assert_allclose(pixels[: int(sample.height * scale)].mean(), photos[patch.row].mean(), atol=2)
+        seen.add(patch.row)
+    assert seen == set(range(len(scenes)))
+
+
+@pytest.mark.parametrize("mirror", [0, 1])
+def test_faces_of_two_schemas_share_a_canvas(dotted: Sample, cache: Cache, mirror: int) -> None:
+    """Each face has the landmarks of its own schema, in the order that its schema's mirror says."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(140, 200, (1, 68, 2))
+    other = Sample.of(dotted.path, dotted.boxes, points, size=(320, 240), schema=SIXTY_EIGHT)
+    settings = replace(ONE_TILE, split=(1,), tilt=0, turned=0, mirror=mirror, min_side=30, max_side=0.5, full=1)
+    composer = Composer(cache([dotted, other]), settings, LabelRules(visible=0.99))
+    assert composer.schemas == (FIVE, SIXTY_EIGHT)
+    both = 0
+    for seed in range(12):
+        labels = composer.layout(np.random.default_rng(seed), 200).labels
+        assert labels.landmarks.shape == (len(labels.boxes), 68, 2)
+        counted = ~labels.ignore
+        both += len(set(labels.schema[counted])) == 2
+        for box, seen, weights, of in zip(
+            labels.boxes[counted],
+            labels.landmarks[counted],
+            labels.weights[counted],
+            labels.schema[counted],
+            strict=True,
+        ):
+            sample = (dotted, other)[of]
+            k = len(sample.schema)
+            inside = (sample.landmarks[0] - sample.boxes[0, :2]) / (sample.boxes[0, 2:] - sample.boxes[0, :2])
+            if mirror:
+                inside = inside[list(sample.schema.mirror)] * [-1, 1] + [1, 0]
+            np.testing.assert_allclose((seen[:k] - box[:2]) / (box[2:] - box[:2]), inside, atol=1e-4)
+            assert np.isnan(seen[k:]).all()
+            assert not weights[k:].any()
+            assert weights[:k].any()
+    assert both > 3
 
 
 def test_a_warp_that_changes_nothing_changes_nothing() -> None:

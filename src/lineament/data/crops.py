@@ -1,0 +1,115 @@
+"""Crops for training: square windows around faces and beside them, and sets of labelled crops on disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def jittered(rng: np.random.Generator, boxes: Array, each: int) -> Array:
+    """Squares around boxes (n, 4), ``each`` a box: 0.8 to 1.25 times its size, moved by up to a fifth of it."""
+    boxes = np.repeat(boxes, each, axis=0).astype(np.float64)
+    size = boxes[:, 2:] - boxes[:, :2]
+    shorter, longer = size.min(axis=1, initial=np.inf), size.max(axis=1, initial=0)
+    side = rng.uniform(0.8 * shorter, 1.25 * longer)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.uniform(-0.2, 0.2, (len(boxes), 2)) * size
+    return _squares(centre, side)
+
+
+def astray(rng: np.random.Generator, boxes: Array, image_size: tuple[int, int], each: int, anywhere: int) -> Array:
+    """Squares that mostly miss: ``each`` near every box, of its order of size, and ``anywhere`` over the image.
+
+    Args:
+        rng: decides everything. boxes: (n, 4). image_size: ``(width, height)`` in pixels.
+        each, anywhere: how many.
+    """
+    boxes = np.repeat(boxes, each, axis=0).astype(np.float64)
+    size = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    near = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.uniform(-1, 1, (len(boxes), 2)) * size[:, None]
+    sides = np.exp(rng.uniform(np.log(12), np.log(max(min(image_size), 13)), anywhere))
+    centres = rng.uniform(0, 1, (anywhere, 2)) * image_size
+    return np.concatenate([_squares(near, size * rng.uniform(0.4, 1.6, len(size))), _squares(centres, sides)])
+
+
+def _squares(centre: Array, side: Array) -> Array:
+    half = side[:, None] / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+class CropSet:
+    """Labelled crops on disk, memory-mapped.
+
+    Attributes:
+        pixels: (n, size, size, 3) uint8 RGB.
+        labels: arrays over the crops by name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+        self.pixels: Array = arrays.pop("pixels")
+        self.labels: dict[str, Array] = arrays
+
+    @staticmethod
+    def is_there(folder: Path, digest: str) -> bool:
+        """Whether the folder holds a finished set that was made from what the digest stands for."""
+        made_from = folder / "digest"
+        return made_from.exists() and made_from.read_text() == digest
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+class CropSetWriter:
+    """Gathers labelled crops in a folder, in whose place there is a set when all of them are written.
+
+    with CropSetWriter(folder, 12, digest) as writer:
+        writer.add(crops, points=points)
+    """
+
+    def __init__(self, folder: Path, size: int, digest: str) -> None:
+        """Begin a set; what lies in the folder is removed.
+
+        Args:
+            folder: where the set shall lie. size: side of the crops in pixels.
+            digest: stands for everything that the crops are made from.
+        """
+        self._folder, self._shape, self._digest = folder, (size, size, 3), digest
+        self._labels: list[dict[str, Array]] = []
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+    def __enter__(self) -> Self:
+        self._raw = (self._folder / "pixels.part").open("wb")
+        return self
+
+    def add(self, crops: Array, **labels: Array) -> None:
+        """Crops (n, size, size, 3) uint8 with their labels, arrays over n."""
+        self._raw.write(np.ascontiguousarray(crops).data)
+        self._labels.append(labels)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the labels and give the file of pixels its header; the digest last, which says that all is there."""
+        self._raw.close()
+        part = self._folder / "pixels.part"
+        if kind is None and self._labels:
+            labels = {name: np.concatenate([some[name] for some in self._labels]) for name in self._labels[0]}
+            n = len(next(iter(labels.values())))
+            pixels = open_memmap(self._folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(n, *self._shape))
+            raw = np.memmap(part, np.uint8, mode="r", shape=(n, *self._shape)) if n else pixels
+            for start in range(0, n, 65536):
+                pixels[start : start + 65536] = raw[start : start + 65536]
+            pixels.flush()
+            for name, values in labels.items():
+                np.save(self._folder / f"{name}.npy", values)
+            (self._folder / "digest").write_text(self._digest)
+        part.unlink()

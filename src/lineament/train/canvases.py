@@ -1,0 +1,161 @@
+"""Training on canvases: whole images of a fixed size with the faces on them, for methods that see images at once."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lineament.data.augment import Cover, Light, Looks, Occlusion, Quality, covers, distort, looks
+from lineament.data.cache import Photos
+from lineament.data.canvases import Composer, Composition, LabelRules, Labels, Layout
+from lineament.data.device import DeviceComposer, plan
+from lineament.train.recipe import Recipe
+from lineament.train.samples import check_learnable, read_split
+from lineament.train.task import WHOLE, Batch, Completion, Part, Task, generator, tensors
+
+Array = NDArray[Any]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CanvasRecipe(Recipe):
+    """Settings of a training on canvases. Every table of augmentation can be switched off by ``false``.
+
+    Attributes:
+        landmarks: names of the landmark schemas to learn.
+        canvas: side of a canvas in pixels.
+        longest: longer edge in pixels to which photos are scaled down in the cache.
+        held_out: canvases of validation photos that the losses are measured on.
+        composition: geometry of the canvases. Off: whole photos, neither moved nor mirrored.
+        light, quality: how pixels change. occlusion: what covers faces.
+        labels: which faces count, and how much their landmarks do.
+    """
+
+    landmarks: tuple[str, ...] = ("5",)
+    canvas: int = 256
+    longest: int = 800
+    held_out: int = 96
+    composition: Composition | None = Composition()
+    light: Light | None = Light()
+    quality: Quality | None = Quality()
+    occlusion: Occlusion | None = Occlusion()
+    labels: LabelRules = LabelRules()
+
+
+class CanvasTask(Task):
+    """Canvases and what is to be found on them; a method adds the targets and the losses.
+
+    Attributes:
+        recipe: the settings. composer: makes the canvases of the training. held_out: those of validation.
+    """
+
+    def __init__(
+        self, network: nn.Module, recipe: CanvasRecipe, composer: Composer, held_out: Composer, data: dict[str, Any]
+    ) -> None:
+        self.network, self.recipe, self.composer, self.held_out, self.data = network, recipe, composer, held_out, data
+        self._draws = True
+        self._outside = torch.zeros(())  # faces too small or too large since the last validation
+
+    @abstractmethod
+    def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
+        """What the network should say of canvases with these labels; all arrays begin with the canvas or name it."""
+
+    def on(self, device: torch.device) -> Completion:
+        """A CUDA device draws the canvases itself, out of photos that lie in its memory."""
+        composer = None
+        if device.type == "cuda":  # the operations that drawing takes were tried on no other
+            composer = DeviceComposer(self.composer.photos, device, self.recipe.canvas)
+            self._draws = False
+
+        def complete(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            self._outside = self._outside.to(batch["outside"].device) + batch["outside"].sum()
+            return batch | {"pixels": composer.draw(batch)} if composer else batch
+
+        return complete
+
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
+        """Composed, partly covered and distorted canvases, or what a device draws them by, with their targets.
+
+        A canvas is a function of seed, step and its place in the batch, whichever process draws it.
+        """
+        r = self.recipe
+        drawn = [self._drawn(generator(r.seed, step, i)) for i in part.of(r.batch)]
+        layouts, things, seen = zip(*drawn, strict=True)
+        labels = [layout.labels for layout in layouts]
+        batch = self.targets(generator(r.seed, step, r.batch + part.index), labels)
+        batch["outside"] = np.array([canvas.outside for canvas in labels], np.float32)
+        if not self._draws:
+            return batch | plan(layouts, things, Looks.joined(seen))
+        canvases = np.stack([self.composer.draw(layout) for layout in layouts])
+        for canvas, covering in zip(canvases, things, strict=True):
+            for thing in covering:
+                thing.onto(canvas)
+        return batch | {"pixels": distort(canvases, Looks.joined(seen))}
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[Layout, list[Cover], Looks]:
+        """What is decided by chance about one canvas."""
+        r = self.recipe
+        layout = self.composer.layout(rng, r.canvas)
+        things = covers(rng, layout.labels, layout.size, r.occlusion) if r.occlusion else []
+        return layout, things, looks(rng, 1, r.light, r.quality)
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """The losses on held-out canvases, their negated sum first; and how many faces training had to leave out.
+
+        Those are ``outside``: faces since the last validation that were too small or too large to be learnt.
+        """
+        device = next(network.parameters()).device
+        sums: dict[str, float] = {}
+        for arrays in self._held_out:
+            batch = tensors(arrays, device)
+            for name, value in self.losses(self.forward(network, batch), batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(self._held_out)
+        outside, self._outside = float(self._outside), torch.zeros(())
+        return {"negated_loss": -sum(sums.values()), **sums, "outside": outside}
+
+    @cached_property
+    def _held_out(self) -> list[Batch]:
+        """Canvases of validation with their targets, the same at every validation."""
+        r = self.recipe
+        canvases = [self.held_out.canvas(generator(r.seed, i), r.canvas) for i in range(r.held_out)]
+        parts = [canvases[i : i + r.batch] for i in range(0, len(canvases), r.batch)]
+        return [
+            self.targets(generator(0, i), part) | {"pixels": np.stack([canvas.pixels for canvas in part])}
+            for i, part in enumerate(parts)
+        ]
+
+
+def composers(
+    stage: str, data: Path, recipe: CanvasRecipe, out: Path, *, landmarks: bool = True
+) -> tuple[Composer, Composer, dict[str, Any]]:
+    """The composers of training and validation; photos are decoded into the run's folder, if they are not yet.
+
+    Args:
+        stage: for messages. data: folder of the recipe's index files. recipe: the settings. out: the run's folder.
+        landmarks: whether the method needs faces with landmarks.
+
+    Returns:
+        Those two, and what the data are, for the weight file's metadata.
+
+    Raises:
+        DataError: no faces to learn from, or no landmarks.
+    """
+    made, about = [], {}
+    for split in ("train", "val"):
+        found = read_split(data, recipe, split, recipe.landmarks)
+        check_learnable(found.samples, recipe, split, stage, landmarks=landmarks)
+        photos = Photos.build(found.samples, out / "photos" / split, recipe.longest)
+        made.append(Composer(photos, recipe.composition, recipe.labels))
+        about[split] = found.to_dict()
+        _log.info("%s: %d photos, %s", split, len(photos), found.lists)
+    return made[0], made[1], about

@@ -1,0 +1,64 @@
+"""Optimisers, and the learning rate over the course of a training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from lineament.train.recipe import Recipe
+
+
+def optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW or SGD. Weights decay; biases, normalisation and other vectors do not."""
+    weights = [p for p in network.parameters() if p.dim() > 1]
+    others = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+
+class Schedule:
+    """The learning rate at each step, and when the training is over, by steps or by the clock.
+
+    Attributes:
+        lowered: how often "plateau" has lowered the rate.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.lowered, self._best, self._waited = 0, -math.inf, 0
+
+    def over(self, step: int, minutes: float) -> bool:
+        """Whether the training ends after so many steps and so many minutes."""
+        return minutes >= self.recipe.minutes if self.recipe.minutes else step >= self.recipe.steps
+
+    def rate(self, step: int, minutes: float) -> float:
+        """The learning rate of a step, the first of which is 1, that begins after so many minutes."""
+        r = self.recipe
+        if step < r.warmup:
+            return r.warmup_rate + (r.learning_rate - r.warmup_rate) * step / r.warmup
+        if r.schedule == "cosine":
+            gone = minutes / r.minutes if r.minutes else (step - r.warmup) / max(r.steps - r.warmup, 1)
+            return r.learning_rate * 0.5 * (1 + math.cos(math.pi * min(gone, 1)))
+        passed = sum(milestone < (minutes if r.minutes else step) for milestone in r.milestones)
+        times = {"step": passed, "plateau": self.lowered, "constant": 0}[r.schedule]
+        return r.learning_rate * r.factor**times
+
+    def validated(self, score: float) -> None:
+        """Take note of a validation's score; "plateau" lowers the rate after ``patience`` that were no better."""
+        self._waited = 0 if score > self._best else self._waited + 1
+        self._best = max(score, self._best)
+        if self._waited >= self.recipe.patience:
+            self.lowered, self._waited = self.lowered + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"lowered": self.lowered, "best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.lowered, self._best, self._waited = state["lowered"], state["best"], state["waited"]

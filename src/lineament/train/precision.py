@@ -1,0 +1,32 @@
+"""Losses that must not be computed in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_float32(function: Callable[P, T]) -> Callable[P, T]:
+    """The function on float32 copies of its half-precision tensors, autocast switched off.
+
+    The loop calls losses inside autocast, where matrix products have eight bits of precision: too few for positions.
+    """
+
+    def raised(value: Any) -> Any:
+        half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+        return value.float() if half else value
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        device = next((v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return function(*map(raised, args), **{name: raised(value) for name, value in kwargs.items()})
+
+    return wrapper

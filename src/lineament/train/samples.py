@@ -1,0 +1,93 @@
+"""The labelled photos that a recipe names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lineament.data.readers.coco import read_coco
+from lineament.data.readers.folder import read_faceless
+from lineament.data.sample import Sample
+from lineament.errors import DataError
+from lineament.schemas import MAPS, Schema, convert, schema
+from lineament.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Split:
+    """The photos of training or validation.
+
+    Attributes:
+        samples: one a photo, with landmarks of the schemas asked for.
+        lists: of each index file or folder how many photos and faces it has.
+        sources: how many photos each data set gave.
+    """
+
+    samples: list[Sample]
+    lists: dict[str, dict[str, int]]
+    sources: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts as plain values, for a weight file's metadata."""
+        return {"lists": self.lists, "sources": self.sources}
+
+
+def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -> Split:
+    """The photos that a recipe names for training or for validation.
+
+    Landmarks of a schema that is not asked for become those of the first that is and that they can become.
+
+    Args:
+        data: folder that the recipe's index files lie in. recipe: names them.
+        split: "train", with the backgrounds, or "val".
+        schemas: names of the landmark schemas to learn.
+
+    Raises:
+        DataError: an index file that cannot be read, or with landmarks that can become none of these schemas.
+    """
+    wanted = [schema(name) for name in schemas]
+    parts = {name: [_in_one_of(wanted, s, name) for s in read_coco(data / name)] for name in getattr(recipe, split)}
+    named = [sample for name in getattr(recipe, split) for sample in parts[name]]
+    if split == "train":
+        faceless = {name: read_faceless(data / name, wanted[0]) for name in recipe.backgrounds}
+        parts |= faceless
+        named += [sample for samples in faceless.values() for sample in samples]
+    return Split(
+        samples=named,
+        lists={name: {"photos": len(samples), "faces": _faces(samples)} for name, samples in parts.items()},
+        sources=dict(Counter(sample.source for samples in parts.values() for sample in samples)),
+    )
+
+
+def check_learnable(samples: Sequence[Sample], recipe: Recipe, split: str, stage: str, *, landmarks: bool) -> None:
+    """Raise `DataError` if there are no faces to learn from, or none with landmarks where those are learnt, too."""
+    marked = sum(int(((s.visibility > 0).all(axis=1) & ~s.ignore).sum()) for s in samples)
+    if not _faces(samples) or (landmarks and not marked):
+        lacks = "no face" if not _faces(samples) else f"no face with all its landmarks, from which {stage} learns"
+        raise DataError(f"the {split} data of {stage} ({', '.join(getattr(recipe, split))}) have {lacks}")
+
+
+def _faces(samples: Sequence[Sample]) -> int:
+    return sum(int((~s.ignore).sum()) for s in samples)
+
+
+def _in_one_of(schemas: Sequence[Schema], sample: Sample, name: str) -> Sample:
+    """The sample with landmarks of one of the schemas."""
+    if sample.schema in schemas:
+        return sample
+    target = next((s for s in schemas if (sample.schema.name, s.name) in MAPS), None)
+    if target is None:
+        wanted = " or ".join(repr(s.name) for s in schemas)
+        raise DataError(f"{name} has landmarks of schema {sample.schema.name!r}, which cannot become those of {wanted}")
+    indices = MAPS[sample.schema.name, target.name]
+    return replace(
+        sample,
+        schema=target,
+        landmarks=convert(sample.landmarks, sample.schema, target),
+        visibility=np.stack([sample.visibility[:, list(i)].min(axis=1) for i in indices], axis=1),
+    )
