@@ -85,7 +85,7 @@ OPERATORS = [
     (cst.If, flag_negated),
 ]
 
-_LOGS = m.Call(func=m.Attribute(value=m.Name("_log") | m.Name("logging") | m.Name("warnings")))
+_LOGS = m.Call(func=m.Attribute(value=m.Name("_log") | m.Name("logger") | m.Name("logging") | m.Name("warnings")))
 _TEXT = m.SimpleString() | m.ConcatenatedString()
 
 CANNOT_MATTER = (

@@ -93,6 +93,7 @@ def test_bgr_swaps_arrays_only(tmp_path: Path) -> None:
         (np.full((4, 4, 3), 1 + 1e-7), r"found \[1.0000001, 1.0000001\]; np.clip"),
         (np.zeros((4, 4, 3), np.int64), "found int64"),
         (np.zeros((4, 4, 3), bool), "found bool"),
+        (np.zeros((4, 4, 3), np.uint32), "found uint32"),
         (np.zeros((0, 4, 3), np.uint8), "without pixels"),
         (np.zeros((3, 40, 40), np.uint8), r"transpose\(1, 2, 0\)"),
         (np.zeros((2, 4, 4, 3), np.uint8), "as a list"),
@@ -108,6 +109,20 @@ def test_arrays_that_are_no_picture(array: np.ndarray, message: str) -> None:
 def test_something_else_is_named() -> None:
     with pytest.raises(ImageError, match=r"found builtins\.list"):
         read_image([1, 2, 3])  # type: ignore[arg-type]
+
+
+def test_other_ranges_are_rounded_to_the_nearest() -> None:
+    wide = np.arange(0, 65536, 7, dtype=np.uint16)[None]
+    np.testing.assert_array_equal(read_image(wide)[..., 0], np.rint(wide / 257))
+    shares = np.linspace(0, 1, 5001)[None]
+    np.testing.assert_array_equal(read_image(shares)[..., 0], np.rint(shares.astype(np.float32) * 255))
+
+
+def test_every_transparency_is_rounded_to_the_nearest() -> None:
+    colour, alpha = np.mgrid[:256, :256]
+    rgba = np.dstack([colour, 255 - colour, colour // 2, alpha]).astype(np.uint8)
+    share = alpha[..., None] / 255
+    np.testing.assert_array_equal(read_image(rgba), np.rint(rgba[..., :3] * share + 255 * (1 - share)))
 
 
 @pytest.mark.parametrize("suffix", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -200,6 +215,17 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
+def test_damaged_pillow_images_are_named(tmp_path: Path) -> None:
+    cut = encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)))[:5000]
+    (tmp_path / "cut.png").write_bytes(cut)
+    with pytest.raises(ImageError, match=r"/cut\.png: cannot be decoded"):
+        read_image(Image.open(tmp_path / "cut.png"))
+    with pytest.raises(ImageError, match=r"^Pillow image: cannot be decoded"):
+        read_image(Image.open(io.BytesIO(cut)))
+    with pytest.raises(ImageError, match=r"^picture of 5000 bytes: cannot be decoded"):
+        read_image(cut)
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG that promises many pixels and holds none."""
 
@@ -217,6 +243,9 @@ def test_bombs_are_refused_before_decoding() -> None:
         read_image(bomb(3000, 2000), max_pixels=5_999_999)
     with pytest.raises(ImageError, match="damaged"):  # let through, it proves to be empty
         read_image(bomb(300, 200))
+    assert read_image(encoded(Image.fromarray(RGB)), max_pixels=54).shape == (6, 9, 3)
+    with pytest.raises(ImageError, match="9x6 is 54 pixels"):
+        read_image(Image.fromarray(RGB), max_pixels=53)
 
 
 def test_a_large_photo_passes() -> None:
@@ -228,6 +257,7 @@ def test_image_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "album.png").mkdir()  # a folder, whatever its name
     monkeypatch.chdir(tmp_path)
 
     def names(*paths: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from lineament.data.readers.coco import read_coco
 from lineament.errors import OptionError
-from lineament.schemas import FIVE, MAPS, SCHEMAS, convert, own, schema
+from lineament.schemas import FIVE, MAPS, PARTS, SCHEMAS, convert, own, schema
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -17,7 +17,8 @@ def test_every_schema_is_consistent(name: str) -> None:
     s = schema(name)
     assert len(s) == len(s.mirror) == len(set(s.points)) == int(name.split("-")[0])
     np.testing.assert_array_equal(np.array(s.mirror)[list(s.mirror)], np.arange(len(s)))
-    assert all(set(s.groups[part]) <= set(range(len(s))) for part in s.groups)
+    grouped = sorted(i for part in PARTS for i in s.groups.get(part, ()))
+    assert grouped == [i for i, point in enumerate(s.points) if not point.endswith("ear")]  # each in one part alone
     for side, other in (("right_eye", "left_eye"), ("right_brow", "left_brow"), ("right_pupil", "left_pupil")):
         assert {s.mirror[i] for i in s.groups.get(side, ())} == set(s.groups.get(other, ()))
 
