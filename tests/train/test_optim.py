@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lineament.train.optim import Schedule, optimizer  # noqa: E402
 from torch import nn  # noqa: E402
 
+from lineament.train.optim import Schedule, optimizer  # noqa: E402
 from lineament.train.recipe import Recipe  # noqa: E402
 
 RECIPE = Recipe(train=(), steps=100, warmup=10, learning_rate=0.2)

@@ -11,12 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lineament.train.task import WHOLE, Batch, Part, Task, generator  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from lineament.train.checkpoint import CHECKPOINT  # noqa: E402
 from lineament.train.loop import train  # noqa: E402
 from lineament.train.recipe import Recipe  # noqa: E402
+from lineament.train.task import WHOLE, Batch, Part, Task, generator  # noqa: E402
 
 RECIPE = Recipe(
     train=(), steps=3, batch=4, warmup=0, schedule="constant", workers=0, learning_rate=0.1, optimizer="sgd",
