@@ -431,7 +431,8 @@ def main() -> None:
             for name, scores in (measure(bench, shown, args.most) if shown else {}).items():
                 settings = {**DETECTORS[name].settings, "search": "as shipped"}
                 result = Result(test, name, scores, settings=settings)
-                kept.keep(name, test, with_origin(result, bench.origin(name, None, THREADS)))
+                labels = "detection-val" if test == "speed" else None
+                kept.keep(name, test, with_origin(result, bench.origin(name, labels, THREADS)))
         return
     if "conventions" in args.tests:
         conventions(bench, again=args.again)
