@@ -34,16 +34,17 @@ from lineament.evaluate.landmarks import evaluate_landmarks
 from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Scores
 from lineament.faces import Faces
-from lineament.methods.kpnet import training, variants
+from lineament.methods.kpnet import training
 from lineament.methods.kpnet.decode import view
-from lineament.methods.kpnet.entries import Extractor
-from lineament.methods.kpnet.network import BACKBONES, KPNet
+from lineament.methods.kpnet.export import eyes_and_nose
+from lineament.methods.kpnet.heads import build
 from lineament.schemas import schema
 from lineament.similarity import transform
 from lineament.train.checkpoint import CHECKPOINT, best_weights
 from lineament.train.loop import train
 from lineament.train.recipe import copy_recipe
 from lineament.train.run import RECIPE
+from lineament.train.task import to_input
 
 Array = NDArray[Any]
 Detect = Callable[[Array], Faces]
@@ -52,7 +53,7 @@ VARIANTS = {
     "argmax": ("argmax", "scalemap"),
     "regression": ("regression", "scalemap"),
     "rpn": ("soft-argmax", "rpn"),
-    "embedding": ("soft-argmax", "embedding"),
+    "embedding": ("argmax", "embedding"),
 }
 VAL, CROWD = "detection-val.json", "detection-val-crowd.json"
 ALONE = {
@@ -177,17 +178,19 @@ class Experiments:
     def in_true_boxes(self, run: Path, index: str) -> Evaluated:
         """What soft-argmax and convention make of the labelled boxes."""
         recipe = training.read(run / RECIPE)
-        network = variants.build(len(schema(recipe.landmarks[0])), recipe.backbone, "soft-argmax", "scalemap").eval()
+        heads, faces = recipe.heads(), []
+        network = build(len(schema(recipe.landmarks[0])), recipe.backbone, heads).eval()
         network.load_state_dict(best_weights(run / "kpnet") or {})
-        multiple, faces = BACKBONES[recipe.backbone].multiple, []
         for sample in self.samples(index):
             image = lineament.read_image(sample.path)
             h, w = image.shape[:2]
-            seen = view(0, image, self.args.input_size / max(h, w), np.zeros(2, int), (w, h), 0, multiple)
-            squares = torch.as_tensor(box_ops.square(sample.boxes[~sample.ignore]) * seen.scale)[None]
-            found = InSquares(network, squares)(torch.as_tensor(seen.pixels)[None], torch.full((1,), -torch.inf))
-            points = found["landmarks"][0].numpy() / seen.scale
-            scores = (1 + found["peaks"][0].sum(-1)) / (1 + found["peaks"].shape[2])
+            seen = view(0, image, self.args.input_size / max(h, w), np.zeros(2, int), (w, h), 0, network.multiple)
+            squares = torch.as_tensor(box_ops.square(sample.boxes[~sample.ignore]) * seen.scale)[None].float()
+            response = network(to_input(torch.as_tensor(seen.pixels)[None]))["response"]
+            points, peaks = (values[0].numpy() for values in heads.extraction.extract(response, squares))
+            points = points / seen.scale
+            counted = peaks[:, eyes_and_nose(schema(recipe.landmarks[0]))]
+            scores = (1 + counted.sum(-1)) / (1 + counted.shape[1])
             faces.append(Faces.of(convention("wider").boxes(points), scores, points, image_size=(w, h)))
         return Evaluated(self.samples(index), faces)
 
@@ -222,20 +225,6 @@ class Experiments:
   embedding's are the means of its landmarks'. The RPN's proposals are squares, as the scalemap's are. Boxes are
   inferred from landmarks (`wider`)."""
         )
-
-
-class InSquares(Extractor):
-    """Extraction in squares (1, f, 4) that are known."""
-
-    def __init__(self, network: KPNet, squares: torch.Tensor) -> None:
-        super().__init__(network)
-        self.squares = squares
-
-    def propose(
-        self, features: torch.Tensor, maps: dict[str, torch.Tensor], least: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        low, high = self.squares[..., :2], self.squares[..., 2:]
-        return torch.zeros(self.squares.shape[:2]), (low + high) / 2, (high - low)[..., 0]
 
 
 def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from lineament.data.readers.coco import read_coco
 from lineament.images import read_image, resize
-from lineament.methods.kpnet import training, variants
+from lineament.methods.kpnet import training
 from lineament.methods.kpnet.decode import Config, KPNet
-from lineament.methods.kpnet.entries import Extractor
+from lineament.methods.kpnet.export import Extractor
+from lineament.methods.kpnet.heads import build
 from lineament.schemas import schema
 from lineament.train.checkpoint import best_weights
 from lineament.train.run import RECIPE
@@ -44,10 +45,8 @@ class Halved(Extractor):
     def forward(self, pixels: Tensor, least: Tensor) -> dict[str, Tensor]:
         """As of an ``Extractor``."""
         maps = {name: map_.float() for name, map_ in self.maps(pixels).items()}
-        logit, centre, side = self.propose(pixels, maps, least)
-        regions = torch.cat([centre - side[..., None] / 2, centre + side[..., None] / 2], dim=-1)
-        landmarks, peaks = self.extract(maps["response"], regions)
-        return {"logit": logit, "centre": centre, "side": side, "landmarks": landmarks, "peaks": peaks}
+        found = self.heads.find(pixels, maps, least)
+        return found._replace(peaks=found.peaks[..., self.counting])._asdict()
 
 
 class OnDevice:
@@ -89,10 +88,11 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = training.read(args.run / RECIPE)
-    network = variants.build(len(schema(recipe.landmarks[0])), recipe.backbone, "soft-argmax", "scalemap")
+    heads = recipe.heads()
+    network = build(len(schema(recipe.landmarks[0])), recipe.backbone, heads)
     network.load_state_dict(best_weights(args.run / "kpnet") or {})
     network.eval().fold()
-    module = Halved(network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+    module = Halved(network.to(device, memory_format=torch.channels_last), heads)  # type: ignore[call-overload]
     module.compiled = torch.compile(network, mode="max-autotune") if args.compile else network
     paths = [sample.path for index in recipe.val for sample in read_coco(args.data / index)]
     photos = [read_image(path) for path in (paths * -(-args.batch // len(paths)))[: args.batch]]

@@ -198,20 +198,31 @@ def _check_parity(content: bytes, name: str, entry: Entry, tolerance: float) -> 
 def rows_of_both(expected: Mapping[str, Array], found: Mapping[str, Array], key: str) -> list[dict[str, Array]]:
     """Two sets of lists (n, m, ...) cut to the rows, joined in one order, whose value of one output is in both.
 
-    Values are told apart by hundredths: smaller differences may be the last digit's.
+    Values are told apart by hundredths: smaller differences may be the last digit's. Rows that are not finite only fill
+    a list up, and are left out.
 
     Raises:
         LineamentError: one row of twenty is in one alone; fewer may turn on the last digit, as a rank does.
     """
     places: list[list[tuple[int, int]]] = [[], []]
-    for i, (mine, theirs) in enumerate(zip(expected[key], found[key], strict=True)):
-        at = [{row.tobytes(): j for j, row in enumerate(rows.astype(np.float32).round(2))} for rows in (mine, theirs)]
-        shared = sorted(at[0].keys() & at[1].keys())
-        if len(shared) < 0.95 * len(mine):
-            raise LineamentError(f"export of {key} differs from torch in {len(mine) - len(shared)} of {len(mine)} rows")
+    filled = [_filled(expected), _filled(found)]
+    for i in range(len(expected[key])):
+        at = [
+            {row.tobytes(): j for j, row in enumerate(outputs[key][i].astype(np.float32).round(2)) if rows[i, j]}
+            for outputs, rows in zip((expected, found), filled, strict=True)
+        ]
+        shared, count = sorted(at[0].keys() & at[1].keys()), len(at[0])
+        if len(shared) < 0.95 * count:
+            raise LineamentError(f"export of {key} differs from torch in {count - len(shared)} of {count} rows")
         for side, index in zip(places, at, strict=True):
             side += [(i, index[row]) for row in shared]
     return [
         {name: value[tuple(np.array(side, np.intp).T)] for name, value in outputs.items()}
         for outputs, side in zip((expected, found), places, strict=True)
     ]
+
+
+def _filled(outputs: Mapping[str, Array]) -> Array:
+    """Which rows (n, m) of lists (n, m, ...) are finite in all of them."""
+    finite = [np.isfinite(values).reshape(*values.shape[:2], -1).all(axis=2) for values in outputs.values()]
+    return np.asarray(np.all(finite, axis=0))

@@ -28,15 +28,18 @@ from lineament.data.canvases import Canvas, Composition  # noqa: E402
 from lineament.data.device import DeviceComposer  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import rows_of_both  # noqa: E402
-from lineament.methods.kpnet import scales, targets, training  # noqa: E402
+from lineament.methods.kpnet import scales, training  # noqa: E402
 from lineament.methods.kpnet.decode import LOGITS, REFINEMENT, Config, KPNet, View, refined  # noqa: E402
-from lineament.methods.kpnet.entries import Extractor, entries, peaks, region_maximum  # noqa: E402
-from lineament.methods.kpnet.extract import soft_argmax  # noqa: E402
-from lineament.methods.kpnet.losses import FAINT, at, landmark_losses, offset_loss, scale_loss  # noqa: E402
-from lineament.methods.kpnet.network import BACKBONES, Stem, UpConv  # noqa: E402
-from lineament.methods.kpnet.network import KPNet as Network  # noqa: E402
+from lineament.methods.kpnet.export import Extractor, entries  # noqa: E402
+from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
+from lineament.methods.kpnet.heads.base import near_proposals  # noqa: E402
+from lineament.methods.kpnet.heads.bells import FAINT, Spread, bell_loss, touched  # noqa: E402
+from lineament.methods.kpnet.heads.scalemap import offset_loss, paint, strongest  # noqa: E402
+from lineament.methods.kpnet.heads.soft_argmax import landmark_losses, soft_argmax  # noqa: E402
+from lineament.methods.kpnet.layers import Stem, UpConv  # noqa: E402
+from lineament.methods.kpnet.maps import region_maximum, sample  # noqa: E402
+from lineament.methods.kpnet.network import BACKBONES  # noqa: E402
 from lineament.methods.kpnet.scales import BINS, STRIDE  # noqa: E402
-from lineament.methods.kpnet.targets import Spread  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import schema  # noqa: E402
 from lineament.train import canvases as canvas_task  # noqa: E402
@@ -177,7 +180,7 @@ def test_scale_loss_is_that_of_every_value(focal: bool, memory: torch.memory_for
     logits, ignored, cells, values, target = scale_case(low=FAINT + 0.01)
     mine = logits.clone(memory_format=memory).requires_grad_()
     reference = logits.double().requires_grad_()
-    loss = scale_loss(mine, ignored, cells, values, focal=focal)
+    loss = bell_loss(mine, ignored, cells, values, focal=focal)
     wanted = dense_scale_loss(reference, ignored, target, focal)
     loss.backward()
     wanted.backward()
@@ -190,7 +193,7 @@ def test_what_the_focal_form_leaves_out_is_bounded() -> None:
     """Of values below FAINT without a target: at most p^3 in the loss and 3 p^3 in a gradient, p that of FAINT."""
     logits, ignored, cells, values, target = scale_case(low=2 * FAINT)
     mine, reference = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    loss = scale_loss(mine, ignored, cells, values, focal=True)
+    loss = bell_loss(mine, ignored, cells, values, focal=True)
     wanted = dense_scale_loss(reference, ignored, target, True)
     loss.backward()
     wanted.backward()
@@ -268,11 +271,11 @@ def test_cells_of_four_pixels_are_those_of_two_in_half_the_picture() -> None:
     maps, regions, points = case["response"], case["regions"], case["points"]
     for coarse, fine in zip(soft_argmax(maps, 2 * regions, 4), soft_argmax(maps, regions), strict=True):
         assert torch.allclose(coarse, 2 * fine if coarse.dim() == 4 else fine)
-    assert torch.equal(at(maps, 2 * points, 4), at(maps, points))
-    assert torch.equal(region_maximum(maps, 2 * regions, 4), region_maximum(maps, regions))
+    assert torch.equal(sample(maps, 2 * points, 4), sample(maps, points, 2))
+    assert torch.equal(region_maximum(maps, 2 * regions, 4), region_maximum(maps, regions, 2))
     boxes = FACES[:3]
-    np.testing.assert_array_equal(targets.ignored(2 * boxes, 128, 4), targets.ignored(boxes, 64))
-    (places, values), (wanted, heights) = targets.paint(2 * boxes, 128, Spread(), 4), targets.paint(boxes, 64, Spread())
+    np.testing.assert_array_equal(touched(2 * boxes, 128, 4), touched(boxes, 64, 2))
+    (places, values), (wanted, heights) = paint(2 * boxes, 128, Spread(), 4), paint(boxes, 64, Spread())
     np.testing.assert_array_equal(places, np.add(wanted, [scales.PER_OCTAVE, 0, 0]))
     np.testing.assert_allclose(values, heights, atol=1e-6)
 
@@ -381,7 +384,7 @@ def painted(boxes: Array, size: int, spread: Spread) -> Array:
     [Spread(paper=True, scale=0), Spread(paper=True, scale=0.7), Spread(scale=0), Spread(space=0.08), Spread()],
 )
 def test_targets_are_equations_2_and_3(spread: Spread) -> None:
-    at, values = targets.paint(FACES, 64, spread)
+    at, values = paint(FACES, 64, spread)
     assert len(np.unique(at, axis=0)) == len(at)
     M = np.zeros((BINS, 32, 32))
     M[tuple(at.T)] = values
@@ -395,35 +398,35 @@ def test_overlapping_faces_take_the_maximum() -> None:
     spread = Spread(space=0.2)
     each = [painted(face[None], 64, spread) for face in FACES[1:3]]
     assert (np.minimum(*each) > 0).any()
-    at, values = targets.paint(FACES[1:3], 64, spread)
+    at, values = paint(FACES[1:3], 64, spread)
     np.testing.assert_allclose(values, np.maximum(*each)[tuple(at.T)], atol=1e-6)
 
 
 def test_no_face_paints_nothing() -> None:
-    at, values = targets.paint(np.zeros((0, 4)), 64, Spread())
+    at, values = paint(np.zeros((0, 4)), 64, Spread())
     assert at.shape == (0, 3)
     assert values.shape == (0,)
-    assert not targets.ignored(np.zeros((0, 4)), 64).any()
+    assert not touched(np.zeros((0, 4)), 64, STRIDE).any()
 
 
 def test_ignored_are_the_cells_that_regions_touch() -> None:
     regions = np.array([[3, 4, 9.5, 8], [-5, 60, 3, 80], [31.9, 32, 32.1, 34], [50, 10, 52, 12], [6, 6, 7, 30]])
-    found = targets.ignored(regions, 64)
+    found = touched(regions, 64, STRIDE)
     for i, j in product(range(32), range(32)):
-        touched = any(x1 < 2 * j + 2 and x2 > 2 * j and y1 < 2 * i + 2 and y2 > 2 * i for x1, y1, x2, y2 in regions)
-        assert found[i, j] == touched, (i, j)
+        there = any(x1 < 2 * j + 2 and x2 > 2 * j and y1 < 2 * i + 2 and y2 > 2 * i for x1, y1, x2, y2 in regions)
+        assert found[i, j] == there, (i, j)
 
 
 def test_proposals_in_training_are_those_of_cells_and_bins() -> None:
     sides = np.repeat([4.1, 60.0, 255], 400)
     middle = np.random.default_rng(0).uniform(0, 256, (len(sides), 2))
-    boxes = targets.squares(middle, sides)
-    exact = targets.proposals(np.random.default_rng(1), boxes, jitter=0)
+    boxes = np.concatenate([middle - sides[:, None] / 2, middle + sides[:, None] / 2], axis=1)
+    exact = near_proposals(np.random.default_rng(1), boxes, jitter=0)
     np.testing.assert_allclose((exact[:, :2] + exact[:, 2:]) / 2, np.floor(middle / 2) * 2 + 1)
     np.testing.assert_allclose(exact[:, 2] - exact[:, 0], exact[:, 3] - exact[:, 1])
     off = scales.encode(exact[:, 2] - exact[:, 0]) - scales.encode(sides)
     assert [sorted(set(off[i : i + 400].tolist())) for i in (0, 400, 800)] == [[0, 1], [-1, 0, 1], [-1, 0]]
-    moved = targets.proposals(np.random.default_rng(1), boxes, jitter=0.04)
+    moved = near_proposals(np.random.default_rng(1), boxes, jitter=0.04)
     shift = ((moved[:, :2] + moved[:, 2:]) / 2 - middle)[400:] / sides[400:, None]
     assert shift.std() == pytest.approx(0.04, rel=0.1)
 
@@ -434,12 +437,12 @@ def test_proposals_in_training_are_those_of_cells_and_bins() -> None:
 @pytest.mark.parametrize("backbone", ["drnet", "hourglass"])
 @pytest.mark.parametrize("landmarks", [5, 19])
 def test_networks_have_about_a_million_parameters(backbone: str, landmarks: int) -> None:
-    assert 0.95e6 <= sum(p.numel() for p in Network(landmarks, backbone).parameters()) <= 1.10e6
+    assert 0.95e6 <= sum(p.numel() for p in build(landmarks, backbone).parameters()) <= 1.10e6
 
 
 def test_drnet_has_eleven_layers() -> None:
     """3x3 convolutions on the longest path from the pixels to a map."""
-    network = Network()
+    network = build()
     traced = fx.symbolic_trace(network)
     depth: dict[fx.Node, int] = {}
     for node in traced.graph.nodes:
@@ -451,8 +454,8 @@ def test_drnet_has_eleven_layers() -> None:
 
 @pytest.mark.parametrize(("backbone", "stride"), [("drnet", 2), ("hourglass", 2), ("lite", 4)])
 def test_maps_have_their_stride(backbone: str, stride: int) -> None:
-    network = Network(7, backbone)
-    m = network.backbone.multiple
+    network = build(7, backbone)
+    m = network.multiple
     maps = network(torch.randint(0, 256, (2, 3, m * (128 // m), m * (192 // m))).float())
     cells = (128 // stride, 192 // stride)
     wanted = {"scale": (2, BINS, *cells), "response": (2, 7, *cells)}
@@ -465,13 +468,13 @@ def test_maps_have_their_stride(backbone: str, stride: int) -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_faces_are_rare_before_training(backbone: str) -> None:
     torch.manual_seed(0)
-    maps = Network(5, backbone)(torch.randint(0, 256, (2, 3, 128, 128)).float())
+    maps = build(5, backbone)(torch.randint(0, 256, (2, 3, 128, 128)).float())
     assert 1e-5 < maps["scale"].sigmoid().mean() < 1e-3
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_folded_networks_compute_the_same(backbone: str) -> None:
-    network = unlike(Network(5, backbone))
+    network = unlike(build(5, backbone))
     pixels = torch.randint(0, 256, (2, 3, 64, 128), dtype=torch.float64)
     with torch.no_grad():
         before = network(pixels)
@@ -539,19 +542,19 @@ def test_peaks_are_those_of_the_loops(rank: int) -> None:
     loops = [looped_peaks(maps.numpy()) for maps in scale]
     assert all(10 < len(wanted) < 40 for wanted in loops)
     limits = torch.tensor([wanted[rank][0] for wanted in loops], dtype=scale.dtype) - 1e-9
-    logit, cell, logits = peaks(scale, limits)
+    logit, cell, logits = strongest(scale, limits)
     bins = logits.argmax(-1)
     assert logit.shape[1] == max(len(wanted) if rank < 0 else rank + 1 for wanted in loops)
     for image, wanted in enumerate(loops):
         rows = list(zip(logit[image].tolist(), cell[image].tolist(), bins[image].tolist(), strict=True))
         assert [(x, *place, b) for x, place, b in rows[: len(wanted)]] == wanted[: len(rows)]
-        assert (logit[image, len(wanted) :] < -900).all()  # beaten by a neighbour
+        assert torch.isneginf(logit[image, len(wanted) :]).all()  # beaten by a neighbour
 
 
 def test_the_maximum_in_a_region_is_that_of_the_loops() -> None:
     maps = random_maps(2, 3, H, W, seed=4)
     regions = torch.tensor([list(REGIONS.values())] * 2, dtype=torch.float64)
-    found = region_maximum(maps, regions)
+    found = region_maximum(maps, regions, STRIDE)
     for image, (face, region), channel in product(range(2), enumerate(REGIONS.values()), range(3)):
         wanted = max(maps[image, channel][cell].item() for cell in cells_in(region))
         assert found[image, face, channel].item() == wanted
@@ -569,11 +572,14 @@ def vivid(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("backbone", ["drnet", "lite"])
 def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
     torch.manual_seed(0)
-    network = vivid(Network(5, backbone))
+    network = vivid(build(5, backbone))
     stride = network.stride
     pixels = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
     with torch.no_grad():
-        found = {name: value.numpy() for name, value in Extractor(network)(pixels, least(2)).items()}
+        found = {
+            name: value.numpy()
+            for name, value in Extractor(network, Heads.of(backbone=backbone))(pixels, least(2)).items()
+        }
         maps = {n: v.double().numpy() for n, v in network(pixels.permute(0, 3, 1, 2).float()).items()}
     for image in range(2):
         wanted = looped_peaks(maps["scale"][image])[: 60 // stride]
@@ -1150,9 +1156,9 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(TINY)
     overrides = {"steps": "2", "landmarks": '"21"', "backbone": '"hourglass"'}
     file = run(training, tmp_path, tmp_path / "r.toml", tmp_path / "run", overrides=overrides)
-    network = Network(21, "hourglass")
+    network = build(21, "hourglass")
     network.load_state_dict(torch.load(tmp_path / "run" / "kpnet" / CHECKPOINT, weights_only=True)["best"]["weights"])
-    module = entries(network, landmarks=of)["kpnet"].module
+    module = entries(network, Heads.of(backbone="hourglass"), landmarks=of)["kpnet"].module
     outputs = ("logit", "centre", "side", "landmarks", "peaks")
     for runtime in ("onnx", "openvino") if find_spec("openvino") else ("onnx",):
         graph = load_graph(file.read_bytes(), runtime=runtime, threads=1)
@@ -1165,10 +1171,9 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
                 wanted = {n: v.numpy() for n, v in module(torch.from_numpy(pixels), limits).items()}
             assert found["landmarks"].shape == (shape[0], found["logit"].shape[1], 21, 2)
             mine, theirs = rows_of_both(wanted, found, "centre")
-            stand = (mine["logit"] > -500) & (theirs["logit"] > -500)  # ranks, and ties, may turn on the last digit
-            assert stand.sum() > 20
+            assert len(mine["logit"]) > 20
             for name in outputs:
-                np.testing.assert_allclose(theirs[name][stand], mine[name][stand], atol=2e-3)
+                np.testing.assert_allclose(theirs[name], mine[name], atol=2e-3)
 
 
 def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

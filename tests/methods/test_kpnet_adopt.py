@@ -14,9 +14,10 @@ onnx = pytest.importorskip("onnx")
 from torch import nn  # noqa: E402
 
 from lineament.errors import OptionError, WeightsError  # noqa: E402
-from lineament.methods.kpnet import training, variants  # noqa: E402
+from lineament.methods.kpnet import training  # noqa: E402
 from lineament.methods.kpnet.adopt import adopt, narrowed, read_network, settle  # noqa: E402
-from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite  # noqa: E402
+from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
+from lineament.methods.kpnet.network import BACKBONES, DRNet, Lite  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.train.run import run  # noqa: E402
 from lineament.weights import read_weights  # noqa: E402
@@ -30,10 +31,10 @@ def pixels(n: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_unfolding_undoes_folding(backbone: str) -> None:
-    network = unlike(KPNet(5, backbone))
+    network = unlike(build(5, backbone))
     folded = copy.deepcopy(network)
     folded.fold()
-    fresh = KPNet(5, backbone).double().eval()
+    fresh = build(5, backbone).double().eval()
     fresh.unfold(folded.state_dict())
     with torch.no_grad():
         for name, wanted in network(pixels()).items():
@@ -42,7 +43,7 @@ def test_unfolding_undoes_folding(backbone: str) -> None:
 
 
 def test_settled_normalisation_knows_the_pictures_and_changes_nothing() -> None:
-    network = unlike(KPNet())
+    network = unlike(build())
     with torch.no_grad():
         before = network(pixels())["scale"]
         settle(network, pixels())
@@ -52,7 +53,7 @@ def test_settled_normalisation_knows_the_pictures_and_changes_nothing() -> None:
 
 def test_a_file_comes_back_with_the_landmarks_of_another_schema_new() -> None:
     content = read_weights("kpnet")
-    network = KPNet(21).eval()
+    network = build(21).eval()
     new = network.response.weight.clone()
     adopt(network, content, pixels().float())
     picture = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
@@ -67,7 +68,7 @@ def test_a_file_comes_back_with_the_landmarks_of_another_schema_new() -> None:
 def test_a_lite_network_takes_the_channels_that_carry_most() -> None:
     """Of a DRNet all of whose other channels carry nothing: what is left computes the same."""
     torch.manual_seed(0)
-    wide, network = DRNet().eval(), KPNet(5, "lite").eval()
+    wide, network = DRNet().eval(), build(5, "lite").eval()
     lite = network.backbone
     assert isinstance(lite, Lite)
     stream, inner = (torch.randperm(176)[: lite.down.first.conv.out_channels].sort().values for _ in range(2))
@@ -83,9 +84,9 @@ def test_a_lite_network_takes_the_channels_that_carry_most() -> None:
             torch.testing.assert_close(mine, theirs[:, kept])
 
 
-@pytest.mark.parametrize(("extraction", "grouping"), [("regression", "rpn"), ("soft-argmax", "embedding")])
+@pytest.mark.parametrize(("extraction", "grouping"), [("regression", "rpn"), ("argmax", "embedding")])
 def test_a_variant_begins_with_the_backbone(extraction: str, grouping: str) -> None:
-    network = variants.build(5, "drnet", extraction, grouping)
+    network = build(5, "drnet", Heads.of(grouping, extraction))
     head = {name: value.clone() for name, value in network.scale.state_dict().items()}
     adopt(network, read_weights("kpnet"), pixels().float())
     assert all(torch.equal(value, head[name]) for name, value in network.scale.state_dict().items())
@@ -95,7 +96,7 @@ def test_a_variant_begins_with_the_backbone(extraction: str, grouping: str) -> N
 
 def test_what_is_no_weight_file_is_refused() -> None:
     with pytest.raises(WeightsError):
-        adopt(KPNet(), b"no weights", pixels().float())
+        adopt(build(), b"no weights", pixels().float())
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_what_is_no_weight_file_is_refused() -> None:
 )
 def test_weights_of_another_kind_are_refused(backbone: str, weights: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        adopt(KPNet(5, backbone), read_weights(weights), pixels().float())
+        adopt(build(5, backbone), read_weights(weights), pixels().float())
 
 
 def test_a_training_begins_with_shipped_weights(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from lineament.errors import OptionError
 from lineament.methods.kpnet.decode import Config
-from lineament.methods.kpnet.network import ConvNorm, DRNet, KPNet, Lite
+from lineament.methods.kpnet.heads import build
+from lineament.methods.kpnet.layers import ConvNorm
+from lineament.methods.kpnet.network import DRNet, KPNet, Lite
 from lineament.runtime import read_metadata
 from lineament.schemas import schema
 from lineament.weights import parse_metadata
@@ -37,7 +39,7 @@ def read_network(content: bytes) -> KPNet:
     if any(name.endswith("_quantized") for name in tensors):
         raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
     config = Config(**settings)
-    network = KPNet(len(schema(config.landmarks)), config.backbone)
+    network = build(len(schema(config.landmarks)), config.backbone)
     try:
         network.unfold(tensors)
     except (KeyError, RuntimeError) as error:

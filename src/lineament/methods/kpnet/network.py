@@ -1,4 +1,4 @@
-"""KPNet's networks (Song et al. 2020): two light backbones, and one 3x3 convolution for each of the two maps.
+"""KPNet's networks (Song et al. 2020, figures 2 and 3): two light backbones, and a head for each of the two maps.
 
 A third backbone is ours, for plain processors: maps at stride 4, and with them where in its cell a face's centre is.
 
@@ -8,52 +8,53 @@ convolution are the same thing to the network.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lineament.methods.kpnet.scales import BINS, STRIDE
+from lineament.methods.kpnet.layers import ConvNorm, Merge, Residual, Stem, UpConv, doubled, widen
+from lineament.methods.kpnet.scales import GRIDS
 
 
 class KPNet(nn.Module):
-    """A backbone and its two heads (figure 2): ``scale`` for the scalemap, ``response`` for the landmarks.
+    """A backbone and its two heads (figure 2): ``scale`` tells faces, ``response`` their landmarks.
+
+    `lineament.methods.kpnet.heads.build` makes one of the paper's or of a variant's heads.
 
     Args:
-        landmarks: K. backbone: "drnet", "hourglass" or "lite".
+        backbone: makes the features. scale: features -> what tells faces, for the paper the scalemap. response:
+            features -> response maps, and behind them ``offsets`` further ones.
+        offsets: how many maps of the response head say where in its cell a face's centre is: 2, or 0.
 
     Attributes:
         stride: pixels of the input for one cell of a map.
+        multiple: what the sides of an input are multiples of.
     """
 
-    def __init__(self, landmarks: int = 5, backbone: str = "drnet") -> None:
+    def __init__(self, backbone: Backbone, scale: nn.Module, response: nn.Module, *, offsets: int = 0) -> None:
         super().__init__()
-        self.backbone = BACKBONES[backbone]()
-        self.stride = self.backbone.cell
-        self.offsets = 2 if self.stride > STRIDE else 0
-        self.scale: nn.Module = self.backbone.head(BINS)
-        self.response: nn.Module = self.backbone.head(landmarks + self.offsets)
-        expect_rarely(self.scale)
+        self.backbone, self.scale, self.response, self.offsets = backbone, scale, response, offsets
+        self.stride, self.multiple = backbone.grid
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(n, 3, h, w) in [0, 255], h and w multiples of the backbone's ``multiple`` -> maps.
+        """(n, 3, h, w) in [0, 255], h and w multiples of ``multiple`` -> maps.
 
         Returns:
-            ``scale`` (n, 60, h/2, w/2), logits; ``response`` (n, K, h/2, w/2), h of equation 5. Where maps are at
-            stride 4, h/4 and w/4, and ``offset`` (n, 2, h/4, w/4): x and y of a face's centre from the cell's own, in
-            cells.
+            Of the paper's heads ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, h/stride,
+            w/stride), h of equation 5. With ``offsets`` also ``offset`` (n, 2, h/stride, w/stride): x and y of a face's
+            centre from the cell's own, in cells.
         """
         return self.maps(self.features(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """What the heads read: (n, channels, ...), at stride 2 or before the heads' own upsampling."""
+        """What the heads read: (n, channels, ...), at the backbone's ``stride``."""
         features: Tensor = self.backbone(pixels / 128)
         return features
 
     def maps(self, features: Tensor) -> dict[str, Tensor]:
-        """Both heads' maps."""
+        """The heads' maps."""
         response = self.response(features)
         maps = {"scale": self.scale(features), "response": response}
         if self.offsets:
@@ -72,7 +73,7 @@ class KPNet(nn.Module):
     def unfold(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the kernels and biases, by name, of a folded network of this kind: the same function, to learn on from.
 
-        Normalisation does nothing then but to add the biases.
+        Normalisation does nothing then but add the biases.
         """
         for name, module in self.named_modules():
             if isinstance(module, (ConvNorm, UpConv, Stem)):
@@ -82,23 +83,8 @@ class KPNet(nn.Module):
                 head.load_state_dict({part: tensors[f"{name}.{part}"] for part in ("weight", "bias")})
 
 
-def expect_rarely(head: nn.Module, prior: float = 1e-4) -> None:
-    """Begin with that probability in every cell of a head's map: no flood of false alarms in the first steps.
-
-    A face's cell is one of many thousands.
-    """
-    last = head.conv if isinstance(head, UpConv) else head
-    assert isinstance(last, nn.Conv2d)
-    assert last.bias is not None
-    nn.init.constant_(last.bias, -math.log(1 / prior - 1))
-    if isinstance(head, UpConv):  # it reads sums that no layer normalised
-        nn.init.normal_(last.weight, std=0.003)
-
-
 class Trunk(nn.Module):
     """What `DRNet` and `Lite` have in common: the way down to stride 8."""
-
-    multiple = 8
 
     def __init__(self, early: int, middle: int, deep: int) -> None:
         super().__init__()
@@ -122,8 +108,8 @@ class DRNet(Trunk):
     stride 4, one behind the sum there, one up to stride 2 and over the long skip's concatenation, head.
     """
 
-    stride = 2  # of the features
-    cell = 2  # pixels of the input for one cell of the maps
+    grid = GRIDS["drnet"]
+    stride = 2  # pixels of the input for one cell of the features
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
         super().__init__(early, middle, deep)
@@ -138,10 +124,10 @@ class DRNet(Trunk):
         Runtimes keep maps in such blocks, and only whole ones can be concatenated as they lie.
         """
         missing = -self.stem.conv.out_channels % block
-        _widen(self.stem.conv, outputs=missing)
+        widen(self.stem.conv, outputs=missing)
         assert isinstance(self.shallow.shortcut, ConvNorm)
         for reader in (self.shallow.first, self.shallow.shortcut, self.last):
-            _widen(reader.conv, inputs=missing)
+            widen(reader.conv, inputs=missing)
 
     def head(self, channels: int) -> nn.Conv2d:
         """A head's layer."""
@@ -157,8 +143,8 @@ class DRNet(Trunk):
 class Hourglass(nn.Module):
     """Hourglass-light: one stack of Newell et al. 2016 with 64 channels, upsampled to stride 2 at its end."""
 
-    multiple = 64
-    stride, cell = 4, 2
+    grid = GRIDS["hourglass"]
+    stride = 4
 
     def __init__(self, channels: int = 64, depth: int = 4) -> None:
         super().__init__()
@@ -183,7 +169,7 @@ class Hourglass(nn.Module):
             x = down(self.pool(x))
         x = self.bottom(x)
         for skipped, up in zip(reversed(kept), self.ups, strict=True):
-            x = skipped + _doubled(up(x))
+            x = skipped + doubled(up(x))
         return x
 
 
@@ -193,7 +179,8 @@ class Lite(Trunk):
     Dense convolutions, as processors with instructions for bytes are best at.
     """
 
-    stride, cell = 4, 4
+    grid = GRIDS["lite"]
+    stride = 4
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 96) -> None:
         super().__init__(early, middle, deep)
@@ -208,214 +195,12 @@ class Lite(Trunk):
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, channels, h/4, w/4)."""
         _, shallow, deep = self.trunk(x)
-        return functional.relu(self.smooth(functional.relu(_doubled(self.up(deep)) + shallow)))
+        return functional.relu(self.smooth(functional.relu(doubled(self.up(deep)) + shallow)))
 
 
+Backbone = DRNet | Hourglass | Lite
 BACKBONES: dict[str, type[DRNet] | type[Hourglass] | type[Lite]] = {
     "drnet": DRNet,
     "hourglass": Hourglass,
     "lite": Lite,
 }
-
-
-class ConvNorm(nn.Module):
-    """Convolution and batch normalisation."""
-
-    folded = "conv"  # the layer that stands for all after folding
-
-    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
-        out: Tensor = self.norm(self.conv(x))
-        return out
-
-    def fold(self) -> None:
-        """Make one convolution of both."""
-        weight, bias = _normalised(self.conv.weight, self.norm)
-        self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
-
-    def unfold(self, weight: Tensor, bias: Tensor) -> None:
-        """Begin with what folding made, of which channels beyond these were filled in (see `DRNet.fill`)."""
-        outputs, inputs = self.conv.weight.shape[:2]
-        self.conv.weight.copy_(weight[:outputs, :inputs])
-        _only_shift(self.norm, bias[:outputs])
-
-
-class Residual(nn.Module):
-    """A basic residual block, with a 1x1 projection where the shape changes."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.first = ConvNorm(inputs, outputs, stride=stride)
-        self.second = ConvNorm(outputs, outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else ConvNorm(inputs, outputs, size=1, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
-        return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
-
-
-class Stem(nn.Module):
-    """Two 3x3 convolutions, the first with stride 2 and nothing between them; then normalisation.
-
-    All padding comes before the first, so that both together are exactly one 7x7 convolution, which is what is left of
-    them at inference: a quarter of the work.
-    """
-
-    folded = "first"
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, channels, 3, stride=2, bias=False)
-        self.second: nn.Module = nn.Conv2d(channels, channels, 3, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, channels, h/2, w/2)."""
-        out: Tensor = self.norm(self.second(self.first(functional.pad(x, (3, 2, 3, 2)))))
-        return out
-
-    def fold(self) -> None:
-        """Make one convolution of all three."""
-        assert isinstance(self.second, nn.Conv2d)
-        both = functional.conv_transpose2d(self.second.weight, self.first.weight, stride=2)
-        weight, bias = _normalised(both, self.norm)
-        self.first = nn.Conv2d(3, len(weight), 7, stride=2)
-        self.first.weight, self.first.bias = nn.Parameter(weight), nn.Parameter(bias)
-        self.second, self.norm = nn.Identity(), nn.Identity()
-
-    def unfold(self, weight: Tensor, bias: Tensor) -> None:
-        """Begin with what folding made: the second kernels that give it with the first ones as they are.
-
-        Any first kernels will do that span all there can be, and random ones do.
-        """
-        assert isinstance(self.second, nn.Conv2d)
-        shape = self.second.weight.shape
-        unit = torch.eye(shape[1:].numel(), dtype=weight.dtype).view(-1, *shape[1:])
-        each = functional.conv_transpose2d(unit, self.first.weight, stride=2).flatten(1).double()
-        second = torch.linalg.lstsq(each.T, weight.flatten(1).double().T, driver="gelsd").solution
-        self.second.weight.copy_(second.T.reshape(shape))
-        _only_shift(self.norm, bias)
-
-
-class UpConv(nn.Module):
-    """Nearest-neighbour x2 upsampling and a 3x3 convolution.
-
-    Every output sees copies: of its 3x3 inputs only 2x2 differ. So for inference the 3x3 kernel becomes four 2x2
-    kernels, one for each place that an output can have in its upsampled cell, on the map before it is upsampled: 4/9
-    of the multiplications.
-
-    Args:
-        inputs, outputs: channels. norm: batch normalisation instead of a bias.
-    """
-
-    folded = "conv"
-
-    def __init__(self, inputs: int, outputs: int, norm: bool = False) -> None:
-        super().__init__()
-        self.conv: nn.Module = nn.Conv2d(inputs, outputs, 3, padding=1, bias=not norm)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs) if norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, 2h, 2w)."""
-        if isinstance(self.conv, Phases):
-            return self.conv(x)
-        return self.norm(self.conv(_doubled(x)))
-
-    def fold(self) -> None:
-        """Take the normalisation into the kernel, and the kernel apart into four."""
-        assert isinstance(self.conv, nn.Conv2d)
-        weight, bias = self.conv.weight, self.conv.bias
-        if isinstance(self.norm, nn.BatchNorm2d):
-            weight, bias = _normalised(weight, self.norm)
-        assert bias is not None
-        self.conv, self.norm = Phases(weight, bias), nn.Identity()
-
-    def unfold(self, weight: Tensor, bias: Tensor) -> None:
-        """Begin with what folding made."""
-        assert isinstance(self.conv, nn.Conv2d)
-        even, odd = (_whole(row[0], row[1], axis=3) for row in torch.unflatten(weight, 0, (2, 2, -1)).unbind())
-        self.conv.weight.copy_(_whole(even, odd, axis=2))
-        shift = bias[: self.conv.out_channels]
-        if self.conv.bias is None:
-            _only_shift(self.norm, shift)
-        else:
-            self.conv.bias.copy_(shift)
-
-
-class Merge(ConvNorm):
-    """A 3x3 convolution of two concatenated maps, one of them upsampled x2, and batch normalisation."""
-
-    def __init__(self, coarse: int, fine: int, outputs: int) -> None:
-        super().__init__(coarse + fine, outputs)
-
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
-        """(n, coarse, h, w), (n, fine, 2h, 2w) -> (n, outputs, 2h, 2w)."""
-        return super().forward(torch.cat([_doubled(coarse), fine], dim=1))
-
-
-class Phases(nn.Conv2d):
-    """Upsampling and a 3x3 kernel as four 2x2 kernels, whose outputs are laid out as a cell's four places."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(weight.shape[1], 4 * len(weight), 2, padding=1)
-        rows = [_halved(weight, 2, odd) for odd in (False, True)]
-        kernels = [_halved(kernel, 3, odd) for kernel in rows for odd in (False, True)]
-        self.weight, self.bias = nn.Parameter(torch.cat(kernels)), nn.Parameter(bias.repeat(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, 2h, 2w)."""
-        h, w = x.shape[2:]
-        places = torch.unflatten(super().forward(x), 1, (4, -1))
-        placed = [places[:, 2 * i + j, :, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)]
-        return functional.pixel_shuffle(torch.stack(placed, dim=2).flatten(1, 2), 2)
-
-
-def _widen(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> None:
-    """Append channels that are zero to what a convolution reads or writes."""
-    assert conv.bias is not None
-    conv.weight = nn.Parameter(functional.pad(conv.weight, (0, 0, 0, 0, 0, inputs, 0, outputs)))
-    conv.bias = nn.Parameter(functional.pad(conv.bias, (0, outputs)))
-
-
-def _doubled(x: Tensor) -> Tensor:
-    """Every cell four times: (n, c, h, w) -> (n, c, 2h, 2w)."""
-    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def _halved(weight: Tensor, axis: int, odd: bool) -> Tensor:
-    """Three taps on copies as two on what was copied: an even place sees a, b, b; an odd one a, a, b."""
-    first, second, third = weight.unbind(axis)
-    return torch.stack([first + second, third] if odd else [first, second + third], dim=axis)
-
-
-def _whole(even: Tensor, odd: Tensor, axis: int) -> Tensor:
-    """Undo `_halved`."""
-    first, others = even.unbind(axis)
-    third = odd.select(axis, 1)
-    return torch.stack([first, others - third, third], dim=axis)
-
-
-def _normalised(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution without bias and the batch normalisation behind it."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-
-
-def _only_shift(norm: nn.Module, bias: Tensor) -> None:
-    """Make a batch normalisation that, as it validates, adds a bias and does nothing else."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1 - norm.eps)
-    norm.weight.fill_(1)
-    norm.bias.copy_(bias)

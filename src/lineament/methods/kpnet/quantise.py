@@ -1,7 +1,8 @@
 """KPNet in integers of 8 bits: an exported file whose convolutions compute in bytes, ranges taken from pictures.
 
-The file must be one of two passes (see ``entries``): a scalemap in bytes is good enough to say where the proposals are,
-and not what they are worth. The response map stays as it is: its softmax takes differences that a byte has not.
+The file must be one of two passes (see ``export.entries``): a scalemap in bytes is good enough to say where the
+proposals are, and not what they are worth. The response map stays as it is: its softmax takes differences that a byte
+has not.
 
 Such a file is for onnxruntime. OpenVINO (2026.4) loads it and computes something else where phases are laid out.
 """
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from lineament.errors import LineamentError
 from lineament.files import write_whole
-from lineament.methods.kpnet.entries import LEAST
+from lineament.methods.kpnet.export import LEAST
 
 Array = NDArray[Any]
 

@@ -1,4 +1,4 @@
-"""The scale bins of KPNet (equation 1): sixty, ten to an octave, of the longer side of a face.
+"""The scale bins of KPNet (equation 1): sixty, ten to an octave, of the longer side of a face; and its maps' cells.
 
 The paper counts from 2^5 on an image whose longer edge is 2048; ours are pixels of the network's input, whatever its
 size, and the same numbers where that edge is 256: from 4 pixels to 256.
@@ -6,7 +6,7 @@ size, and the same numbers where that edge is 256: from 4 pixels to 256.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,22 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 STRIDE = 2
-"""Pixels of the input for one cell of a map, N_s."""
+"""N_s of equation 2: pixels of the input for one cell of a map."""
+
+
+class Grid(NamedTuple):
+    """How the maps of a backbone lie on its input.
+
+    Attributes:
+        stride: pixels of the input for one cell. multiple: what the sides of the input are multiples of.
+    """
+
+    stride: int
+    multiple: int
+
+
+GRIDS = {"drnet": Grid(STRIDE, 8), "hourglass": Grid(STRIDE, 64), "lite": Grid(4, 8)}
+"""By backbone; the lite one is ours."""
 BINS = 60
 """S, the number of scale bins."""
 PER_OCTAVE = 10

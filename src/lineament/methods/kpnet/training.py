@@ -22,22 +22,19 @@ from lineament.data.canvases import Canvas, LabelRules, Labels
 from lineament.errors import OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
-from lineament.methods.kpnet import embedding, rpn, targets, variants
 from lineament.methods.kpnet.adopt import adopt, read_network
 from lineament.methods.kpnet.decode import REFINEMENT, Config, sigmoid, terms
 from lineament.methods.kpnet.decode import KPNet as Decoder
-from lineament.methods.kpnet.entries import entries
-from lineament.methods.kpnet.extractions import regress
-from lineament.methods.kpnet.losses import FAINT, landmark_losses, offset_loss, position_losses, scale_loss
-from lineament.methods.kpnet.network import BACKBONES, KPNet
+from lineament.methods.kpnet.export import entries
+from lineament.methods.kpnet.heads import Heads, build
+from lineament.methods.kpnet.heads.bells import FAINT, Spread
+from lineament.methods.kpnet.network import KPNet
 from lineament.methods.kpnet.quantise import quantise
-from lineament.methods.kpnet.scales import LARGEST, SMALLEST
-from lineament.methods.kpnet.targets import Spread
+from lineament.methods.kpnet.scales import GRIDS, LARGEST, SMALLEST
 from lineament.runtime import load_graph
 from lineament.schemas import schema
 from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
 from lineament.train.checkpoint import initial_weights, phases_of
-from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
 from lineament.train.task import Batch, generator, to_input
@@ -58,24 +55,24 @@ class KPNetRecipe(CanvasRecipe):
 
     Attributes:
         backbone: as in the method's ``Config``.
-        extraction: how landmarks are found in a region: "soft-argmax", "argmax" or "regression" (table 2).
         grouping: which landmarks are one face's: those in a region of the "scalemap" or of an "rpn", a region proposal
-            network, or those that an "embedding" holds together, which finds them by peaks of its own (table 6).
+            network, or those that an "embedding" holds together (table 6).
+        extraction: how landmarks are found: in a region by "soft-argmax" or "regression", or as peaks by "argmax"
+            (table 2), which is what an embedding takes.
         focal: the focal form of equation 4; else as printed.
         printed_spread: targets spread as in equation 3; else by ...
         spread: ... sigma as a share of the face's side, and ...
         scale_spread: ... sigma over neighbouring bins, in bins.
         scale_weight: of the scalemap's loss: for one face if focal, else for the sum over one photo's map.
-        squared_weight, absolute_weight, peak_weight: of the landmarks' losses (see ``landmark_losses``); where they are
-            found by a maximum ...
+        squared_weight, absolute_weight, peak_weight: of the landmarks' losses (see ``landmark_losses``); of argmax ...
         heat_weight: ... of the loss that scalemaps have, for one landmark if focal, else for one photo.
         tag_weight: of the embedding's. offset_weight: of the centres' places in their cells, where the maps are coarse.
         labels: faces without a bin are ignored.
     """
 
     backbone: str = "drnet"
-    extraction: str = "soft-argmax"
     grouping: str = "scalemap"
+    extraction: str = "soft-argmax"
     focal: bool = True
     printed_spread: bool = False
     spread: float = 0.04
@@ -93,17 +90,16 @@ class KPNetRecipe(CanvasRecipe):
         super().__post_init__()
         if len(self.landmarks) > 1:
             raise OptionError(f"kpnet learns one landmark schema, found {', '.join(self.landmarks)}")
-        variants.check(self.extraction, self.grouping, self.backbone)
+        self.heads()
 
-    @property
-    def stride(self) -> int:
-        """Pixels of the input for one cell of a map."""
-        return BACKBONES[self.backbone].cell
+    def heads(self) -> Heads:
+        """The heads of these names, in this style.
 
-    @property
-    def by_maxima(self) -> bool:
-        """Whether landmarks are where maps are largest, and are learnt as heat maps."""
-        return self.extraction == "argmax" or self.grouping == "embedding"
+        Raises:
+            OptionError: there are none, or they do not go together.
+        """
+        spread = Spread(self.printed_spread, self.spread, self.scale_spread)
+        return Heads.of(self.grouping, self.extraction, self.backbone, focal=self.focal, spread=spread)
 
 
 class KPNetTask(CanvasTask):
@@ -118,102 +114,23 @@ class KPNetTask(CanvasTask):
         adopt(self.network, content, to_input(torch.as_tensor(pixels)))
 
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
-        """Cells of the scalemap, or what is in its place, and landmarks with their regions."""
-        return _targets(rng, canvases, self.recipe)
+        """What the heads are to say of canvases."""
+        return self.recipe.heads().targets(rng, canvases, self.recipe.canvas)
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses of the scalemap, or what is in its place, and of the landmarks, weighted."""
+        """The heads' losses, weighted; those without weight are left out."""
         r = self.recipe
-        parts = self._of_grouping(outputs["scale"], batch) | self._of_extraction(outputs["response"], batch)
-        if "offset" in outputs:
-            parts["offset"] = in_float32(offset_loss)(outputs["offset"], batch["centres"], batch["sides"], r.stride)
         weights = {
             "scale": r.scale_weight,
-            "tags": r.tag_weight,
+            "tag": r.tag_weight,
             "squared": r.squared_weight,
             "absolute": r.absolute_weight,
             "peak": r.peak_weight,
             "heat": r.heat_weight,
             "offset": r.offset_weight,
         }
+        parts = r.heads().losses(outputs, batch)
         return {name: weights[name] * value for name, value in parts.items() if weights[name]}
-
-    def _of_grouping(self, maps: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        focal = self.recipe.focal
-        if self.recipe.grouping == "rpn":
-            return {"scale": rpn.loss(maps.float(), batch["labels"], batch["offsets"], focal=focal)}
-        if self.recipe.grouping == "embedding":
-            return {"tags": embedding.loss(maps.float(), batch["points"], batch["weights"])}
-        loss = scale_loss(maps, batch["ignored"], batch["cells"], batch["values"], focal=focal)
-        return {"scale": loss / (batch["faces"].sum().clamp(min=1) if focal else len(maps))}
-
-    @in_float32
-    def _of_extraction(self, maps: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        focal = self.recipe.focal
-        regions, points, weights = batch["regions"], batch["points"], batch["weights"]
-        if self.recipe.by_maxima:
-            loss = scale_loss(maps, batch["heat_ignored"], batch["heat_cells"], batch["heat_values"], focal=focal)
-            return {"heat": loss / ((weights > 0).sum().clamp(min=1) if focal else len(maps))}
-        if self.recipe.extraction == "regression":
-            return position_losses(regress(maps, regions), regions, points, weights)
-        return landmark_losses(maps, regions, points, weights, self.recipe.stride)
-
-
-def _targets(rng: np.random.Generator, canvases: Sequence[Labels], recipe: KPNetRecipe) -> Batch:
-    """The targets of a batch of canvases; faces are padded to the number of the fullest canvas."""
-    spread = Spread(recipe.printed_spread, recipe.spread, recipe.scale_spread)
-    k = len(schema(recipe.landmarks[0]))
-    n, f = len(canvases), max(max((int((~c.ignore).sum()) for c in canvases), default=0), 1)
-    batch: Batch = {
-        "faces": np.array([int((~c.ignore).sum()) for c in canvases], np.float32),
-        "ignored": np.stack([targets.ignored(c.boxes[c.ignore], recipe.canvas, recipe.stride) for c in canvases]),
-        "regions": np.zeros((n, f, 4), np.float32),
-        "points": np.zeros((n, f, k, 2), np.float32),
-        "weights": np.zeros((n, f, k), np.float32),
-        "centres": np.zeros((n, f, 2), np.float32),
-        "sides": np.zeros((n, f), np.float32),
-    }
-    faces = [c.boxes[~c.ignore] for c in canvases]
-    for i, (canvas, boxes) in enumerate(zip(canvases, faces, strict=True)):
-        batch["regions"][i, : len(boxes)] = targets.proposals(rng, boxes)
-        batch["points"][i, : len(boxes)] = np.nan_to_num(canvas.landmarks[~canvas.ignore])
-        batch["weights"][i, : len(boxes)] = canvas.weights[~canvas.ignore]
-        batch["centres"][i, : len(boxes)] = (boxes[:, :2] + boxes[:, 2:]) / 2
-        batch["sides"][i, : len(boxes)] = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    if recipe.grouping == "scalemap":
-        painted = [targets.paint(boxes, recipe.canvas, spread, recipe.stride) for boxes in faces]
-        batch["cells"], batch["values"] = _together(painted)
-    if recipe.grouping == "rpn":
-        assigned = [
-            rpn.assign(boxes, c.boxes[c.ignore], recipe.canvas) for c, boxes in zip(canvases, faces, strict=True)
-        ]
-        batch["labels"], batch["offsets"] = map(np.stack, zip(*assigned, strict=True))
-    if recipe.by_maxima:
-        batch |= _heat_targets(batch, faces, recipe, spread)
-    return batch
-
-
-def _heat_targets(batch: Batch, faces: list[Array], recipe: KPNetRecipe, spread: Spread) -> Batch:
-    """Heat maps, and where they are not learnt: where a face lacks landmarks and, for argmax, outside all regions.
-
-    Landmarks count alike, whoever set them: those under a mask are guesses that the paper's loss cannot weigh.
-    """
-    whole = [(batch["weights"][i, : len(boxes)] > 0).all(axis=1) for i, boxes in enumerate(faces)]
-    ignored = batch["ignored"].copy()
-    painted = []
-    for i, (boxes, known) in enumerate(zip(faces, whole, strict=True)):
-        ignored[i] |= targets.ignored(boxes[~known], recipe.canvas)
-        if recipe.grouping != "embedding":
-            ignored[i] |= ~targets.ignored(batch["regions"][i, : len(boxes)], recipe.canvas)
-        painted.append(targets.heat(batch["points"][i, : len(boxes)][known], boxes[known], recipe.canvas, spread))
-    cells, values = _together(painted)
-    return {"heat_cells": cells, "heat_values": values, "heat_ignored": ignored}
-
-
-def _together(painted: list[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Cells (m, 4) with their image in front, and values (m,), of the cells and values of each image."""
-    cells = [np.concatenate([np.full((len(at), 1), i), at], axis=1) for i, (at, _) in enumerate(painted)]
-    return np.concatenate(cells), np.concatenate([values for _, values in painted])
 
 
 def phases(recipe: Path, stage: str = METHOD) -> list[KPNetRecipe]:
@@ -330,7 +247,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     fitted = json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}
     about = {METHOD: phases_of(out / METHOD)}
     export(
-        variants.exported(network, schema(recipe.landmarks[0]), recipe.extraction, recipe.grouping),
+        entries(network, recipe.heads(), landmarks=schema(recipe.landmarks[0])),
         file,
         metadata=describe(METHOD, _config(recipe, **fitted), out / RECIPE, scores, training=about),
     )
@@ -343,7 +260,7 @@ def _config(recipe: KPNetRecipe, **fitted: Any) -> Config:
     of_weights = {
         "landmarks": recipe.landmarks[0],
         "backbone": recipe.backbone,
-        "multiple": BACKBONES[recipe.backbone].multiple,
+        "multiple": GRIDS[recipe.backbone].multiple,
     }
     config: Config = settings_of(Config, recipe, **of_weights, **fitted)
     return config
@@ -366,7 +283,8 @@ def export_bytes(
     decoder = Decoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
     about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
     with TemporaryDirectory() as folder:
-        two_passes = entries(network, landmarks=decoder.schema, two_passes=True)
+        heads = Heads.of(backbone=decoder.config.backbone)
+        two_passes = entries(network, heads, landmarks=decoder.schema, two_passes=True)
         whole = export(two_passes, Path(folder) / "floats.onnx", metadata=graph.metadata | about)
         quantise(whole, file, (view.pixels for image in images for view in decoder.views(0, image)))
     register(file)
@@ -375,4 +293,4 @@ def export_bytes(
 
 def _network(recipe: KPNetRecipe) -> KPNet:
     torch.manual_seed(recipe.seed)
-    return variants.build(len(schema(recipe.landmarks[0])), recipe.backbone, recipe.extraction, recipe.grouping)
+    return build(len(schema(recipe.landmarks[0])), recipe.backbone, recipe.heads())

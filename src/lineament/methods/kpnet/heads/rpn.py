@@ -6,6 +6,7 @@ root of 2. As with the scalemap a face is the square around its centre, as long 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lineament import boxes as box_ops
-from lineament.methods.kpnet.entries import leading, local_maxima
-from lineament.methods.kpnet.network import expect_rarely
+from lineament.data.canvases import Labels
+from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of
+from lineament.methods.kpnet.layers import expect_rarely
+from lineament.methods.kpnet.maps import leading, local_maxima
+from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
+from lineament.train.precision import in_float32
+from lineament.train.task import Batch
 
 Array = NDArray[Any]
 
@@ -29,6 +35,32 @@ PROPOSALS = 300
 """Faces at most of one view; an input of 64x64 has 384 anchors."""
 POSITIVE, NEGATIVE = 0.5, 0.3
 """Intersection over union with a face from which on an anchor stands for it, and below which it is background."""
+
+
+class RPN(Proposing):
+    """Anchors that are faces, or not, and where from there."""
+
+    compared = False  # anchors of one place are told apart by the last digit
+
+    def head(self, backbone: Backbone, landmarks: int) -> nn.Module:  # noqa: D102
+        return AnchorHead(backbone.channels, backbone.stride)
+
+    def targets(self, labels: Sequence[Labels], size: int) -> Batch:
+        """What each anchor stands for."""
+        of_each = [
+            assign(boxes, canvas.boxes[canvas.ignore], size)
+            for canvas, boxes in zip(labels, faces_of(labels), strict=True)
+        ]
+        kinds, offsets = map(np.stack, zip(*of_each, strict=True))
+        return {"anchors": kinds, "anchor_offsets": offsets}
+
+    def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``scale``, the anchors' loss."""
+        anchors, offsets = batch["anchors"], batch["anchor_offsets"]
+        return {"scale": anchor_loss(maps["scale"], anchors, offsets, focal=self.style.focal)}
+
+    def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:  # noqa: D102
+        return propose(maps["scale"], threshold)
 
 
 class AnchorHead(nn.Module):
@@ -71,14 +103,14 @@ def assign(boxes: Array, ignore: Array, size: int) -> tuple[Array, Array]:
     best[nearest] = np.arange(len(faces))
     most = overlaps.max(axis=1, initial=0)
     left_out = (most >= NEGATIVE) | (box_ops.coverage(anchors.reshape(-1, 4), ignore) >= 0.5).any(axis=1)
-    labels = np.where(most >= POSITIVE, 1.0, np.where(left_out, -1.0, 0.0))
-    labels[nearest] = 1
+    kinds = np.where(most >= POSITIVE, 1.0, np.where(left_out, -1.0, 0.0))
+    kinds[nearest] = 1
     own = np.concatenate([faces, np.ones((1, 4))])[best].reshape(anchors.shape)
     side, own_side = (b[..., 2] - b[..., 0] for b in (anchors, own))
     shift = (own[..., :2] + own[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2 / side[..., None]
     # the row of no face is a point: any positive side will do
     offsets = np.stack([shift[..., 0], shift[..., 1], np.log(np.where(own_side > 0, own_side, side) / side)])
-    return labels.reshape(anchors.shape[:3]).astype(np.float32), offsets.astype(np.float32)
+    return kinds.reshape(anchors.shape[:3]).astype(np.float32), offsets.astype(np.float32)
 
 
 def _anchors(size: int) -> Array:
@@ -88,25 +120,26 @@ def _anchors(size: int) -> Array:
     return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1)
 
 
-def loss(maps: Tensor, labels: Tensor, offsets: Tensor, *, focal: bool) -> Tensor:
+@in_float32
+def anchor_loss(maps: Tensor, anchors: Tensor, offsets: Tensor, *, focal: bool) -> Tensor:
     """Cross-entropy of the anchors' scores and smooth L1 of the faces' offsets, summed, for one anchor with a face.
 
     Args:
-        maps: (n, 4A, h, w) of `AnchorHead`. labels: (n, A, h, w) and offsets: (n, 3, A, h, w) of `assign`.
+        maps: (n, 4A, h, w) of `AnchorHead`. anchors: (n, A, h, w) and offsets: (n, 3, A, h, w) of `assign`.
         focal: weigh an anchor by the square of its error, as in the scalemap's focal loss.
     """
-    a = labels.shape[1]
+    a = anchors.shape[1]
     logits, found = maps[:, :a], torch.unflatten(maps[:, a:], 1, (3, a))
-    of_face = labels == 1
+    of_face = anchors == 1
     surprise = functional.binary_cross_entropy_with_logits(logits, of_face.to(maps.dtype), reduction="none")
     if focal:
         surprise = surprise * (logits.sigmoid() - of_face.to(maps.dtype)) ** 2
     misplaced = functional.smooth_l1_loss(found, offsets, beta=0.1, reduction="none").sum(1)
-    return (surprise * (labels >= 0) + misplaced * of_face).sum() / of_face.sum().clamp(min=1)
+    return (surprise * (anchors >= 0) + misplaced * of_face).sum() / of_face.sum().clamp(min=1)
 
 
-def propose(maps: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best squares of `AnchorHead`: logits (n, f), centres (n, f, 2) and sides (n, f); f by ``least`` (n,).
+def propose(maps: Tensor, threshold: Tensor) -> Proposals:
+    """The best squares of `AnchorHead`, f of each by ``threshold`` (n,), see `leading`.
 
     Of large anchors of one side only the local maxima: each face has dozens. Small ones have no such neighbours
     but those of other faces.
@@ -116,9 +149,9 @@ def propose(maps: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     h, w = maps.shape[2:]
     sides = torch.tensor(SIDES, dtype=maps.dtype)[:, None, None]
     standing = torch.where(sides < 2 * CELL, logits, local_maxima(logits))
-    logit, at = leading(least, *standing.flatten(1).topk(PROPOSALS, dim=1))
+    logit, at = leading(threshold, *standing.flatten(1).topk(PROPOSALS, dim=1))
     x = (torch.arange(w) + 0.5) * CELL + offsets[:, 0] * sides
     y = (torch.arange(h)[:, None] + 0.5) * CELL + offsets[:, 1] * sides
     side = sides * offsets[:, 2].clamp(-2, 2).exp()
     found = torch.stack([x, y, side], dim=-1).flatten(1, 3).gather(1, at[..., None].expand(-1, -1, 3))
-    return logit, found[..., :2], found[..., 2]
+    return Proposals(logit, found[..., :2], found[..., 2])

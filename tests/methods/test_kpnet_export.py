@@ -13,8 +13,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from lineament.errors import LineamentError  # noqa: E402
-from lineament.export import export  # noqa: E402
-from lineament.methods.kpnet.entries import LEAST, PROPOSALS, SecondPass, entries, eyes_and_nose, peaks  # noqa: E402
+from lineament.export import Entry, export  # noqa: E402
+from lineament.methods.kpnet.export import LEAST, TwoPasses, entries, eyes_and_nose  # noqa: E402
+from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
+from lineament.methods.kpnet.heads.scalemap import PROPOSALS, strongest  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet  # noqa: E402
 from lineament.methods.kpnet.quantise import quantise  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
@@ -28,13 +30,17 @@ OUTPUTS = ("logit", "centre", "side", "landmarks", "peaks")
 def network(backbone: str = "drnet") -> KPNet:
     """Random weights whose normalisation has seen pixels, and whose scalemap has peaks."""
     torch.manual_seed(0)
-    made = KPNet(5, backbone)
+    made = build(5, backbone)
     with torch.no_grad():
         for _ in range(3):
             made(torch.rand(2, 3, 128, 128) * 255)
         head = made.scale.conv if backbone == "hourglass" else made.scale
         head.bias.fill_(-4.0)
     return made.eval()
+
+
+def exported(backbone: str = "drnet", *, two_passes: bool = False) -> dict[str, Entry]:
+    return entries(network(backbone), Heads.of(backbone=backbone), two_passes=two_passes)
 
 
 def views(*shape: int, seed: int = 0) -> Array:
@@ -47,13 +53,13 @@ def views(*shape: int, seed: int = 0) -> Array:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_second_pass_finds_what_the_map_says(backbone: str) -> None:
     made = network(backbone)
-    second = SecondPass(made.scale)
+    second = TwoPasses(made.scale, Heads.of(backbone=backbone).grouping.style)
     pixels = torch.from_numpy(views(2, 128, 64, 3)).permute(0, 3, 1, 2).float()
     with torch.no_grad():
         features = made.features(pixels)
         scale = made.maps(features)["scale"]
-        logit, cell, logits = second(features, scale, least(2))
-        wanted = peaks(scale.clamp(min=LEAST), least(2))
+        logit, cell, logits = second.strongest(features, scale, least(2))
+        wanted = strongest(scale.clamp(min=LEAST), least(2))
     np.testing.assert_array_equal(cell, wanted[1])
     column, row = cell.unbind(-1)
     values = scale[torch.arange(2)[:, None], :, row, column]  # (n, f, 60)
@@ -61,7 +67,7 @@ def test_a_second_pass_finds_what_the_map_says(backbone: str) -> None:
     assert stands.any()
     np.testing.assert_allclose(logit[stands], values.amax(-1)[stands], atol=1e-4)
     np.testing.assert_allclose(logits[stands], values[stands], atol=1e-4)
-    assert (logit[~stands] < -900).all()
+    assert torch.isneginf(logit[~stands]).all()
 
 
 def test_the_early_map_is_filled_with_zeros() -> None:
@@ -84,7 +90,7 @@ def test_the_early_map_is_filled_with_zeros() -> None:
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A file of two passes, and the same in bytes."""
     folder = tmp_path_factory.mktemp("kpnet")
-    whole = export(entries(network(request.param), two_passes=True), folder / "two.onnx", metadata={"name": "mine"})
+    whole = export(exported(request.param, two_passes=True), folder / "two.onnx", metadata={"name": "mine"})
     return whole, quantise(whole, folder / "bytes.onnx", (view for view in views(6, 128, 192, 3)))
 
 
@@ -120,7 +126,7 @@ def test_a_file_in_bytes_is_small_and_says_what_it_is(files: tuple[Path, Path]) 
 
 
 def test_a_file_of_one_pass_cannot_become_bytes(tmp_path: Path) -> None:
-    whole = export(entries(network()), tmp_path / "one.onnx", metadata={})
+    whole = export(exported(), tmp_path / "one.onnx", metadata={})
     with pytest.raises(LineamentError, match="two_passes"):
         quantise(whole, tmp_path / "bytes.onnx", [])
     assert not (tmp_path / "bytes.onnx").exists()
@@ -133,7 +139,7 @@ def test_there_are_as_many_rows_as_the_fullest_view_has_proposals(
 ) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino")
-    content = export(entries(network(), two_passes=two_passes), tmp_path / "one.onnx", metadata={}).read_bytes()
+    content = export(exported(two_passes=two_passes), tmp_path / "one.onnx", metadata={}).read_bytes()
     graph = load_graph(content, runtime=runtime, threads=1)
 
     def logits(pixels: Array, *limits: float) -> Array:
@@ -143,7 +149,7 @@ def test_there_are_as_many_rows_as_the_fullest_view_has_proposals(
 
     pixels = views(2, 128, 192, 3, seed=1)
     every = logits(pixels, ALL, ALL)
-    stands = (every > -500).sum(axis=1)
+    stands = np.isfinite(every).sum(axis=1)
     assert every.shape[1] == stands.max() > 50
     for limits in ((-4.0, -4.0), (-4.0, 100.0), (100.0, 100.0)):
         some = logits(pixels, *limits)

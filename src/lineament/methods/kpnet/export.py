@@ -1,0 +1,117 @@
+"""What a KPNet file holds: pixels in, faces with their landmarks out. The maps stay inside."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lineament.export import Entry
+from lineament.methods.kpnet.heads import Heads
+from lineament.methods.kpnet.heads.base import Proposals, Style
+from lineament.methods.kpnet.heads.scalemap import Scalemap, standing
+from lineament.methods.kpnet.layers import UpConv
+from lineament.methods.kpnet.maps import around
+from lineament.methods.kpnet.network import KPNet
+from lineament.schemas import FIVE, MAPS, Schema
+
+LEAST = -9.0
+"""Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
+
+ROUGH = 0.5
+"""How far a logit of the first of two passes may be from that of the second."""
+
+
+def entries(network: KPNet, heads: Heads, *, landmarks: Schema = FIVE, two_passes: bool = False) -> dict[str, Entry]:
+    """The file's one network. Pixels are uint8 (n, h, w, 3), h and w multiples of the network's.
+
+    Args:
+        network: is left as it is. heads: its heads. landmarks: the schema of its landmarks.
+        two_passes: compute the scalemap's logits a second time where the proposals are, so that the map itself may be
+            as coarse as integers of 8 bits.
+    """
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
+    folded = copy.deepcopy(network).eval()
+    if two_passes:
+        heads = replace(heads, grouping=TwoPasses(folded.scale, heads.grouping.style))
+    folded.fold()
+    return {
+        "kpnet": Entry(
+            Extractor(folded, heads, eyes_and_nose(landmarks)),
+            {"pixels": pixels, "least": torch.tensor([-100.0, -100.0])},
+            {"pixels": {0: "n", 1: "h", 2: "w"}, "least": {0: "n"}},
+            multiple=network.multiple,
+            listed_by="centre",
+            check=heads.grouping.compared,
+        )
+    }
+
+
+def eyes_and_nose(landmarks: Schema) -> tuple[int, ...]:
+    """Indices of the landmarks whose peaks equation 8 counts: all that make the eyes and the nose of five points.
+
+    Where a schema has no map to five points, all of its landmarks count.
+    """
+    if landmarks == FIVE:
+        return (0, 1, 2)
+    parts = MAPS.get((landmarks.name, FIVE.name), [range(len(landmarks))])
+    return tuple(sorted({index for part in parts[:3] for index in part}))
+
+
+class Extractor(nn.Module):
+    """The network and all that its heads find."""
+
+    def __init__(self, network: KPNet, heads: Heads, counting: Sequence[int] = (0, 1, 2)) -> None:
+        super().__init__()
+        self.network, self.heads, self.counting = network, heads, list(counting)
+        self.second = heads.grouping if isinstance(heads.grouping, nn.Module) else None
+
+    def forward(self, pixels: Tensor, least: Tensor) -> dict[str, Tensor]:
+        """The best proposals of each view, best first; coordinates in pixels of the input.
+
+        Args:
+            pixels: (n, h, w, 3) uint8. least: (n,) logits that proposals of each view must surpass to count. There are
+                as many rows f as the view with most of them has, at least one; further rows of others may be below.
+
+        Returns:
+            ``logit`` (n, f) of the scale probability, minus infinity in rows that only fill up; ``centre`` (n, f, 2);
+            ``side`` (n, f); ``landmarks`` (n, f, K, 2); ``peaks`` (n, f, m): largest softmax value of either eye and
+            the nose.
+        """
+        features = self.network.features(pixels.permute(0, 3, 1, 2).float())
+        found = self.heads.find(features, self.network.maps(features), least)
+        return found._replace(peaks=found.peaks[..., self.counting])._asdict()
+
+
+class TwoPasses(nn.Module, Scalemap):
+    """The scalemap, its layer computed anew for the cells of proposals alone, out of the features around each.
+
+    Args:
+        head: the layer, not folded. style: the scalemap's.
+    """
+
+    def __init__(self, head: nn.Module, style: Style) -> None:
+        super().__init__()
+        self.style = style
+        conv = head.conv if isinstance(head, UpConv) else head
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        self.doubling = 2 if isinstance(head, UpConv) else 1
+        self.weight = nn.Parameter(conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2))  # (9 * channels, 60)
+        self.bias = nn.Parameter(conv.bias.detach())
+
+    def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:  # noqa: D102
+        return self.squares(maps, *self.strongest(features, maps["scale"], threshold))
+
+    def strongest(self, features: Tensor, scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `lineament.methods.kpnet.heads.scalemap.strongest`, by the features that led to the scalemaps."""
+        rough, _, cell = standing(scale, threshold - ROUGH, LEAST)
+        column, row, there, _ = around(cell, scale.shape[2], scale.shape[3])
+        image = torch.arange(features.shape[0])[:, None, None]
+        patch = features.permute(0, 2, 3, 1)[image, row // self.doubling, column // self.doubling] * there[..., None]
+        logits = patch.flatten(2) @ self.weight + self.bias
+        return torch.where(rough > LEAST, logits.amax(dim=-1), -torch.inf), cell, logits

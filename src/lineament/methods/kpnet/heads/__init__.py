@@ -1,0 +1,109 @@
+"""KPNet's heads by their names in a recipe: how faces are grouped (table 6) and landmarks extracted (table 2).
+
+The paper's own are the scalemap and the soft-argmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lineament.data.canvases import Labels
+from lineament.errors import OptionError
+from lineament.methods.kpnet.heads.argmax import Argmax
+from lineament.methods.kpnet.heads.base import Extraction, Found, Grouping, Proposing, Style, faces_of, padded
+from lineament.methods.kpnet.heads.embedding import Embedding
+from lineament.methods.kpnet.heads.regression import Regression
+from lineament.methods.kpnet.heads.rpn import RPN
+from lineament.methods.kpnet.heads.scalemap import Scalemap
+from lineament.methods.kpnet.heads.soft_argmax import SoftArgmax
+from lineament.methods.kpnet.network import BACKBONES, KPNet
+from lineament.methods.kpnet.scales import GRIDS
+from lineament.train.task import Batch
+
+GROUPINGS: dict[str, type[Grouping]] = {"scalemap": Scalemap, "rpn": RPN, "embedding": Embedding}
+EXTRACTIONS: dict[str, type[Extraction]] = {"soft-argmax": SoftArgmax, "argmax": Argmax, "regression": Regression}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A pair of heads.
+
+    Attributes:
+        grouping: finds faces. extraction: finds landmarks.
+    """
+
+    grouping: Grouping
+    extraction: Extraction
+
+    @classmethod
+    def of(
+        cls,
+        grouping: str = "scalemap",
+        extraction: str = "soft-argmax",
+        backbone: str = "drnet",
+        **style: Any,
+    ) -> Heads:
+        """The heads of these names on a backbone.
+
+        Args:
+            grouping: a key of `GROUPINGS`. extraction: of `EXTRACTIONS`. backbone: of ``BACKBONES``.
+            style: fields of `Style`; the stride is the backbone's.
+
+        Raises:
+            OptionError: there are no such heads, or they do not go together.
+        """
+        for kind, name, there in (
+            ("grouping", grouping, GROUPINGS),
+            ("extraction", extraction, EXTRACTIONS),
+            ("backbone", backbone, BACKBONES),
+        ):
+            if name not in there:
+                raise OptionError(f"kpnet has no {kind} {name!r}; there are: {', '.join(there)}")
+        own = Style(GRIDS[backbone].stride, **style)
+        heads = cls(GROUPINGS[grouping](own), EXTRACTIONS[extraction](own))
+        if heads.extraction.in_regions and not isinstance(heads.grouping, Proposing):
+            without = ", ".join(name for name, kind in EXTRACTIONS.items() if not kind.in_regions)
+            raise OptionError(
+                f"grouping {grouping!r} has no regions to extract from, as {extraction!r} does; it goes with: {without}"
+            )
+        return heads
+
+    def targets(self, rng: np.random.Generator, labels: Sequence[Labels], size: int) -> Batch:
+        """What there is to learn of a batch of canvases of ``size`` pixels, padded to the fullest canvas's f faces.
+
+        ``points`` (n, f, K, 2) in pixels of the canvas, 0 where unknown, and their ``weights`` (n, f, K); and what
+        either head adds.
+        """
+        regions = self.grouping.regions(rng, faces_of(labels))
+        return {
+            "points": padded([np.nan_to_num(canvas.landmarks[~canvas.ignore]) for canvas in labels]),
+            "weights": padded([canvas.weights[~canvas.ignore] for canvas in labels]),
+            **self.grouping.targets(labels, size),
+            **self.extraction.targets(labels, regions, size),
+        }
+
+    def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parts of both heads' losses by name, not yet weighted."""
+        return self.grouping.losses(maps, batch) | self.extraction.losses(maps["response"], batch)
+
+    def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Found:
+        """The faces of a network's features and maps, best first, whose logits surpass ``threshold`` (n,)."""
+        return self.grouping.find(features, maps, threshold, self.extraction)
+
+
+def build(landmarks: int = 5, backbone: str = "drnet", heads: Heads | None = None) -> KPNet:
+    """A network that has learnt nothing yet.
+
+    Args:
+        landmarks: K. backbone: "drnet", "hourglass" or "lite". heads: on that backbone; the paper's if not given.
+    """
+    heads = heads or Heads.of(backbone=backbone)
+    below = BACKBONES[backbone]()
+    offsets = heads.grouping.offsets
+    scale = heads.grouping.head(below, landmarks)
+    return KPNet(below, scale, heads.extraction.head(below, landmarks, offsets), offsets=offsets)

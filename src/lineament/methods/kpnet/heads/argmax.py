@@ -1,0 +1,100 @@
+"""Landmarks by the argmax of heat maps, which the paper holds the soft-argmax against (table 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lineament.data.canvases import Labels
+from lineament.methods.kpnet.heads.base import Extraction, faces_of, longer_sides
+from lineament.methods.kpnet.heads.bells import Bells, Spread, bell_loss, bells, stacked, touched
+from lineament.methods.kpnet.heads.soft_argmax import soft_argmax
+from lineament.methods.kpnet.layers import expect_rarely
+from lineament.methods.kpnet.maps import places, region_maximum
+from lineament.methods.kpnet.network import Backbone
+from lineament.methods.kpnet.scales import STRIDE
+from lineament.train.task import Batch
+
+Array = NDArray[Any]
+
+
+class Argmax(Extraction):
+    """A heat map for each landmark, learnt as the scalemap is."""
+
+    in_regions = False
+
+    def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:  # noqa: D102
+        head = backbone.head(landmarks + offsets)
+        expect_rarely(head, 1e-2)
+        return head
+
+    def targets(self, labels: Sequence[Labels], regions: Sequence[Array] | None, size: int) -> Batch:
+        """Heat maps, and where they are not learnt: where a face lacks landmarks and outside of all regions.
+
+        Landmarks count alike, whoever set them: those under a mask are guesses that the paper's loss cannot weigh.
+        """
+        stride, heated, ignored = self.style.stride, [], []
+        for i, (canvas, boxes) in enumerate(zip(labels, faces_of(labels), strict=True)):
+            whole = (canvas.weights[~canvas.ignore] > 0).all(axis=1)
+            unknown = np.concatenate([canvas.boxes[canvas.ignore], boxes[~whole]])
+            outside = touched(unknown, size, stride)
+            if regions is not None:
+                outside |= ~touched(regions[i], size, stride)
+            ignored.append(outside)
+            points = canvas.landmarks[~canvas.ignore][whole]
+            heated.append(heat(points, boxes[whole], size, self.style.spread, stride))
+        cells, values = stacked(heated)
+        return {"heat_cells": cells, "heat_values": values, "heat_ignored": np.stack(ignored)}
+
+    def losses(self, response: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``heat``, equation 4 of the heat maps: of one photo, or of one landmark where it is focal."""
+        cells, values, focal = batch["heat_cells"], batch["heat_values"], self.style.focal
+        loss = bell_loss(response, batch["heat_ignored"], cells, values, focal=focal)
+        return {"heat": loss / ((batch["weights"] > 0).sum().clamp(min=1) if focal else len(response))}
+
+    def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest cells' centres, and what equation 5 makes of their values."""
+        points, largest = argmax(response, regions, self.style.stride)
+        total = soft_argmax(response, regions, self.style.stride).log_total
+        return points, (largest - total).clamp(max=0).exp()
+
+
+def heat(landmarks: Array, boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> Bells:
+    """Heat maps, one a landmark.
+
+    A landmark's place is known better than a face's: sigma is half of a face's, and equation 3's radius is 0.
+
+    Args:
+        landmarks: (n, K, 2) in pixels of the input. boxes: (n, 4) their faces. size: side of the input.
+        spread: how far a landmark reaches. stride: pixels of the input for one cell.
+    """
+    n, k = landmarks.shape[:2]
+    cells = size // stride
+    host = np.floor(landmarks.reshape(-1, 2) / stride).astype(np.int64)
+    sides = np.repeat(longer_sides(boxes), k)
+    sigma = np.maximum(spread.space * sides / stride / 2, 0.5)
+    radius = np.zeros(n * k, np.int64) if spread.paper else np.floor(3 * sigma).astype(np.int64)
+    return bells(np.column_stack([np.tile(np.arange(k), n), host[:, ::-1]]), sigma, radius, (k, cells, cells))
+
+
+def argmax(response: Tensor, regions: Tensor, stride: int = STRIDE) -> tuple[Tensor, Tensor]:
+    """Centres of the cells where maps are largest in each region, of equals one of them.
+
+    A region's maximum is not where it is: what is looked for is the maximum of the cells' ranks, which no two share.
+
+    Args:
+        response: (n, K, h, w). regions: (n, f, 4) in pixels of the input. stride: pixels of the input for one cell.
+
+    Returns:
+        Points (n, f, K, 2) in pixels of the input, values (n, f, K).
+    """
+    flat = response.flatten(2)
+    order = flat.argsort(dim=2)
+    rank = order.argsort(dim=2).view_as(response).to(response.dtype)  # below 2^24, which float32 can count to
+    cell = order.gather(2, region_maximum(rank, regions, stride).long().transpose(1, 2))
+    points = (places(response)[cell.transpose(1, 2)].to(response.dtype) + 0.5) * stride
+    return points, flat.gather(2, cell).transpose(1, 2)

@@ -1,0 +1,202 @@
+"""What KPNet's two heads have to be able to do: one finds faces, one finds landmarks in them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lineament.data.canvases import Labels
+from lineament.methods.kpnet import scales
+from lineament.methods.kpnet.heads.bells import Spread
+from lineament.methods.kpnet.network import Backbone
+from lineament.methods.kpnet.scales import BINS, STRIDE
+from lineament.train.task import Batch
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What heads differ in beside what they are.
+
+    Attributes:
+        stride: pixels of the input for one cell of a map.
+        focal: the focal form of equation 4; else as printed.
+        spread: how far bells reach, equation 3.
+        printed: proposals as in the paper: the centre of a cell and of a bin. Else what lies around the best cell and
+            beside the best bin has a say (ours).
+    """
+
+    stride: int = STRIDE
+    focal: bool = True
+    spread: Spread = field(default_factory=Spread)
+    printed: bool = False
+
+
+class Found(NamedTuple):
+    """What the heads find in n views, at most f faces in each; rows that only fill up have a logit of minus infinity.
+
+    Attributes:
+        logit: (n, f) of the probability of a face. centre: (n, f, 2) and side: (n, f) of its square.
+        landmarks: (n, f, K, 2). All coordinates are pixels of the input.
+        peaks: (n, f, K), how sure each landmark is, in [0, 1]: the largest softmax value of equation 8, or its like.
+    """
+
+    logit: Tensor
+    centre: Tensor
+    side: Tensor
+    landmarks: Tensor
+    peaks: Tensor
+
+
+class Extraction(ABC):
+    """How landmarks are found (table 2).
+
+    Attributes:
+        in_regions: whether there can be none without a face's region.
+    """
+
+    in_regions = True
+
+    def __init__(self, style: Style) -> None:
+        self.style = style
+
+    @abstractmethod
+    def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:
+        """The layer for K landmarks, and ``offsets`` further maps behind theirs."""
+
+    @abstractmethod
+    def targets(self, labels: Sequence[Labels], regions: Sequence[Array] | None, size: int) -> Batch:
+        """What there is to learn of canvases of ``size`` pixels, beside ``points`` and ``weights``.
+
+        Args:
+            labels: what is on the canvases. regions: (f, 4) of the faces of each, or ``None`` where there are none.
+            size: their side in pixels.
+        """
+
+    @abstractmethod
+    def losses(self, response: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parts of the loss of response maps by name, not yet weighted."""
+
+    @abstractmethod
+    def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Landmarks (n, f, K, 2) in regions (n, f, 4), both in pixels of the input, and their peaks (n, f, K)."""
+
+
+class Grouping(ABC):
+    """What makes landmarks one face's (table 6).
+
+    Attributes:
+        compared: whether an exported file lists the same faces as torch, which export then checks.
+    """
+
+    compared = True
+
+    def __init__(self, style: Style) -> None:
+        self.style = style
+
+    @property
+    def offsets(self) -> int:
+        """How many maps it wants beside the landmarks', of where in its cell a face's centre is."""
+        return 0
+
+    @abstractmethod
+    def head(self, backbone: Backbone, landmarks: int) -> nn.Module:
+        """The layer for K landmarks."""
+
+    @abstractmethod
+    def regions(self, rng: np.random.Generator, faces: Sequence[Array]) -> list[Array] | None:
+        """Regions (f, 4) to learn to extract from, of the faces (f, 4) of each canvas; ``None`` if there are none."""
+
+    @abstractmethod
+    def targets(self, labels: Sequence[Labels], size: int) -> Batch:
+        """What there is to learn of canvases of ``size`` pixels, beside ``points`` and ``weights``."""
+
+    @abstractmethod
+    def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parts of the loss of a network's maps by name, not yet weighted."""
+
+    @abstractmethod
+    def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor, extraction: Extraction) -> Found:
+        """The faces of a network's features and maps, best first, whose logits surpass ``threshold`` (n,)."""
+
+
+class Proposals(NamedTuple):
+    """Squares, best first: logits (n, f), centres (n, f, 2) and sides (n, f) in pixels of the input."""
+
+    logit: Tensor
+    centre: Tensor
+    side: Tensor
+
+    @property
+    def regions(self) -> Tensor:
+        """As boxes (n, f, 4)."""
+        half = self.side[..., None] / 2
+        return torch.cat([self.centre - half, self.centre + half], dim=-1)
+
+
+class Proposing(Grouping):
+    """A grouping by regions: what is extracted in one is one face's."""
+
+    def regions(self, rng: np.random.Generator, faces: Sequence[Array]) -> list[Array]:  # noqa: D102
+        return [near_proposals(rng, boxes) for boxes in faces]
+
+    @abstractmethod
+    def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:
+        """The squares in which landmarks are to be looked for, best first, whose logits surpass ``threshold`` (n,)."""
+
+    def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor, extraction: Extraction) -> Found:
+        """Extract landmarks from the proposals."""
+        proposals = self.propose(features, maps, threshold)
+        return Found(*proposals, *extraction.extract(maps["response"], proposals.regions))
+
+
+def near_proposals(rng: np.random.Generator, boxes: Array, jitter: float = 0.04) -> Array:
+    """Square regions around faces, a little farther off than a proposal at inference is.
+
+    Their centres are those of cells and their sides those of bins; besides, the cell that scores best is seldom the
+    face's own, and the bin is now and then one beside it.
+
+    Args:
+        rng: random numbers. boxes: (n, 4), each with a bin. jitter: sigma of the centre, as a share of the side.
+
+    Returns:
+        (n, 4) in pixels of the input.
+    """
+    sides = longer_sides(boxes)
+    middle = middles(boxes) + rng.normal(0, jitter, (len(boxes), 2)) * sides[:, None]
+    centre = (np.floor(middle / STRIDE) + 0.5) * STRIDE
+    bins = np.clip(scales.encode(sides) + rng.choice([-1, 0, 0, 1], len(boxes)), 0, BINS - 1)
+    half = scales.decode(bins)[:, None] / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def faces_of(labels: Sequence[Labels]) -> list[Array]:
+    """The boxes (f, 4) of each canvas that are no ignored regions."""
+    return [canvas.boxes[~canvas.ignore] for canvas in labels]
+
+
+def padded(rows: Sequence[Array]) -> Array:
+    """Lists of rows (f, ...) as one array (n, f, ...) float32, zeros filling them up to the longest, or to one row."""
+    longest = max([1, *map(len, rows)])
+    out = np.zeros((len(rows), longest, *rows[0].shape[1:]), np.float32)
+    for mine, values in zip(out, rows, strict=True):
+        mine[: len(values)] = values
+    return out
+
+
+def middles(boxes: Array) -> Array:
+    """Centres (n, 2) of boxes (n, 4)."""
+    return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2)
+
+
+def longer_sides(boxes: Array) -> Array:
+    """Longer sides (n,) of boxes (n, 4)."""
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0))

@@ -1,0 +1,104 @@
+"""Associative embedding in place of the scalemap (Newell et al. 2017; the paper's table 6).
+
+Each landmark has a heat map, whose peaks are landmarks of faces, and a map of tags, which are alike for landmarks of
+one face. There are no regions: what is found as a face are landmarks that tags bring together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lineament.data.canvases import Labels
+from lineament.methods.kpnet.heads.base import Extraction, Found, Grouping
+from lineament.methods.kpnet.maps import local_maxima, places, sample
+from lineament.methods.kpnet.network import Backbone
+from lineament.methods.kpnet.scales import STRIDE
+from lineament.train.precision import in_float32
+from lineament.train.task import Batch
+
+Array = NDArray[Any]
+
+GROUPS = 300
+"""Those of one view: as many peaks of all heat maps together."""
+
+
+class Embedding(Grouping):
+    """A map of tags for each landmark."""
+
+    compared = False  # where nothing is like a face, which peaks go together may turn on the last digit
+
+    def head(self, backbone: Backbone, landmarks: int) -> nn.Module:  # noqa: D102
+        return backbone.head(landmarks)
+
+    def regions(self, rng: np.random.Generator, faces: Sequence[Array]) -> None:
+        """None."""
+
+    def targets(self, labels: Sequence[Labels], size: int) -> Batch:
+        """Nothing beside the landmarks."""
+        return {}
+
+    def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``tag``, see `tag_loss`."""
+        return {"tag": tag_loss(maps["scale"], batch["points"], batch["weights"], self.style.stride)}
+
+    def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor, extraction: Extraction) -> Found:
+        """All groups, in no order; a group's probability is its landmarks' mean, its square the one around them."""
+        heat = maps["response"]
+        points, likelihood = group(heat, maps["scale"], GROUPS // heat.shape[1], self.style.stride)
+        chance = likelihood.mean(-1).clamp(1e-6, 1 - 1e-6)
+        logit = torch.log(chance / (1 - chance))
+        low, high = points.amin(dim=2), points.amax(dim=2)
+        surpass = torch.where(logit > threshold[:, None], logit, -torch.inf)
+        return Found(surpass, (low + high) / 2, (high - low).amax(dim=-1), points, likelihood)
+
+
+@in_float32
+def tag_loss(tags: Tensor, points: Tensor, weights: Tensor, stride: int = STRIDE) -> Tensor:
+    """Tags are to be alike within a face and apart between the faces of a picture.
+
+    The squared distance of a face's tags from their mean, averaged over landmarks; and, averaged over pairs of faces,
+    ``exp(-d^2 / 2)`` of the distance of their means.
+
+    Args:
+        tags: (n, K, h, w). points: (n, f, K, 2) in pixels of the input. weights: (n, f, K), 0 where there is none.
+        stride: pixels of the input for one cell.
+    """
+    there = (weights > 0).to(tags.dtype)
+    found = sample(tags, points, stride)
+    count = there.sum(-1)
+    mean = (found * there).sum(-1) / count.clamp(min=1)
+    pull = ((found - mean[..., None]) ** 2 * there).sum() / there.sum().clamp(min=1)
+    faces = count > 0
+    pairs = torch.triu(faces[:, :, None] & faces[:, None, :], diagonal=1)
+    push = (torch.exp(-((mean[:, :, None] - mean[:, None, :]) ** 2) / 2) * pairs).sum() / pairs.sum().clamp(min=1)
+    return pull + push
+
+
+def group(heat: Tensor, tags: Tensor, count: int, stride: int = STRIDE) -> tuple[Tensor, Tensor]:
+    """The landmarks that go with each peak of any heat map.
+
+    For each peak, and each landmark, that peak is taken for which ``p exp(-d^2 / 2)`` is largest, p its heat and d the
+    distance of the tags; so a face is found by each of its landmarks. Newell et al. let every landmark belong to one
+    face only; here the suppression of faces that overlap sees to that.
+
+    Args:
+        heat: (n, K, h, w), logits. tags: (n, K, h, w). count: peaks of each heat map.
+        stride: pixels of the input for one cell.
+
+    Returns:
+        Points (n, K * count, K, 2) in pixels of the input, and the likelihoods above, (n, K * count, K).
+    """
+    logit, cell = local_maxima(heat).flatten(2).topk(count, dim=2)
+    tag = tags.flatten(2).gather(2, cell)
+    apart = tag.flatten(1)[:, :, None, None] - tag[:, None]
+    likelihood, chosen = (functional.logsigmoid(logit)[:, None] - apart**2 / 2).max(dim=-1)
+    cell = cell.gather(2, chosen.transpose(1, 2)).transpose(1, 2)
+    points = (places(heat)[cell].to(heat.dtype) + 0.5) * stride
+    return points, likelihood.exp()

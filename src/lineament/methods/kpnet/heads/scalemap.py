@@ -1,0 +1,183 @@
+"""The scalemap: where faces are and how large (equations 1 to 4), and the proposals that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lineament.data.canvases import Labels
+from lineament.methods.kpnet import scales
+from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of, longer_sides, middles, padded
+from lineament.methods.kpnet.heads.bells import Bells, Spread, bell_loss, bells, stacked, touched
+from lineament.methods.kpnet.layers import expect_rarely
+from lineament.methods.kpnet.maps import around, leading, local_maxima, places
+from lineament.methods.kpnet.network import Backbone
+from lineament.methods.kpnet.scales import BINS, PER_OCTAVE, SMALLEST, STRIDE
+from lineament.train.precision import in_float32
+from lineament.train.task import Batch
+
+Array = NDArray[Any]
+
+PROPOSALS = 1000
+"""Faces at most of one view."""
+
+NEAR = 3
+"""Bins on either side of a cell's best that have a say in how large its face is."""
+
+
+class Scalemap(Proposing):
+    """One map for each bin of equation 1, whose cells are faces of that size."""
+
+    @property
+    def offsets(self) -> int:
+        """Two where cells are longer than the paper's: x and y."""
+        return 2 if self.style.stride > STRIDE else 0
+
+    def head(self, backbone: Backbone, landmarks: int) -> nn.Module:  # noqa: D102
+        head = backbone.head(BINS)
+        expect_rarely(head)
+        return head
+
+    def targets(self, labels: Sequence[Labels], size: int) -> Batch:
+        """Equations 2 and 3; how many faces there are; and, for coarse cells, where they are."""
+        faces, stride = faces_of(labels), self.style.stride
+        cells, values = stacked([paint(boxes, size, self.style.spread, stride) for boxes in faces])
+        return {
+            "cells": cells,
+            "values": values,
+            "ignored": np.stack([touched(canvas.boxes[canvas.ignore], size, stride) for canvas in labels]),
+            "faces": np.array([len(boxes) for boxes in faces], np.float32),
+            "centres": padded([middles(boxes) for boxes in faces]),
+            "sides": padded([longer_sides(boxes) for boxes in faces]),
+        }
+
+    def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``scale``, equation 4: of one photo, or of one face where it is focal; ``offset`` where cells are coarse."""
+        loss = bell_loss(maps["scale"], batch["ignored"], batch["cells"], batch["values"], focal=self.style.focal)
+        count = batch["faces"].sum().clamp(min=1) if self.style.focal else len(maps["scale"])
+        parts = {"scale": loss / count}
+        if "offset" in maps:
+            centres, sides = batch["centres"], batch["sides"]
+            parts["offset"] = offset_loss(maps["offset"], centres, sides, self.style.stride)
+        return parts
+
+    def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:  # noqa: D102
+        return self.squares(maps, *strongest(maps["scale"], threshold))
+
+    def squares(self, maps: Mapping[str, Tensor], logit: Tensor, cell: Tensor, logits: Tensor) -> Proposals:
+        """The squares of cells that `strongest` found, or whatever finds them as it does."""
+        bins, scale, stride = logits.argmax(dim=-1), maps["scale"], self.style.stride
+        if "offset" in maps:
+            at = cell[..., 1] * scale.shape[3] + cell[..., 0]
+            offset = maps["offset"].flatten(2).gather(2, at[:, None].expand(-1, 2, -1)).transpose(1, 2)
+        elif self.style.printed:
+            offset = torch.zeros_like(cell, dtype=scale.dtype)
+        else:
+            offset = expected_offset(scale, cell, bins)
+        of_bins = bins if self.style.printed else expected_bin(logits, bins)
+        return Proposals(logit, (cell + 0.5 + offset) * stride, SMALLEST * torch.exp2((of_bins + 0.5) / PER_OCTAVE))
+
+
+def paint(boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> Bells:
+    """Equations 2 and 3: a scalemap of faces, each a bell around its host cell in its bin.
+
+    Args:
+        boxes: (n, 4) faces in pixels of the input, each with a bin. size: side of the input.
+        spread: how far a face reaches. stride: pixels of the input for one cell.
+    """
+    cells = size // stride
+    sides = longer_sides(boxes)
+    host = np.floor(middles(boxes) / stride).astype(np.int64)
+    bins = scales.encode(sides)
+    if spread.paper:
+        radius = (bins + 1) // 10
+        sigma = 0.1 * np.maximum(radius, 1e-6)
+    else:
+        sigma = np.maximum(spread.space * sides / stride, 0.5)
+        radius = np.floor(3 * sigma).astype(np.int64)
+    return bells(np.column_stack([bins, host[:, ::-1]]), sigma, radius, (BINS, cells, cells), spread.scale)
+
+
+@in_float32
+def offset_loss(offset: Tensor, centres: Tensor, sides: Tensor, stride: int) -> Tensor:
+    """Ours: how far centres are missed from their own cells and the eight around, any of which may be the peak.
+
+    Args:
+        offset: (n, 2, h, w), in cells. centres: (n, f, 2) in pixels of the input. sides: (n, f), the longer ones, 0
+            where there is no face. stride: pixels of the input for one cell.
+
+    Returns:
+        The absolute error as a share of the face's side, averaged.
+    """
+    h, w = offset.shape[2:]
+    own = (centres / stride).floor().long()
+    size = torch.tensor([w, h], device=offset.device)
+    column, row, there, shifts = around(own, h, w)
+    found = offset.flatten(2).gather(2, (row * w + column).flatten(1)[:, None].expand(-1, 2, -1))
+    aim = centres[:, :, None] / stride - torch.minimum((own[:, :, None] + shifts).clamp(min=0), size - 1) - 0.5
+    error = (found.view(-1, 2, *column.shape[1:]).permute(0, 2, 3, 1) - aim).abs().sum(-1)
+    there = there & (sides > 0)[..., None]
+    share = error * stride / sides.clamp(min=1e-6)[..., None]
+    return (share * there).sum() / there.sum().clamp(min=1)
+
+
+def strongest(scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best cells of scalemaps (n, 60, h, w) that no cell around them surpasses.
+
+    Returns:
+        Largest logits (n, f), cells (n, f, 2) as column and row, logits of all of a cell's bins (n, f, 60); f by
+        ``threshold`` (n,), see `leading`.
+    """
+    logit, at, cell = standing(scale, threshold)
+    # the bins of few cells: the map's own argmax is as expensive as a convolution
+    return logit, cell, scale.flatten(2).gather(2, at[:, None].expand(-1, scale.shape[1], -1)).transpose(1, 2)
+
+
+def standing(scale: Tensor, threshold: Tensor, floor: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
+    """Peaks of scalemaps: logits (n, f), their cells as indices, and as column and row.
+
+    Where none is left logits are minus infinity. Cells whose logit is not above ``floor`` are none.
+    """
+    best = scale.amax(dim=1)
+    peaks = functional.pad(local_maxima(best[:, None], floor).flatten(1), (0, PROPOSALS), value=-torch.inf)
+    logit, at = leading(threshold, *peaks.topk(PROPOSALS, dim=1))
+    at = at.clamp(max=best.shape[1] * best.shape[2] - 1)  # of a small map's last cell, again and again
+    return logit, at, places(best)[at]
+
+
+def expected_offset(scale: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
+    """Ours: where a face's centre is to be expected, between the centre of its cell and those of the eight around.
+
+    Each counts by its odds in the face's own bin, so that of two cells that seem as likely the border is taken.
+
+    Args:
+        scale: scalemaps (n, 60, h, w). cell: (n, f, 2), columns and rows of peaks. bins: (n, f).
+
+    Returns:
+        (n, f, 2), x and y in cells from the centre of the peak's, in (-1, 1).
+    """
+    h, w = scale.shape[2:]
+    column, row, there, shifts = around(cell, h, w)
+    image = torch.arange(scale.shape[0], device=scale.device)[:, None, None]
+    logits = scale[image, bins[..., None], row, column]
+    return logits.masked_fill(~there, -torch.inf).softmax(dim=-1) @ shifts.to(scale.dtype)
+
+
+def expected_bin(logits: Tensor, bins: Tensor) -> Tensor:
+    """Ours: which bin is to be expected, between a cell's best and the ``NEAR`` on either side, as of their odds.
+
+    Args:
+        logits: (n, f, 60). bins: (n, f), the best.
+
+    Returns:
+        (n, f), fractions of bins.
+    """
+    all_bins = torch.arange(logits.shape[-1], device=logits.device)
+    far = (all_bins - bins[..., None]).abs() > NEAR
+    return (logits.masked_fill(far, -torch.inf).softmax(dim=-1) * all_bins).sum(dim=-1)

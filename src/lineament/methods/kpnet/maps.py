@@ -1,0 +1,99 @@
+"""Arithmetic on maps (n, c, h, w) that heads share: cells and their neighbours, values between cells and in regions.
+
+A map's cell is ``stride`` pixels of the input long; the centre of the first lies at ``stride / 2``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def places(maps: Tensor) -> Tensor:
+    """Column and row (h w, 2) of each cell of maps (..., h, w)."""
+    h, w = maps.shape[-2:]
+    columns, rows = (torch.arange(n, device=maps.device) for n in (w, h))
+    columns, rows = columns.expand(h, w), rows[:, None].expand(h, w)
+    return torch.stack([columns, rows], dim=-1).reshape(-1, 2)
+
+
+def around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The nine cells around cells (n, f, 2), each itself among them.
+
+    Returns:
+        Columns and rows (n, f, 9), of those outside the map their nearest inside; whether they are inside; and how far
+        each is from the middle one (9, 2).
+    """
+    shifts = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], device=cell.device)
+    size = torch.tensor([w, h], device=cell.device)
+    cells = cell[:, :, None] + shifts
+    there = ((cells >= 0) & (cells < size)).all(dim=-1)
+    column, row = torch.minimum(cells.clamp(min=0), size - 1).unbind(-1)
+    return column, row, there, shifts
+
+
+def local_maxima(maps: Tensor, floor: float = -torch.inf) -> Tensor:
+    """Maps (n, c, h, w), minus infinity where one of the eight neighbours, or ``floor``, surpasses them."""
+    largest = functional.pad(maps, (1, 1, 1, 1), value=floor)
+    for axis in (2, 3):  # runtimes pool few channels slowly, and take a maximum of two maps fast
+        before, at, after = (largest.narrow(axis, i, maps.shape[axis]) for i in range(3))
+        largest = torch.maximum(torch.maximum(before, at), after)
+    return torch.where(maps >= largest.clamp(min=floor), maps, -torch.inf)
+
+
+def leading(threshold: Tensor, logit: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Lists (n, m, ...), best first, cut behind the longest run of ``logit`` (n, m) above ``threshold`` (n,), or 1."""
+    count = (logit > threshold[:, None]).sum(dim=1).amax(dim=0).clamp(min=1).item()
+    return tuple(values[:, :count] for values in (logit, *others))
+
+
+def sample(maps: Tensor, points: Tensor, stride: int) -> Tensor:
+    """Maps (n, K, h, w) between their cells' centres, at (n, f, K, 2) pixels of the input -> (n, f, K)."""
+    n, k, h, w = maps.shape
+    size = torch.tensor([w, h], dtype=maps.dtype, device=maps.device) * stride
+    grid = (points / size * 2 - 1).transpose(1, 2).reshape(n * k, -1, 1, 2).to(maps.dtype)
+    sampled = functional.grid_sample(
+        maps.reshape(n * k, 1, h, w), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled.reshape(n, k, -1).transpose(1, 2)
+
+
+def inside(low: Tensor, high: Tensor, cells: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Which cells of an axis lie in (n, f) intervals, as (n, f, cells) of 0 and 1; and where, from the middle.
+
+    A cell lies where its centre does, an interval's first edge included.
+    """
+    centre = (torch.arange(cells, device=low.device, dtype=low.dtype) + 0.5) * stride
+    there = (centre >= low[..., None]) & (centre < high[..., None])
+    return there.to(low.dtype), (centre - (low + high)[..., None] / 2) * there
+
+
+def region_maximum(maps: Tensor, regions: Tensor, stride: int) -> Tensor:
+    """Largest values of maps (n, c, h, w) in regions (n, f, 4), over the cells whose centres lie inside -> (n, f, c).
+
+    ONNX has an operator for it; torch has none, and here goes through all cells.
+    """
+    n, f = regions.shape[:2]
+    h, w = maps.shape[2:]
+    limit = torch.tensor([w - 1, h - 1], dtype=regions.dtype, device=regions.device)
+    first = torch.minimum(torch.ceil(regions[..., :2] / stride - 0.5).clamp(min=0), limit)
+    last = torch.maximum(torch.minimum(torch.ceil(regions[..., 2:] / stride - 0.5) - 1, limit), first)
+    if torch.compiler.is_exporting():
+        image = torch.arange(n).to(regions.dtype)[:, None, None].expand(n, f, 1)
+        rois = torch.cat([image, first, last], dim=-1).flatten(0, 1)
+        attributes: dict[str, Any] = {"pooled_shape": [1, 1], "spatial_scale": 1.0}
+        shape = (rois.shape[0], maps.shape[1], 1, 1)
+        pooled = torch.onnx.ops.symbolic("MaxRoiPool", (maps, rois), attributes, dtype=torch.float32, shape=shape)
+        return pooled.reshape(n, f, maps.shape[1])
+    rows, columns = (
+        (at >= first[..., None, axis]) & (at <= last[..., None, axis])
+        for axis, size in ((1, h), (0, w))
+        for at in [torch.arange(size, device=regions.device)]
+    )
+    there = rows[:, :, :, None] & columns[:, :, None, :]
+    return torch.stack(
+        [maps[:, c, None].masked_fill(~there, -torch.inf).amax(dim=(2, 3)) for c in range(maps.shape[1])], dim=-1
+    )
