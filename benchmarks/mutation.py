@@ -41,7 +41,7 @@ import libcst as cst
 import libcst.matchers as m
 import pytest
 import tables
-from libcst.metadata import MetadataWrapper, ParentNodeProvider, PositionProvider
+from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation import mutators
 
 from lineament.evaluate.origin import origin
@@ -87,6 +87,8 @@ OPERATORS = [
 
 _LOGS = m.Call(func=m.Attribute(value=m.Name("_log") | m.Name("logger") | m.Name("logging") | m.Name("warnings")))
 _TEXT = m.SimpleString() | m.ConcatenatedString()
+_NUMBER = m.Integer() | m.Float() | m.UnaryOperation(expression=m.Integer() | m.Float())
+_CHOICE = _NUMBER | m.SimpleString() | m.Name() | m.Tuple()
 
 CANNOT_MATTER = (
     m.Expr(_TEXT)  # docstrings
@@ -97,6 +99,7 @@ CANNOT_MATTER = (
     | m.SimpleStatementLine(body=[m.Expr(_LOGS)])
     | m.Assign(value=_LOGS)
     | m.Assign(value=m.Subscript(value=m.Name("Literal") | m.Name("NDArray") | m.Name("Callable")))  # names of types
+    | m.AnnAssign(value=_CHOICE)  # the default of a setting is a choice, and a test of it would be its copy
     | m.Call(func=m.Name("cast") | m.Name("TypeVar"))
     | m.Call(func=m.Name("len") | m.Name("isinstance"))  # as in mutmut: every mutant raises at once
     | m.Arg(keyword=m.Name("strict"))  # zip(strict=True) asserts what holds
@@ -116,7 +119,7 @@ class Mutant:
 
 
 class _Visitor(cst.CSTVisitor):
-    METADATA_DEPENDENCIES = (PositionProvider, ParentNodeProvider)
+    METADATA_DEPENDENCIES = (PositionProvider,)
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,18 +11,22 @@ import pytest
 pytest.importorskip("cv2")
 
 from lineament.data.augment import (
+    TO_YIQ,
     Coarse,
     Light,
     Looks,
     Occlusion,
     Quality,
+    blurred,
     coarsened,
     coarseness,
     covers,
     distort,
     looks,
+    turn,
 )
 from lineament.data.canvases import Canvas, Labels
+from lineament.data.sample import Sample
 from scenes import scene
 
 NO_LIGHT = Light(**{field.name: 0 for field in fields(Light)})
@@ -82,6 +86,91 @@ def test_each_change_keeps_what_is_to_be_seen(canvas: Canvas, change: dict[str, 
     assert (after != before).mean() > 0.1
     assert np.corrcoef(after.mean(axis=2).ravel(), before.mean(axis=2).ravel())[0, 1] > 0.9
     np.testing.assert_array_equal(after, changed(before, drawn(3, **change)))
+
+
+def test_draws_fill_their_ranges() -> None:
+    """Each setting is a range as plus and minus or a probability, and each is drawn on its own."""
+    n = 4000
+    light = Light(brightness=30, contrast=0.3, gamma=0.2, saturation=0.4, hue=20, tint=0.1, grey=0.25)
+    quality = Quality(blur=0.5, blur_sigma=2, motion=0.3, motion_length=9, noise=0.2, noise_sigma=12, jpeg=0.6)
+    found = looks(np.random.default_rng(0), n, light, replace(quality, jpeg_quality=(40, 60)))
+
+    def fills(values: np.ndarray, low: float, high: float) -> None:
+        margin = 0.02 * (high - low)
+        assert low - 1e-9 <= values.min() <= low + margin
+        assert high - margin <= values.max() <= high + 1e-9
+        assert values.mean() == pytest.approx((low + high) / 2, abs=2 * margin)
+
+    def share(values: np.ndarray, probability: float) -> None:
+        assert (values > 0).mean() == pytest.approx(probability, abs=0.03)
+
+    fills(found.brightness, -30, 30)
+    fills(np.log(found.gamma), -0.2, 0.2)
+    # of a grey look, gains are the contrast alone
+    turned = TO_YIQ @ (found.colours / found.gains[:, :, None]) @ np.linalg.inv(TO_YIQ)
+    strength, angle = np.hypot(turned[:, 1, 1], turned[:, 2, 1]), np.arctan2(turned[:, 2, 1], turned[:, 1, 1])
+    grey = strength < 1e-9
+    share(grey, 0.25)
+    fills(found.gains[grey].mean(axis=1), 0.7, 1.3)
+    assert np.ptp(found.gains[grey], axis=1).max() < 1e-9
+    fills(strength[~grey], 0.6, 1.4)
+    fills(np.rad2deg(angle[~grey]), -20, 20)
+    tint = found.gains[~grey] / found.gains[~grey].mean(axis=1, keepdims=True) - 1
+    assert 0.09 < np.abs(tint).max() < 0.15
+    assert np.abs(np.corrcoef(tint.T)[0, 1] + 0.5) < 0.1  # each channel on its own, less their mean
+    np.testing.assert_allclose(turned[:, 0], np.broadcast_to([1, 0, 0], (n, 3)), atol=1e-9)
+    np.testing.assert_allclose(turned[:, [1, 2], [2, 1]].sum(axis=1), 0, atol=1e-9)  # a turn, not a mirror
+    for values, probability, low, high in (
+        (found.blur, 0.5, 0.3, 2),
+        (found.motion[:, 0], 0.3, 2, 9),
+        (found.noise, 0.2, 1, 12),
+        (found.quality, 0.6, 40, 60),
+    ):
+        share(values, probability)
+        fills(values[values > 0], low, high)
+    fills(found.motion[found.motion[:, 0] > 0, 1], 0, np.pi)
+    assert len(np.unique(found.seed)) == n
+
+
+def test_light_by_hand() -> None:
+    """Brightness shifts, contrast spreads about the picture's grey, gamma is an exponent of the share of white."""
+    pixels = np.full((4, 4, 3), 100, np.uint8)
+    pixels[:2] = 140  # a mean of 120
+    plain = drawn(0)
+    brighter = replace(plain, brightness=np.array([25.0]))
+    assert np.unique(changed(pixels, brighter)).tolist() == [125, 165]
+    gains = np.full((1, 3), 1.5)
+    spread = replace(plain, gains=gains, colours=gains[:, :, None] * plain.colours)
+    assert np.unique(changed(pixels, spread)).tolist() == [90, 150]
+    darker = replace(plain, gamma=np.array([2.0]))
+    assert np.unique(changed(pixels, darker)).tolist() == [39, 77]
+
+
+@pytest.mark.parametrize("degrees", [0, 45, 90, 150])
+def test_motion_is_a_line_as_long_and_steep_as_drawn(degrees: float) -> None:
+    point = np.zeros((41, 41), np.float32)
+    point[20, 20] = 1
+    motion = np.array([[12.0, np.deg2rad(degrees)]])
+    line = blurred(point, replace(drawn(0), motion=motion), 0)
+    assert line.sum() == pytest.approx(1, abs=1e-5)
+    rows, columns = np.nonzero(line > line.max() / 4)
+    assert np.hypot(np.ptp(rows), np.ptp(columns)) == pytest.approx(12, abs=2)
+    spread = line * ((np.mgrid[:41, :41] - 20) * [[[np.cos(motion[0, 1])]], [[-np.sin(motion[0, 1])]]]).sum(0) ** 2
+    assert spread.sum() < 0.4  # of the squared distance from that line
+
+
+def test_turning_moves_pixels_and_points_alike() -> None:
+    _, _, points = scene(3, faces=1)
+    image = np.zeros((121, 161, 3), np.uint8)
+    x, y = points[0, 0].astype(int)
+    image[y - 2 : y + 3, x - 2 : x + 3] = 255
+    sample = Sample.of("x.png", [[0, 0, 161, 121]], np.array([[[x + 0.5, y + 0.5]] * 5]), size=(161, 121))
+    for degrees in (-30, 20, 90):
+        pixels, turned = turn(image, sample, degrees)
+        rows, columns = np.nonzero(pixels[..., 0] > 128)
+        assert np.hypot(*(turned.landmarks[0, 0] - [columns.mean() + 0.5, rows.mean() + 0.5])) < 0.7
+        assert len(rows) == pytest.approx(25, abs=4)
+        np.testing.assert_allclose(turned.boxes, sample.boxes, atol=1e-4)  # about the centre, by the same size
 
 
 def test_all_together_stay_in_range(canvas: Canvas) -> None:
@@ -178,6 +267,32 @@ def test_a_thing_at_the_edge_is_cut_off(canvas: Canvas) -> None:
             assert cover.fill.shape == (*cover.mask.shape, 3)
             sizes.add(cover.mask.shape)
     assert len(sizes) > 10
+
+
+def test_things_are_as_large_and_as_varied_as_drawn(canvas: Canvas) -> None:
+    face = replace(
+        canvas, boxes=np.array([[40, 30, 120, 130]], np.float32), ignore=np.zeros(1, bool), schema=np.zeros(1, int)
+    )
+    things = [covers(np.random.default_rng(s), face, (160, 160), Occlusion(1, 0.4, 1))[0] for s in range(300)]
+    shares = np.array([thing.mask.sum() for thing in things if thing.left > 0 and thing.top > 0]) / 8000
+    assert 0.07 < shares.min() < 0.11
+    assert shares.max() > 0.33
+    filled = [thing.mask.any(axis=0).sum() * thing.mask.any(axis=1).sum() for thing in things]
+    stretch = [np.log(thing.mask.any(axis=0).sum() / thing.mask.any(axis=1).sum()) for thing in things]
+    assert min(stretch) < -0.8
+    assert max(stretch) > 0.8
+    assert len(set(filled)) > 100
+    centres = np.array([[t.left + t.mask.shape[1] / 2, t.top + t.mask.shape[0] / 2] for t in things])
+    assert np.ptp(centres, axis=0).min() > 60
+    plain = np.array([np.ptp(thing.fill, axis=(0, 1)).max() == 0 for thing in things])
+    assert plain.mean() == pytest.approx(0.2, abs=0.08)  # of one colour
+
+
+def test_how_coarse_images_are_is_drawn() -> None:
+    shares = coarseness(np.random.default_rng(0), 4000, Coarse(probability=0.3, least=0.2, most=0.6))
+    assert (shares < 1).mean() == pytest.approx(0.3, abs=0.03)
+    assert 0.2 <= shares.min() < 0.21
+    assert 0.59 < shares[shares < 1].max() <= 0.6
 
 
 def test_coarse_images_lose_detail_and_keep_their_place() -> None:

@@ -1,0 +1,236 @@
+"""What MTCNN learns from: windows, their kinds and targets, batches and losses, against what the paper says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+
+from lineament import boxes as box_ops  # noqa: E402
+from lineament.data.crops import CropSet, CropSetWriter, astray, jittered  # noqa: E402
+from lineament.data.sample import Sample  # noqa: E402
+from lineament.errors import DataError, OptionError  # noqa: E402
+from lineament.methods.mtcnn import targets, training  # noqa: E402
+from lineament.methods.mtcnn.network import PNet  # noqa: E402
+from lineament.methods.mtcnn.targets import Kind  # noqa: E402
+from lineament.train.run import run  # noqa: E402
+from scenes import write_data  # noqa: E402
+
+
+def a_sample(
+    boxes: list[list[float]], *, ignore: list[bool] | None = None, size: tuple[int, int] = (200, 200)
+) -> Sample:
+    centre = np.array(boxes, float).reshape(-1, 2, 2).mean(axis=1)
+    return Sample.of("x.png", boxes, np.repeat(centre[:, None], 5, axis=1), ignore=ignore, size=(200, 200))
+
+
+def test_kinds_follow_the_papers_bounds() -> None:
+    sample = a_sample([[50, 50, 150, 150]])
+
+    def shifted(iou: float) -> list[float]:  # two squares of side 100, one moved by d: (100 - d) / (100 + d)
+        d = 100 * (1 - iou) / (1 + iou)
+        return [50 + d, 50, 150 + d, 150]
+
+    windows = np.array([shifted(i) for i in (0.29, 0.31, 0.39, 0.41, 0.64, 0.66, 1.0)])
+    kinds = targets.label(windows, sample).kind
+    assert kinds.tolist() == [
+        Kind.NEGATIVE, Kind.OTHER, Kind.OTHER, Kind.PART, Kind.PART, Kind.POSITIVE, Kind.POSITIVE,
+    ]  # fmt: skip
+
+
+def test_narrow_faces_have_positives_and_landmarks() -> None:
+    sample = a_sample([[100, 40, 140, 140]])  # no square has an IoU of 0.65 with it
+    windows = jittered(np.random.default_rng(0), sample.boxes, 200)
+    assert box_ops.iou(windows, sample.boxes).max() < 0.65
+    labelled = targets.label(windows, sample)
+    assert 0.1 < (labelled.kind == Kind.POSITIVE).mean() < 0.9
+    assert len(targets.with_landmarks(labelled).kind) == (labelled.kind == Kind.POSITIVE).sum()
+    square = box_ops.square(sample.boxes)
+    (whole,) = targets.label(square, sample).box
+    assert box_ops.decode_corner(whole, square[0]).tolist() == [100, 40, 140, 140]  # the box to learn stays narrow
+
+
+def test_ignored_and_tiny_faces_are_neither_face_nor_background() -> None:
+    sample = a_sample([[10, 10, 60, 60], [100, 100, 105, 105], [120, 20, 180, 80]], ignore=[True, False, False])
+    windows = np.array([[12, 12, 58, 58], [99, 99, 106, 106], [130, 130, 170, 170], [120, 20, 180, 80]], float)
+    assert targets.label(windows, sample).kind.tolist() == [Kind.OTHER, Kind.OTHER, Kind.NEGATIVE, Kind.POSITIVE]
+
+
+def test_a_window_inside_an_ignored_region_is_no_background() -> None:
+    """However small a part of the region it is: it may be a face of the crowd that nobody labelled."""
+    sample = a_sample([[0, 0, 100, 100], [150, 150, 190, 190]], ignore=[True, False])
+    windows = np.array([[40, 40, 60, 60], [90, 40, 120, 70], [93, 40, 123, 70], [-20, -20, 125, 125.0]])
+    assert box_ops.iou(windows[:1], sample.boxes[:1])[0, 0] < 0.05
+    # all of it inside; a third of it; less than that; mostly outside, and yet much of the region
+    assert targets.label(windows, sample).kind.tolist() == [Kind.OTHER, Kind.OTHER, Kind.NEGATIVE, Kind.OTHER]
+
+
+class Cascade:
+    """Proposes and refines what it is told to, and remembers what it was asked."""
+
+    config = SimpleNamespace(nms_rnet=0.65)
+
+    def __init__(self, proposed: list[list[float]], refined: list[list[float]]) -> None:
+        self.found = {"propose": np.array(proposed), "refine": np.array(refined)}
+        self.asked: list[tuple[Any, ...]] = []
+
+    def propose(self, pyramids: Any, threshold: float, *, min_face: float, max_face: float | None) -> Any:
+        self.asked.append(("propose", threshold, min_face, max_face))
+        return SimpleNamespace(boxes=self.found["propose"])
+
+    def refine(self, stage: str, pyramids: Any, found: Any, threshold: float, *, nms: float) -> Any:
+        assert found.boxes is self.found["propose"]
+        self.asked.append((stage, threshold, nms))
+        return SimpleNamespace(boxes=self.found["refine"])
+
+
+def test_each_stage_learns_from_what_those_before_it_let_through() -> None:
+    sample = a_sample([[50, 50, 110, 110]])
+    right, off, wrong = [50.0, 50, 110, 110], [62.0, 62, 122, 122], [[x, 140.0, x + 40, 180] for x in (0, 60, 120)]
+    proposed, refined = [right, *wrong], [[52.0, 48, 112, 108], off, wrong[2], wrong[0]]
+    recipe = training.StageRecipe(
+        train=(), jitter=0, proposals=1, pnet_threshold=0.35, rnet_threshold=0.25, min_face=14
+    )
+
+    def learnt(stage: str) -> tuple[list[list[float]], list[tuple[Any, ...]]]:
+        cascade = Cascade(proposed, refined)
+        chosen = training._choose(stage, sample, None, recipe, cascade, np.random.default_rng(0))  # type: ignore[arg-type]
+        return list(zip(chosen.windows.tolist(), chosen.kind.tolist(), strict=True)), cascade.asked
+
+    asked = ("propose", 0.35, 14, None)
+    # what hit, with landmarks once more; of the wrong ones the best
+    assert learnt("rnet") == ([(right, 2), (right, 3), (wrong[0], 0)], [asked])
+    assert learnt("onet") == (
+        [(refined[0], 2), (off, 1), (refined[0], 3), (wrong[2], 0)], [asked, ("rnet", 0.25, 0.65)]
+    )  # fmt: skip
+
+
+def test_pnet_learns_from_windows_around_faces_and_beside_them() -> None:
+    sample = a_sample([[50, 50, 110, 110]])
+    recipe = training.StageRecipe(train=(), jitter=400, near=100, anywhere=50)
+    chosen = training._choose("pnet", sample, None, recipe, None, np.random.default_rng(0))  # type: ignore[arg-type]
+    counts = {kind: int((chosen.kind == kind).sum()) for kind in Kind}
+    around = targets.label(jittered(np.random.default_rng(0), sample.boxes, 400), sample)
+    assert counts[Kind.POSITIVE] == counts[Kind.LANDMARK] == (around.kind == Kind.POSITIVE).sum()
+    parts = int((around.kind == Kind.PART).sum())
+    assert 0.3 * parts < counts[Kind.PART] < 0.7 * parts  # every second one
+    assert counts[Kind.OTHER] == 0
+    assert 50 < counts[Kind.NEGATIVE] <= 150
+
+
+def test_targets_lead_back_to_box_and_landmarks() -> None:
+    sample = a_sample([[20, 30, 60, 80], [100, 100, 150, 170]])
+    around = jittered(np.random.default_rng(0), sample.boxes, 10)
+    assert around.shape == (20, 4)
+    for codec in box_ops.CODECS:
+        labelled = targets.label(around, sample, codec)
+        back = box_ops.CODECS[codec].decode(labelled.box, labelled.windows)
+        assert {tuple(b) for b in back.round(3)} == {(20, 30, 60, 80), (100, 100, 150, 170)}
+    middles = box_ops.decode_points(labelled.points, labelled.windows)[:, 0]
+    assert {tuple(m) for m in middles.round(3)} == {(40, 55), (125, 135)}
+    sides = around[:, 2:] - around[:, :2]
+    np.testing.assert_allclose(sides[:, 0], sides[:, 1])
+
+
+def test_a_photo_without_faces_gives_negatives_only() -> None:
+    sample = a_sample([])
+    labelled = targets.label(astray(np.random.default_rng(0), sample.boxes, (200, 200), 5, 30), sample)
+    assert labelled.kind.tolist() == [Kind.NEGATIVE] * 30
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> CropSet:
+    rng = np.random.default_rng(0)
+    with CropSetWriter(tmp_path / "set", 12, "digest") as writer:
+        for _ in range(3):
+            writer.add(
+                rng.integers(0, 256, (40, 12, 12, 3), dtype=np.uint8),
+                kind=rng.integers(0, 4, 40),
+                box=rng.normal(size=(40, 4)).astype(np.float32),
+                points=rng.uniform(0, 1, (40, 5, 2)).astype(np.float32),
+            )
+    return CropSet(tmp_path / "set")
+
+
+def stage_of(crops: CropSet, **settings: Any) -> training.StageTask:
+    return training.StageTask(PNet(), training.StageRecipe(train=("a.json",), **settings), crops, crops, {})
+
+
+def test_batches_hold_the_papers_ratio_of_kinds(crops: CropSet) -> None:
+    batch = stage_of(crops, batch=70).batch(1)
+    assert np.bincount(batch["kind"]).tolist() == [30, 10, 10, 20]  # 3 : 1 : 1 : 2
+    assert batch["pixels"].dtype == np.uint8
+    assert batch["points"].shape == (70, 5, 2)
+
+
+@pytest.mark.parametrize("codec", box_ops.CODECS)
+def test_a_mirrored_batch_has_mirrored_labels(crops: CropSet, codec: str) -> None:
+    """Each crop is one of the set or a mirrored one, and its labels lie where its pixels went."""
+    plain = {"light": None, "coarse": None, "batch": 70, "codec": codec}
+    batch = stage_of(crops, mirror=1.0, **plain).batch(3)
+    before = stage_of(crops, mirror=0.0, **plain).batch(3)
+    np.testing.assert_array_equal(batch["pixels"], before["pixels"][:, :, ::-1])
+    np.testing.assert_array_equal(batch["kind"], before["kind"])
+    order = [1, 0, 2, 4, 3]  # the eyes and the corners of the mouth change places
+    np.testing.assert_allclose(batch["points"][..., 0], 1 - before["points"][:, order, 0], atol=1e-6)
+    np.testing.assert_allclose(batch["points"][..., 1], before["points"][:, order, 1], atol=1e-6)
+    window = np.array([[0, 0, 1, 1]])
+    decode = box_ops.CODECS[codec].decode
+    boxes = decode(before["box"], window)
+    np.testing.assert_allclose(
+        decode(batch["box"], window),
+        np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1),
+        atol=1e-5,
+    )
+
+
+def test_losses_follow_equation_4() -> None:
+    torch.manual_seed(0)
+    kind = torch.tensor([Kind.NEGATIVE] * 6 + [Kind.POSITIVE] * 4 + [Kind.PART] * 3 + [Kind.LANDMARK] * 5)
+    n = len(kind)
+    outputs = {
+        name: torch.randn(n, *s, requires_grad=True) for name, s in (("score", ()), ("box", (4,)), ("landmarks", (10,)))
+    }
+    batch = {"kind": kind, "box": torch.randn(n, 4), "points": torch.randn(n, 10)}
+    parts = targets.losses(outputs, batch, hardest=0.7, box_weight=0.5, landmark_weight=1.0)
+    torch.stack(list(parts.values())).sum().backward()
+
+    p = torch.sigmoid(outputs["score"].detach())[:10]
+    y = (kind[:10] == Kind.POSITIVE).float()
+    entropy = -(y * p.log() + (1 - y) * (1 - p).log())  # equation 1
+    hardest = entropy.sort(descending=True).values[:7]
+    assert parts["score"].item() == pytest.approx(hardest.mean().item(), rel=1e-5)
+    with_gradient = outputs["score"].grad != 0
+    assert with_gradient[:10].sum() == 7  # the easy 30 % give none
+    assert not with_gradient[10:].any()
+
+    squares = (outputs["box"] - batch["box"]).detach().square().sum(1)[6:13]
+    assert parts["box"].item() == pytest.approx(0.5 * squares.mean().item(), rel=1e-5)  # equation 2
+    assert (outputs["box"].grad.abs().sum(1) > 0).nonzero().flatten().tolist() == list(range(6, 13))
+    squares = (outputs["landmarks"] - batch["points"]).detach().square().sum(1)[13:]
+    assert parts["landmarks"].item() == pytest.approx(squares.mean().item(), rel=1e-5)  # equation 3
+    assert (outputs["landmarks"].grad.abs().sum(1) > 0).nonzero().flatten().tolist() == list(range(13, n))
+
+
+def test_a_weight_of_zero_leaves_a_task_out() -> None:
+    outputs = {"score": torch.zeros(4), "box": torch.zeros(4, 4), "landmarks": torch.zeros(4, 10)}
+    batch = {"kind": torch.arange(4), "box": torch.ones(4, 4), "points": torch.ones(4, 10)}
+    assert set(targets.losses(outputs, batch, landmark_weight=0)) == {"score", "box"}
+
+
+def test_missing_data_and_stages_are_named(tmp_path: Path) -> None:
+    write_data(tmp_path, 2, landmarks=False)
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('train = ["scenes.json"]\nval = ["scenes.json"]\n[pnet]\n[rnet]\n[onet]\n')
+    with pytest.raises(OptionError, match="pnet, rnet, onet"):
+        run(training, tmp_path, recipe, tmp_path / "run", stage="qnet")
+    with pytest.raises(OptionError, match="train pnet first"):
+        run(training, tmp_path, recipe, tmp_path / "run", stage="rnet")
+    with pytest.raises(DataError, match=r"scenes\.json.*landmarks"):
+        run(training, tmp_path, recipe, tmp_path / "run", stage="pnet")
