@@ -35,8 +35,7 @@ from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Scores
 from lineament.faces import Faces
 from lineament.methods.kpnet import training
-from lineament.methods.kpnet.decode import view
-from lineament.methods.kpnet.export import eyes_and_nose
+from lineament.methods.kpnet.decode import eyes_and_nose
 from lineament.methods.kpnet.heads import build
 from lineament.schemas import schema
 from lineament.similarity import transform
@@ -45,6 +44,7 @@ from lineament.train.loop import train
 from lineament.train.recipe import copy_recipe
 from lineament.train.run import RECIPE
 from lineament.train.task import to_input
+from lineament.views import whole
 
 Array = NDArray[Any]
 Detect = Callable[[Array], Faces]
@@ -184,7 +184,7 @@ class Experiments:
         for sample in self.samples(index):
             image = lineament.read_image(sample.path)
             h, w = image.shape[:2]
-            seen = view(0, image, self.args.input_size / max(h, w), np.zeros(2, int), (w, h), 0, network.multiple)
+            seen = whole(0, image, self.args.input_size, multiple=network.multiple)
             squares = torch.as_tensor(box_ops.square(sample.boxes[~sample.ignore]) * seen.scale)[None].float()
             response = network(to_input(torch.as_tensor(seen.pixels)[None]))["response"]
             points, peaks = (values[0].numpy() for values in heads.extraction.extract(response, squares))

@@ -23,7 +23,7 @@ from torch import Tensor
 from lineament.data.readers.coco import read_coco
 from lineament.images import read_image, resize
 from lineament.methods.kpnet import training
-from lineament.methods.kpnet.decode import Config, KPNet
+from lineament.methods.kpnet.decode import Config, KPNetDecoder
 from lineament.methods.kpnet.export import Extractor
 from lineament.methods.kpnet.heads import build
 from lineament.schemas import schema
@@ -101,7 +101,7 @@ def main() -> None:
     for canvas, photo in zip(square, photos, strict=True):
         canvas[: photo.shape[0], : photo.shape[1]] = photo
     pixels = torch.from_numpy(square).to(device)
-    detector = KPNet(OnDevice(module, device), Config(overview=False, input_size=args.size))  # type: ignore[arg-type]
+    detector = KPNetDecoder(OnDevice(module, device), Config(overview=False, input_size=args.size))  # type: ignore[arg-type]
     found = list(square)
     least = torch.full((args.batch,), detector.least(0.5), device=device)
 

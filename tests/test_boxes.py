@@ -115,6 +115,80 @@ def test_nms_in_rounds_of_bounded_memory_gives_the_same(monkeypatch: pytest.Monk
     assert box_ops.nms(boxes, scores, 0.4).tolist() == whole.tolist()
 
 
+def softened(
+    boxes: np.ndarray, scores: np.ndarray, threshold: float, sigma: float | None, groups: np.ndarray, over: str
+) -> np.ndarray:
+    """Soft-NMS as the paper writes it, box by box."""
+    result, left = scores.astype(float), list(range(len(scores)))
+    while left:
+        best = max(left, key=lambda i: (result[i], -i))
+        left.remove(best)
+        for i in left:
+            if groups[i] == groups[best]:
+                shared = one_overlap(boxes[i], boxes[best], over)
+                if sigma:
+                    result[i] *= np.exp(-(shared**2) / sigma)
+                elif shared > threshold:
+                    result[i] *= 1 - shared
+    return result
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(0, 50),
+    sigma=st.sampled_from([None, 0.1, 0.5]),
+    threshold=st.sampled_from([0.0, 0.3, 0.6]),
+    over=st.sampled_from(["union", "min"]),
+    groups=st.integers(1, 3),
+)
+@settings(max_examples=100, deadline=None)
+def test_soft_nms_is_that_of_the_sequential_algorithm(
+    seed: int, n: int, sigma: float | None, threshold: float, over: str, groups: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    boxes, group = random_boxes(rng, n), rng.integers(0, groups, n)
+    scores = rng.integers(0, 10, n) / 10  # with ties
+    found = box_ops.soft_nms(boxes, scores, threshold, sigma=sigma, groups=group, over=over)
+    np.testing.assert_allclose(found, softened(boxes, scores, threshold, sigma, group, over), atol=1e-12)
+
+
+def test_soft_nms_by_hand() -> None:
+    boxes = np.array([[0.0, 0, 2, 2], [1, 0, 3, 2], [10, 0, 12, 2]])  # the first two share a third
+    scores = np.array([0.6, 0.9, 0.5])
+    np.testing.assert_allclose(box_ops.soft_nms(boxes, scores, 0.3), [0.6 * 2 / 3, 0.9, 0.5])
+    np.testing.assert_allclose(box_ops.soft_nms(boxes, scores, 0.4), scores)
+    np.testing.assert_allclose(box_ops.soft_nms(boxes, scores, 0.4, sigma=0.5), [0.6 * np.exp(-1 / 9 / 0.5), 0.9, 0.5])
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(0, 40), groups=st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_votes_are_weighted_means_of_what_overlaps(seed: int, n: int, groups: int) -> None:
+    rng = np.random.default_rng(seed)
+    boxes, scores, group = random_boxes(rng, n), rng.random(n), rng.integers(0, groups, n)
+    kept = rng.permutation(n)[: n // 2]
+    found = box_ops.vote(boxes, scores, kept, 0.3, groups=group)
+    assert found.shape == (len(kept), 4)
+    for box, i in zip(found, kept, strict=True):
+        voters = [
+            j for j in range(n) if group[i] == group[j] and (i == j or one_overlap(boxes[i], boxes[j], "union") > 0.3)
+        ]
+        weights = scores[voters] / scores[voters].sum()
+        np.testing.assert_allclose(box, (weights[:, None] * boxes[voters]).sum(axis=0), atol=1e-9)
+
+
+def test_votes_by_hand() -> None:
+    boxes = np.array([[0.0, 0, 4, 4], [0, 0, 4, 5], [20, 20, 24, 24]])
+    found = box_ops.vote(boxes, np.array([0.9, 0.3, 0.0]), np.array([2, 0]), 0.5)
+    np.testing.assert_allclose(found, [[20, 20, 24, 24], [0, 0, 4, 4.25]])  # a score of 0 moves nothing, nor itself
+
+
+def test_mirrors_and_sides() -> None:
+    boxes = np.array([[1.0, 2, 4, 9], [0, 0, 8, 2]])
+    np.testing.assert_allclose(box_ops.mirror(boxes, np.array([10, 20])), [[6, 2, 9, 9], [12, 0, 20, 2]])
+    np.testing.assert_allclose(box_ops.mirror(box_ops.mirror(boxes, 7.0), 7.0), boxes)
+    assert box_ops.longer_side(boxes).tolist() == [7, 8]
+
+
 @pytest.mark.parametrize("name", list(box_ops.CODECS))
 def test_codecs_are_inverse_and_mirror(name: str) -> None:
     rng = np.random.default_rng(2)

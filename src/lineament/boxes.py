@@ -83,6 +83,85 @@ def nms(
         stands = new
 
 
+def soft_nms(
+    boxes: Array,
+    scores: Array,
+    threshold: float,
+    *,
+    sigma: float | None = None,
+    groups: Array | None = None,
+    over: Overlap = "union",
+) -> Array:
+    """Scores after Soft-NMS (Bodla et al. 2017): a box loses score to every better box that it overlaps.
+
+    The sequential algorithm takes the best box left, lowers the scores of those that overlap it, and repeats. Only
+    boxes that overlap matter to each other, so here all boxes that are the best among those they overlap are taken in
+    one round. The scores are the same, and there are as many rounds as the longest chain of overlaps.
+
+    Args:
+        boxes: (n, 4). scores: (n,) at least 0; of equal scores the earlier box is the better one.
+        threshold: linear form (their equation 1): overlaps above it lower a score by the factor ``1 - overlap``.
+        sigma: Gaussian form (their equation 3): every overlap lowers a score by ``exp(-overlap^2 / sigma)``; the
+            threshold has no say. ``None`` for the linear form.
+        groups: (n,) integers; only boxes of the same group (an image) matter to each other.
+        over: what overlaps are measured over, as of ``nms``.
+
+    Returns:
+        (n,) float64, in the order of the boxes. None is dropped: cut them off at a score, and sort.
+    """
+    one, other = _overlapping(boxes, groups, 0.0 if sigma else threshold, over)
+    shared = overlap(boxes[one], boxes[other], over=over).astype(np.float64)
+    factor = np.exp(-(shared**2) / sigma) if sigma else 1 - shared
+    taker, loser, factor = np.r_[one, other], np.r_[other, one], np.r_[factor, factor]
+    left = scores.astype(np.float64)
+    waits = np.ones(len(left), bool)
+    while waits.any():
+        rank = np.empty(len(left), np.intp)
+        rank[np.argsort(-left, kind="stable")] = np.arange(len(left))
+        best = np.full(len(left), len(left))  # rank of the best box that overlaps and waits as well
+        np.minimum.at(best, taker, rank[loser])
+        taken = waits & (rank < best)
+        waits &= ~taken
+        hit = taken[taker]
+        np.multiply.at(left, loser[hit], factor[hit])
+        on = waits[taker] & waits[loser]
+        taker, loser, factor = taker[on], loser[on], factor[on]
+    return left
+
+
+def vote(boxes: Array, scores: Array, kept: Array, threshold: float, *, groups: Array | None = None) -> Array:
+    """Box voting (Gidaris and Komodakis 2015): a box becomes the mean of those around it, weighted by their scores.
+
+    Args:
+        boxes: (n, 4) before suppression. scores: (n,) theirs, at least 0.
+        kept: (m,) indices of the boxes that stand.
+        threshold: boxes that overlap one that stands by more than this (intersection over union) have a say in it.
+        groups: (n,) integers; boxes of other groups have no say.
+
+    Returns:
+        (m, 4) float64.
+    """
+    one, other = _overlapping(boxes, groups, threshold, "union")
+    own = np.arange(len(boxes))  # each box has a say in itself
+    place, voter = np.r_[own, one, other], np.r_[own, other, one]
+    weights = scores.astype(np.float64)[voter]
+    total = np.bincount(place, weights, minlength=len(boxes))
+    sums = [np.bincount(place, weights * boxes[voter, side], minlength=len(boxes)) for side in range(4)]
+    means = np.divide(sums, total, out=boxes.T.astype(np.float64), where=total > 0)  # all of score 0: as it is
+    return np.asarray(means.T[kept])
+
+
+def longer_side(boxes: Array) -> Array:
+    """(n,) width or height, whichever is more."""
+    return np.asarray((boxes[..., 2:] - boxes[..., :2]).max(axis=-1))
+
+
+def mirror(boxes: Array, width: Array | float) -> Array:
+    """Boxes (n, 4) as they lie in mirrored images of that width (one, or one for each); its own inverse."""
+    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
+    return np.stack([width - x2, y1, width - x1, y2], axis=-1)
+
+
 def _overlapping(boxes: Array, groups: Array | None, threshold: float, over: Overlap) -> tuple[Array, Array]:
     """Index pairs (i, j), i < j, of boxes of one group that overlap by more than the threshold."""
     left = boxes[:, 0].astype(np.float64)
@@ -117,7 +196,7 @@ def _overlapping(boxes: Array, groups: Array | None, threshold: float, over: Ove
 def square(boxes: Array) -> Array:
     """Squares around the same centres, as long as each box's longer side."""
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-    half = np.max(boxes[..., 2:] - boxes[..., :2], axis=-1, keepdims=True) / 2
+    half = longer_side(boxes)[..., None] / 2
     return np.concatenate([centre - half, centre + half], axis=-1)
 
 

@@ -1,4 +1,10 @@
-"""Scores that mean something: a monotone map from a method's own score to the share of such finds that are faces."""
+"""Scores that mean something, and the fits behind them.
+
+A score in [0, 1] is made in one or two steps. ``logistic`` fits the coefficients of a linear function of what speaks
+for a face, or for a landmark; its ``sigmoid`` is a probability. ``fit`` fits, by isotonic regression, a monotone map
+from any score to the share of such finds that are faces. ``robust`` is the linear fit for anything else than
+probabilities, when some targets are wrong.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,19 @@ Array = NDArray[Any]
 
 GROUPS = 30  # of scores, each with its own share of faces
 SLOPE = 0.01  # share of a straight line in the map, without which unlike scores could become the same
+
+
+def sigmoid(logits: ArrayLike) -> Array:
+    """Probabilities of logits, float64 of any shape."""
+    with np.errstate(over="ignore"):  # far below 0 the probability is 0
+        return np.asarray(1 / (1 + np.exp(-np.asarray(logits, np.float64))))
+
+
+def logit(probabilities: ArrayLike) -> Array:
+    """Inverse of ``sigmoid``, infinite at 0 and 1."""
+    p = np.asarray(probabilities, np.float64)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(p) - np.log1p(-p))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +110,13 @@ def fit(scores: ArrayLike, is_face: ArrayLike, *, low: float = 0.0, high: float 
 
 
 def logistic(features: ArrayLike, is_face: ArrayLike, *, ridge: float = 1e-3) -> Array:
-    """Coefficients under which a sigmoid of a linear function tells faces from others, by maximum likelihood.
+    """Coefficients under which a sigmoid of a linear function tells hits from others, by maximum likelihood.
 
     Newton's method on the mean cross-entropy.
 
     Args:
-        features: (n, m), a column of ones among them. is_face: (n,). ridge: penalty on the squared coefficients.
+        features: (n, m), a column of ones among them. is_face: (n,) the hits, such as faces.
+        ridge: penalty on the squared coefficients.
 
     Returns:
         (m,).
@@ -109,7 +129,7 @@ def logistic(features: ArrayLike, is_face: ArrayLike, *, ridge: float = 1e-3) ->
         raise OptionError(f"expected features (n, m) of faces and others, and as many truth values; found {x.shape}")
     coefficients = np.zeros(x.shape[1])
     for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(x @ coefficients, -30, 30)))
+        p = sigmoid(np.clip(x @ coefficients, -30, 30))
         gradient = x.T @ (p - y) / len(y) + ridge * coefficients
         curvature = (x.T * (p * (1 - p))) @ x / len(y) + ridge * np.eye(x.shape[1])
         step = np.linalg.solve(curvature, gradient)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,14 @@ from torch import fx, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
-from lineament.conventions import convention, fit  # noqa: E402
+from lineament.conventions import convention  # noqa: E402
 from lineament.data.cache import Photos  # noqa: E402
 from lineament.data.canvases import Canvas, Composition  # noqa: E402
 from lineament.data.device import DeviceComposer  # noqa: E402
-from lineament.errors import DataError, OptionError  # noqa: E402
+from lineament.errors import DataError  # noqa: E402
 from lineament.export import rows_of_both  # noqa: E402
 from lineament.methods.kpnet import scales, training  # noqa: E402
-from lineament.methods.kpnet.decode import LOGITS, REFINEMENT, Config, KPNet, View, refined  # noqa: E402
+from lineament.methods.kpnet.decode import KPNetDecoder  # noqa: E402
 from lineament.methods.kpnet.export import Extractor, entries  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.methods.kpnet.heads.base import near_proposals  # noqa: E402
@@ -48,6 +46,7 @@ from lineament.train.loop import train  # noqa: E402
 from lineament.train.run import run  # noqa: E402
 from lineament.train.task import WHOLE, Part  # noqa: E402
 from networks import least, unlike  # noqa: E402
+from proposals import Fake, bare, face_row  # noqa: E402
 from scenes import POINTS, write_data  # noqa: E402
 
 Array = np.ndarray
@@ -602,387 +601,6 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
             np.testing.assert_allclose(found["peaks"][image, rank], largest, atol=1e-4)
 
 
-# Views
-
-
-SIZES = [64, 256, 384, 512, 640]
-SHAPES = [(480, 640), (500, 333), (37, 211), (300, 300)]
-
-
-class Fake:
-    """A graph that sees what it is told to: a function from one view's pixels to rows of an output's values."""
-
-    def __init__(self, see: Any) -> None:
-        self.see = see
-
-    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
-        rows = [self.see(pixels) for pixels in inputs["pixels"]]
-        return tuple(np.stack([np.asarray(row[name], np.float32) for row in rows]) for name in outputs)
-
-
-def face_row(square: Array, logit: float, shares: tuple[float, ...] = (0.5, 0.5, 0.5)) -> dict[str, Any]:
-    """One proposal: a square ``x, y, side`` with the landmarks of a drawn face."""
-    x, y, side = square
-    return {
-        "logit": [logit],
-        "centre": [[x + side / 2, y + side / 2]],
-        "side": [side],
-        "landmarks": [POINTS * side + [x, y]],
-        "peaks": [shares],
-    }
-
-
-def told(*rows: dict[str, Any]) -> Fake:
-    """A graph that sees the same in every view."""
-    return Fake(lambda pixels: {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
-
-
-def views_of(image: Array, **settings: Any) -> list[View]:
-    return list(KPNet(told(), bare(**settings)).views(0, image))
-
-
-def dots(shape: tuple[int, int], size: int, seed: int) -> Iterator[tuple[Array, Array]]:
-    """Black pictures with one soft white dot, of some pixels at the size they are brought to, and where it is."""
-    h, w = shape
-    radius = max(3, 4 * max(shape) / size)
-    rng = np.random.default_rng(seed)
-    ys, xs = np.indices(shape) + 0.5
-    for _ in range(3):
-        place = rng.uniform(radius + 1, np.array([w, h]) - radius - 1)
-        amount = np.clip(radius + 0.5 - np.hypot(xs - place[0], ys - place[1]), 0, 1)
-        yield np.repeat((255 * amount).round().astype(np.uint8)[..., None], 3, axis=2), place
-
-
-@pytest.mark.parametrize("margin", [0.0, 0.07])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_places_go_to_a_view_and_back(shape: tuple[int, int], size: int, margin: float) -> None:
-    for image, place in dots(shape, size, seed=size):
-        for v in views_of(image, input_size=size, margin=margin, multiple=8):
-            assert v.pixels.shape[0] % 8 == v.pixels.shape[1] % 8 == 0
-            amount = v.pixels[..., 0].astype(float)
-            ys, xs = np.indices(amount.shape) + 0.5
-            there = np.array([(amount * xs).sum(), (amount * ys).sum()]) / amount.sum()
-            np.testing.assert_allclose(there / v.scale + v.corner, place, atol=0.15 / v.scale)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", SIZES)
-def test_views_are_black_where_the_picture_ends(shape: tuple[int, int], size: int) -> None:
-    margin = 0.1
-    views = views_of(np.full((*shape, 3), 255, np.uint8), input_size=size, margin=margin, overview=False)
-    assert [max(v.pixels.shape) for v in views] == [size]
-    for v in views:
-        white = (v.pixels == 255).all(axis=2)
-        assert (white | (v.pixels == 0).all(axis=2)).all()
-        rows, columns = np.flatnonzero(white.any(axis=1)), np.flatnonzero(white.any(axis=0))
-        assert white[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-        # The picture's longer edge fills the view but for the margin, and its corner is where the view says
-        longest = max(white.shape)
-        assert abs(max(len(rows), len(columns)) - longest * (1 - 2 * margin)) <= 1
-        np.testing.assert_allclose([columns[0], rows[0]], -v.corner * v.scale, atol=1e-6)
-        np.testing.assert_allclose(len(rows) / len(columns), shape[0] / shape[1], rtol=2 / min(len(rows), len(columns)))
-
-
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
-@pytest.mark.parametrize("shape", [(700, 1000), (1400, 200), (513, 512), (900, 512)])
-def test_tiles_cover_a_picture_and_overlap(shape: tuple[int, int], overlap: float) -> None:
-    image = np.random.default_rng(0).integers(1, 256, (*shape, 3), dtype=np.uint8)
-    side = 512
-    whole = views_of(image, input_size=side)
-    tiles = views_of(image, input_size=side, tiles=True, overlap=overlap)[len(whole) :]
-    seen = np.zeros(shape, int)
-    for tile in tiles:
-        assert tile.scale == 1
-        x, y = tile.corner.astype(int)
-        part = image[y : y + side, x : x + side]
-        np.testing.assert_array_equal(tile.pixels[: part.shape[0], : part.shape[1]], part)
-        assert tile.pixels.sum(dtype=int) == part.sum(dtype=int)  # black beyond
-        seen[y : y + side, x : x + side] += 1
-    assert seen.min() == 1
-    for axis, length in ((0, shape[1]), (1, shape[0])):
-        starts = sorted({int(tile.corner[axis]) for tile in tiles})
-        assert starts[0] == 0
-        assert starts[-1] == max(length - side, 0)
-        assert all(b - a <= side * (1 - overlap) + 1 for a, b in pairwise(starts))
-
-
-@pytest.mark.parametrize(("size", "overlap"), [(640, 0.25), (384, 0.25), (384, 0.5), (384, 0.0)])
-def test_the_whole_picture_leaves_small_faces_to_the_tiles(size: int, overlap: float) -> None:
-    settings = {"input_size": size, "overlap": overlap}
-    image = np.zeros((2400, 3200, 3), np.uint8)
-    views = views_of(image, tiles=True, **settings)
-    tiles, others = ([v for v in views if (v.scale == 1) is tile] for tile in (True, False))
-    for side in np.geomspace(2, 2400, 200):  # in pixels of the picture
-        in_tiles = side <= min(overlap * size, tiles[0].most)  # whole in one of them, wherever the face is
-        in_others = any(v.least <= side * v.scale <= v.most for v in others)
-        assert in_tiles or in_others
-        assert not (in_others and side < 0.75 * min(overlap * size, tiles[0].most))
-    assert min(v.least for v in views_of(image, **settings)) == 0
-
-
-def test_small_pictures_have_no_tiles() -> None:
-    image = np.zeros((300, 400, 3), np.uint8)
-    assert len(views_of(image, input_size=512, tiles=True)) == len(views_of(image, input_size=512)) == 2
-
-
-# From proposals to faces
-
-
-def seen_square(pixels: Array) -> dict[str, Any]:
-    """The white square in a view, measured to a part of a pixel."""
-    amount = pixels[..., 0] / 255
-    if amount.max() == 0:
-        return face_row(np.array([0, 0, 9]), logit=-99)
-    columns, rows = amount.max(axis=0), amount.max(axis=1)
-    side = (columns.sum() + rows.sum()) / 2
-    centre = [(line * (np.arange(len(line)) + 0.5)).sum() / line.sum() for line in (columns, rows)]
-    return face_row(np.array([*(np.array(centre) - side / 2), side]), logit=side / 50 - 1)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [*({"input_size": s} for s in SIZES), {"margin": 0.2}, {"input_size": 384, "margin": 0.05, "tiles": True}],
-)
-def test_faces_lie_where_the_picture_shows_them(settings: dict[str, Any]) -> None:
-    images = [np.zeros((h, w, 3), np.uint8) for h, w in ((480, 640), (900, 500), (240, 240))]
-    squares = np.array([[300, 200, 120], [60, 700, 100], [90, 30, 80]])
-    for image, (x, y, side) in zip(images, squares, strict=True):
-        image[y : y + side, x : x + side] = 255
-    decoder = KPNet(Fake(seen_square), bare(**settings, convention="square", proposal=1.0))
-    for faces, (x, y, side) in zip(decoder(images, threshold=0.1, min_face=1, max_face=None), squares, strict=True):
-        finest = 64 / 900 if settings.get("input_size") == 64 else 0.2
-        np.testing.assert_allclose(faces.boxes[0], [x, y, x + side, y + side], atol=0.5 / finest)
-        np.testing.assert_allclose(faces.landmarks[0], POINTS * side + [x, y], atol=0.5 / finest)
-
-
-SQUARE = np.array([40.0, 60, 80])
-
-
-def bare(**settings: Any) -> Config:
-    """Settings under which boxes are the convention's, and scores equation 8's, unless told otherwise."""
-    return Config(**{"input_size": 128, "proposal": 0.0, "evidence": None, **settings})
-
-
-def alone(config: Config, *rows: dict[str, Any], **options: Any) -> Any:
-    """What a decoder makes of proposals in a view that is its picture."""
-    (faces,) = KPNet(told(*rows), config)(
-        [np.zeros((128, 128, 3), np.uint8)], **{"threshold": 0, "min_face": 1, "max_face": None, **options}
-    )
-    return faces
-
-
-@pytest.mark.parametrize("name", ["wider", "square", "fddb-ellipse"])
-def test_boxes_follow_the_convention(name: str) -> None:
-    points = (POINTS * SQUARE[2] + SQUARE[:2])[None]
-    (inferred,), (expected,) = convention(name).boxes(points), convention("wider").boxes(points)
-    np.testing.assert_allclose(alone(bare(convention=name), face_row(SQUARE, 2)).boxes[0], inferred, atol=1e-3)
-    # A proposal that is where and as large as the landmarks say changes nothing, whatever the convention
-    longer = (expected[2:] - expected[:2]).max()
-    agreed = face_row(SQUARE, 2) | {"centre": [(expected[:2] + expected[2:]) / 2], "side": [longer]}
-    np.testing.assert_allclose(alone(bare(convention=name, proposal=0.7), agreed).boxes[0], inferred, atol=1e-3)
-    # One that lies elsewhere and is larger takes the box along by its share, in its own aspect
-    agreed["centre"] = [agreed["centre"][0] + [6, -4]]
-    agreed["side"] = [longer * 1.5]
-    half = (inferred[2:] - inferred[:2]) / 2 * 1.25
-    centre = (inferred[:2] + inferred[2:]) / 2 + [3, -2]
-    wanted = [*(centre - half), *(centre + half)]
-    np.testing.assert_allclose(alone(bare(convention=name, proposal=0.5), agreed).boxes[0], wanted, atol=1e-3)
-
-
-def a_refinement() -> Array:
-    """Coefficients that leave what mirrored faces have in common."""
-    drawn = np.random.default_rng(0).normal(0, 0.05, REFINEMENT)
-    drawn[:, 1:, 0] = drawn[:, 0, 1:] = 0
-    return drawn
-
-
-@pytest.mark.parametrize("name", ["wider", "square", "fddb-ellipse"])
-def test_refined_boxes_are_what_the_coefficients_say(name: str) -> None:
-    row, given = face_row(SQUARE, 1.2, (0.6, 0.3, 0.15)), a_refinement()
-    decoder = KPNet(told(row), bare(refinement=given.tolist(), convention=name))
-    found = decoder.propose([np.zeros((128, 128, 3), np.uint8)])
-    points = (POINTS * SQUARE[2] + SQUARE[:2])[None]
-    (expected,), (x, y, side), (speaks,) = convention("wider").boxes(points), SQUARE, found.evidence
-    x1, y1, x2, y2 = expected
-    told_by_landmarks = [
-        ((x1 + x2) / 2 - x - side / 2) / side,
-        ((y1 + y2) / 2 - y - side / 2) / side,
-        np.log((x2 - x1) / side),
-        np.log((y2 - y1) / side),
-        1.0,
-    ]
-    dx, dy, dw, dh = (
-        sum(speaks[e] * told_by_landmarks[t] * given[e, t, o] for e, t in product(range(6), range(5))) for o in range(4)
-    )
-    middle = np.array([x + side / 2 + dx * side, y + side / 2 + dy * side])
-    half = side * np.exp([dw, dh]) / 2
-    if name == "square":
-        half[:] = half.max()
-    if name == "fddb-ellipse":  # differs from the refined box as it differs from the learned one
-        (inferred,) = convention(name).boxes(points)
-        middle += (inferred[:2] + inferred[2:] - expected[:2] - expected[2:]) / 2
-        half *= (inferred[2:] - inferred[:2]) / (expected[2:] - expected[:2])
-    np.testing.assert_allclose(found.boxes[0], [*(middle - half), *(middle + half)], atol=1e-4)
-
-
-def test_mirrored_faces_have_mirrored_boxes() -> None:
-    rng = np.random.default_rng(2)
-    expected = rng.uniform([0, 0, 40, 50], [20, 20, 60, 70], (9, 4))
-    squares = box_ops.square(expected + rng.normal(0, 3, (9, 4)))
-    speaks = rng.normal(0, 1, (9, 6))
-    mirrored = refined(mirror(expected), mirror(squares), speaks, a_refinement())
-    np.testing.assert_allclose(mirrored, mirror(refined(expected, squares, speaks, a_refinement())))
-
-
-def mirror(boxes: Array) -> Array:
-    """In a picture 100 pixels wide."""
-    return np.asarray([100, 0, 100, 0] + boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1])
-
-
-@pytest.mark.parametrize("refinement", [None, a_refinement().tolist()])
-def test_landmarks_on_one_spot_are_no_face(refinement: Any) -> None:
-    spot = face_row(SQUARE, 2) | {"landmarks": [np.full((5, 2), 70.0)]}
-    faces = alone(bare(proposal=0.5, refinement=refinement), spot, face_row(SQUARE - [30, 50, 40], 2))
-    assert len(faces) == 1
-    assert np.isfinite(faces.boxes).all()
-
-
-def test_the_square_of_a_proposal_alone() -> None:
-    faces = alone(bare(convention="square", proposal=1), face_row(SQUARE, 2))
-    np.testing.assert_allclose(faces.boxes[0], [40, 60, 120, 140], atol=1e-3)
-
-
-def test_a_fitted_convention_goes_in_as_a_dictionary() -> None:
-    rng = np.random.default_rng(0)
-    points = POINTS * 50 + rng.normal(0, 1, (40, 5, 2)) + rng.uniform(0, 100, (40, 1, 2))
-    mine = fit(points, np.concatenate([points[:, 2] - 40, points[:, 2] + 40], axis=1))
-    faces = alone(bare(convention=json.loads(json.dumps(mine.to_dict()))), face_row(SQUARE, 2))
-    wanted = mine.boxes((POINTS * SQUARE[2] + SQUARE[:2])[None])[0]
-    np.testing.assert_allclose(faces.boxes[0], wanted, atol=0.05)
-    assert np.abs(wanted - alone(bare(), face_row(SQUARE, 2)).boxes[0]).max() > 5
-
-
-def test_scores_are_equation_8_over_its_largest_value() -> None:
-    shares = (0.6, 0.3, 0.15)
-    row = face_row(SQUARE, 1.2, shares)
-    probability = 1 / (1 + math.exp(-1.2))
-    assert alone(bare(), row).scores[0] == pytest.approx((probability + sum(shares)) / 4, abs=1e-6)
-
-
-def test_scores_are_the_sigmoid_of_weighted_evidence() -> None:
-    shares = (0.6, 0.3, 0.15)
-    row = face_row(SQUARE, 1.2, shares)
-    inferred = convention("wider").boxes((POINTS * SQUARE[2] + SQUARE[:2])[None])[0]
-    square = np.array([*SQUARE[:2], *(SQUARE[:2] + SQUARE[2])])
-    agreement = float(box_ops.iou(box_ops.square(inferred[None]), square[None])[0, 0])
-    seen = [1.2, math.log2(SQUARE[2] / 32), math.log(agreement + 0.05), math.log(0.35 + 1e-3), math.log(0.151), 1]
-    for weights in np.eye(6), np.full((1, 6), 0.3):
-        for weight in weights:
-            score = alone(bare(evidence=tuple(weight)), row).scores[0]
-            assert score == pytest.approx(1 / (1 + math.exp(-float(np.dot(weight, seen)))), abs=1e-5)
-
-
-def test_calibrated_scores_are_the_maps() -> None:
-    knots = {"scores": [0, 0.4, 1], "shares": [0.0, 0.8, 1.0]}
-    for logit, shares in ((-5, (0, 0, 0)), (1.2, (0.6, 0.3, 0.15)), (30, (1, 1, 1))):
-        raw = (1 / (1 + math.exp(-logit)) + sum(shares)) / 4
-        score = alone(bare(calibration=knots), face_row(SQUARE, logit, shares)).scores[0]
-        assert score == pytest.approx(np.interp(raw, knots["scores"], knots["shares"]), abs=1e-6)
-        assert 0 <= score <= 1
-
-
-@pytest.mark.parametrize(
-    "evidence", [None, (1, 0.3, 1.5, 1, 0.5, 1), (1, 0.3, -1.5, 1, 0.5, 1), (2, -0.5, 0.3, 1, -0.4, 1)]
-)
-def test_only_what_cannot_reach_the_threshold_is_left_out(evidence: tuple[float, ...] | None) -> None:
-    rng = np.random.default_rng(0)
-    squares = rng.uniform([10, 10, 15], [180, 100, 60], (60, 3))
-    points = [POINTS * s * rng.uniform(0.5, 1.2) + corner + rng.normal(0, 2, (5, 2)) for *corner, s in squares]
-    rows = [
-        {**face_row(square, logit, tuple(rng.uniform(0, 1, 3))), "landmarks": [p]}
-        for square, logit, p in zip(squares, rng.normal(0, 3, 60), points, strict=True)
-    ]
-    decoder = KPNet(told(*rows), bare(evidence=evidence))
-    image = np.zeros((128, 256, 3), np.uint8)
-    every = decoder.propose([image])
-    assert len(every) == 60
-    for threshold in np.quantile(every.scores, [0.1, 0.5, 0.9]):
-        some = decoder.propose([image], threshold)
-        assert len(some) < 60
-        assert (decoder.least(threshold) > LOGITS[0]) == (evidence is not None)
-        np.testing.assert_array_equal(some.scores[some.scores >= threshold], every.scores[every.scores >= threshold])
-
-
-def test_the_worse_of_two_that_overlap_falls() -> None:
-    near, far = (SQUARE + np.array(shift) for shift in ([4, 4, 0], [60, 0, 0]))
-    rows = face_row(near, 1), face_row(SQUARE, 2), face_row(far, 0)
-    faces = alone(bare(), *rows)
-    kept = convention("wider").boxes(np.stack([POINTS * s[2] + s[:2] for s in (SQUARE, far)]))
-    assert box_ops.iou(kept, kept)[0, 1] < 0.6
-    np.testing.assert_allclose(faces.boxes, kept, atol=1e-3)
-    assert len(alone(bare(nms=1.0), *rows)) == 3
-
-
-def test_pictures_do_not_suppress_each_other_and_options_hold() -> None:
-    decoder = KPNet(told(face_row(SQUARE, 2), face_row(np.array([150, 150, 30]), 1)), bare())
-    images = [np.zeros((128, 128, 3), np.uint8)] * 3
-    both = decoder(images, threshold=0, min_face=1, max_face=None)
-    assert [len(faces) for faces in both] == [2, 2, 2]
-    assert [len(f) for f in decoder(images, threshold=0, min_face=50, max_face=None)] == [1, 1, 1]
-    assert [len(f) for f in decoder(images, threshold=0, min_face=1, max_face=50)] == [1, 1, 1]
-    threshold = float(both[0].scores.mean())
-    assert [len(f) for f in decoder(images, threshold=threshold, min_face=1, max_face=None)] == [1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("input_size", "share", "overview"),
-    [(64, 0.375, None), (256, 0.375, 96), (256, 0.5, 128), (384, 0.375, 144), (640, 0.375, 160), (640, 0.5, 160)],
-)
-def test_large_faces_are_those_of_the_overview_and_small_ones_of_the_input(
-    input_size: int, share: float, overview: int | None
-) -> None:
-    settings = {"input_size": input_size, "overview_share": share}
-    image = np.zeros((input_size, input_size, 3), np.uint8)
-    levels = [input_size, overview] if overview else [input_size]
-    assert [max(v.pixels.shape) for v in views_of(image, **settings)] == levels
-    (single,) = views_of(image, input_size=input_size, overview=False)
-    assert (single.least, single.most) == (0, np.inf)
-
-    def found(side: float) -> list[float]:
-        """Sides that are found of a face of this side in pixels of the input, which every view shows."""
-        look = partial(seen_face, side / input_size)
-        decoder = KPNet(Fake(look), bare(**settings, convention="square", proposal=1.0, nms=1.0))
-        (faces,) = decoder([image], threshold=0, min_face=1, max_face=None)
-        return list(faces.boxes[:, 2] - faces.boxes[:, 0])
-
-    np.testing.assert_allclose(found(60), [60], rtol=1e-5)
-    np.testing.assert_allclose(found(90), [90] * len(levels), rtol=1e-5)  # where the two overlap
-    np.testing.assert_allclose(found(150), [150], rtol=1e-5)
-
-
-def seen_face(share: float, pixels: Array) -> dict[str, Any]:
-    """A face in the corner that is so large for a view."""
-    return face_row(np.array([0, 0, share * pixels.shape[1]]), 1)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"input_size": 63},
-        {"overlap": 1.0},
-        {"margin": 0.5},
-        {"overview_share": 0.0},
-        {"convention": "oval"},
-        {"evidence": (1, 0)},
-        {"refinement": [[0.5], [0.5, 0.5]]},
-    ],
-)
-def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(settings))):
-        KPNet(told(), Config(**settings))
-
-
 # Training
 
 
@@ -1126,9 +744,9 @@ def test_boxes_are_refined_to_those_of_the_canvases(monkeypatch: pytest.MonkeyPa
         Canvas(boxes=box[None], pixels=np.full((128, 128, 3), i, np.uint8), **unmarked) for i, box in enumerate(faces)
     ]
     graph = Fake(lambda pixels: rows[pixels[0, 0, 0]])
-    decoder = KPNet(graph, bare(proposal=1.0))
+    decoder = KPNetDecoder(graph, bare(proposal=1.0))
     found = training.refinement(decoder, canvases)
-    learned = KPNet(graph, bare(refinement=found))
+    learned = KPNetDecoder(graph, bare(refinement=found))
     overlaps = [
         [box_ops.overlap(by.propose([canvas.pixels]).boxes, canvas.boxes)[0] for canvas in canvases]
         for by in (decoder, learned)

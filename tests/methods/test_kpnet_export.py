@@ -14,7 +14,8 @@ pytest.importorskip("onnx")
 
 from lineament.errors import LineamentError  # noqa: E402
 from lineament.export import Entry, export  # noqa: E402
-from lineament.methods.kpnet.export import LEAST, TwoPasses, entries, eyes_and_nose  # noqa: E402
+from lineament.methods.kpnet.decode import eyes_and_nose  # noqa: E402
+from lineament.methods.kpnet.export import LEAST, TwoPasses, entries  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.methods.kpnet.heads.scalemap import PROPOSALS, strongest  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet  # noqa: E402

@@ -16,7 +16,7 @@ from lineament import boxes as box_ops  # noqa: E402
 from lineament.errors import OptionError  # noqa: E402
 from lineament.export import export  # noqa: E402
 from lineament.methods.kpnet import training  # noqa: E402
-from lineament.methods.kpnet.decode import Config, KPNet  # noqa: E402
+from lineament.methods.kpnet.decode import Config, KPNetDecoder  # noqa: E402
 from lineament.methods.kpnet.export import entries  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build, embedding, rpn  # noqa: E402
 from lineament.methods.kpnet.heads.argmax import argmax, heat  # noqa: E402
@@ -256,5 +256,5 @@ def test_what_is_exported_computes_the_same(tmp_path: Path, extraction: str, gro
             ]  # what is no local maximum fills the list up in any order
             assert alike.mean() > 0.99, name  # of equals in the last digit either may come first
     picture = rng.integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    decoded = KPNet(graph, Config()).propose([picture])
+    decoded = KPNetDecoder(graph, Config()).propose([picture])
     assert ((decoded.scores >= 0) & (decoded.scores <= 1)).all()

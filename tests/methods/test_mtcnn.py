@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from PIL import Image  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from lineament import boxes as box_ops  # noqa: E402
 from lineament.errors import OptionError  # noqa: E402
 from lineament.export import export  # noqa: E402
 from lineament.methods.candidates import Candidates  # noqa: E402
@@ -21,6 +24,8 @@ from lineament.methods.mtcnn.entries import entries, for_inference  # noqa: E402
 from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskNet  # noqa: E402
 from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402
 from lineament.runtime import Graph, load_graph  # noqa: E402
+from lineament.schemas import FIVE  # noqa: E402
+from lineament.weights import read_weights  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +117,9 @@ def test_further_looks_are_closer_and_their_landmarks_count_as_much(graph: Graph
     pyramids = [Pyramid(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)) for _ in range(2)]
     boxes = np.array([[10, 20, 50, 50], [60, 5, 100, 45], [30, 30, 70, 70]], float)
     picture, first = np.array([1, 0, 1]), rng.uniform(0, 90, (3, 5, 2))
-    found = MTCNN(graph, Config(looks=(0.8, 0.5))).look_again(pyramids, Candidates(boxes, np.ones(3), first, picture))
-    assert found.picture.tolist() == [0, 1, 1]
+    given = Candidates(boxes, np.ones(3), first, np.ones((3, 5)), picture)
+    found = MTCNN(graph, Config(looks=(0.8, 0.5), agreement=(-0.7, -2.0))).look_again(pyramids, given)
+    assert found.image.tolist() == [0, 1, 1]
     centres = np.array([[30, 35], [80, 25], [50, 50]], float)  # the squares' sides are 40
     for row, face in enumerate([1, 0, 2]):
         seen = [first[face]]
@@ -123,8 +129,26 @@ def test_further_looks_are_closer_and_their_landmarks_count_as_much(graph: Graph
             (offsets,) = graph("onet", ("landmarks",), pixels=crop)
             seen.append(window[:2] + offsets.reshape(5, 2) * 2 * half)
         np.testing.assert_allclose(found.landmarks[row], np.mean(seen, axis=0), atol=1e-3)
+        apart = [np.sqrt(np.mean([np.sum((s[k] - np.mean(seen, axis=0)[k]) ** 2) for s in seen])) for k in range(5)]
+        size = np.sqrt(box_ops.area(boxes[face]))
+        odds = np.exp(-2 - 0.7 * np.log(np.array(apart) / size + 1e-3))
+        np.testing.assert_allclose(found.landmark_scores[row], odds / (1 + odds), atol=1e-4)
     with pytest.raises(OptionError, match="looks"):
         Config(looks=[0.8, 0])
+
+
+def test_with_flip_a_mirrored_image_has_mirrored_faces() -> None:
+    photo = np.asarray(Image.open(Path(__file__).resolve().parents[2] / "examples" / "photos" / "astronaut.jpg"))
+    graph = load_graph(read_weights("mtcnn"))
+    cascade = MTCNN(graph, Config(flip=True, looks=None, nms_onet=0.99))
+    options: dict[str, Any] = {"threshold": 0.9, "min_face": 100, "max_face": None}
+    (faces,), (mirrored,) = cascade([photo], **options), cascade([photo[:, ::-1]], **options)
+    (plain,) = MTCNN(graph, Config(looks=None, nms_onet=0.99))([photo], **options)
+    assert len(faces) > len(plain) > 0  # nearly nothing is suppressed: both images' finds are there
+    width = photo.shape[1]
+    np.testing.assert_allclose(box_ops.mirror(mirrored.boxes, width), faces.boxes, atol=1e-2)
+    back = mirrored.landmarks[:, FIVE.mirror] * [-1, 1] + [width, 0]
+    np.testing.assert_allclose(back, faces.landmarks, atol=1e-2)
 
 
 def test_a_low_threshold_asks_earlier_networks_for_as_much_more(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.methods.kpnet.decode import Config as KPNetConfig
-from lineament.methods.kpnet.decode import KPNet
+from lineament.methods.kpnet.decode import KPNetDecoder
 from lineament.methods.mtcnn.decode import MTCNN
 from lineament.methods.mtcnn.decode import Config as MTCNNConfig
 from lineament.methods.settings import DetectorSettings, MethodSettings
@@ -106,7 +106,7 @@ METHODS: dict[str, Method] = {
         title="KPNet",
         paper="Song et al. 2020, KPNet: Towards Minimal Face Detector",
         settings=KPNetConfig,
-        decoder=KPNet,
+        decoder=KPNetDecoder,
         training="lineament.methods.kpnet.training",
     ),
     "mtcnn": DetectionMethod(

@@ -1,15 +1,17 @@
-"""Faces in the making: what a decoder scores, suppresses and hands over, of all pictures of a call at once."""
+"""Faces in the making: what a detector scores, suppresses and hands over, of all images of a call at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament import boxes as box_ops
 from lineament.faces import Faces
+from lineament.methods.settings import DetectorSettings
 from lineament.schemas import Schema
 
 Array = NDArray[Any]
@@ -20,16 +22,18 @@ class Candidates:
     """One row each; a method may add columns.
 
     Attributes:
-        boxes: (n, 4) in pixels of their picture.
+        boxes: (n, 4) in pixels of their image.
         scores: (n,) in [0, 1].
-        landmarks: (n, k, 2) in pixels of their picture; NaN where none are known yet.
-        picture: (n,) index of the picture.
+        landmarks: (n, k, 2) in pixels of their image; NaN where none are known yet.
+        landmark_scores: (n, k) in [0, 1].
+        image: (n,) index of the image.
     """
 
     boxes: Array
     scores: Array
     landmarks: Array
-    picture: Array
+    landmark_scores: Array
+    image: Array
 
     def __getitem__(self, index: Array) -> Self:
         return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
@@ -37,16 +41,47 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def by_picture(self) -> Self:
-        """Picture after picture, the rows of each in the order that they have."""
-        return self[np.argsort(self.picture, kind="stable")]
+    def by_image(self) -> Self:
+        """Image after image, the rows of each in the order that they have."""
+        return self[np.argsort(self.image, kind="stable")]
+
+    def sized(self, smallest: float, largest: float | None) -> Self:
+        """Those whose boxes' longer sides, in pixels of their image, lie in a range; ``None`` for no upper end."""
+        side = box_ops.longer_side(self.boxes)
+        return self[(side >= smallest) & (side <= (np.inf if largest is None else largest))]
+
+    def suppressed(self, settings: DetectorSettings, overlap: float, threshold: float) -> Self:
+        """One candidate for each face, best first: what the settings say becomes of those that overlap in an image.
+
+        Args:
+            settings: which suppression, and whether boxes vote.
+            overlap: in [0, 1] above which boxes suppress each other, but for "soft-gaussian".
+            threshold: lowest score in [0, 1] that a candidate must still have after Soft-NMS.
+        """
+        scores, over = self.scores, settings.over
+        if settings.suppression == "nms":
+            stands = box_ops.nms(self.boxes, scores, overlap, groups=self.image, over=over)
+        else:
+            sigma = settings.sigma if settings.suppression == "soft-gaussian" else None
+            scores = box_ops.soft_nms(self.boxes, scores, overlap, sigma=sigma, groups=self.image, over=over)
+            best_first = np.argsort(-scores, kind="stable")
+            stands = best_first[scores[best_first] >= threshold]
+        found = replace(self[stands], scores=scores[stands])
+        if settings.voting is None:
+            return found
+        return replace(found, boxes=box_ops.vote(self.boxes, self.scores, stands, settings.voting, groups=self.image))
 
     def faces(self, images: Sequence[Array], schema: Schema) -> list[Faces]:
-        """Those of every picture (h, w, 3), in the order that they have."""
+        """Those of every image (h, w, 3), in the order that they have."""
         return [
             Faces.of(
-                mine.boxes, mine.scores, mine.landmarks, schema=schema, image_size=(image.shape[1], image.shape[0])
+                mine.boxes,
+                mine.scores,
+                mine.landmarks,
+                landmark_scores=mine.landmark_scores,
+                schema=schema,
+                image_size=(image.shape[1], image.shape[0]),
             )
             for i, image in enumerate(images)
-            for mine in [self[self.picture == i]]
+            for mine in [self[self.image == i]]
         ]

@@ -1,13 +1,44 @@
-"""Settings that methods share. A method's own are a dataclass that inherits the block it belongs to."""
+"""Settings that methods share. A method's own are a dataclass that inherits the blocks it uses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field
+from typing import Any, Literal, get_args
 
+from lineament import conventions
+from lineament.boxes import Overlap
 from lineament.errors import OptionError
 from lineament.schemas import schema
 from lineament.weights import of_weights
+
+Suppression = Literal["nms", "soft-linear", "soft-gaussian"]
+_OPTION = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a setting appears on the command line, where ``--setting`` takes all others.
+
+    Attributes:
+        help: what it does, in a sentence.
+        metavar: what its value is called, if not by its type.
+        read: makes the value of what was typed.
+    """
+
+    help: str
+    metavar: str | None = None
+    read: Callable[[str], Any] | None = None
+
+
+def option(default: Any, help: str, *, metavar: str | None = None, read: Callable[[str], Any] | None = None) -> Any:
+    """A field of settings that is an option of its own on the command line; arguments as of `Option`."""
+    return field(default=default, metadata={_OPTION: Option(help, metavar, read)})
+
+
+def option_of(setting: Field[Any]) -> Option | None:
+    """The option that a setting is, if it is one."""
+    return setting.metadata.get(_OPTION)
 
 
 @dataclass(frozen=True)
@@ -42,12 +73,81 @@ class MethodSettings:
 
 @dataclass(frozen=True)
 class DetectorSettings(MethodSettings):
-    """Settings of every detector.
+    """Settings of every detector: when a candidate is a face, and what becomes of several for one face.
 
     Attributes:
         threshold: lowest score in [0, 1] of a face that is returned, unless a call says otherwise.
-        min_face: side in pixels of the smallest face that is looked for, unless a call says otherwise.
+        min_face: side in pixels of the smallest face that is returned, unless a call says otherwise.
+        flip: look at the mirrored image, too; what is found there counts as much. Twice the time.
+        suppression: what happens to the worse of two boxes that overlap, at the end. "nms": it falls. "soft-linear" and
+            "soft-gaussian": its score falls by how much they overlap (Soft-NMS, see ``lineament.boxes.soft_nms``).
+        sigma: of "soft-gaussian": how slowly it falls, above 0.
+        over: what overlaps count over at that end: "union", or "min" for the smaller of the two areas.
+        voting: each box becomes the mean of those that overlap it by more than this, weighted by score (box voting, see
+            ``lineament.boxes.vote``); ``None`` for the box as it is.
     """
 
     threshold: float = 0.5
     min_face: float = 1
+    flip: bool = option(False, "Look at the mirrored image, too: more exact, in twice the time.")
+    suppression: Suppression = "nms"
+    sigma: float = 0.5
+    over: Overlap = "union"
+    voting: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, kinds in (("suppression", Suppression), ("over", Overlap)):
+            if getattr(self, name) not in get_args(kinds):
+                raise OptionError(f"{name} is one of {', '.join(get_args(kinds))}, found {getattr(self, name)!r}")
+        if not self.sigma > 0:
+            raise OptionError(f"sigma lies above 0, found {self.sigma}")
+        if self.voting is not None and not (isinstance(self.voting, (int, float)) and 0 <= self.voting <= 1):
+            raise OptionError(f"voting is an overlap in [0, 1], or null for none, found {self.voting!r}")
+
+
+@dataclass(frozen=True)
+class ViewSettings(DetectorSettings):
+    """Settings of detectors that see an image as a whole, brought to one size.
+
+    Attributes:
+        input_size: longer edge in pixels to which an image is brought.
+        pyramid: further sizes at which the image is shown, over ``input_size``: ``(0.5, 2)`` for half and twice.
+        tiles: also look at overlapping tiles of ``input_size`` in the image's own resolution.
+        overlap: share of a tile's side that it has in common with the next, in [0, 1).
+        margin: black around the image, as a share of the input in [0, 0.5), so that faces that fill it have room.
+    """
+
+    input_size: int = option(640, "Longer edge in pixels that images are brought to, e.g. 256, 384, 512, 640.")
+    pyramid: Sequence[float] = ()
+    tiles: bool = option(
+        False, "Look at tiles of the image in its own resolution, too: for small faces in large photos."
+    )
+    overlap: float = 0.25
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.input_size < 64:
+            raise OptionError(f"input_size is the longer edge in pixels, at least 64, found {self.input_size}")
+        if not all(ratio * self.input_size >= 64 for ratio in self.pyramid or ()):
+            raise OptionError(f"pyramid has sizes over input_size, of 64 pixels or more, found {self.pyramid}")
+        if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
+            raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
+
+
+@dataclass(frozen=True)
+class ConventionSettings(DetectorSettings):
+    """Settings of detectors that infer boxes from landmarks.
+
+    Attributes:
+        convention: which boxes: the name of a convention that is built in, or a fitted one as a dictionary.
+    """
+
+    convention: str | Mapping[str, Any] = option(
+        "wider",
+        f"How boxes follow from landmarks: {', '.join(conventions.BUILT_IN)}, or a file of `lineament "
+        "fit-box-convention`.",
+        metavar="NAME|FILE",
+        read=lambda name: name if name in conventions.BUILT_IN else conventions.read(name).to_dict(),
+    )

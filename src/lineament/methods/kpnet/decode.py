@@ -1,141 +1,116 @@
-"""KPNet at inference (Song et al. 2020): views of a picture, proposals with landmarks, boxes inferred from them."""
+"""KPNet at inference (Song et al. 2020): views of an image, proposals with landmarks, boxes inferred from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
-from lineament.calibration import Calibration
+from lineament import views
+from lineament.calibration import Calibration, sigmoid
 from lineament.conventions import Convention, convention
 from lineament.errors import OptionError
 from lineament.faces import Faces
-from lineament.images import resize
 from lineament.methods.candidates import Candidates
 from lineament.methods.kpnet import scales
-from lineament.methods.settings import DetectorSettings
+from lineament.methods.settings import ConventionSettings, ViewSettings
 from lineament.runtime import Graph
-from lineament.schemas import schema
+from lineament.schemas import FIVE, MAPS, Schema, schema
+from lineament.views import View, Views
 from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
-# Side in pixels of the input up to which a find counts where the overview shows it, too: landmarks of larger ones are
+# Side in pixels of the input up to which a face counts where the overview shows it, too: landmarks of larger ones are
 # less exact, and most of what seems that large is no face.
-MOST = 96.0
-OVERLAP = 0.8  # share of the largest side in one view that is the smallest in the next
+LARGEST_IN_WHOLE = 96.0
+LARGEST_IN_TILES = 160.0  # more, as a whole large image may show such a face too small
+COMMON = 0.8  # share of the largest side in one view that is the smallest in the next
 OVERVIEW = 160  # longer edge in pixels of the largest overview
-SMALLEST = 64  # longer edge in pixels of the smallest overview
-MOST_IN_TILES = 160.0  # more, as a whole large picture may show such a face too small
-AT_ONCE = 1 << 20  # pixels of views in one pass: bounds activations to about 500 MB
+SMALLEST_OVERVIEW = 64  # longer edge in pixels of the smallest
+AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
 LOGITS = np.linspace(-12, 12, 97)  # of proposals; below the first there is none at any threshold
 
 
 # A start for what a training fits to its validation photos.
 EVIDENCE = (2.0, 1.7, 1.6, 1.5, 0.5, 2.0)
-REFINEMENT = (len(EVIDENCE), 5, 4)  # what speaks for a face, what landmarks say of its box, the box
+LANDMARK_EVIDENCE = 3  # coefficients
+REFINEMENT = (len(EVIDENCE), 5, 4)  # evidence for a face, what landmarks say of its box, the box
 
 
 @dataclass(frozen=True)
-class Config(DetectorSettings):
+class Config(ViewSettings, ConventionSettings):
     """Settings of KPNet; those of the weights travel with them.
 
     Attributes:
         backbone: "drnet", "hourglass" or "lite".
         multiple: what the sides of an input are multiples of.
-        input_size: longer edge in pixels to which a picture is brought.
-        overview: also look at the picture in at most 160 pixels, for faces of more than 96 pixels of the input.
+        overview: also look at the image in at most 160 pixels, for faces of more than 96 pixels of the input.
         overview_share: size of the overview for one of the input, up to those 160 pixels, in (0, 1].
-        tiles: also look at overlapping tiles of ``input_size`` in the picture's own resolution.
-        overlap: share of a tile's side that it has in common with the next.
-        margin: black around the picture, as a share of the input, so that faces that fill it have room.
-        convention: how boxes are inferred from landmarks: a name, or a fitted convention as a dictionary.
         learned: the convention of the boxes that the network was trained on, whose longer sides the proposals have.
         refinement: coefficients (6, 5, 4) of where boxes are to be expected, see ``refined``; ``None`` where none were
             fitted.
-        proposal: without them, how far inferred boxes are moved and resized to where and as large as the proposal is,
-            in [0, 1].
-        calibration: knots of the map from the score, in [0, 1], to the share of such finds that are faces; ``None``
+        proposal: without ``refinement``: how far inferred boxes are moved and resized to where and as large as the
+            proposal is, in [0, 1]; 0 is the paper.
+        calibration: knots of the map from the score, in [0, 1], to the share of such proposals that are faces; ``None``
             where none was fitted.
-        evidence: coefficients of what speaks for a face, in the order of ``evidence``, whose sum is the score's logit;
-            ``None`` for the score of equation 8 over its largest value.
-        nms: intersection over union above which the worse face falls.
+        evidence: coefficients of ``evidence``, whose weighted sum is the score's logit; ``None`` for the score of
+            equation 8 over its largest value.
+        landmark_evidence: coefficients of ``landmark_evidence``, whose weighted sum is the logit of a landmark's score;
+            ``None`` for its peak as it is.
+        nms: overlap above which the worse of two faces falls.
     """
 
     backbone: str = of_weights("drnet")
     multiple: int = of_weights(8)
-    input_size: int = 640
     overview: bool = True
     overview_share: float = 0.375
-    tiles: bool = False
-    overlap: float = 0.25
-    margin: float = 0.0
-    convention: str | Mapping[str, Any] = "wider"
     learned: str | Mapping[str, Any] = "wider"
     refinement: Sequence[Sequence[Sequence[float]]] | None = None
     proposal: float = 0.7
     calibration: Mapping[str, Any] | None = None
     evidence: Sequence[float] | None = EVIDENCE
+    landmark_evidence: Sequence[float] | None = None
     nms: float = 0.6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.input_size < 64:
-            raise OptionError(f"input_size is the longer edge in pixels, at least 64, found {self.input_size}")
-        if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
-            raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
         if not 0 < self.overview_share <= 1:
             raise OptionError(f"overview_share lies in (0, 1], found {self.overview_share}; overview=false is none")
         if self.evidence is not None and len(self.evidence) != len(EVIDENCE):
             raise OptionError(f"evidence has {len(EVIDENCE)} coefficients, e.g. {EVIDENCE}, found {self.evidence}")
+        if self.landmark_evidence is not None and np.shape(self.landmark_evidence) != (LANDMARK_EVIDENCE,):
+            raise OptionError(
+                f"landmark_evidence has {LANDMARK_EVIDENCE} coefficients or is null, found {self.landmark_evidence}"
+            )
         shape = np.array(self.refinement, dtype=object).shape
         if self.refinement is not None and shape != REFINEMENT:
             raise OptionError(f"refinement has coefficients {REFINEMENT} or is null, found {shape}")
 
 
 @dataclass(frozen=True)
-class View:
-    """A part of a picture as the network sees it.
-
-    Attributes:
-        picture: index of the picture.
-        pixels: (h, w, 3) uint8, black where the picture ends.
-        scale: pixels of the view for one of the picture.
-        corner: (2,), the view's corner in pixels of the picture.
-        least, most: sides in pixels of the view of the smallest and the largest face that count; others are another
-            view's.
-    """
-
-    picture: int
-    pixels: Array
-    scale: float
-    corner: Array
-    least: float = 0.0
-    most: float = math.inf
-
-
-@dataclass(frozen=True)
 class Proposals(Candidates):
-    """Candidates with what speaks for them.
+    """Candidates and what they are made of.
 
     Attributes:
         evidence: (n, 6), see ``evidence``.
         squares: (n, 4) the network's proposals, and ...
-        expected: (n, 4) ... the boxes that it learned of, as the landmarks tell them.
+        expected: (n, 4) ... the boxes of the convention it learned, as the landmarks tell them.
+        landmark_evidence: (n, k, 3), see ``landmark_evidence``.
     """
 
     evidence: Array
     squares: Array
     expected: Array
+    landmark_evidence: Array
 
 
-class KPNet:
+class KPNetDecoder:
     """KPNet over a loaded file. Holds no state of a call, so any number of threads may share one."""
 
     def __init__(self, graph: Graph, config: Config) -> None:
@@ -153,55 +128,62 @@ class KPNet:
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
     ) -> list[Faces]:
-        """The faces of every picture (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        """The faces of every image (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         if not images:
             return []
         found = self.propose(images, threshold)
-        side = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)
-        wanted = (found.scores >= threshold) & (side >= min_face) & (side <= (max_face or np.inf))
-        found = found[wanted]
-        found = found[box_ops.nms(found.boxes, found.scores, self.config.nms, groups=found.picture)]
-        return found.faces(images, self.schema)
+        found = found[found.scores >= threshold].sized(min_face, max_face)
+        return found.suppressed(self.config, self.config.nms, threshold).faces(images, self.schema)
 
     def propose(self, images: Sequence[Array], threshold: float = 0.0) -> Proposals:
-        """The proposals in every view of one or more pictures, scored and with their boxes, before suppression.
+        """The proposals in every view of one or more images, scored and with their boxes, before suppression.
 
         Those that cannot reach the threshold, wherever their landmarks may be, are left out: nearly all, as a rule.
         """
-        views = [view for i, image in enumerate(images) for view in self.views(i, image)]
-        views.sort(key=lambda view: (view.pixels.shape, view.picture))
-        seen = []
-        for shape, alike in groupby(enumerate(views), key=lambda item: item[1].pixels.shape):
-            group = list(alike)
-            step = max(AT_ONCE // (shape[0] * shape[1]), 1)
-            seen += [self._look(group[i : i + step], threshold) for i in range(0, len(group), step)]
+        shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
+        seen = [self._look(shown, numbers, pixels, threshold) for numbers, pixels in shown.batches(AT_ONCE)]
         columns = [np.concatenate(parts) for parts in zip(*seen, strict=True)]
         _, logit, _, side, _, peaks = columns
-        likely = self._scores(logit, side, np.full(len(logit), self._best_agreement), peaks)[0] >= threshold
-        number, logit, centre, side, points, peaks = (column[likely] for column in columns)
-        points = points[:, self.config.columns]
-        scale, corner = np.array([v.scale for v in views])[number], np.stack([v.corner for v in views])[number]
-        points = points / scale[:, None, None] + corner[:, None]
-        middle, half = centre / scale[:, None] + corner, side[:, None] / scale[:, None] / 2
-        square = np.concatenate([middle - half, middle + half], axis=1)
+        best = np.full(len(logit), self._best_agreement)
+        likely = self._scores(logit, side, best, self._counted(peaks))[0] >= threshold
+        view, logit, centre, side, points, peaks = (column[likely] for column in columns)
+        points = shown.points(points[:, self.config.columns], view, self.schema)
+        half = side[:, None] / 2
+        square = shown.boxes(np.concatenate([centre - half, centre + half], axis=1), view)
         expected = self.learned.boxes(points, self.schema)
         same = self.config.convention == self.config.learned
         inferred = expected if same else replace(self.convention, square=False).boxes(points, self.schema)
         around = box_ops.square(expected)
-        scores, speaks = self._scores(logit, side, box_ops.overlap(around, square), peaks)
+        scores, speaks = self._scores(logit, side, box_ops.overlap(around, square), self._counted(peaks))
         if self._refinement is None:
             boxes = corrected(inferred, around, square, self.config.proposal)
         else:
             boxes = corrected(inferred, expected, refined(expected, square, speaks, self._refinement))
+        if self._all_peaks(peaks):
+            peaks = shown.each(peaks[:, self.config.columns], view, self.schema)
+            landmark_scores, speak = self._landmark_scores(peaks, side)
+        else:
+            landmark_scores = np.repeat(scores[:, None], len(self.schema), axis=1)
+            speak = np.zeros((*landmark_scores.shape, LANDMARK_EVIDENCE))
         return Proposals(
             boxes=box_ops.square(boxes) if self.convention.square else boxes,
             scores=scores,
             landmarks=points,
-            picture=np.array([v.picture for v in views], np.intp)[number],
+            landmark_scores=landmark_scores,
+            image=shown.image[view],
             evidence=speaks,
             squares=square,
             expected=expected,
+            landmark_evidence=speak,
         )
+
+    def _all_peaks(self, peaks: Array) -> bool:
+        """Whether the graph gives a peak for every landmark; files exported earlier have those of equation 8 alone."""
+        return peaks.shape[1] == sum(len(schema(name)) for name in self.config.offered)
+
+    def _counted(self, peaks: Array) -> Array:
+        """The peaks (n, m) that count in equation 8."""
+        return peaks[:, self.config.columns][:, eyes_and_nose(self.schema)] if self._all_peaks(peaks) else peaks
 
     def _scores(self, logit: Array, side: Array, agreement: Array, peaks: Array) -> tuple[Array, Array]:
         """Scores (n,) in [0, 1], and the evidence (n, 6) that they are made of; arguments as of ``evidence``."""
@@ -212,57 +194,53 @@ class KPNet:
             scores = sigmoid(speaks @ np.array(self.config.evidence))
         return self._calibrated(scores), speaks
 
+    def _landmark_scores(self, peaks: Array, side: Array) -> tuple[Array, Array]:
+        """Landmarks' scores (n, k) in [0, 1], and the evidence (n, k, 3) that they are made of."""
+        speak = landmark_evidence(peaks, side)
+        coefficients = self.config.landmark_evidence
+        return peaks if coefficients is None else sigmoid(speak @ np.array(coefficients)), speak
+
     def _calibrated(self, scores: Array) -> Array:
         return self.calibration.apply(scores) if self.calibration else scores
 
-    def least(self, threshold: float, most: float = math.inf) -> float:
+    def faintest(self, threshold: float, largest: float = math.inf) -> float:
         """A logit that proposals of up to so many pixels must surpass to reach a threshold, whatever else speaks."""
         if self.config.evidence is None or self.config.evidence[0] <= 0:
             return float(LOGITS[0])
         own, *others = self.config.evidence
-        sides = np.array([scales.SMALLEST, min(most, scales.LARGEST)])
+        sides = np.array([scales.SMALLEST, min(largest, scales.LARGEST)])
         extremes = evidence(np.zeros(2), sides, np.array([0, 1]), np.array([[0], [1]]))[:, 1:] * others
         reached = self._calibrated(sigmoid(own * LOGITS + extremes.max(axis=0).sum())) >= threshold
         return float(LOGITS[max(int(reached.argmax()) - 1, 0)] if reached.any() else LOGITS[-1])
 
-    def views(self, picture: int, image: Array) -> Iterator[View]:
-        """What the network is shown of a picture."""
+    def views(self, number: int, image: Array) -> list[View]:
+        """What the network is shown of an image, and which faces count in which view."""
         c = self.config
-        h, w = image.shape[:2]
-        border = round(c.margin * c.input_size)
-        scale = (c.input_size - 2 * border) / max(h, w)
-        tiled = c.tiles and max(h, w) > c.input_size
-        whole = view(picture, image, scale, np.zeros(2, int), (w, h), border, c.multiple)
+        whole = views.whole(number, image, c.input_size, margin=c.margin, multiple=c.multiple)
+        tiled = c.tiles and max(image.shape[:2]) > c.input_size
         if tiled:  # which show larger what is small enough to lie whole in one of them, wherever it is
-            whole = replace(whole, least=OVERLAP * min(c.overlap * c.input_size, MOST_IN_TILES) * scale)
+            whole = replace(whole, smallest=COMMON * min(c.overlap * c.input_size, LARGEST_IN_TILES) * whole.scale)
+        shown = [whole]
         size = min(c.overview_share * c.input_size, OVERVIEW)
-        if c.overview and size >= SMALLEST:
-            yield replace(whole, most=MOST)
-            # of the view, as to shrink a large photo once more would take far longer
-            h2, w2 = whole.pixels.shape[:2]
-            ratio = size / max(h2, w2)
-            small = view(picture, whole.pixels, ratio, np.zeros(2, int), (w2, h2), 0, c.multiple)
-            least = OVERLAP * MOST * ratio
-            yield replace(small, scale=ratio * scale, corner=whole.corner, least=least)
-        else:
-            yield whole
+        if c.overview and size >= SMALLEST_OVERVIEW:
+            small = views.overview(whole, size, multiple=c.multiple)
+            smallest = COMMON * LARGEST_IN_WHOLE * small.scale / whole.scale
+            shown = [replace(whole, largest=LARGEST_IN_WHOLE), replace(small, smallest=smallest)]
+        for ratio in c.pyramid or ():
+            shown.append(views.whole(number, image, round(ratio * c.input_size), margin=c.margin, multiple=c.multiple))
         if tiled:
-            side = c.input_size
-            for top in _starts(h, side, c.overlap):
-                for left in _starts(w, side, c.overlap):
-                    tile = view(picture, image, 1.0, np.array([left, top]), (side, side), 0, c.multiple)
-                    yield replace(tile, most=MOST_IN_TILES)
+            tiles = views.tiles(number, image, c.input_size, overlap=c.overlap, multiple=c.multiple)
+            shown += [replace(tile, largest=LARGEST_IN_TILES) for tile in tiles]
+        return [*shown, *map(views.mirrored, shown)] if c.flip else shown
 
-    def _look(self, views: Sequence[tuple[int, View]], threshold: float) -> tuple[Array, ...]:
-        """The network over numbered views of one shape: each find's view, and what the network says of it there."""
-        numbers, shown = zip(*views, strict=True)
-        faintest = np.array([self.least(threshold, view.most) for view in shown], np.float32)
+    def _look(self, shown: Views, numbers: Array, pixels: Array, threshold: float) -> tuple[Array, ...]:
+        """The network over views of one shape: each proposal's view, and what the network says of it there."""
+        faintest = np.array([self.faintest(threshold, largest) for largest in shown.largest[numbers]], np.float32)
         outputs = ("logit", "centre", "side", "landmarks", "peaks")
-        found = self.graph("kpnet", outputs, pixels=np.stack([view.pixels for view in shown]), least=faintest)
-        logit, side = found[0].astype(np.float64), found[2]
-        least, most = np.array([(view.least, view.most) for view in shown]).T[..., None]
-        counts = np.nonzero((logit > faintest[:, None]) & (side >= least) & (side <= most))
-        return np.array(numbers)[counts[0]], logit[counts], *(values[counts] for values in found[1:])
+        found = self.graph("kpnet", outputs, pixels=pixels, least=faintest)
+        row, rank = np.nonzero((found[0] > faintest[:, None]) & shown.counts(found[2], numbers[:, None]))
+        logit, centre, side, points, peaks = (values[row, rank] for values in found)
+        return numbers[row], logit.astype(np.float64), centre, side, points, peaks
 
 
 def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array:
@@ -285,6 +263,30 @@ def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array
         np.ones(len(logit)),
     )
     return np.stack(columns, axis=1).astype(np.float64)
+
+
+def landmark_evidence(peaks: Array, side: Array) -> Array:
+    """What speaks for landmarks being near their true places (n, k, 3): their peaks, and the size of the face.
+
+    A peak says how much of a landmark's softmax lies in one cell. The fewer cells a region has, the larger is even that
+    of a flat response, so the size counts as well.
+
+    Args:
+        peaks: (n, k) largest softmax values. side: (n,) of the proposal, in pixels of the input.
+    """
+    size = np.broadcast_to(np.log2(side / 32)[:, None], peaks.shape)
+    return np.stack([np.log(peaks + 1e-3), size, np.ones(peaks.shape)], axis=-1).astype(np.float64)
+
+
+def eyes_and_nose(landmarks: Schema) -> tuple[int, ...]:
+    """Indices of the landmarks whose peaks equation 8 counts: all that make the eyes and the nose of five points.
+
+    Where a schema has no map to five points, all of its landmarks count.
+    """
+    if landmarks == FIVE:
+        return (0, 1, 2)
+    parts = MAPS.get((landmarks.name, FIVE.name), [range(len(landmarks))])
+    return tuple(sorted({index for part in parts[:3] for index in part}))
 
 
 def corrected(boxes: Array, expected: Array, seen: Array, share: float = 1.0) -> Array:
@@ -320,44 +322,3 @@ def terms(expected: Array, squares: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):  # landmarks on one spot
         offsets = np.clip(box_ops.encode_rcnn(expected, squares), -2, 2)
     return np.concatenate([offsets, np.ones((len(offsets), 1))], axis=1)
-
-
-def sigmoid(logits: Array) -> Array:
-    """Probabilities of logits, any shape."""
-    return np.asarray(1 / (1 + np.exp(-logits)))
-
-
-def view(
-    picture: int,
-    image: Array,
-    scale: float,
-    corner: Array,
-    size: tuple[int, int],
-    border: int,
-    multiple: int,
-) -> View:
-    """A view of the part of an image that begins at ``corner`` and is ``size`` (width, height) long, in its pixels.
-
-    Black are the border, what is beyond the image, and what fills the view up to a multiple. As in a letterbox one
-    scale holds for both axes: a last row that the part would fill only in part is left out.
-    """
-    h, w = image.shape[:2]
-    part = np.minimum(np.array([w, h]) - corner, size)
-    # 1e-9: 300 * (256 / 300) must not floor to 255
-    new_w, new_h = (max(1, math.floor(n * scale + 1e-9)) for n in part)
-    full = [math.ceil((n + 2 * border) / multiple) * multiple for n in (new_h, new_w)]
-    pixels = np.zeros((*full, 3), np.uint8)
-    box = (
-        float(corner[0]),
-        float(corner[1]),
-        min(corner[0] + part[0], corner[0] + new_w / scale),
-        min(corner[1] + part[1], corner[1] + new_h / scale),
-    )
-    pixels[border : border + new_h, border : border + new_w] = resize(image, (new_w, new_h), box=box, means=True)
-    return View(picture, pixels, scale, corner - border / scale)
-
-
-def _starts(length: int, side: int, overlap: float) -> list[int]:
-    """Where tiles begin that cover a length, the last flush with its end."""
-    count = max(math.ceil((length - side * overlap) / (side * (1 - overlap))), 1)
-    return np.linspace(0, max(length - side, 0), count).round().astype(int).tolist()

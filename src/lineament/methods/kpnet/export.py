@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lineament.export import Entry
+from lineament.methods.kpnet.decode import eyes_and_nose
 from lineament.methods.kpnet.heads import Heads
 from lineament.methods.kpnet.heads.base import Proposals, Style
 from lineament.methods.kpnet.heads.scalemap import Scalemap, standing
 from lineament.methods.kpnet.layers import UpConv
 from lineament.methods.kpnet.maps import around
 from lineament.methods.kpnet.network import KPNet
-from lineament.schemas import FIVE, MAPS, Schema
+from lineament.schemas import FIVE, Schema
 
 LEAST = -9.0
 """Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
@@ -49,17 +50,6 @@ def entries(network: KPNet, heads: Heads, *, landmarks: Schema = FIVE, two_passe
             check=heads.grouping.compared,
         )
     }
-
-
-def eyes_and_nose(landmarks: Schema) -> tuple[int, ...]:
-    """Indices of the landmarks whose peaks equation 8 counts: all that make the eyes and the nose of five points.
-
-    Where a schema has no map to five points, all of its landmarks count.
-    """
-    if landmarks == FIVE:
-        return (0, 1, 2)
-    parts = MAPS.get((landmarks.name, FIVE.name), [range(len(landmarks))])
-    return tuple(sorted({index for part in parts[:3] for index in part}))
 
 
 class Extractor(nn.Module):

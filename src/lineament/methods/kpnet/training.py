@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lineament import boxes as box_ops
-from lineament.calibration import fit, logistic, robust
+from lineament.calibration import fit, logistic, robust, sigmoid
 from lineament.data.cache import Photos
 from lineament.data.canvases import Canvas, LabelRules, Labels
 from lineament.errors import OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods.kpnet.adopt import adopt, read_network
-from lineament.methods.kpnet.decode import REFINEMENT, Config, sigmoid, terms
-from lineament.methods.kpnet.decode import KPNet as Decoder
+from lineament.methods.kpnet.decode import REFINEMENT, Config, KPNetDecoder, terms
 from lineament.methods.kpnet.export import entries
 from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.heads.bells import FAINT, Spread
@@ -170,13 +169,13 @@ def calibrated(file: Path, task: KPNetTask) -> dict[str, Any]:
     graph, r = load_graph(file.read_bytes()), task.recipe
     config = Config(**parse_metadata(graph.metadata)[1])
     canvases = (task.composer.canvas(generator(r.seed, i), r.canvas) for i in range(min(r.steps * r.batch, CANVASES)))
-    by_canvases = Decoder(graph, replace(config, input_size=r.canvas, overview=False))
+    by_canvases = KPNetDecoder(graph, replace(config, input_size=r.canvas, overview=False))
     config = replace(config, refinement=refinement(by_canvases, canvases))
-    decoders = [Decoder(graph, replace(config, input_size=size)) for size in (r.canvas, config.input_size)]
+    decoders = [KPNetDecoder(graph, replace(config, input_size=size)) for size in (r.canvas, config.input_size)]
     return {"refinement": config.refinement} | _scoring([_finds(decoder, task.held_out.photos) for decoder in decoders])
 
 
-def refinement(decoder: Decoder, canvases: Iterable[Canvas]) -> list[Any] | None:
+def refinement(decoder: KPNetDecoder, canvases: Iterable[Canvas]) -> list[Any] | None:
     """Coefficients of ``refined`` by which a network's boxes are nearest to those of faces on canvases.
 
     A mirrored face has the mirrored box. ``None`` of too few faces to tell.
@@ -215,7 +214,7 @@ def _scoring(finds: Sequence[tuple[Array, Array]]) -> dict[str, Any]:
     return {"evidence": coefficients.round(4).tolist(), "calibration": calibration.to_dict()}
 
 
-def _finds(decoder: Decoder, photos: Photos) -> tuple[Array, Array]:
+def _finds(decoder: KPNetDecoder, photos: Photos) -> tuple[Array, Array]:
     """Evidence (n, 6) for what is found above ``FAINT`` and stands after suppression, and whether it is a face (n,).
 
     What is no face and lies on ignore regions is left out.
@@ -280,7 +279,7 @@ def export_bytes(
         OptionError: a file of another method, of a variant, or of 8 bits already.
     """
     network, graph = read_network(content), load_graph(content)
-    decoder = Decoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
+    decoder = KPNetDecoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
     about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
     with TemporaryDirectory() as folder:
         heads = Heads.of(backbone=decoder.config.backbone)

@@ -25,7 +25,7 @@ from lineament.errors import DataError, OptionError
 from lineament.export import describe, export
 from lineament.images import read_image
 from lineament.methods.mtcnn import targets
-from lineament.methods.mtcnn.decode import MTCNN, Config
+from lineament.methods.mtcnn.decode import MTCNN, Config, distinct
 from lineament.methods.mtcnn.entries import entries
 from lineament.methods.mtcnn.network import ONet, PNet, RNet
 from lineament.methods.mtcnn.pyramid import Pyramid
@@ -290,7 +290,7 @@ def _choose(
         return targets.joined([faces, marked, rest[rest.kind == Kind.NEGATIVE]])
     found = cascade.propose([pyramid], recipe.pnet_threshold, min_face=recipe.min_face, max_face=None)
     if stage == "onet":
-        found = cascade.refine("rnet", [pyramid], found, recipe.rnet_threshold, nms=cascade.config.nms_rnet)
+        found = distinct(cascade.refine("rnet", [pyramid], found, recipe.rnet_threshold), cascade.config.nms_rnet)
     proposed = targets.label(box_ops.square(found.boxes), sample, recipe.codec)
     negative = np.flatnonzero(proposed.kind == Kind.NEGATIVE)[: recipe.proposals]  # best score first
     hit = proposed[(proposed.kind == Kind.POSITIVE) | (proposed.kind == Kind.PART)]

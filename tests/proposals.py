@@ -1,0 +1,45 @@
+"""KPNet's decoder without a network: graphs that say what a test tells them to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lineament.methods.kpnet.decode import Config
+from scenes import POINTS
+
+Array = np.ndarray
+
+
+class Fake:
+    """A graph that sees what it is told to: a function from one view's pixels to rows of an output's values."""
+
+    def __init__(self, see: Any) -> None:
+        self.see = see
+
+    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
+        rows = [self.see(pixels) for pixels in inputs["pixels"]]
+        return tuple(np.stack([np.asarray(row[name], np.float32) for row in rows]) for name in outputs)
+
+
+def face_row(square: Array, logit: float, shares: tuple[float, ...] = (0.5, 0.5, 0.5)) -> dict[str, Any]:
+    """One proposal: a square ``x, y, side`` with the landmarks of a drawn face."""
+    x, y, side = square
+    return {
+        "logit": [logit],
+        "centre": [[x + side / 2, y + side / 2]],
+        "side": [side],
+        "landmarks": [POINTS * side + [x, y]],
+        "peaks": [shares],
+    }
+
+
+def told(*rows: dict[str, Any]) -> Fake:
+    """A graph that sees the same in every view."""
+    return Fake(lambda pixels: {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+
+
+def bare(**settings: Any) -> Config:
+    """Settings under which boxes are the convention's, and scores equation 8's, unless told otherwise."""
+    return Config(**{"input_size": 128, "proposal": 0.0, "evidence": None, **settings})
