@@ -16,6 +16,7 @@ from lineament.cli.fit_box_convention import fit_box_convention
 from lineament.cli.models import models
 from lineament.cli.quantise import quantise
 from lineament.cli.report import report
+from lineament.cli.search_weights import search_weights
 from lineament.cli.train import train
 from lineament.errors import LineamentError
 
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Faces and facial landmarks: published methods, trained from scratch, shipped as ONNX.",
 )
-for command in (detect, models, train, export, quantise, report, fit_box_convention):
+for command in (detect, models, train, export, quantise, report, fit_box_convention, search_weights):
     app.command()(command)
 for evaluation in (landmarks, recall, speed):
     evaluate.app.command()(evaluation)

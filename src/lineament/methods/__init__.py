@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lineament.errors import OptionError
 from lineament.faces import Faces
+from lineament.methods.isnet.decode import Config as ISNetConfig
+from lineament.methods.isnet.decode import ISNet
 from lineament.methods.kpnet.decode import Config as KPNetConfig
 from lineament.methods.kpnet.decode import KPNetDecoder
 from lineament.methods.mtcnn.decode import MTCNN
@@ -115,6 +117,13 @@ METHODS: dict[str, Method] = {
         settings=MTCNNConfig,
         decoder=MTCNN,
         training="lineament.methods.mtcnn.training",
+    ),
+    "isnet": LandmarkMethod(
+        title="Information-Synthesis Network",
+        paper="Pu, Information-Synthesis Network for Facial Landmarks Estimation",
+        settings=ISNetConfig,
+        training="lineament.methods.isnet.training",
+        stage=ISNet,
     ),
 }
 

@@ -77,6 +77,10 @@ class CropTask(Task):
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """The figures of held-out crops, as they are."""
+        return self.figures(*self.looked_at(network))
+
+    def looked_at(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What a network says of held-out crops, and their labels."""
         device = next(network.parameters()).device
         rows = np.arange(0, len(self.held_out), max(len(self.held_out) // VALIDATED, 1))
         outputs: list[dict[str, Tensor]] = []
@@ -84,7 +88,7 @@ class CropTask(Task):
             pixels = {"pixels": self.held_out.pixels[rows[start : start + AT_ONCE]]}
             outputs.append(self.forward(network, tensors(pixels, device)))
         labels = {name: values[rows] for name, values in self.held_out.labels.items()}
-        return self.figures({n: torch.cat([o[n] for o in outputs]) for n in outputs[0]}, tensors(labels, device))
+        return {n: torch.cat([o[n] for o in outputs]) for n in outputs[0]}, tensors(labels, device)
 
     def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
         """Figures of validation by name, the first the larger the better: by default the losses, negated in sum."""

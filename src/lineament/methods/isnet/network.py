@@ -174,7 +174,6 @@ class LightNet(nn.Module):
         )
         self.to_shared = nn.ModuleList(Convolution(o, shared, 1, linear=True) for o in channels[1:])
         self.beta = Weights(len(channels) - 1, beta)
-        self.smooth = nn.Conv2d(shared, shared, 3, padding=1, groups=shared)
         self.response = nn.Conv2d(shared, landmarks, 1)
         self.dense = nn.Linear(shared * self.cells**2, dense)
         self.whole = nn.Linear(dense, 3 * landmarks)
@@ -202,9 +201,10 @@ class LightNet(nn.Module):
         beta = self.beta()
         side = maps[0].shape[-2:]
         brought = [to(m) for to, m in zip(self.to_shared, maps, strict=True)]
-        weighted = [w * F.interpolate(m, size=side) for w, m in zip(beta, brought, strict=True)]
-        c = F.relu(torch.stack(weighted).sum(0))
-        return F.relu(c + self.smooth(c))
+        c = beta[0] * brought[0]
+        for weight, m in zip(beta[1:], brought[1:], strict=True):
+            c = c + F.interpolate(weight * m, size=side)
+        return F.relu(c)
 
 
 def expectation(response: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""``lineament search-weights``: which weights of its blocks an Information-Synthesis Network learns best with."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lineament.cli.options import pairs
+from lineament.cli.train import recipe_of, training_of
+from lineament.errors import OptionError
+from lineament.evaluate.results import plain
+from lineament.files import write_whole
+
+
+def search_weights(
+    method: Annotated[str, typer.Argument(help="What to search for: isnet.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder that the recipe's index files (COCO keypoints JSON) lie in."
+        ),
+    ],
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with the settings of a trial; that of the paper's network if not given."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The search's folder; a search that was stopped goes on there.")] = (
+        Path("runs") / "isnet-search"
+    ),
+    trials: Annotated[int, typer.Option(min=8, help="Trainings with random weights.")] = 15,
+    phi: Annotated[float, typer.Option(help="Difference of predicted and measured loss that ends the search.")] = 0.5,
+    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting that replaces the recipe's; repeatable.")
+    ] = None,
+) -> None:
+    """Search the weights beta of the synthesised blocks (table 1 of the paper) by trainings and regression."""
+    training_of(method)  # says what is missing
+    if method != "isnet":
+        raise OptionError(f"{method} has no blocks to weigh; isnet has")
+    from lineament.methods.isnet import trials as isnet
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    found = isnet.search_weights(
+        data,
+        recipe or recipe_of("isnet-paper"),
+        out,
+        trials=trials,
+        phi=phi,
+        processes=processes,
+        seed=seed,
+        overrides=pairs(set_ or [], "--set"),
+    )
+    names = [f"beta_{i}" for i in range(2, len(found.beta) + 2)]
+    table = Table("trial", *names, "loss")
+    for number, (beta, loss) in enumerate(zip(found.betas, found.losses, strict=True), 1):
+        table.add_row(str(number), *(f"{weight:.4f}" for weight in beta), f"{loss:.4f}")
+    Console().print(table)
+    for step in found.rounds:
+        at = ", ".join(f"{weight:.4f}" for weight in step.beta)
+        typer.echo(f"f = {step.polynomial}")
+        typer.echo(f"minimum {step.predicted:.4f} at ({at}); trained there: {step.measured:.4f}")
+    agreed = "predicted and measured loss agree" if found.agreed else "they never agreed; this is the best trial"
+    typer.echo(f"beta = [{', '.join(f'{weight:.4f}' for weight in found.beta)}] ({agreed})")
+    write_whole(out / "search.json", json.dumps(plain(asdict(found)), indent=1) + "\n")

@@ -1,0 +1,30 @@
+"""What an ISNet file holds: the network on crops as they are cut from images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lineament.export import Entry
+from lineament.methods.isnet.network import LightNet, PaperNet
+
+
+def entries(network: PaperNet | LightNet, spread: float = 0.0) -> dict[str, Entry]:
+    """The file's network. ``spread`` is what the paper's network, which says nothing of its errors, gives for them."""
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, network.size, network.size, 3), dtype=torch.uint8, generator=random)
+    return {"isnet": Entry(OnCrops(network, spread), {"pixels": pixels}, {"pixels": {0: "n"}})}
+
+
+class OnCrops(nn.Module):
+    """The network on pixels as they lie in memory."""
+
+    def __init__(self, network: nn.Module, spread: float) -> None:
+        super().__init__()
+        self.network, self.spread = network, spread
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(n, size, size, 3) uint8 -> points (n, K, 2) over the crop's side, spread (n, K)."""
+        out = self.network(pixels.permute(0, 3, 1, 2).float())
+        points = out["points"]
+        return {"points": points, "spread": out.get("spread", torch.full_like(points[..., 0], self.spread))}

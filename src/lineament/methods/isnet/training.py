@@ -1,0 +1,282 @@
+"""Training the Information-Synthesis Network on upright crops around single faces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lineament import calibration
+from lineament.data.augment import Occlusion, Quality, coarsened, coarseness, covers, distort, looks
+from lineament.data.canvases import Labels
+from lineament.data.crops import CropSet
+from lineament.errors import OptionError
+from lineament.export import describe, export
+from lineament.files import write_whole
+from lineament.methods.isnet import frame, targets
+from lineament.methods.isnet.decode import NEAR, Config, within
+from lineament.methods.isnet.entries import entries
+from lineament.methods.isnet.network import LightNet, PaperNet, distance, euclidean, spread_loss
+from lineament.methods.isnet.targets import Cutting, Jitter
+from lineament.schemas import FIVE, MAPS, schema
+from lineament.train.checkpoint import initial_weights, phases_of
+from lineament.train.crops import CropRecipe, CropTask
+from lineament.train.precision import in_float32
+from lineament.train.recipe import read_phases, settings_of
+from lineament.train.run import RECIPE
+from lineament.train.samples import Split, read_split
+from lineament.train.task import WHOLE, Batch, Part, generator
+from lineament.weights import register
+
+Array = NDArray[Any]
+METHOD = "isnet"
+STAGES = ("crops",)
+SCORES = "scores.json"  # in a run's folder: what landmark scores are made of
+
+
+@dataclass(frozen=True)
+class ISNetRecipe(CropRecipe):
+    """Settings beside those of every training on crops.
+
+    Attributes:
+        preset: "paper", the network as printed with equation 3 as its loss; or "light".
+        size: side of the crops in pixels.
+        zoom: how large the face is in its crop (see ``frame.template``).
+        beta: weights of blocks 2 to S, each in [0, 1]; empty to learn them (ours).
+        twin: the paper's general CNN in place of the synthesis ("paper" only).
+        grid: side of the common grid that blocks are averaged to; 0 leaves them as they are ("paper" only).
+        trunk: folder of a run whose weights the training begins with, wherever they fit.
+        smallest: faces whose box has a shorter longer side, in pixels, are left out.
+        detected: weight of points that a machine set, those people set having 1.
+        fives: share of a batch with faces of which only five points are known, where there are others.
+        by_points: how crops by a detector's points differ from crops by the labels.
+        by_box: likewise crops by a detector's boxes. boxes: share of those.
+        occlusion: what covers a part of the face.
+        spread: weight of the loss of the errors' scale ("light" only).
+    """
+
+    quality: Quality | None = Quality(blur=0.2)
+    preset: str = "light"
+    size: int = 64
+    zoom: float = 1.0
+    beta: tuple[float, ...] = ()
+    twin: bool = False
+    grid: int = 0
+    trunk: str = ""
+    smallest: float = 40
+    detected: float = 0.5
+    fives: float = 0.4
+    by_points: Jitter = Jitter(turn=3, scale=0.06, shift=0.025)
+    by_box: Jitter = Jitter(turn=14, scale=0.13, shift=0.06)
+    boxes: float = 0.4
+    occlusion: Occlusion | None = Occlusion(probability=0.3, most=0.35)
+    spread: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.landmarks) != 1:
+            raise OptionError(f"isnet learns one landmark schema, found {', '.join(self.landmarks) or 'none'}")
+
+    @property
+    def eyes(self) -> float:
+        """Distance of the eyes in the frame, over the crop's side."""
+        return frame.EYES * self.zoom
+
+
+class ISNetTask(CropTask):
+    """Landmarks in crops, which are placed anew in every batch."""
+
+    recipe: ISNetRecipe
+
+    def __init__(
+        self, network: nn.Module, recipe: ISNetRecipe, crops: CropSet, held_out: CropSet, data: dict[str, Any]
+    ) -> None:
+        super().__init__(network, recipe, crops, held_out, data)
+        self.schema = schema(recipe.landmarks[0])
+        whole = crops.labels["weights"].any(axis=1)
+        self._lots = np.flatnonzero(whole), np.flatnonzero(~whole)
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """Faces with all their points, and a share with five."""
+        r = self.recipe
+        whole, fives = self._lots
+        few = round(r.fives * r.batch) if len(whole) and len(fives) else r.batch * (not len(whole))
+        lots = ((whole, r.batch - few), (fives, few))
+        return np.concatenate([rng.choice(lot, count) for lot, count in lots if count])
+
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
+        """Crops drawn, placed and varied by that step's random numbers."""
+        r, rng = self.recipe, generator(self.recipe.seed, step)
+        mine = np.array(part.of(r.batch))
+        rows = self.draw(rng)
+        by_box = rng.random(r.batch) < r.boxes
+        moves = np.where(by_box[:, None, None], r.by_box.draw(rng, r.batch), r.by_points.draw(rng, r.batch))
+        flip = rng.random(r.batch) < r.mirror
+        batch = targets.placed(self.crops, rows[mine], moves[mine], flip[mine], size=r.size, schema=self.schema)
+        pixels = batch["pixels"]
+        if r.occlusion:
+            self._cover(pixels, [generator(r.seed, step, sample) for sample in mine.tolist()], r.occlusion)
+        if r.coarse:
+            pixels = coarsened(pixels, coarseness(rng, r.batch, r.coarse)[mine])
+        if r.light or r.quality:
+            pixels = distort(pixels, looks(rng, r.batch, r.light, r.quality)[mine])
+        return batch | {"pixels": pixels}
+
+    def _cover(self, pixels: Array, rngs: list[np.random.Generator], occlusion: Occlusion) -> None:
+        """Lay things over some of the faces, in place."""
+        size = self.recipe.size
+        face = size * np.array([[0.2, 0.1, 0.8, 0.9]])
+        labels = Labels(face, np.zeros((1, 0, 2)), np.zeros((1, 0)), np.zeros(1, bool), np.zeros(1, int), 0)
+        for crop, rng in zip(pixels, rngs, strict=True):
+            for cover in covers(rng, labels, (size, size), occlusion):
+                cover.onto(crop)
+
+    @in_float32
+    def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The preset's loss.
+
+        Returns:
+            "paper": equation 3 in pixels of the crop. "light": the mean distance over the eyes' distance, for faces
+            with five points of those that the map from the schema makes; and the likelihood of the errors.
+        """
+        r = self.recipe
+        points, truth, weights = outputs["points"], batch["points"], batch["weights"]
+        if r.preset == "paper":
+            return {"landmarks": euclidean(points * r.size, truth * r.size, weights)}
+        parts = {
+            "landmarks": distance(points, truth, weights) / r.eyes,
+            "spread": r.spread * spread_loss(outputs["spread"], points, truth, weights),
+        }
+        if self.schema != FIVE and r.fives:
+            five = torch.stack([points[:, list(i)].mean(1) for i in MAPS[self.schema.name, FIVE.name]], dim=1)
+            parts["five"] = r.fives * distance(five, batch["five"], batch["five_weights"]) / r.eyes
+        return parts
+
+    @in_float32
+    def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
+        """The mean error over the eyes' distance, negated; and equation 3 in pixels of the crop."""
+        points, truth, weights, size = outputs["points"], labels["points"], labels["weights"], self.recipe.size
+        error = float(distance(points, truth, weights)) / self.recipe.eyes
+        return {"negated_error": -error, "equation_3": float(euclidean(points * size, truth * size, weights))}
+
+
+def phases(recipe: Path, stage: str) -> list[ISNetRecipe]:
+    """The settings in every phase of a recipe file."""
+    return read_phases(recipe, ISNetRecipe, stage)
+
+
+def read(recipe: Path, stage: str) -> ISNetRecipe:
+    """The settings in the last phase."""
+    return phases(recipe, stage)[-1]
+
+
+def prepare(stage: str, data: Path, recipe: ISNetRecipe, out: Path) -> ISNetTask:
+    """The task, ready to train: its faces are cut out, if they are not there yet."""
+    network = build(recipe)
+    if recipe.trunk:
+        adopt(network, initial_weights(Path(recipe.trunk) / stage))
+    kind = schema(recipe.landmarks[0])
+    train = Cutting(
+        schema=kind,
+        side=round(recipe.size * targets.REACH),
+        zoom=recipe.zoom,
+        reach=targets.REACH,
+        smallest=recipe.smallest,
+        detected=recipe.detected,
+    )
+    cuttings = {"train": train, "val": replace(train, side=recipe.size, reach=1, jitter=recipe.by_points)}
+    sets, about = {}, {}
+    for split, cutting in cuttings.items():
+        found = read_split(data, recipe, split, tuple(dict.fromkeys((kind.name, FIVE.name))))
+        folder, digest = out / "faces" / split, _digest(cutting, found)
+        if not CropSet.is_there(folder, digest):
+            targets.cut(found.samples, folder, digest, cutting)
+        sets[split], about[split] = CropSet(folder), found.to_dict()
+    return ISNetTask(network, recipe, sets["train"], sets["val"], about)
+
+
+def _digest(cutting: Cutting, split: Split) -> str:
+    """Stands for all that decides a set of faces."""
+    digest = hashlib.sha256(repr(cutting).encode())
+    for sample in split.samples:
+        digest.update(str(sample.path).encode())
+        for labels in (sample.boxes, sample.landmarks, sample.visibility, sample.ignore, sample.landmark_source):
+            digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
+
+
+def build(recipe: ISNetRecipe) -> PaperNet | LightNet:
+    """The network of a recipe, untrained.
+
+    Raises:
+        OptionError: no such preset, weights that are not such, or what the preset does not know.
+    """
+    torch.manual_seed(recipe.seed)
+    landmarks, beta = len(schema(recipe.landmarks[0])), recipe.beta or None
+    try:
+        if recipe.preset == "paper":
+            return PaperNet(landmarks, recipe.size, beta, twin=recipe.twin, grid=recipe.grid)
+        if recipe.preset == "light" and not (recipe.twin or recipe.grid):
+            return LightNet(landmarks, recipe.size, beta)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    raise OptionError(f"preset is paper or light, and twin and grid are of paper; found {recipe.preset!r}")
+
+
+def adopt(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a network those weights of another that fit: the same name and shape."""
+    own = network.state_dict()
+    network.load_state_dict(own | {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape})
+
+
+def finish(stage: str, task: ISNetTask, out: Path) -> None:
+    """Calibrate landmark scores on the held-out faces, with the best weights.
+
+    Of "light" the share of landmarks nearer than a tenth of the eyes' distance is fitted to what the network promises.
+    "paper" does not know its errors: it gets the one scale that makes the held-out errors likeliest.
+    """
+    network = build(task.recipe)
+    network.load_state_dict(initial_weights(out / stage))
+    with torch.no_grad():
+        outputs, labels = task.looked_at(network.eval())
+    counted = labels["weights"].numpy() > 0
+    errors = (outputs["points"] - labels["points"]).norm(dim=2).numpy()[counted]
+    kept: dict[str, Any] = {"spread": float(np.log(errors.mean() / 2)), "scores": None}
+    if "spread" in outputs:
+        promised = within(outputs["spread"].numpy(), task.recipe.zoom)[counted]
+        hits = errors < NEAR * task.recipe.eyes
+        if 0 < hits.mean() < 1:
+            kept["scores"] = calibration.fit(promised, hits).to_dict()
+    write_whole(out / SCORES, json.dumps(kept))
+
+
+def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
+    """Write a run's best weights so far as an ONNX file that describes itself.
+
+    Args:
+        out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+
+    Raises:
+        OptionError: nothing was trained yet.
+    """
+    (stage,) = STAGES
+    recipe = read(out / RECIPE, stage)
+    network = build(recipe)
+    network.load_state_dict(initial_weights(out / stage))
+    kept: dict[str, Any] = {"spread": 0.0, "scores": None}
+    if (out / SCORES).exists():
+        kept = json.loads((out / SCORES).read_text())
+    own = {"landmarks": recipe.landmarks[0], "size": recipe.size, "zoom": recipe.zoom, "scores": kept["scores"]}
+    config = settings_of(Config, recipe, **own)
+    about = describe(METHOD, config, out / RECIPE, scores, training={stage: phases_of(out / stage)})
+    export(entries(network.eval(), kept["spread"]), file, metadata=about)
+    register(file)
+    return file

@@ -1,0 +1,88 @@
+"""The search for beta with trainings: each trial a run of its own, several at a time, and none twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lineament.errors import OptionError
+from lineament.files import write_whole
+from lineament.methods.isnet import training
+from lineament.methods.isnet.search import Measure, Search, search
+from lineament.train.loop import train
+from lineament.train.recipe import copy_recipe
+from lineament.train.run import RECIPE
+
+LOSS = "loss.json"
+
+
+def search_weights(
+    data: Path,
+    recipe: Path,
+    out: Path,
+    *,
+    trials: int = 15,
+    phi: float = 0.5,
+    processes: int = 1,
+    seed: int = 0,
+    overrides: Mapping[str, str] | None = None,
+) -> Search:
+    """Table 1: train with random weights and at the minima of what fits them, until prediction and training agree.
+
+    A search that was stopped goes on where it was: finished trials are kept below ``out``, and one that was stopped
+    half-way goes on from its checkpoint. All trials have the recipe's seed, so they differ in beta alone.
+
+    Args:
+        data: folder that the recipe's index files lie in. recipe: TOML file of the trials. out: the search's folder.
+        trials: random ones to begin with. phi: see `lineament.methods.isnet.search.search`.
+        processes: trials at a time. seed: of the random weights.
+        overrides: settings that replace the recipe's, written as in TOML.
+
+    Raises:
+        OptionError: the recipe's network has no weights to search, or as `search` says.
+    """
+    if processes < 1:
+        raise OptionError(f"processes is 1 or more, found {processes}")
+    copy_recipe(recipe, out / RECIPE, dict(overrides or {}))
+    settings = training.read(out / RECIPE, training.STAGES[0])
+    if settings.twin:
+        raise OptionError("the twin has no weights to search: leave twin out of the recipe")
+    blocks = len(training.build(replace(settings, beta=())).beta())
+    training.prepare(training.STAGES[0], data, settings, out)  # patches are cut once, before there are processes
+    with workers(data, out, processes) as measure:
+        return search(measure, blocks=blocks, trials=trials, phi=phi, seed=seed)
+
+
+@contextmanager
+def workers(data: Path, out: Path, processes: int) -> Iterator[Measure]:
+    """What measures weightings by trials below ``out``, so many at a time; the recipe and its faces lie there."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    one = partial(measure, data, out, threads=threads)
+    if processes == 1:
+        yield lambda betas: [one(beta) for beta in betas]
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda betas: list(pool.map(one, betas))
+
+
+def measure(data: Path, out: Path, beta: Sequence[float], *, threads: int) -> float:
+    """The loss of equation 3 on held-out faces of a training with these weights, or that of an earlier one."""
+    folder = out / "trials" / "-".join(f"{weight:.6g}" for weight in beta)
+    if not (folder / LOSS).exists():
+        torch.set_num_threads(threads)
+        recipe = replace(training.read(out / RECIPE, training.STAGES[0]), beta=tuple(beta))
+        task = training.prepare(training.STAGES[0], data, recipe, out)
+        network = train(task, recipe, folder)
+        with torch.no_grad():
+            write_whole(folder / LOSS, json.dumps(task.validate(network)["equation_3"]))
+    loss: float = json.loads((folder / LOSS).read_text())
+    return loss
