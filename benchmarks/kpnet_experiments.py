@@ -1,4 +1,4 @@
-"""The paper's tables 1, 2, 3 and 6 at the scale of one's own data, in Markdown.
+"""The paper's tables 1, 2, 3 and 6 at the scale of one's own data, for docs/results/kpnet.md (``tables.py``).
 
 python benchmarks/kpnet_experiments.py --run runs/kpnet --data DATA            # all of them
 python benchmarks/kpnet_experiments.py table2 --run runs/kpnet --data DATA     # one
@@ -6,21 +6,23 @@ python benchmarks/kpnet_experiments.py table2 --run runs/kpnet --data DATA     #
 Variants begin with the backbone of that run of ``lineament train kpnet`` and heads that have learnt nothing, KPNet as
 it is among them, and are trained on the same batches for ``--steps`` steps, backbone and all: a fraction of a training,
 so that their rows compare with each other and not with the run's. What is trained lies in ``--out`` and is not trained
-again.
+again. Each variant's score is fitted and calibrated on the photos that are measured, as KPNet's is; the regression has
+no peaks, the embedding's are the means of its landmarks'. The RPN's proposals are squares, as the scalemap's are.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 import torch
+from measure import CROWD, VAL
 from numpy.typing import NDArray
 
 import lineament
@@ -31,15 +33,16 @@ from lineament.data.sample import Sample
 from lineament.detector import Detector
 from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.landmarks import evaluate_landmarks
+from lineament.evaluate.origin import origin, with_origin
 from lineament.evaluate.recall import evaluate_recall
-from lineament.evaluate.results import Scores
+from lineament.evaluate.results import Result, Scores
 from lineament.faces import Faces
 from lineament.methods.kpnet import training
 from lineament.methods.kpnet.decode import eyes_and_nose
 from lineament.methods.kpnet.heads import build
 from lineament.schemas import schema
 from lineament.similarity import transform
-from lineament.train.checkpoint import CHECKPOINT, best_weights
+from lineament.train.checkpoint import best_weights
 from lineament.train.loop import train
 from lineament.train.recipe import copy_recipe
 from lineament.train.run import RECIPE
@@ -55,7 +58,6 @@ VARIANTS = {
     "rpn": ("soft-argmax", "rpn"),
     "embedding": ("argmax", "embedding"),
 }
-VAL, CROWD = "detection-val.json", "detection-val-crowd.json"
 ALONE = {
     "convention": "square",
     "refinement": None,
@@ -106,7 +108,7 @@ class Experiments:
 
     def whole(self, run: Path) -> Path:
         """The file of a run as it stands."""
-        return training.export_run(run, self.args.out / f"{run.name}.onnx")
+        return training.export_run(run, self.args.out / f"run-{run.name}.onnx")
 
     def detector(self, file: Path, **settings: Any) -> Detector:
         """The paper's single pass over a picture."""
@@ -125,54 +127,59 @@ class Experiments:
 
     # --- the paper's tables ---
 
+    def keep(self, table: str, row: str, file: Path, scores: dict[str, float | None]) -> None:
+        """One row of a table, shares as percent."""
+        args = self.args
+        settings = {"steps": args.steps, "batch": args.batch, "input_size": args.input_size, "overview": False}
+        result = Result(
+            "experiment", row, {k: None if v is None else 100 * v for k, v in scores.items()}, settings=settings
+        )
+        found = origin(weights=[file], data=args.data / VAL, threads=args.threads)
+        kept.keep(f"kpnet-{table}", row, with_origin(result, found))
+
     def table1(self) -> None:
-        print("\n### Table 1: recall of the 100 best proposals\n")
-        rows = []
-        for title, file in self.proposers():
+        """Recall of the 100 best proposals."""
+        for row, file in self.proposers():
             detector = self.detector(file, **ALONE, nms=0.7)
-            found = [recall(self.detect(detector, index))["recall top 100"] for index in (VAL, CROWD)]
-            rows.append([title, *map(percent, found)])
-        table(["proposals", "detection-val", "detection-val-crowd"], rows)
+            found = {Path(index).stem: recall(self.detect(detector, index))["recall top 100"] for index in (VAL, CROWD)}
+            self.keep("table1", row, file, found)
 
     def proposers(self) -> Iterator[tuple[str, Path]]:
-        yield f"scalemap of DRNet, the run at step {steps_of(self.args.run)}", self.whole(self.args.run)
+        yield "scalemap of DRNet, as it ships", self.whole(self.args.run)
         if self.args.hourglass:
-            steps = steps_of(self.args.hourglass)
-            yield f"scalemap of Hourglass-light, its run at step {steps}", self.whole(self.args.hourglass)
+            yield "scalemap of Hourglass-light, as it ships", self.whole(self.args.hourglass)
         yield f"scalemap of DRNet, {self.args.steps} steps", self.variant("soft-argmax")
         yield f"RPN of DRNet, {self.args.steps} steps", self.variant("rpn")
 
     def table2(self) -> None:
-        print("\n### Table 2: extraction of the landmarks\n")
-        rows = []
+        """Extraction of the landmarks."""
         for name in ("regression", "argmax", "soft-argmax"):
-            detector = self.detector(self.variant(name))
-            turns = [self.detect(detector, VAL, degrees) for degrees in (0, -90, 90)]
+            file = self.variant(name)
+            detector = self.detector(file)
+            turns = {"upright": 0, "-90°": -90, "+90°": 90}
+            found = {turn: self.detect(detector, VAL, degrees) for turn, degrees in turns.items()}
             sideways = self.detect(detector, VAL, profiles=True)
-            found = [recall(t)["recall at 50 fp"] for t in turns]
-            found += [recall(sideways, least_iou=least)["recall at 50 fp"] for least in (0.7, 0.8)]
-            rows.append([name, *map(percent, found), percent(nme(turns[0])), f"{1e3 * median(detector, turns[0]):.1f}"])
-        columns = ["upright", "-90°", "+90°", "profiles, IoU 0.7", "profiles, IoU 0.8", "NME", "ms"]
-        table(["extraction", *columns], rows)
-        shown = [s for s in self.samples(VAL) if profile(s).any()]
-        print(
-            f"\nProfiles: {len(shown)} of {len(self.samples(VAL))} pictures, those with a face that is turned by over"
-        )
-        print(f"{PROFILE} degrees as its five points say; all of their faces count.")
+            scores = {turn: recall(evaluated)["recall at 50 fp"] for turn, evaluated in found.items()}
+            for least in (0.7, 0.8):
+                scores[f"profiles, IoU {least}"] = recall(sideways, least_iou=least)["recall at 50 fp"]
+            self.keep("table2", name, file, scores | {"NME": nme(found["upright"])})
 
     def table3(self) -> None:
-        print("\n### Table 3: errors of the proposals and of the landmarks\n")
-        rows = []
-        for title, run in (("DRNet", self.args.run), ("Hourglass-light", self.args.hourglass)):
+        """Errors of the proposals and of the landmarks. The last two have boxes of one kind: the landmarks' alone."""
+        for backbone, run in (("DRNet", self.args.run), ("Hourglass-light", self.args.hourglass)):
             if run:
                 file = self.whole(run)
-                alone = self.detect(self.detector(file, **ALONE), VAL)
-                both = self.detect(self.detector(file), VAL)
-                given = self.in_true_boxes(run, VAL)
-                for parts, found in (("proposals alone", alone), ("+ soft-argmax", both), ("true boxes", given)):
+                of_landmarks = self.detector(file, refinement=None, proposal=0.0)
+                rows = {
+                    "proposals alone": self.detect(self.detector(file, **ALONE), VAL),
+                    "+ soft-argmax": self.detect(self.detector(file), VAL),
+                    "+ soft-argmax, landmarks' boxes": self.detect(of_landmarks, VAL),
+                    "true boxes, landmarks' boxes": self.in_true_boxes(run, VAL),
+                }
+                for row, found in rows.items():
                     scores = recall(found)
-                    rows.append([title, parts, *(percent(scores[f"recall at {n} fp"]) for n in (50, 1))])
-        table(["backbone", "what", "at 50 false positives", "at 1"], rows)
+                    figures = {"at 50 false positives": scores["recall at 50 fp"], "at 1": scores["recall at 1 fp"]}
+                    self.keep("table3", f"{backbone}, {row}", file, figures)
 
     @torch.no_grad()
     def in_true_boxes(self, run: Path, index: str) -> Evaluated:
@@ -195,36 +202,16 @@ class Experiments:
         return Evaluated(self.samples(index), faces)
 
     def table6(self) -> None:
-        print("\n### Table 6: what makes landmarks a face\n")
-        rows = []
+        """What makes landmarks a face."""
         for title, name in (("RPN", "rpn"), ("associative embedding", "embedding"), ("KPNet", "soft-argmax")):
-            detector = self.detector(self.variant(name))
-            usual, crowd = self.detect(detector, VAL), self.detect(detector, CROWD)
-            scores, of_crowd = recall(usual), recall(crowd)
-            figures = [scores["recall at 50 fp"], scores["ap"], of_crowd["recall at 50 fp"], of_crowd["ap"], nme(usual)]
-            rows.append([f"{title} + DRNet", *map(percent, figures), f"{1e3 * median(detector, usual):.1f}"])
-        columns = ["detection-val: recall", "AP", "detection-val-crowd: recall", "AP", "NME", "ms"]
-        table(["method", *columns], rows)
-
-    def notes(self) -> None:
-        args = self.args
-        print(
-            f"""
-- Data: `detection-val` ({len(self.samples(VAL))} pictures) and `detection-val-crowd` ({len(self.samples(CROWD))}),
-  which also chose the run's best weights; not FDDB, AFW or MALF. FDDB has 2,845 pictures: 50 false positives are many
-  more to a picture here. Part of the boxes and of the points is a detector's; half of the faces of `detection-val`
-  wear masks.
-- Budget: variants have {args.steps} steps of batch {args.batch} from the backbone of `{args.run.name}` at step
-  {steps_of(args.run)}, which had learnt with soft-argmax and scalemap; the paper has 150,000 of batch 128 for each.
-  One run of each, no repetitions: differences of a point or two are noise.
-- Training turns some photos by up to 100 degrees; the paper's had no augmentation.
-- Recall is at 50 false positives and IoU 0.5 unless said otherwise; input {args.input_size}. NME: of the visible points
-  of the faces found, over the distance of the eyes. ms: median of a picture of `detection-val` at {args.threads}
-  thread(s), decoding of the file excluded, on a machine that may have had other work.
-- Each variant's score is fitted and calibrated on the same pictures, as KPNet's is; the regression has no peaks, the
-  embedding's are the means of its landmarks'. The RPN's proposals are squares, as the scalemap's are. Boxes are
-  inferred from landmarks (`wider`)."""
-        )
+            file = self.variant(name)
+            detector = self.detector(file)
+            found = {"val": self.detect(detector, VAL), "crowd": self.detect(detector, CROWD)}
+            figures = {}
+            for photos, evaluated in found.items():
+                scores = recall(evaluated)
+                figures |= {f"{photos}: recall": scores["recall at 50 fp"], f"{photos}: AP": scores["ap"]}
+            self.keep("table6", f"{title} + DRNet", file, figures | {"NME": nme(found["val"])})
 
 
 def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:
@@ -267,29 +254,6 @@ def nme(found: Evaluated) -> float:
     return float(evaluate_landmarks("kpnet", found).scores["nme visible"] or np.nan)
 
 
-def median(detector: Detector, found: Evaluated, pictures: int = 50) -> float:
-    """Seconds that one picture takes, of so many."""
-    images = [lineament.read_image(s.path) for s in found.samples[:pictures]]
-    times = []
-    for image in images:
-        start = time.perf_counter()
-        detector.detect(image)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
-def steps_of(run: Path) -> int:
-    return int(torch.load(run / "kpnet" / CHECKPOINT, map_location="cpu", weights_only=True)["step"])
-
-
-def percent(share: float | None) -> str:
-    return f"{100 * (np.nan if share is None else share):.1f}"
-
-
-def table(header: list[str], rows: list[list[str]]) -> None:
-    print("\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]))
-
-
 def main() -> None:
     tables = ["table1", "table2", "table3", "table6"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -311,7 +275,6 @@ def main() -> None:
         if name not in tables:
             parser.error(f"no table {name!r}; there are: {', '.join(tables)}")
         getattr(experiments, name)()
-    experiments.notes()
 
 
 if __name__ == "__main__":

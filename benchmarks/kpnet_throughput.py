@@ -1,6 +1,6 @@
 """Pictures a second that KPNet manages on an accelerator when there are many of them: the network, and all of it.
 
-    python benchmarks/kpnet_throughput.py --run runs/kpnet --data DATA --out throughput.json
+    python benchmarks/kpnet_throughput.py --run runs/kpnet --data DATA
 
 Three figures, each of batches of one size: the ``network`` on pixels that lie in the device's memory; with the
 ``extraction`` of proposals and landmarks; and ``faces``, from decoded photos in the main memory to boxes, scores and
@@ -10,17 +10,19 @@ landmarks there, in one process.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 import torch
 from torch import Tensor
 
 from lineament.data.readers.coco import read_coco
+from lineament.evaluate.origin import origin, packages
+from lineament.evaluate.results import Result
 from lineament.images import read_image, resize
 from lineament.methods.kpnet import training
 from lineament.methods.kpnet.decode import Config, KPNetDecoder
@@ -80,7 +82,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a training of KPNet")
     parser.add_argument("--data", type=Path, required=True, help="folder that the recipe's index files lie in")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--size", type=int, default=256, help="longer edge in pixels")
     parser.add_argument("--batch", type=int, default=256, help="pictures at once")
     parser.add_argument("--seconds", type=float, default=4, help="for each figure")
@@ -110,14 +111,18 @@ def main() -> None:
 
     figures = {
         "network": rate(lambda: module.maps(pixels), args.batch, args.seconds),
-        "extraction": rate(lambda: module(pixels, least), args.batch, args.seconds),
-        "faces": rate(faces, args.batch, args.seconds),
+        "network, proposals and landmarks": rate(lambda: module(pixels, least), args.batch, args.seconds),
+        "decoded pictures to faces": rate(faces, args.batch, args.seconds),
     }
-    about = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "torch": torch.__version__}
-    settings = {"size": args.size, "batch": args.batch, "compile": args.compile, "backbone": recipe.backbone}
-    counted = sum(len(f) for f in faces())
-    report = {**about, **settings, "per_second": {n: round(v) for n, v in figures.items()}, "faces_found": counted}
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+    settings = {"input_size": args.size, "batch": args.batch, "compile": args.compile, "backbone": recipe.backbone}
+    about = origin(weights=[], data=None, threads=None)
+    about["packages"] |= packages("torch")
+    if device.type == "cuda":
+        host = f"host of {about['machine']['cores']} cores"
+        about["machine"]["processor"] = f"{torch.cuda.get_device_name()}, {host}"
+    for part, per_second in figures.items():
+        result = Result("throughput", part, {"pictures a second": per_second}, settings=settings, origin=about)
+        kept.keep("kpnet-throughput", part, result)
 
 
 if __name__ == "__main__":
