@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +109,9 @@ def test_arrays_that_are_no_picture(array: np.ndarray, message: str) -> None:
 
 
 def test_something_else_is_named() -> None:
-    with pytest.raises(ImageError, match=r"found builtins\.list"):
-        read_image([1, 2, 3])  # type: ignore[arg-type]
+    for other, name in (([1, 2, 3], "builtins.list"), (Decimal(1), "decimal.Decimal")):
+        with pytest.raises(ImageError, match=f"found {re.escape(name)}$"):
+            read_image(other)  # type: ignore[arg-type]
 
 
 def test_other_ranges_are_rounded_to_the_nearest() -> None:
@@ -297,7 +300,7 @@ def test_letterbox_keeps_one_scale_for_both_axes(shape: tuple[int, int]) -> None
     ramp[..., 1] = np.linspace(0, 250, h)[:, None] if h > 1 else 0
     ramp[..., 2] = 255
     canvas, scale = letterbox(ramp, 256)
-    assert canvas.shape == (256, 256, 3)
+    assert (canvas.shape, canvas.dtype) == ((256, 256, 3), np.uint8)
     assert scale == 256 / max(h, w)
     filled = canvas[..., 2] == 255
     assert filled[0, 0]
@@ -317,6 +320,11 @@ def test_means_are_those_of_the_pixels_that_each_covers() -> None:
         assert np.abs(found - wanted).max() < 2  # rounded along one axis after the other
     for size in (70, 56), (100, 48), (240, 192):  # hardly smaller, or only along one axis, or larger
         np.testing.assert_array_equal(resize(picture, size, means=True), resize(picture, size))
+    for size, box in (((60, 40), (0, 48, 120, 96)), ((40, 48), (60, 0, 120, 96))):  # nor of a part
+        np.testing.assert_array_equal(resize(picture, size, box=box, means=True), resize(picture, size, box=box))
+    part = resize(picture, (30, 12), box=(60, 48, 120, 72), means=True)
+    wanted = picture[48:72, 60:].reshape(12, 2, 30, 2, 3).mean(axis=(1, 3))
+    assert np.abs(part - wanted).max() < 2
 
 
 def test_a_picture_of_the_right_size_stays() -> None:

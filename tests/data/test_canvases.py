@@ -15,9 +15,10 @@ cv2 = pytest.importorskip("cv2")
 
 from lineament.boxes import coverage  # noqa: E402
 from lineament.data.cache import Photos  # noqa: E402
-from lineament.data.canvases import Canvas, Composer, Composition, LabelRules, warp  # noqa: E402
+from lineament.data.canvases import Canvas, Composer, Composition, LabelRules, Layout, warp  # noqa: E402
 from lineament.data.sample import HIDDEN, VISIBLE, Sample  # noqa: E402
 from lineament.schemas import FIVE, SIXTY_EIGHT  # noqa: E402
+from lineament.similarity import transform  # noqa: E402
 from scenes import POINTS, scene  # noqa: E402
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
@@ -219,6 +220,108 @@ def test_weights_tell_who_set_a_landmark_and_what_hides_it(
         whole(replace(guessed, landmark_source=np.array(["human"])), cache, mirror=mirror).weights,
         [np.where(weights == np.float32(0.7), np.float32(1), weights)[order]],
     )
+
+
+def layouts(composer: Composer, count: int, size: int = 64) -> list[Layout]:
+    rng = np.random.default_rng(0)
+    return [composer.layout(rng, size) for _ in range(count)]
+
+
+def test_crowds_are_seen_more_often_by_the_root_of_their_faces(tmp_path: Path, cache: Cache) -> None:
+    samples = []
+    for faces in (0, 1, 3, 15):
+        Image.new("RGB", (320, 240)).save(tmp_path / f"{faces}.png")
+        boxes = np.arange(faces)[:, None] * [20, 0, 20, 0] + [0, 10, 20, 30]
+        samples.append(Sample.of(tmp_path / f"{faces}.png", boxes, size=(320, 240)))
+    composer = Composer(cache(samples), replace(ONE_TILE, backgrounds=0.1))
+    counts = np.bincount([layout.patches[0].row for layout in layouts(composer, 1500)], minlength=4) / 1500
+    odds = np.sqrt([2, 4, 16])
+    np.testing.assert_allclose(counts, [0.1, *(0.9 * odds / odds.sum())], atol=0.04)
+
+
+def test_close_ups_are_more_frequent_on_smaller_tiles(tmp_path: Path, cache: Cache) -> None:
+    samples = []
+    for side, faces in ((161, 1), (160, 1), (160, 0)):
+        Image.new("RGB", (side, 100)).save(tmp_path / f"{side}-{faces}.png")
+        samples.append(Sample.of(tmp_path / f"{side}-{faces}.png", [[20, 20, 60, 60]] * faces, size=(side, 100)))
+    settings = replace(ONE_TILE, backgrounds=0.2, close_ups=(0.1, 0.3, 0.6), smallest_tile=1)
+    for level, share in enumerate((0.1, 0.3, 0.6, 0.6)):
+        composer = Composer(cache(samples), replace(settings, split=(1,) * level))
+        drawn = layouts(composer, 600 // 4**level + 5)
+        rows = np.array([patch.row for layout in drawn for patch in layout.patches])
+        np.testing.assert_allclose(np.bincount(rows, minlength=3) / len(rows), [0.8 - share, share, 0.2], atol=0.06)
+
+
+def test_photos_are_placed_as_the_geometry_says(dotted: Sample, cache: Cache) -> None:
+    """The anchor's place and size, the tilt, the mirror: each in its range, and over all of it."""
+    settings = replace(
+        ONE_TILE, min_side=10, max_side=0.5, enlarge=3, cover=0.0, tilt=4, turned=0.3, turned_by=120, mirror=0.2
+    )
+    drawn = layouts(Composer(cache([dotted]), settings), 1500, size=100)
+    matrices = np.array([layout.patches[0].matrix for layout in drawn])
+    scales = np.hypot(*matrices[:, :, 0].T)
+    assert (np.linalg.det(matrices[:, :, :2]) < 0).mean() == pytest.approx(0.2, abs=0.04)
+    sides = 80 * scales
+    assert 10 <= sides.min() < 10.2
+    assert 49.5 < sides.max() <= 50 + 1e-9
+    assert np.log(sides).mean() == pytest.approx(np.log([10, 50]).mean(), abs=0.05)  # evenly over the logarithms
+    degrees = np.rad2deg(np.arctan2(-matrices[:, 0, 1], matrices[:, 1, 1]))
+    far = np.abs(degrees) > 20
+    assert far.mean() == pytest.approx(0.3 * 100 / 120, abs=0.04)
+    assert degrees.min() < -116
+    assert degrees.max() > 116
+    assert np.abs(degrees).max() <= 120
+    near = degrees[np.abs(degrees) <= 12]
+    assert np.abs(near).mean() == pytest.approx(3.5, abs=0.5)  # most of them normal, with a deviation of 4
+    centres = transform(np.array([[170.0, 130]])[None], matrices)[:, 0]
+    assert ((centres >= 0) & (centres <= 100)).all()
+    np.testing.assert_allclose(centres.mean(axis=0), 50, atol=2)
+    np.testing.assert_allclose(centres.std(axis=0), 100 / 12**0.5, atol=1.5)
+
+
+def test_photos_are_neither_too_small_nor_too_much_enlarged(tmp_path: Path, dotted: Sample, cache: Cache) -> None:
+    def scales(sample: Sample, **settings: float) -> NDArray[np.float64]:
+        drawn = layouts(Composer(cache([sample]), replace(ONE_TILE, **settings)), 300, size=160)
+        return np.array([np.hypot(*layout.patches[0].matrix[:, 0]) for layout in drawn])
+
+    covering = scales(dotted, cover=0.8, min_side=1, max_side=1)
+    assert 0.4 <= covering.min() < 0.41  # 0.8 of the tile for 320 pixels
+    assert 1.9 < covering.max() <= 2
+    assert scales(dotted, cover=0.1, min_side=1, max_side=5, enlarge=1.5).max() == pytest.approx(1.5, abs=0.02)
+    plain = Sample.of(dotted.path, [], size=(320, 240))
+    background = scales(plain, cover=0.2, enlarge=3)
+    assert (background.min(), background.max()) == pytest.approx((0.1, 0.4), abs=0.01)  # four times as large, at most
+    assert scales(plain, cover=0.2, enlarge=0.2).max() <= 0.2
+
+
+def test_a_full_photo_leaves_as_little_empty_as_it_can(dotted: Sample, cache: Cache) -> None:
+    corners = np.array([[[0.0, 0], [320, 0], [0, 240], [320, 240]]])
+    settings = replace(ONE_TILE, tilt=0, turned=0, mirror=0, min_side=5, max_side=2, cover=0.1, enlarge=2)
+    for full in (1.0, 0.0):
+        drawn = layouts(Composer(cache([dotted]), replace(settings, full=full)), 400, size=160)
+        ends = transform(corners, np.array([layout.patches[0].matrix for layout in drawn]))
+        low, high = ends.min(axis=1), ends.max(axis=1)
+        fills = (low <= 1e-6) & (high >= 160 - 1e-6)
+        lies_in = (low >= -1e-6) & (high <= 160 + 1e-6)
+        assert (fills | lies_in).all() == (full == 1)
+        assert fills.any()
+        assert lies_in.any()
+
+
+def test_what_lies_outside_a_photo_is_drawn(tmp_path: Path, cache: Cache) -> None:
+    """Black for half of them, of any one colour, of the photo's mean colour, or its edge drawn out."""
+    Image.new("RGB", (100, 80), (200, 100, 50)).save(tmp_path / "plain.png")
+    sample = Sample.of(tmp_path / "plain.png", [[20, 20, 60, 60]], size=(100, 80))
+    patches = [layout.patches[0] for layout in layouts(Composer(cache([sample]), ONE_TILE), 1000)]
+    replicated = np.array([patch.border == cv2.BORDER_REPLICATE for patch in patches])
+    colours = np.array([patch.colour or (-1, -1, -1) for patch in patches])
+    black, mean = (colours == 0).all(axis=1), (colours == [200, 100, 50]).all(axis=1)
+    anything = colours[~(black | mean | replicated)]
+    shares = [found.mean() for found in (black, mean, replicated)] + [len(anything) / 1000]
+    np.testing.assert_allclose(shares, [0.5, 0.15, 0.2, 0.15], atol=0.05)
+    assert anything.min() < 5
+    assert anything.max() > 250
+    assert len(np.unique(anything, axis=0)) > 0.9 * len(anything)
 
 
 def test_tiles_are_no_smaller_than_asked(dotted: Sample, cache: Cache) -> None:
