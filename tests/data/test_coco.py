@@ -109,7 +109,7 @@ def test_no_coco_file(tmp_path: Path, text: str) -> None:
     [
         ([{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "two images have the same id, 1"),
         ([{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "two images have the same file_name, a"),
-        ([{"id": 1}], "each image with an id and a file_name: KeyError: 'file_name'"),
+        ([{"id": 1}], "image 1: object missing required field `file_name`"),
     ],
 )
 def test_wrong_images_are_named(tmp_path: Path, images: list[dict[str, object]], message: str) -> None:

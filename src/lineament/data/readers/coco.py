@@ -9,49 +9,117 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from msgspec import Meta, Struct, field
 from numpy.typing import NDArray
 
-from lineament.data.readers.parsing import laid_out
+from lineament.data.readers.parsing import picture_path
 from lineament.data.sample import NOT_LABELLED, VISIBLE, Sample
 from lineament.errors import DataError
 from lineament.files import write_whole
+from lineament.formats import LARGEST, as_models, parse_json
 from lineament.schemas import FIVE, SCHEMAS, Schema, own
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 Record = dict[str, Any]
+Id = int | str
+
+FACE = "face"
+"""Name of the category that counts where a file has several."""
+
+
+class Picture(Struct):
+    """An entry of ``images``."""
+
+    id: Id
+    file_name: Annotated[str, Meta(min_length=1)]
+    width: float = 0
+    height: float = 0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name, side in (("width", self.width), ("height", self.height)):
+            if not (float(side).is_integer() and 0 <= side <= LARGEST):
+                raise ValueError(f"expected a {name} in whole pixels, found {side}")
+
+
+class Annotation(Struct):
+    """An entry of ``annotations``."""
+
+    image_id: Id
+    id: Id | None = None
+    category_id: Id | None = None
+    bbox: list[float] = []
+    keypoints: list[float] = []
+    iscrowd: bool | int = 0
+    mask: bool | int | None = None
+    box_source: str = "human"
+    keypoints_source: str = "human"
+    attributes: dict[str, bool | int | float | str | None] = {}
+
+    def __post_init__(self) -> None:
+        for name, flag in (("iscrowd", self.iscrowd), ("mask", self.mask)):
+            if flag not in (0, 1, None):
+                raise ValueError(f"expected 0 or 1 as {name}, found {flag}")
+
+
+class Person(Annotation):
+    """An entry of ``annotations`` in COCO-WholeBody: box and points are the face's."""
+
+    bbox: list[float] = field(default_factory=list, name="face_box")
+    keypoints: list[float] = field(default_factory=list, name="face_kpts")
+    face_valid: bool = False
+
+
+class Category(Struct):
+    """An entry of ``categories``."""
+
+    id: Id | None = None
+    name: str = ""
+    keypoints: list[str] = []
+
+
+A = TypeVar("A", bound=Annotation)
 
 
 def read_coco(json_path: str | Path, images: str | Path | None = None, *, schema: Schema | None = None) -> list[Sample]:
-    """Pictures and faces of a COCO keypoints file in our interchange form, in the file's order.
+    """Images and faces of a COCO keypoints file in our interchange form, in the file's order.
 
     Args:
         json_path: the index. Beyond COCO's own keys an image may have ``source``, an annotation ``box_source``,
-            ``keypoints_source``, ``mask`` and ``attributes`` (a flat object); others are not kept.
+            ``keypoints_source``, ``mask`` and ``attributes`` (a flat object); others are not kept. A key whose value is
+            null or empty counts as absent.
         images: folder that ``file_name`` is relative to; the index's own folder when left out.
-        schema: what the keypoints are; left out, the known schema with the category's keypoint names or, failing that,
-            with as many points, and otherwise one of the file's own without mirror pairs.
+        schema: what the keypoints are; left out, the known schema with the category's keypoint names (in any order)
+            or, failing that, with as many points, and otherwise one of the file's own without mirror pairs.
 
     Returns:
-        One sample an image, those without faces included. ``iscrowd`` becomes ``ignore``.
+        One sample an image, those without faces included. ``iscrowd`` becomes ``ignore``. Of several categories only
+        the one named "face" counts.
 
     Raises:
-        DataError: not a COCO file; an image that stands there twice; a number that is not finite; a box of negative
-            size; a wrong number of keypoints; an annotation of an image that is not there. The message names file and
+        DataError: not a COCO file; a value of another type than COCO gives it; an image that stands there twice; a
+            number that is not finite; a box of negative size; a wrong number of keypoints; an annotation of an image or
+            a category that is not there; several categories, none of them named "face". The message names file and
             annotation.
     """
     path = Path(json_path)
     index = _load(path)
-    kind = schema or _schema_of(index)
-    return _samples(path, index["images"], index["annotations"], images, kind, box="bbox", points="keypoints", shift=0)
+    pictures, every = _pictures(path, index), _annotations(path, index, Annotation)
+    category, faces = _of_faces(path, _categories(path, index), every)
+    points, order = (schema, None) if schema else _schema_of(path, category)
+    table = _keypoints(path, faces, points, "keypoints")
+    strange = ~np.isin(table[..., 2], (0, 1, 2))
+    _refuse(path, faces, strange.any(axis=1), "expected visibilities of 0, 1 or 2, found {}", table[..., 2])
+    table = table if order is None else table[:, order]
+    return _samples(path, pictures, faces, images, points, table[..., :2], table[..., 2], "bbox")
 
 
 def read_coco_wholebody(json_path: str | Path, images: str | Path | None = None) -> list[Sample]:
@@ -63,16 +131,14 @@ def read_coco_wholebody(json_path: str | Path, images: str | Path | None = None)
     Raises:
         DataError: as `read_coco`.
     """
-    path = Path(json_path)
+    path, schema = Path(json_path), SCHEMAS["68"]
     index = _load(path)
-    faces = [a for a in index["annotations"] if a.get("face_valid")]
-    logger.info("%s: %d of %d persons have a valid face", path, len(faces), len(index["annotations"]))
-    samples = _samples(
-        path, index["images"], faces, images, SCHEMAS["68"], box="face_box", points="face_kpts", shift=0.5
-    )
-    for sample in samples:
-        sample.visibility[sample.visibility > NOT_LABELLED] = VISIBLE
-    return samples
+    persons = _annotations(path, index, Person)
+    faces = [person for person in persons if person.face_valid]
+    logger.info("%s: %d of %d persons have a valid face", path, len(faces), len(persons))
+    table = _keypoints(path, faces, schema, "face_kpts")
+    seen = np.where(table[..., 2] > 0, VISIBLE, NOT_LABELLED)
+    return _samples(path, _pictures(path, index), faces, images, schema, table[..., :2] + 0.5, seen, "face_box")
 
 
 def write_coco(
@@ -102,7 +168,7 @@ def write_coco(
         raise DataError(f"{path}: one file holds one schema; {other.path} has {other.schema.name!r}, not {kind.name!r}")
     root = path.parent if images is None else images
     annotations = [
-        face for image_id, sample in enumerate(samples, 1) for face in _annotations(sample, image_id, digits)
+        face for image_id, sample in enumerate(samples, 1) for face in _entries(sample, image_id, digits)
     ]
     index = {
         "info": {
@@ -128,127 +194,187 @@ def write_coco(
 
 def _load(path: Path) -> Record:
     try:
-        index = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: expected a COCO keypoints JSON file: {error}") from error
+    index = parse_json(content, str(path))
     if not isinstance(index, dict) or not all(isinstance(index.get(key), list) for key in ("images", "annotations")):
         raise DataError(f"{path}: expected a COCO keypoints JSON file, with the lists 'images' and 'annotations'")
     return index
 
 
-def _schema_of(index: Record) -> Schema:
-    categories = index.get("categories") or [{}]
-    names = tuple(categories[0].get("keypoints", ())) or FIVE.points
-    named = next((s for s in SCHEMAS.values() if s.points == names), None)
-    return named or next((s for s in SCHEMAS.values() if len(s) == len(names)), None) or own(f"own-{len(names)}", names)
+def _pictures(path: Path, index: Record) -> list[Picture]:
+    entries = index["images"]
+    pictures = as_models(entries, Picture, lambda i: f"{path}, image {_name(entries[i], i)}")
+    names = [picture_path("", picture.file_name) for picture in pictures]
+    for what, values in (("id", [picture.id for picture in pictures]), ("file_name", names)):
+        if (twice := _repeated(values)) is not None:
+            raise DataError(f"{path}: two images have the same {what}, {twice}")
+    return pictures
+
+
+def _annotations(path: Path, index: Record, model: type[A]) -> list[A]:
+    entries = index["annotations"]
+    return as_models(entries, model, lambda i: f"{path}, annotation {_name(entries[i], i)}")
+
+
+def _categories(path: Path, index: Record) -> list[Category]:
+    entries = index.get("categories") or []
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a list of categories, found {type(entries).__name__}")
+    return as_models(entries, Category, lambda i: f"{path}, category {_name(entries[i], i)}")
+
+
+def _name(entry: Any, position: int) -> str:
+    """What an entry is called in messages: its id, if it has one."""
+    found = entry.get("id") if isinstance(entry, dict) else None
+    return f"at position {position}" if found is None else str(found)[:80]
+
+
+def _repeated(values: Iterable[Hashable]) -> Hashable | None:
+    """The first value that comes a second time."""
+    seen = set()
+    return next((value for value in values if value in seen or seen.add(value)), None)  # type: ignore[func-returns-value]
+
+
+def _of_faces(
+    path: Path, categories: list[Category], annotations: list[Annotation]
+) -> tuple[Category, list[Annotation]]:
+    """The category of faces, which is the one named so, or the only one that there is or is used; and its members."""
+    if not categories:
+        return Category(), annotations
+    strange = np.array([a.category_id not in {None, *(c.id for c in categories)} for a in annotations], bool)
+    ids = [annotation.category_id for annotation in annotations]
+    _refuse(path, annotations, strange, "category_id {!r} has no entry in 'categories'", ids)
+    named = [category for category in categories if category.name.strip().lower() == FACE]
+    used = {annotation.category_id for annotation in annotations}
+    candidates = named or (categories if len(categories) == 1 else [c for c in categories if c.id in used])
+    there = ", ".join(repr(category.name) for category in categories)
+    if len(candidates) > 1 or (len(categories) > 1 and None in used):
+        raise DataError(
+            f"{path}: which category holds the faces? There are {there}; name one {FACE!r}, or leave only one, and give "
+            "each annotation its category_id"
+        )
+    if not candidates:
+        return categories[0], []
+    (category,) = candidates
+    faces = [a for a in annotations if a.category_id in (category.id, None)]
+    if len(faces) < len(annotations):
+        others = len(annotations) - len(faces)
+        logger.warning("%s: %d annotations of other categories than %r left out", path, others, category.name)
+    return category, faces
+
+
+def _schema_of(path: Path, category: Category) -> tuple[Schema, list[int] | None]:
+    """The schema, and where each of its points is among the file's keypoints, if not in its own place."""
+    names = tuple(category.keypoints) or FIVE.points
+    if (twice := _repeated(names)) is not None:
+        raise DataError(f"{path}: two keypoints of category {category.name!r} have the same name, {twice}")
+    for schema in SCHEMAS.values():
+        if set(schema.points) == set(names):
+            return schema, None if schema.points == names else [names.index(point) for point in schema.points]
+    return next((s for s in SCHEMAS.values() if len(s) == len(names)), None) or own(f"own-{len(names)}", names), None
 
 
 def _samples(
     path: Path,
-    pictures: list[Record],
-    faces: list[Record],
+    pictures: list[Picture],
+    faces: Sequence[Annotation],
     images: str | Path | None,
     schema: Schema,
-    *,
+    points: Array,
+    visibility: Array,
     box: str,
-    points: str,
-    shift: float,
 ) -> list[Sample]:
     root = path.parent if images is None else Path(images)
-    with laid_out(path, "COCO, each image with an id and a file_name"):
-        ids = np.array([picture["id"] for picture in pictures])
-        names = [Path(picture["file_name"]) for picture in pictures]
-    for what, values in (("id", ids.tolist()), ("file_name", names)):
-        twice = next((value for value, count in Counter(values).items() if count > 1), None)
-        if twice is not None:
-            raise DataError(f"{path}: two images have the same {what}, {twice}")
-    image_of = _rows_of(path, faces, ids)
+    rows = {picture.id: row for row, picture in enumerate(pictures)}
+    image_ids = [face.image_id for face in faces]
+    missing = np.array([image_id not in rows for image_id in image_ids], bool)
+    _refuse(path, faces, missing, "image_id {!r} has no entry in 'images'", image_ids)
+    image_of = np.array([rows[image_id] for image_id in image_ids], np.intp)
     boxes = _boxes(path, faces, box)
-    landmarks, visibility = _landmarks(path, faces, points, schema, shift)
-    labelled = np.logical_or.reduce(visibility > NOT_LABELLED, axis=1)
-    ignore = np.array([bool(face.get("iscrowd", 0)) for face in faces], bool)
-    box_source = np.array([face.get("box_source", "human") for face in faces], np.str_)
-    landmark_source = np.array([face.get("keypoints_source", "human") for face in faces], np.str_)
+    points = np.where(visibility[..., None] > NOT_LABELLED, points, np.nan)
+    ignore = np.array([face.iscrowd for face in faces], bool)
+    box_source = np.array([face.box_source for face in faces], np.str_)
+    landmark_source = np.array([face.keypoints_source for face in faces], np.str_)
     attributes = _attributes(faces)
     order = np.argsort(image_of, kind="stable")
     members = np.split(order, np.searchsorted(image_of[order], np.arange(1, len(pictures))))
     return [
-        Sample(
-            path=root / name,
-            width=int(picture.get("width", 0)),
-            height=int(picture.get("height", 0)),
-            source=picture.get("source", ""),
-            boxes=boxes[rows],
-            landmarks=landmarks[rows],
-            visibility=visibility[rows],
-            ignore=ignore[rows],
-            box_source=box_source[rows],
-            landmark_source=np.where(labelled[rows], landmark_source[rows], "none"),
+        Sample.of(
+            picture_path(root, picture.file_name),
+            boxes[its],
+            points[its],
+            visibility=visibility[its],
+            ignore=ignore[its],
+            size=(int(picture.width), int(picture.height)),
+            source=picture.source,
+            box_source=box_source[its],
+            landmark_source=landmark_source[its],
             schema=schema,
-            attributes={name: values[rows] for name, values in attributes.items()},
+            attributes={name: values[its] for name, values in attributes.items()},
         )
         # strict is off, since no picture at all still splits into one empty part
-        for name, picture, rows in zip(names, pictures, members, strict=False)
+        for picture, its in zip(pictures, members, strict=False)
     ]
 
 
-def _rows_of(path: Path, faces: list[Record], ids: Array) -> Array:
-    """For each face the row of its picture."""
-    wanted = np.array([face.get("image_id", -1) for face in faces], ids.dtype)
-    _refuse(path, faces, ~np.isin(wanted, ids), "image_id {} has no entry in 'images'", wanted)
-    order = np.argsort(ids)
-    return order[np.searchsorted(ids[order], wanted)] if len(faces) else np.zeros(0, np.intp)
-
-
-def _boxes(path: Path, faces: list[Record], key: str) -> Array:
-    boxes = _table(path, faces, key, width=4)
+def _boxes(path: Path, faces: Sequence[Annotation], key: str) -> Array:
+    """(faces, 4) ``x1, y1, x2, y2``."""
+    boxes = _table(path, faces, [face.bbox for face in faces], key, width=4)
     _refuse(path, faces, (boxes[:, 2:] < 0).any(axis=1), f"{key} {{}} has a negative width or height", boxes)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def _landmarks(path: Path, faces: list[Record], key: str, schema: Schema, shift: float) -> tuple[Array, Array]:
+def _keypoints(path: Path, faces: Sequence[Annotation], schema: Schema, key: str) -> Array:
+    """(faces, k, 3) ``x, y, v``; zeros where a face has none."""
     blank = [0.0] * (3 * len(schema))
-    filled = [face if face.get(key) else face | {key: blank} for face in faces]
-    table = _table(path, filled, key, width=3 * len(schema)).reshape(len(faces), len(schema), 3)
-    visibility = np.clip(np.ceil(table[..., 2]), NOT_LABELLED, VISIBLE).astype(np.uint8)
-    points = np.where(visibility[..., None] > NOT_LABELLED, table[..., :2] + shift, np.nan)
-    return points.astype(np.float32), visibility
+    lists = [face.keypoints or blank for face in faces]
+    return _table(path, faces, lists, key, width=len(blank)).reshape(len(faces), len(schema), 3)
 
 
-def _table(path: Path, faces: list[Record], key: str, *, width: int) -> Array:
-    """(faces, width) float64 of the lists under ``key``, all of that length and finite."""
-    lengths = np.array([len(face.get(key) or ()) for face in faces], int)
+def _table(path: Path, faces: Sequence[Annotation], lists: list[list[float]], key: str, *, width: int) -> Array:
+    """(faces, width) float64 of lists that must have this length and hold finite numbers."""
+    lengths = np.array([len(numbers) for numbers in lists], int)
     _refuse(path, faces, lengths != width, f"{key} should hold {width} numbers, found {{}}", lengths)
-    try:
-        flat = np.fromiter(chain.from_iterable(face[key] for face in faces), float, len(faces) * width)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: {key} of an annotation holds something that is not a number: {error}") from error
-    table = flat.reshape(-1, width)
-    _refuse(path, faces, ~np.isfinite(table).all(axis=1), f"{key} {{}} holds a number that is not finite", table)
+    table = np.fromiter(chain.from_iterable(lists), float, len(faces) * width).reshape(-1, width)
+    strange = ~(np.abs(table) <= LARGEST).all(axis=1)
+    _refuse(path, faces, strange, f"{key} {{}} holds a number that is not finite or is too large", table)
     return table
 
 
-def _refuse(path: Path, faces: list[Record], wrong: Array | np.bool, message: str, found: Array) -> None:
-    if np.any(wrong):
+def _refuse(path: Path, faces: Sequence[Annotation], wrong: Array, message: str, found: Sequence[Any] | Array) -> None:
+    if wrong.any():
         first = int(np.argmax(wrong))
+        name = f"at position {first}" if faces[first].id is None else faces[first].id
         raise DataError(
-            f"{path}, annotation {faces[first].get('id', f'at position {first}')}: {message.format(found[first])}"
+            f"{path}, annotation {name}: {message.format(found[first])}"
             f" ({np.count_nonzero(wrong)} of {len(faces)} annotations)"
         )
 
 
-def _attributes(faces: list[Record]) -> dict[str, Array]:
-    """Flat labels as arrays over all faces; False, NaN or an empty string where a face has none."""
-    rows = [face.get("attributes", {}) | {k: face[k] for k in ("mask",) if k in face} for face in faces]
-    names = dict.fromkeys(chain.from_iterable(rows))
-    blanks: dict[type, Any] = {bool: False, str: "", int: np.nan, float: np.nan}
-    firsts = {name: next(row[name] for row in rows if name in row) for name in names}
-    return {name: np.array([row.get(name, blanks.get(type(first))) for row in rows]) for name, first in firsts.items()}
+def _attributes(faces: Sequence[Annotation]) -> dict[str, Array]:
+    """Flat labels as arrays over all faces; False, NaN or an empty string where a face has none.
+
+    An attribute that is text in some annotations is text in all.
+    """
+    rows = [face.attributes | ({} if face.mask is None else {"mask": bool(face.mask)}) for face in faces]
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
+    return {name: _column(values) for name, values in columns.items()}
 
 
-def _annotations(sample: Sample, image_id: int, digits: int) -> list[Record]:
+def _column(values: list[bool | int | float | str | None]) -> Array:
+    kinds = {type(value) for value in values if value is not None}
+    if str in kinds:
+        return np.array(["" if value is None else str(value) for value in values], np.str_)
+    if kinds <= {bool}:
+        return np.array([bool(value) for value in values], bool)
+    if kinds == {int} and None not in values:
+        return np.array(values, np.int64)
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def _entries(sample: Sample, image_id: int, digits: int) -> list[Record]:
     sizes = sample.boxes[:, 2:] - sample.boxes[:, :2]
     boxes = np.concatenate([sample.boxes[:, :2], sizes], axis=1).astype(float).round(digits)
     points = np.nan_to_num(sample.landmarks.astype(float).round(digits))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.errors import DataError
+from lineament.formats import LARGEST
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +46,9 @@ class Line:
         try:
             values = [float(field) for field in fields]
         except ValueError as error:
-            raise DataError(f"{self.where}: expected numbers: {error}") from error
-        if not np.isfinite(values).all():
-            raise DataError(f"{self.where}: a number is not finite: {self.text[:80]!r}")
+            raise DataError(f"{self.where}: expected numbers: {str(error)[:160]}") from error
+        if not all(abs(value) <= LARGEST for value in values):
+            raise DataError(f"{self.where}: a number is not finite or is too large: {self.text[:80]!r}")
         return values
 
     def count(self) -> int:
@@ -56,9 +57,26 @@ class Line:
         Raises:
             DataError: it is none.
         """
-        if not self.text.isdigit():
+        found = whole_number(self.text)
+        if found is None:
             raise DataError(f"{self.where}: expected the number of faces that follow, found {self.text[:80]!r}")
-        return int(self.text)
+        return found
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text of ASCII digits is, up to a billion; ``None`` for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def picture_path(images: str | Path, name: str) -> Path:
+    """Where a picture lies that a label file names, perhaps as Windows does.
+
+    Args:
+        images: folder that relative names start from.
+        name: with ``/`` or ``\\`` between folders.
+    """
+    path = Path(images) / name
+    return path if "\\" not in name or path.exists() else Path(images) / name.replace("\\", "/")
 
 
 def read_lines(path: str | Path) -> list[Line]:
@@ -84,7 +102,7 @@ def laid_out(path: str | Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not laid out as {what}: {type(error).__name__}: {error}") from error
 
 
