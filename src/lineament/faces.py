@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import ArrayLike, NDArray
 
-from lineament.schemas import FIVE, Schema
+from lineament.errors import DataError
+from lineament.formats import LARGEST, as_model
+from lineament.schemas import FIVE, SCHEMAS, Schema, own
 
 Array = NDArray[Any]
+
+
+Side = Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class _Face(Struct):
+    """One face of ``to_dict``."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    landmarks: list[tuple[float, float] | None] = []
+    landmark_scores: list[float | None] | None = None
+
+
+class _Picture(Struct):
+    """The form of ``to_dict``."""
+
+    width: Side
+    height: Side
+    schema: str
+    faces: list[_Face] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +93,7 @@ class Faces:
             boxes=np.reshape(boxes, (-1, 4)),
             scores=s,
             landmarks=np.reshape(landmarks, (len(s), len(schema), 2)),
-            landmark_scores=np.asarray(own),
+            landmark_scores=np.reshape(own, (len(s), len(schema))),
             schema=schema,
             image_size=image_size,
         )
@@ -78,6 +102,34 @@ class Faces:
     def empty(cls, image_size: tuple[int, int], schema: Schema = FIVE) -> Faces:
         """No faces in a picture of that size."""
         return cls.of([], [], [], image_size=image_size, schema=schema)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any], schema: Schema | None = None) -> Faces:
+        """The inverse of ``to_dict``. Keys that ``to_dict`` does not write are ignored.
+
+        Args:
+            record: width, height, schema and one entry a face; ``landmark_scores`` may be missing.
+            schema: what the landmarks are; left out, the known schema that the record names, or an own one.
+
+        Raises:
+            DataError: the record has another form, or a number in it is not finite.
+        """
+        told = as_model(record, _Picture, "faces")
+        if "faces" not in record:
+            raise DataError("faces: object missing required field `faces`")
+        kind = schema or _schema(told)
+        for number, face in enumerate(told.faces):
+            counts = {len(face.landmarks), len(kind if face.landmark_scores is None else face.landmark_scores)}
+            if counts != {len(kind)}:
+                raise DataError(f"faces: expected {len(kind)} landmarks and scores in face {number}, found {counts}")
+        boxes, scores = [face.box for face in told.faces], [face.score for face in told.faces]
+        points = [point or (np.nan, np.nan) for face in told.faces for point in face.landmarks]
+        sure = np.array([face.landmark_scores or [face.score] * len(kind) for face in told.faces], float)
+        if not (np.abs(np.concatenate([np.ravel(boxes), scores])) <= LARGEST).all():
+            raise DataError("faces: a box or a score is not finite or is too large")
+        if not np.nanmax(np.abs(np.concatenate([np.ravel(points), np.ravel(sure)])), initial=0) <= LARGEST:
+            raise DataError("faces: a landmark is infinite or too large")
+        return cls.of(boxes, scores, points, landmark_scores=sure, image_size=(told.width, told.height), schema=kind)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -143,3 +195,10 @@ class Faces:
                 for box, score, face, each in zip(boxes, scores, points, sure, strict=True)
             ],
         }
+
+
+def _schema(told: _Picture) -> Schema:
+    """The known schema of that name, or an own one with as many points as the faces have."""
+    if told.schema in SCHEMAS or not told.faces:
+        return SCHEMAS.get(told.schema, FIVE)
+    return own(told.schema, [f"point_{i}" for i in range(len(told.faces[0].landmarks))])

@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lineament.errors import ImageError, OptionError
 
@@ -73,6 +73,42 @@ def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PI
         raise ImageError(f"expected a path, bytes, a Pillow image or a numpy array, found {kind}") from None
     with _blaming(path), open(path, "rb") as file:
         return _from_file(file, max_pixels, path)
+
+
+class Header(NamedTuple):
+    """What a file says of its image before it is decoded.
+
+    Attributes:
+        size: ``(width, height)`` of the upright image, in pixels.
+        orientation: the EXIF orientation, 1 to 8; 5 and above swap the stored width and height.
+    """
+
+    size: tuple[int, int]
+    orientation: int = 1
+
+    def __str__(self) -> str:
+        told = f"{self.size[0]}x{self.size[1]}"
+        return told if self.orientation == 1 else f"{told} when upright (EXIF orientation {self.orientation})"
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The size of an image file, without decoding it.
+
+    Raises:
+        ImageError: no image, or one whose header is damaged.
+    """
+    with _blaming(os.fspath(path)), Image.open(path) as image:
+        orientation = _orientation(image)
+        return Header(image.size if orientation < 5 else image.size[::-1], orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where none is given or it cannot be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as decoders, Pillow's parser raises whatever it stumbles over
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 @contextmanager

@@ -87,6 +87,15 @@ def index_of(**changes: object) -> dict[str, object]:
         ({"keypoints": [float("nan"), 2, 2] * 5}, "not finite"),
         ({"keypoints": [1, 2, 2] * 4}, "15 numbers, found 12"),
         ({"image_id": 9}, "image_id 9 has no entry"),
+        ({"image_id": 1.9}, "image_id: expected `int | str`, got `float`"),
+        ({"image_id": "1"}, "image_id '1' has no entry"),
+        ({"iscrowd": "0"}, "iscrowd: expected `bool | int`, got `str`"),
+        ({"iscrowd": 2}, "expected 0 or 1 as iscrowd, found 2"),
+        ({"bbox": ["1", 2, 3, 4]}, "got `str`"),
+        ({"bbox": [10**400, 2, 3, 4]}, "out of range"),
+        ({"bbox": [1e30, 2, 3, 4]}, "too large"),
+        ({"keypoints": [1, 2, 3] * 5}, "visibilities of 0, 1 or 2"),
+        ({"attributes": "left"}, "attributes: expected `object`"),
     ],
 )
 def test_a_wrong_label_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -95,6 +104,64 @@ def test_a_wrong_label_is_named(tmp_path: Path, changes: dict[str, object], mess
     with pytest.raises(DataError, match=message) as error:
         read_coco(path)
     assert f"{path}, annotation 7" in str(error.value)
+
+
+@pytest.mark.parametrize("blank", [None, [], {}])
+def test_a_blank_value_is_none_at_all(tmp_path: Path, blank: object) -> None:
+    path = tmp_path / "index.json"
+    names = ("keypoints", "attributes", "iscrowd", "mask", "box_source", "keypoints_source")
+    index = index_of(**dict.fromkeys(names, blank))
+    index["images"] = [{"id": 1, "file_name": "a.jpg", "width": blank, "height": blank, "source": blank}]
+    path.write_text(json.dumps(index | {"categories": blank}))
+    (sample,) = read_coco(path)
+    assert (sample.width, sample.height, len(sample), sample.attributes) == (0, 0, 2, {})
+    assert not sample.ignore.any()
+
+
+PERSON, HEAD = {"id": 1, "name": "person"}, {"id": 2, "name": "Face", "keypoints": list("abcde")}
+
+
+def two_categories(folder: Path, categories: list[dict[str, object]], *used: int | None) -> Path:
+    box = {"image_id": 1, "bbox": [1, 2, 3, 4]}
+    annotations = [box | {"id": i} | ({} if c is None else {"category_id": c}) for i, c in enumerate(used)]
+    index = index_of() | {"categories": categories, "annotations": annotations}
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder / "index.json"
+
+
+def test_of_several_categories_faces_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(read_coco(two_categories(tmp_path, [PERSON, HEAD], 2, 1, 2))[0]) == 2
+    assert "1 annotations of other categories than 'Face' left out" in caplog.text
+    assert len(read_coco(two_categories(tmp_path, [PERSON, HEAD], 1))[0]) == 0
+    assert len(read_coco(two_categories(tmp_path, [PERSON, {"id": 2, "name": "head"}], 2, 2))[0]) == 2
+    assert len(read_coco(two_categories(tmp_path, [PERSON], 1, None))[0]) == 2
+    for wrong in (
+        two_categories(tmp_path, [PERSON, {"id": 2, "name": "head"}], 1, 2),
+        two_categories(tmp_path, [PERSON, HEAD], 2, None),
+    ):
+        with pytest.raises(DataError, match="which category holds the faces"):
+            read_coco(wrong)
+    with pytest.raises(DataError, match="annotation 0: category_id 7 has no entry"):
+        read_coco(two_categories(tmp_path, [PERSON, HEAD], 7))
+
+
+def test_keypoints_in_another_order_come_into_the_schemas(tmp_path: Path) -> None:
+    names = ["left_eye", "right_eye", "nose", "mouth_left", "mouth_right"]
+    index = index_of(category_id=1, keypoints=[1, 1, 2, 2, 2, 2, 3, 3, 2, 4, 4, 2, 5, 5, 1])
+    (tmp_path / "index.json").write_text(json.dumps(index | {"categories": [{"id": 1, "keypoints": names}]}))
+    (sample,) = read_coco(tmp_path / "index.json")
+    assert sample.schema == SCHEMAS["5"]
+    assert sample.landmarks[1, :, 0].tolist() == [2, 1, 3, 5, 4]
+    assert sample.visibility[1].tolist() == [2, 2, 2, 1, 2]
+
+
+def test_paths_of_windows(tmp_path: Path) -> None:
+    index = index_of()
+    index["images"] = [{"id": 1, "file_name": "sub\\a.jpg"}]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert read_coco(tmp_path / "index.json")[0].path == tmp_path / "sub" / "a.jpg"
+    (tmp_path / "sub\\a.jpg").touch()
+    assert read_coco(tmp_path / "index.json")[0].path == tmp_path / "sub\\a.jpg"
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": []}'])

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineament.data.sample import Sample
-from lineament.errors import DataError, OptionError
+from lineament.errors import DataError, ImageError, OptionError
 from lineament.evaluate import landmarks as L
-from lineament.evaluate.labelled import Evaluated, detect_all, read_detections, read_records
+from lineament.evaluate.labelled import Evaluated, detect_all, read_detections
 from lineament.evaluate.recall import evaluate_recall
 from lineament.faces import Faces
+from lineament.records import read_records
 from lineament.schemas import FIVE, own, schema
 
 NAMES = {
@@ -367,7 +368,7 @@ def test_a_picture_without_faces_does_not_decide_the_schema(tmp_path: Path) -> N
 def test_wrong_detection_files(tmp_path: Path) -> None:
     path = tmp_path / "found.jsonl"
     path.write_text(line_of("a.jpg", scene().faces[0]) + '\n{"path": "b.jpg"}')
-    with pytest.raises(DataError, match=r"found\.jsonl:2: expected one JSON object"):
+    with pytest.raises(DataError, match=r"found\.jsonl:2: expected an image as .* `width`"):
         read_detections(path, scene().samples, tmp_path)
     path.write_text(line_of("a.jpg", scene().faces[0]).replace('"score": 0.9', '"score": NaN'))
     with pytest.raises(DataError, match=r"found\.jsonl:1: .* not finite"):
@@ -383,11 +384,22 @@ def test_wrong_detection_files(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_read_has_no_face(tmp_path: Path) -> None:
-    from lineament.errors import ImageError
-
     def detect(path: Path) -> Faces:
+        if path.name == "b.jpg":
+            return Faces.empty((9, 9))
         raise ImageError(f"{path}: damaged")
 
-    found = detect_all(scene().samples, detect, empty=FIVE)
-    assert (found.failed, len(found.faces[0])) == (1, 0)
+    found = detect_all([Sample.of("b.jpg", []), *scene().samples], detect, empty=FIVE)
+    assert (found.failed, len(found.faces[1])) == (1, 0)
     assert found.notes == ("1 pictures that could not be read: nothing found there (first: a.jpg: damaged)",)
+
+
+def test_no_picture_that_could_be_read_is_an_error(tmp_path: Path) -> None:
+    def damaged(path: Path) -> Faces:
+        raise ImageError(f"{path}: damaged")
+
+    with pytest.raises(DataError, match=r"not one picture could be read.* a\.jpg: damaged"):
+        detect_all(scene().samples, damaged, empty=FIVE)
+    (tmp_path / "found.jsonl").write_text(json.dumps({"path": str(scene().samples[0].path), "error": "damaged"}))
+    with pytest.raises(DataError, match="not one picture could be read"):
+        read_detections(tmp_path / "found.jsonl", scene().samples, tmp_path)

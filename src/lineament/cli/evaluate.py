@@ -6,10 +6,11 @@ Detections come from a file, or from a method that runs now.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import numpy as np
@@ -72,10 +73,19 @@ DetectionsDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Tree of
 DetectionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Detections in the protocol's own form.")]
 
 
-def _detected(source: Source, names: Collection[str], name_of: Callable[[Path], str]) -> Detections:
-    """What the method finds in those images of the ground truth that lie in the folder."""
+def _detected(
+    source: Source,
+    names: Collection[str],
+    name_of: Callable[[Path], str],
+    sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+) -> Detections:
+    """What the method finds in those images of the ground truth that lie in the folder.
+
+    Raises:
+        DataError: none does, or one has another size than the ground truth says.
+    """
     pictures = _pictures(source.images or Path(), names, name_of)
-    found = source.over([Sample.of(path, []) for path in pictures.values()])
+    found = source.over([Sample.of(path, [], size=sizes.get(name, (0, 0))) for name, path in pictures.items()])
     return replace(Detections.of(dict(zip(pictures, found.faces, strict=True))), notes=found.notes)
 
 
@@ -111,9 +121,9 @@ def _images(ground_truth: Path, subset: Path | None, *more: str) -> str:
 
 def _listed(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"{path}: expected a list of image names, one a line ({error.strerror})") from error
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected a list of image names, one a line ({error})") from error
 
 
 @app.command()
@@ -192,13 +202,14 @@ def fddb(
 ) -> None:
     """ROC curves on FDDB, discrete and continuous."""
     source = Source(detections, method, images, work, threshold, min_face, threads, settings, turn=rotate // 90)
-    truth = fddb_protocol.read_ground_truth(annotations, sizes).rotated(rotate)
+    upright = fddb_protocol.read_ground_truth(annotations, sizes)
+    truth = upright.rotated(rotate)
     if subset:
         truth = truth.subset(_listed(subset))
     if detections:
         found = read_fddb(detections)
     else:
-        found = _detected(source, truth.ellipses, _relative_name)
+        found = _detected(source, truth.ellipses, _relative_name, upright.sizes)
         truth = truth.subset(found.images)
     result = fddb_protocol.evaluate(
         found,

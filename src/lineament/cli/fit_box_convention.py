@@ -18,6 +18,7 @@ from lineament.cli.results import tell
 from lineament.conventions import NOISE, Convention
 from lineament.data.readers.coco import read_coco
 from lineament.data.sample import Sample
+from lineament.data.sizes import check_sizes
 from lineament.errors import DataError, OptionError
 from lineament.evaluate.origin import origin
 from lineament.evaluate.results import Result, Scores
@@ -48,6 +49,7 @@ def fit_box_convention(
     if not 0 <= holdout < 1:
         raise OptionError(f"--holdout is a share of the pictures in [0, 1), found {holdout}")
     samples = [sample for path in data for sample in read_coco(path)]
+    check_sizes(samples)
     schema = _schema(samples, data)
     held = np.random.default_rng(0).permutation(len(samples)) < int(holdout * len(samples))
     fitted_to, measured_on = ([s for s, h in zip(samples, held, strict=True) if h == part] for part in (False, True))

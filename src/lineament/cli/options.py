@@ -106,7 +106,7 @@ def figures(file: Path | None) -> dict[str, float]:
         DataError: not such a file.
     """
     try:
-        given = json.loads(file.read_text()) if file else {}
+        given = json.loads(file.read_bytes()) if file else {}
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: expected a JSON object of figures by name; {error}") from error
     if not isinstance(given, dict):

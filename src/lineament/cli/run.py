@@ -17,11 +17,13 @@ from rich.progress import track
 import lineament
 from lineament.cli.options import Settings
 from lineament.data.sample import Sample
+from lineament.data.sizes import check_sizes
 from lineament.errors import OptionError
-from lineament.evaluate.labelled import Evaluated, detect_all, read_records
+from lineament.evaluate.labelled import Evaluated, detect_all
 from lineament.evaluate.origin import Origin, origin
 from lineament.faces import Faces
 from lineament.images import read_image
+from lineament.records import read_records
 from lineament.schemas import Schema
 from lineament.weights import is_weights, read_weights
 
@@ -40,7 +42,7 @@ class Source:
         detections: the file.
         method: a name, or an ONNX file.
         images: folder of the pictures.
-        work: folder for what the method finds: a file whose name stands for weights, options and folder of pictures.
+        work: folder for what the method finds: a file whose name stands for weights and options.
         threshold: lowest score; ``None`` is the method's own.
         min_face: smallest face in pixels; ``None`` is the method's own.
         threads: of the runtime.
@@ -103,46 +105,60 @@ class Source:
     def over(self, samples: Sequence[Sample]) -> Evaluated:
         """What the method finds in these pictures.
 
-        Each result is appended to a file as it comes, in the form of ``lineament detect --json``; pictures that the
-        file has are not looked at again.
+        Each result is appended to a file as it comes, in the form of ``lineament detect --json``, with the
+        digest of the picture's file; a picture that the file has is not looked at again.
+
+        Raises:
+            DataError: labels are of another size than their picture, or not one picture can be read.
         """
+        check_sizes(samples)
         detector = lineament.load(
             self.method or "", landmarks=self.landmarks, threads=self.threads, settings=self.settings
         )
         file = self._file()
-        kept = _kept(file, detector.schema)
-        before = sum(str(sample.path) in kept for sample in samples)
-        shown = track(samples, f"{len(samples) - before} pictures", console=Console(stderr=True), transient=True)
+        kept, new = _kept(file, detector.schema), 0
+        shown = track(samples, f"{len(samples)} pictures", console=Console(stderr=True), transient=True)
         with file.open("a", encoding="utf-8") as lines:
 
             def detect(path: Path) -> Faces:
-                key = str(path)
-                if key not in kept:
+                nonlocal new
+                digest = _digest(path)
+                if digest not in kept:
                     image = np.ascontiguousarray(np.rot90(read_image(path), self.turn))
-                    kept[key] = detector.detect(image, threshold=self.threshold, min_face=self.min_face)
-                    record = {"path": key, "method": detector.method, **kept[key].to_dict(_DIGITS)}
-                    lines.write(json.dumps(record) + "\n")
+                    kept[digest] = detector.detect(image, threshold=self.threshold, min_face=self.min_face)
+                    told = {"path": str(path), "sha256": digest, "method": detector.method}
+                    lines.write(json.dumps(told | kept[digest].to_dict(_DIGITS)) + "\n")
                     lines.flush()
-                return kept[key]
+                    new += 1
+                return kept[digest]
 
             evaluated = detect_all(shown, detect, empty=detector.schema)
-        typer.echo(f"{len(samples) - before} pictures detected now, {before} before; kept in {file}", err=True)
+        before = len(samples) - evaluated.failed - new
+        typer.echo(f"{new} pictures detected now, {before} before; kept in {file}", err=True)
         return evaluated
 
     def _file(self) -> Path:
-        """A file that another method, other weights, options or pictures would not have."""
+        """A file that another method, other weights or options would not have."""
         weights = [hashlib.sha256(read_weights(name)).hexdigest() for name in self._weights]
-        images = str(self.images.resolve()) if self.images else ""
         options = (self.threshold, self.min_face, self.turn, self.landmarks, *sorted(self.settings.items()))
-        parts = repr((weights, lineament.__version__, images, *options))
+        parts = repr((weights, lineament.__version__, *options))
         name = "+".join(Path(part).stem for part in self.name.split(" + "))
         return self.work / f"{name}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}.jsonl"
 
 
 def _kept(file: Path, schema: Schema) -> dict[str, Faces]:
-    """Earlier results by path. Half a line at the end, of a run that was stopped, is cut off."""
+    """Earlier results by the digest of their picture's file; half a line at the end, of a stopped run, is cut off."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as lines:
         lines.seek(0)
         lines.truncate(lines.read().rfind(b"\n") + 1)
-    return {record.picture: record.faces for record in read_records(file, schema)}
+    return {record.sha256: record.faces for record in read_records(file, schema) if record.sha256}
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a picture's file; none of what cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.sample import Sample
+from lineament.data.sizes import check_sizes
 from lineament.errors import DataError, ImageError
 from lineament.files import whole
 from lineament.images import read_image
@@ -73,12 +74,13 @@ class Photos:
             longest: photos with a longer edge above this, in pixels, are scaled down to it, averaging areas.
 
         Raises:
-            DataError: no samples; a picture that cannot be read (the message names it). The folder then holds nothing
-                new.
+            DataError: no samples; a picture that cannot be read, or is of another size than its labels (the message
+                names it). The folder then holds nothing new.
         """
         if not samples:
             raise DataError(f"{folder}: nothing to cache, the list of photos is empty; is the index the right one?")
         if not _is_valid(samples, folder, longest):
+            check_sizes(samples)
             _write(samples, folder, longest)
         return cls(samples, folder, longest)
 

@@ -68,6 +68,8 @@ class Sample:
             if array.shape != shape:
                 raise DataError(f"{self.path}: {name} of {n} faces should have shape {shape}, found {array.shape}")
             object.__setattr__(self, name, array)
+        if not np.isfinite(self.boxes).all():
+            raise DataError(f"{self.path}: a box is not finite or is too large")
         for name, array in self.attributes.items():
             if len(array) != n:
                 raise DataError(f"{self.path}: attribute {name!r} has {len(array)} entries for {n} faces")
@@ -103,7 +105,8 @@ class Sample:
             schema: what the landmarks are.
             attributes: further labels, arrays over the faces.
         """
-        drawn = np.asarray(boxes, np.float32).reshape(-1, 4)
+        with np.errstate(over="ignore"):  # too large a number becomes infinite, which is refused
+            drawn = np.asarray(boxes, np.float32).reshape(-1, 4)
         n, k = len(drawn), len(schema)
         points = np.full((n, k, 2), np.nan) if landmarks is None else np.asarray(landmarks).reshape(n, k, 2)
         labelled = np.isfinite(points).all(axis=2)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
+from lineament.data.readers.parsing import picture_path
 from lineament.data.sample import Sample
+from lineament.data.sizes import check_detections, check_sizes
 from lineament.errors import DataError, ImageError
 from lineament.evaluate.detections import Collector, Tally, rectangles
 from lineament.faces import Faces
-from lineament.schemas import SCHEMAS, Schema, own
+from lineament.records import Record, read_records
+from lineament.schemas import Schema
 
 
 class Evaluated(NamedTuple):
@@ -34,22 +34,6 @@ class Evaluated(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Record(NamedTuple):
-    """What one line of a file of detections says of a picture.
-
-    Attributes:
-        picture: the path in the line.
-        faces: none where the picture could not be read.
-        failed: whether it could not.
-        where: ``file:line``.
-    """
-
-    picture: str
-    faces: Faces
-    failed: bool
-    where: str
-
-
 _UNREAD = "pictures that could not be read: nothing found there"
 
 
@@ -60,6 +44,9 @@ def detect_all(samples: Iterable[Sample], detect: Callable[[Path], Faces], *, em
         samples: the pictures.
         detect: picture to faces, such as the ``detect`` of what ``lineament.load`` returns.
         empty: schema of the detector, for pictures that cannot be read.
+
+    Raises:
+        DataError: none of the pictures can be read.
     """
     pictures, faces, tally, failed = [], [], Tally(), 0
     for sample in samples:
@@ -70,6 +57,7 @@ def detect_all(samples: Iterable[Sample], detect: Callable[[Path], Faces], *, em
             found, failed = Faces.empty((sample.width, sample.height), empty), failed + 1
         pictures.append(sample)
         faces.append(found)
+    _expect_some(len(pictures) - failed, tally)
     return Evaluated(pictures, faces, failed=failed, notes=tally.notes())
 
 
@@ -82,25 +70,26 @@ def read_detections(path: str | Path, samples: Sequence[Sample], images: str | P
         images: folder that relative paths in the file, and those of ``samples``, start from.
 
     Raises:
-        DataError: a line is no such object or of a picture that the file has already (file and line are named), or no
-            line is of a labelled picture.
+        DataError: a line is no such object or of a picture that the file has already (file and line are named), no
+            line is of a labelled picture, none of these pictures could be read, or detections or labels are of another
+            size of the picture.
     """
     found: dict[Path, Record] = {}
     for record in read_records(path):
-        place = _place(images, record.picture)
+        place = _place(images, record.path)
         if place in found:
-            raise DataError(f"{record.where}: {record.picture} stands in the file twice")
+            raise DataError(f"{record.where}: {record.path} stands in the file twice")
         found[place] = record
     labelled = {_place(images, sample.path): sample for sample in samples}
     seen = Collector()
     kept: list[tuple[Sample, Record]] = []
     for place, record in found.items():
         if place not in labelled:
-            seen.tally.add("pictures without labels, ignored", f"{record.where}: {record.picture}")
+            seen.tally.add("pictures without labels, ignored", f"{record.where}: {record.path}")
             continue
-        if record.failed:
-            seen.tally.add(_UNREAD, f"{record.where}: {record.picture}")
-        seen.add(record.picture, record.where, rectangles(record.faces), [record.where] * len(record.faces))
+        if record.error:
+            seen.tally.add(_UNREAD, f"{record.where}: {record.path}")
+        seen.add(record.path, record.where, rectangles(record.faces), [record.where] * len(record.faces))
     for place, sample in labelled.items():
         if place in found:
             kept.append((sample, found[place]))
@@ -111,73 +100,24 @@ def read_detections(path: str | Path, samples: Sequence[Sample], images: str | P
             f"{path}: none of its {len(found)} pictures is one of the {len(samples)} labelled ones; "
             f"relative paths are looked up in {images}"
         )
+    read = [(sample, record) for sample, record in kept if not record.error]
+    _expect_some(len(read), seen.tally)
+    check_sizes(sample for sample, _ in kept)
+    check_detections((sample, record.faces.image_size, record.where) for sample, record in read)
     return Evaluated(
         samples=[sample for sample, _ in kept],
         faces=[record.faces for _, record in kept],
         left_out=len(samples) - len(kept),
-        failed=sum(record.failed for _, record in kept),
+        failed=len(kept) - len(read),
         notes=seen.detections().notes,
     )
 
 
-def read_records(path: str | Path, schema: Schema | None = None) -> Iterator[Record]:
-    """The lines of a file of detections.
-
-    A line is ``{"path", "width", "height", "schema", "faces": [{"box", "score", "landmarks", "landmark_scores"}]}``,
-    or ``{"path", "error"}`` for a picture that could not be read. Without ``landmark_scores`` each landmark has its
-    face's score.
-
-    Args:
-        path: the file.
-        schema: what the landmarks are; left out, the known schema of the name that stands there, or an own one.
-
-    Raises:
-        DataError: the file cannot be read, or a line is no such object (file and line are named).
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _record(f"{path}:{number}", line, schema)
+def _expect_some(read: int, tally: Tally) -> None:
+    if not read:
+        raise DataError(f"not one picture could be read, so there is nothing to evaluate: {'; '.join(tally.notes())}")
 
 
 def _place(images: str | Path, path: str | Path) -> Path:
-    path = Path(path)
-    return path.resolve() if path.is_absolute() or path.exists() else (Path(images) / path).resolve()
-
-
-def _record(where: str, line: str, schema: Schema | None) -> Record:
-    try:
-        record: dict[str, Any] = json.loads(line)
-        if "error" in record:
-            return Record(record["path"], Faces.empty((0, 0)), True, where)
-        faces = record["faces"]
-        points = [[[np.nan, np.nan] if point is None else point for point in face["landmarks"]] for face in faces]
-        found = Faces.of(
-            [face["box"] for face in faces],
-            [face["score"] for face in faces],
-            points,
-            landmark_scores=[face["landmark_scores"] for face in faces] if _has_landmark_scores(faces) else None,
-            image_size=(int(record["width"]), int(record["height"])),
-            schema=schema or _schema(record["schema"], faces),
-        )
-        if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
-            raise ValueError("a box or a score is not finite")
-        return Record(record["path"], found, False, where)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{where}: expected one JSON object a line as `lineament detect --json` writes it "
-            f"(path, width, height, schema, faces): {type(error).__name__}: {error}"
-        ) from error
-
-
-def _has_landmark_scores(faces: list[dict[str, Any]]) -> bool:
-    return bool(faces) and all("landmark_scores" in face for face in faces)
-
-
-def _schema(name: str, faces: list[dict[str, Any]]) -> Schema:
-    if name in SCHEMAS or not faces:
-        return SCHEMAS.get(name, SCHEMAS["5"])
-    return own(name, [f"point_{i}" for i in range(len(faces[0]["landmarks"]))])
+    here = picture_path("", str(path))
+    return here.resolve() if here.is_absolute() or here.exists() else picture_path(images, str(path)).resolve()

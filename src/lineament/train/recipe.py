@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import msgspec
+
 from lineament.errors import OptionError
 from lineament.files import write_whole
 
@@ -142,10 +144,12 @@ def _filled(kind: type[Any], values: Mapping[str, Any], where: str, base: Any = 
             if value is not False:
                 raise OptionError(f"{where}: {name} is a table, or false to switch it off, found {value!r}")
             made[name] = None
-        elif get_origin(hints[name]) is tuple:
-            made[name] = tuple(value) if isinstance(value, list) else (value,)
         else:
-            made[name] = value
+            several = get_origin(hints[name]) is tuple and not isinstance(value, list)
+            try:
+                made[name] = msgspec.convert([value] if several else value, hints[name])
+            except msgspec.ValidationError as error:
+                raise OptionError(f"{where}: {name}: {error}") from error
     try:
         return kind(**made) if base is None else replace(base, **made)
     except (TypeError, OptionError) as error:
@@ -179,7 +183,7 @@ def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
     """
     table = "".join(f"{name} = {value}\n" for name, value in overrides.items())
     _parsed(path)
-    write_whole(copy, path.read_text() + (f"\n[overrides]\n{table}" if table else ""))
+    write_whole(copy, path.read_text(encoding="utf-8") + (f"\n[overrides]\n{table}" if table else ""))
     _parsed(copy)
 
 
@@ -190,10 +194,12 @@ def read_about(path: Path) -> dict[str, str]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{path} is not UTF-8, the encoding of TOML: {error}; save it as UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OptionError(f"{path} is not TOML: {error}") from error
 
 

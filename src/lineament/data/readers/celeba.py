@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lineament.data.readers.parsing import Line, around, expect, from_sizes, read_lines
+from lineament.data.readers.parsing import Line, around, expect, from_sizes, picture_path, read_lines, whole_number
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
 
@@ -53,7 +53,9 @@ def read_celeba(
         rows = _members(split, partition, names)
     else:
         expect(landmarks, "pictures", PICTURES, len(names))
-    return [Sample.of(Path(images) / names[i], drawn[i], points[i], source="celeba", box_source=origin) for i in rows]
+    return [
+        Sample.of(picture_path(images, names[i]), drawn[i], points[i], source="celeba", box_source=origin) for i in rows
+    ]
 
 
 def _members(split: str, partition: str | Path | None, names: list[str]) -> Array:
@@ -78,9 +80,10 @@ def _rows(path: str | Path, *, width: int, head: int) -> tuple[list[str], Array]
 
 
 def _announced(line: Line) -> int:
-    if not line.text.isdigit():
+    found = whole_number(line.text)
+    if found is None:
         raise DataError(f"{line.where}: expected the number of pictures, found {line.text[:80]!r}")
-    return int(line.text)
+    return found
 
 
 def _same(path: str | Path, names: list[str], rows: tuple[list[str], Array]) -> Array:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 Record = dict[str, Any]
 Id = int | str
+Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # what a float holds exactly
 
 FACE = "face"
 """Name of the category that counts where a file has several."""
@@ -62,7 +63,7 @@ class Annotation(Struct):
     mask: bool | int | None = None
     box_source: str = "human"
     keypoints_source: str = "human"
-    attributes: dict[str, bool | int | float | str | None] = {}
+    attributes: dict[str, bool | Whole | float | str | None] = {}
 
     def __post_init__(self) -> None:
         for name, flag in (("iscrowd", self.iscrowd), ("mask", self.mask)):
@@ -167,9 +168,7 @@ def write_coco(
     if other is not None:
         raise DataError(f"{path}: one file holds one schema; {other.path} has {other.schema.name!r}, not {kind.name!r}")
     root = path.parent if images is None else images
-    annotations = [
-        face for image_id, sample in enumerate(samples, 1) for face in _entries(sample, image_id, digits)
-    ]
+    annotations = [face for image_id, sample in enumerate(samples, 1) for face in _entries(sample, image_id, digits)]
     index = {
         "info": {
             "description": description,
@@ -252,8 +251,8 @@ def _of_faces(
     there = ", ".join(repr(category.name) for category in categories)
     if len(candidates) > 1 or (len(categories) > 1 and None in used):
         raise DataError(
-            f"{path}: which category holds the faces? There are {there}; name one {FACE!r}, or leave only one, and give "
-            "each annotation its category_id"
+            f"{path}: which category holds the faces? There are {there}; name one {FACE!r}, or leave only one, and "
+            "give each annotation its category_id"
         )
     if not candidates:
         return categories[0], []
@@ -343,8 +342,10 @@ def _table(path: Path, faces: Sequence[Annotation], lists: list[list[float]], ke
     return table
 
 
-def _refuse(path: Path, faces: Sequence[Annotation], wrong: Array, message: str, found: Sequence[Any] | Array) -> None:
-    if wrong.any():
+def _refuse(
+    path: Path, faces: Sequence[Annotation], wrong: Array | np.bool, message: str, found: Sequence[Any] | Array
+) -> None:
+    if np.any(wrong):
         first = int(np.argmax(wrong))
         name = f"at position {first}" if faces[first].id is None else faces[first].id
         raise DataError(

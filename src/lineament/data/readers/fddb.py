@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lineament.data.readers.parsing import blocks, expect, read_lines, table
+from lineament.data.readers.parsing import blocks, expect, picture_path, read_lines, table
 from lineament.data.sample import Sample
 from lineament.errors import DataError
 
@@ -50,7 +50,7 @@ def read_fddb(lists: str | Path | Sequence[str | Path], images: str | Path) -> l
     samples = []
     for file in files:
         fold = [
-            _sample(Path(images) / f"{name.text}.jpg", table(rows, least=5, most=6))
+            _sample(picture_path(images, f"{name.text}.jpg"), table(rows, least=5, most=6))
             for name, rows in blocks(read_lines(file))
         ]
         pictures, faces = FOLDS.get(file.name, (None, None))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lineament.data.readers.parsing import around, expect, read_lines
+from lineament.data.readers.parsing import around, expect, picture_path, read_lines
 from lineament.data.sample import Sample
 from lineament.errors import DataError
 
@@ -34,7 +34,13 @@ def read_sun(txt: str | Path, images: str | Path) -> list[Sample]:
     boxes, points = values[:, [0, 2, 1, 3]], values[:, 4:].reshape(-1, 5, 2) + 0.5
     expect(txt, "faces", next((n for split, n in SUN.items() if split in Path(txt).name), None), len(lines))
     return [
-        Sample.of(_path(images, line.text), boxes[i], points[i], source="sun2013", box_source="other-convention")
+        Sample.of(
+            picture_path(images, line.text.split()[0]),
+            boxes[i],
+            points[i],
+            source="sun2013",
+            box_source="other-convention",
+        )
         for i, line in enumerate(lines)
     ]
 
@@ -61,7 +67,7 @@ def read_mtfl(txt: str | Path, images: str | Path) -> list[Sample]:
     expect(txt, "faces", next((n for split, n in MTFL.items() if split in Path(txt).name), None), len(lines))
     return [
         Sample.of(
-            _path(images, line.text),
+            picture_path(images, line.text.split()[0]),
             boxes[i],
             points[i],
             source="mtfl",
@@ -70,8 +76,3 @@ def read_mtfl(txt: str | Path, images: str | Path) -> list[Sample]:
         )
         for i, line in enumerate(lines)
     ]
-
-
-def _path(images: str | Path, line: str) -> Path:
-    """The lists were written on Windows."""
-    return Path(images) / line.split()[0].replace("\\", "/")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.readers.matlab import read_mat
-from lineament.data.readers.parsing import around, expect, laid_out, read_lines
+from lineament.data.readers.parsing import around, expect, laid_out, read_lines, whole_number
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
 from lineament.schemas import SCHEMAS, Schema, own
@@ -43,14 +43,15 @@ def read_pts(path: str | Path) -> Array:
         DataError: the head is not ``version``, ``n_points``, ``{``, or there are more or fewer points than it says.
     """
     lines = read_lines(path)
-    head = {key.strip(): value.strip() for key, _, value in (line.text.partition(":") for line in lines[:3])}
+    said = {key.strip(): value.strip() for key, _, value in (line.text.partition(":") for line in lines[:3])}
     opening = next((i for i, line in enumerate(lines) if line.text == "{"), None)
     closing = next((i for i, line in enumerate(lines) if line.text == "}"), None)
-    if opening is None or closing is None or not head.get("n_points", "").isdigit():
+    count = whole_number(said.get("n_points", ""))
+    if opening is None or closing is None or count is None:
         raise DataError(f"{path}: expected 'version: 1', 'n_points: 68', '{{', a point a line, '}}'")
     points = np.array([line.numbers(least=2) for line in lines[opening + 1 : closing]], float).reshape(-1, 2)
-    if len(points) != int(head["n_points"]):
-        raise DataError(f"{path}: n_points says {head['n_points']}, found {len(points)} points")
+    if len(points) != count:
+        raise DataError(f"{path}: n_points says {count}, found {len(points)} points")
     return points - 0.5
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineament.data.readers.parsing import blocks, expect, from_sizes, read_lines, table
+from lineament.data.readers.parsing import blocks, expect, from_sizes, picture_path, read_lines, table
 from lineament.data.sample import Sample
 
 PICTURES = 250
@@ -26,7 +26,7 @@ def read_malf(txt: str | Path, images: str | Path) -> list[Sample]:
         ignore = (values[:, 4] > 0) | (values[:, 2:4] < 20).any(axis=1)
         samples.append(
             Sample.of(
-                Path(images) / name.text,
+                picture_path(images, name.text),
                 from_sizes(values),
                 ignore=ignore,
                 source="malf",

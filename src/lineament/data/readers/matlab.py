@@ -1,7 +1,7 @@
 """MATLAB files of both kinds, as plain Python: cells become lists, char arrays str, structs dicts.
 
-SciPy and h5py crash on some damaged files, or ask for memory without end. So a process of its own reads the file, within
-bounds, and hands the content over.
+SciPy and h5py crash on some damaged files, or ask for memory without end. So a process of its own reads the file,
+within bounds, and hands the content over.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ def read_mat(path: str | Path) -> dict[str, Any]:
         check=False,
         env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "HDF5_USE_FILE_LOCKING": "FALSE"},
     )
+    kind: str
+    found: Any
     kind, found = pickle.loads(done.stdout) if done.returncode == 0 else ("damaged", f"exit code {done.returncode}")
     if kind == "missing":
         raise MissingExtraError(f"{path} takes {found} to read: pip install 'lineament[evaluate]'")
     if kind == "damaged":
         raise DataError(f"{path}: expected a MATLAB file, found a damaged one or something else: {found}")
-    return dict(found)
+    return found

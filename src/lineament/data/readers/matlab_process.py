@@ -1,6 +1,7 @@
 """The process that reads one MATLAB file for ``matlab.read_mat``: a script, which imports nothing of the library.
 
-It writes a pickled pair to standard output: ``("content", variables)``, ``("missing", package)`` or ``("damaged", why)``.
+It writes a pickled pair to standard output: ``("content", variables)``, ``("missing", package)`` or
+``("damaged", why)``.
 """
 
 from __future__ import annotations

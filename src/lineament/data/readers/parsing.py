@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from lineament.formats import LARGEST
 logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
+"""Narrower than ``float``, which takes ``1_0`` and the digits of any script."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,10 @@ class Line:
         if not least <= len(fields) <= most:
             wanted = f"{least}" if least == most else f"{least} to {most}"
             raise DataError(f"{self.where}: expected {wanted} numbers, found {len(fields)}: {self.text[:80]!r}")
-        try:
-            values = [float(field) for field in fields]
-        except ValueError as error:
-            raise DataError(f"{self.where}: expected numbers: {str(error)[:160]}") from error
+        odd = next((field for field in fields if not _NUMBER.fullmatch(field)), None)
+        if odd is not None:
+            raise DataError(f"{self.where}: expected numbers, found {odd[:80]!r}")
+        values = [float(field) for field in fields]
         if not all(abs(value) <= LARGEST for value in values):
             raise DataError(f"{self.where}: a number is not finite or is too large: {self.text[:80]!r}")
         return values
@@ -76,7 +81,7 @@ def picture_path(images: str | Path, name: str) -> Path:
         name: with ``/`` or ``\\`` between folders.
     """
     path = Path(images) / name
-    return path if "\\" not in name or path.exists() else Path(images) / name.replace("\\", "/")
+    return path if "\\" not in name or os.path.exists(path) else Path(images) / name.replace("\\", "/")
 
 
 def read_lines(path: str | Path) -> list[Line]:

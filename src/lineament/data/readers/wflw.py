@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lineament.data.readers.parsing import expect, grouped, read_lines
+from lineament.data.readers.parsing import expect, grouped, picture_path, read_lines
 from lineament.data.sample import Sample
 from lineament.schemas import NINETY_EIGHT
 
@@ -35,7 +35,7 @@ def read_wflw(txt: str | Path, images: str | Path) -> list[Sample]:
             expect(txt, f"faces with {name}", SUBSETS[name], int(count))
     return [
         Sample.of(
-            Path(images) / names[rows[0]],
+            picture_path(images, names[rows[0]]),
             boxes[rows],
             points[rows],
             source="wflw",

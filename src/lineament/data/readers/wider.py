@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.readers.matlab import read_mat
-from lineament.data.readers.parsing import blocks, expect, from_sizes, laid_out, read_lines, table
+from lineament.data.readers.parsing import blocks, expect, from_sizes, laid_out, picture_path, read_lines, table
 from lineament.data.sample import HIDDEN, VISIBLE, Sample
 from lineament.errors import DataError
 from lineament.schemas import FIVE
@@ -46,7 +46,7 @@ def read_wider(txt: str | Path, images: str | Path) -> list[Sample]:
     kept = [line for i, line in enumerate(lines) if not (i and lines[i - 1].text == "0" and line.text.startswith("0 "))]
     for name, rows in blocks(kept):
         values = table(rows, least=4, most=10)
-        samples.append(_sample(Path(images) / name.text, values[:, :4], values[:, 4:]))
+        samples.append(_sample(picture_path(images, name.text), values[:, :4], values[:, 4:]))
     _expect(txt, samples)
     return samples
 
@@ -96,7 +96,7 @@ def read_retinaface(txt: str | Path, images: str | Path) -> list[Sample]:
         labelled = np.logical_and.reduce(points[..., :2] >= 0, axis=2)
         samples.append(
             Sample.of(
-                Path(images) / lines[start].text.lstrip("# "),
+                picture_path(images, lines[start].text.lstrip("# ")),
                 from_sizes(values),
                 np.where(labelled[..., None], points[..., :2] + 0.5, np.nan),
                 visibility=np.where(points[..., 2] > 0, HIDDEN, VISIBLE),
