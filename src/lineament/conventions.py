@@ -160,6 +160,22 @@ def convention(name: str) -> Convention:
     return BUILT_IN[name]()
 
 
+def named_or_read(name: str) -> str | dict[str, Any]:
+    """The name of a built-in convention as it is; what a file holds, as a dictionary.
+
+    Raises:
+        OptionError: neither a name nor a file. DataError: the file holds something else.
+    """
+    if name in BUILT_IN:
+        return name
+    if not Path(name).is_file():
+        raise OptionError(
+            f"box convention {name}: no such file, nor one of {', '.join(BUILT_IN)}; `lineament fit-box-convention` "
+            "makes one"
+        )
+    return read(name).to_dict()
+
+
 def _fddb_ellipse() -> Convention:
     wider = convention("wider")
     size_of = np.array([[-1, 0, -1, 0], [0, -1, 0, -1], [1, 0, 1, 0], [0, 1, 0, 1]])  # corners to w, h, w, h

@@ -45,6 +45,7 @@ def test_options_become_settings(command: list[str], photo: Path, run: Run) -> N
         ([], {}),
         (["--input-size", 512, "--no-tiles"], {"input_size": 512, "tiles": False}),
         (["--convention", "fddb-ellipse", "--tiles"], {"convention": "fddb-ellipse", "tiles": True}),
+        (["--flip", "--no-tiles"], {"flip": True, "tiles": False}),
         (["--convention", own], {"convention": convention("square").to_dict()}),
         (["--setting", "nms=0.5", "--setting", "peaks=false"], {"nms": 0.5, "peaks": False}),
         (

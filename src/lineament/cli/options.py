@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from lineament import conventions
 from lineament.errors import DataError, OptionError
+from lineament.methods import METHODS
+from lineament.methods.settings import Option, option_of
 
 Settings = dict[str, Any]
 Landmarks = Annotated[
@@ -25,46 +27,52 @@ Landmarks = Annotated[
 ]
 
 
+Setting = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Any setting of the method, its value as in JSON; repeatable."),
+]
+
+
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes ``settings`` of a method, as one with the options from which they are made."""
+    """A command that takes ``settings`` of a method, as one with the options from which they are made.
+
+    Those are ``--setting``, and one for each setting of any registered method that is an `Option`.
+    """
     own = inspect.signature(command, eval_str=True).parameters.values()
-    made_from = inspect.signature(_settings, eval_str=True).parameters.values()
+    options = _options()
+    made_from = {name: annotation for name, (_, annotation) in options.items()} | {"setting": Setting}
 
     @wraps(command)
     def run(**given: Any) -> None:
-        settings = _settings(**{option.name: given.pop(option.name) for option in made_from})
+        typed = {name: given.pop(name) for name in made_from}
+        settings = {name: _value(text) for name, text in pairs(typed.pop("setting") or [], "--setting").items()}
+        for name, value in typed.items():
+            if value is not None:
+                read = options[name][0].read
+                settings[name] = read(value) if read else value
         command(**given, settings=settings)
 
-    parameters = [*(parameter for parameter in own if parameter.name != "settings"), *made_from]
-    shown = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shown = [parameter.replace(kind=keyword) for parameter in own if parameter.name != "settings"]
+    shown += [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in made_from.items()]
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined] # what typer reads
     return run
 
 
-def _settings(
-    input_size: Annotated[
-        int | None,
-        typer.Option(help="Longer edge in pixels that pictures are brought to, e.g. 256, 384, 512, 640, if it can."),
-    ] = None,
-    tiles: Annotated[
-        bool | None, typer.Option("--tiles/--no-tiles", help="Also look at tiles of the picture in its own resolution.")
-    ] = None,
-    convention: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help=f"How boxes follow from landmarks: {', '.join(conventions.BUILT_IN)}, or a file of `lineament "
-            "fit-box-convention`, for methods that infer them.",
-        ),
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Any setting of the method, its value as in JSON; repeatable."),
-    ] = None,
-) -> Settings:
-    named = {"input_size": input_size, "tiles": tiles, "convention": convention and _convention(convention)}
-    others = {name: _value(text) for name, text in pairs(setting or [], "--setting").items()}
-    return others | {name: value for name, value in named.items() if value is not None}
+def _options() -> dict[str, tuple[Option, Any]]:
+    """By name, the settings of registered methods that are options, and what typer makes of them."""
+    found: dict[str, tuple[Option, Any]] = {}
+    for method in METHODS.values():
+        types = get_type_hints(method.settings)
+        for setting in fields(method.settings):
+            option = option_of(setting)
+            if option and setting.name not in found:
+                flag = f"--{setting.name.replace('_', '-')}"
+                flags = f"{flag}/--no-{flag[2:]}" if types[setting.name] is bool else flag
+                kind = str if option.read else types[setting.name]
+                shown = typer.Option(flags, help=option.help, metavar=option.metavar)
+                found[setting.name] = option, Annotated[kind | None, shown]
+    return found
 
 
 def pairs(given: Sequence[str], option: str) -> dict[str, str]:
@@ -86,17 +94,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _convention(name: str) -> str | dict[str, Any]:
-    if name in conventions.BUILT_IN:
-        return name
-    if not Path(name).is_file():
-        raise OptionError(
-            f"--convention {name}: no such file, nor one of {', '.join(conventions.BUILT_IN)}; "
-            "`lineament fit-box-convention` makes one"
-        )
-    return conventions.read(name).to_dict()
 
 
 def figures(file: Path | None) -> dict[str, float]:

@@ -23,7 +23,7 @@ class Option:
     Attributes:
         help: what it does, in a sentence.
         metavar: what its value is called, if not by its type.
-        read: makes the value of what was typed.
+        read: makes the value of what was typed; without it the setting's type does.
     """
 
     help: str
@@ -149,5 +149,5 @@ class ConventionSettings(DetectorSettings):
         f"How boxes follow from landmarks: {', '.join(conventions.BUILT_IN)}, or a file of `lineament "
         "fit-box-convention`.",
         metavar="NAME|FILE",
-        read=lambda name: name if name in conventions.BUILT_IN else conventions.read(name).to_dict(),
+        read=conventions.named_or_read,
     )
