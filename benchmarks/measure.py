@@ -69,7 +69,6 @@ class Detector:
         landmarks: of lineament, a schema or the weights of a landmark stage behind it.
         environment: the peers' environment that it runs in; ``None`` is lineament's own.
         about: what it is, and how it looks for faces as it ships.
-        tests: of `TESTS`, if not those of every detector.
     """
 
     adapter: str = "lineament"
@@ -78,7 +77,6 @@ class Detector:
     landmarks: str = ""
     environment: str | None = None
     about: str = ""
-    tests: Sequence[str] = ()
 
     @property
     def ours(self) -> bool:
@@ -96,6 +94,13 @@ DETECTORS = {
         )
         for weights in KPNETS
         for size in SIZES
+    },
+    **{
+        f"{front} + {stage}": Detector(
+            weights=weights, settings=settings, landmarks=stage, about=f"{front}, landmarks by a second stage"
+        )
+        for front, weights, settings in (("kpnet-256", "kpnet", {"input_size": 256}), ("mtcnn", "mtcnn", {}))
+        for stage in ("isnet-5", "isnet-68")
     },
     **{f"{name}-640-unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},
     "scrfd-500m": Detector("scrfd", "scrfd_500m_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
@@ -217,8 +222,6 @@ EVERYWHERE = tuple(test for test in TESTS if test != "landmarks68-test")
 
 def tests_of(name: str) -> Sequence[str]:
     """Those that tables show of a detector."""
-    if DETECTORS[name].tests:
-        return DETECTORS[name].tests
     if name.endswith("-unrefined"):
         return "wider-val", "detection-val", "detection-val-crowd"
     if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):

@@ -25,6 +25,7 @@ from measure import DETECTORS, KPNETS, SIZES
 from lineament.evaluate.origin import is_current
 from lineament.evaluate.results import Result
 from lineament.files import write_whole
+from lineament.schemas import PARTS
 from lineament.weights import FOLDER, MANIFEST
 
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -93,7 +94,7 @@ AFLW = [
     Column("found", "landmarks5-test", "recall", share),
     *(Column(name, "landmarks5-test", name.lower(), share) for name in ("NME", "AUC@0.1", "FR@0.1")),
 ]
-HELEN = [
+MENPO = [
     Column("found", "landmarks68-test", "recall", share),
     *(Column(name, "landmarks68-test", name.lower(), share) for name in ("NME", "AUC@0.08", "FR@0.08")),
 ]
@@ -219,6 +220,23 @@ def stored(name: str, heading: str, columns: dict[str, Callable[[float], str]]) 
     return rows
 
 
+STAGES = ("kpnet-256", "kpnet-256 + isnet-5", "kpnet-256 + isnet-68", "mtcnn", "mtcnn + isnet-5", "mtcnn + isnet-68")
+
+
+def landmark_parts() -> list[str]:
+    """NME of the second stages for each part of the face, the mean over its landmarks."""
+    parts = (*PARTS, "all")
+    rows = []
+    for row, result in kept.read("isnet-boxes").items():
+        points = result.tables["landmark NME"]
+        cells = []
+        for part in parts:
+            values = [of["nme"] or 0 for point, of in points.items() if part == "all" or point.startswith(part)]
+            cells.append(Cell(share(sum(values) / len(values)) if values else NONE, result if values else None))
+        rows.append(Row(row, cells))
+    return table("weights, faces", [part.replace("_", " ") for part in parts], rows)
+
+
 def mutation() -> list[str]:
     """How many of a sample of faults the tests of a module notice."""
     columns = ("mutants", "sampled", "killed", "equivalent", "survived")
@@ -241,7 +259,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "detectors": about,
     "wider-val and fddb": lambda: compared([*WIDER, *FDDB]),
     "five points": lambda: compared(AFLW),
-    "68 points": lambda: compared(HELEN, DETECTORS),
+    "68 points": lambda: compared(MENPO),
     "validation": lambda: compared(VALIDATION),
     "as shipped": lambda: compared(SHIPPED),
     "speed": lambda: compared(SPEED),
@@ -277,6 +295,40 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         "method",
         dict.fromkeys(("val: recall", "val: AP", "crowd: recall", "crowd: AP", "NME"), percent),
     ),
+    "isnet jitter": stored(
+        "isnet-jitter",
+        "detector, crops by",
+        {
+            "turn, degrees: deviation": digits(1),
+            "log scale: deviation": digits(3),
+            "shift x: deviation": digits(3),
+            "shift y: deviation": digits(3),
+            "faces": count,
+        },
+    ),
+    "isnet boxes": stored(
+        "isnet-boxes",
+        "weights, faces",
+        {
+            "nme": share,
+            "auc@0.1": share,
+            "fr@0.1": share,
+            "mean landmark score": share,
+            "share within a tenth": share,
+            "faces": count,
+        },
+    ),
+    "isnet parts": landmark_parts,
+    "isnet behind detectors": lambda: compared([*AFLW, *(c for c in MENPO if c.title != "found")], STAGES),
+    "isnet table 2": stored(
+        "isnet-table2",
+        "trial",
+        {**dict.fromkeys(("beta_2", "beta_3", "beta_4"), digits(3)), "loss": digits(3), "predicted": digits(3)},
+    ),
+    "isnet table 3": stored(
+        "isnet-table3", "network", {"train loss": digits(3), "test loss": digits(3), "error": share}
+    ),
+    "isnet forward": stored("isnet-forward", "network", {"ms a face": digits(3), "fastest": digits(3), "KB": count}),
     "box conventions": conventions,
     "mutation": mutation,
 }

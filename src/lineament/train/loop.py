@@ -40,8 +40,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
 
     Args:
         task: what to learn. recipe: how. folder: where the run keeps its state.
-        report: called after every step, for a progress bar, with how much of ``Schedule.length`` is done, and with the
-            latest figures of the training.
+        report: called with the step and its figures, for a progress bar.
         phase: which phase of the run this is, from 1.
 
     Returns:
@@ -74,7 +73,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     clock = _Clock(state["seconds"], shared=part.count > 1 and recipe.minutes > 0)
     step, seconds = state["step"], clock.seconds()
     upcoming = batches(task, part, step, recipe.workers)
-    log, latest = _Log(folder / "log.jsonl", writes=main), {}
+    log = _Log(folder / "log.jsonl", writes=main)
     if step == 0:
         log.write({"phase": phase, "recipe": as_dict(recipe)})
     while not schedule.over(step, seconds / 60):
@@ -92,16 +91,16 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         _follow(average, network, min(recipe.average, step / (step + 10)))
         seconds = clock.seconds()
         if step % 100 == 0:
-            latest = {name: float(value.detach()) for name, value in parts.items()}
-            log.write({"step": step, "seconds": round(seconds, 1), **latest})
-        if report and main:
-            report(round(seconds) if recipe.minutes else step, latest)
+            figures = {name: float(value.detach()) for name, value in parts.items()}
+            log.write({"step": step, "seconds": round(seconds, 1), **figures})
+            if report and main:
+                report(step, figures)
         if step % recipe.validate_every == 0 or schedule.over(step, seconds / 60):
             if main:
                 with autocast(), torch.no_grad():
                     figures = task.validate(average)
                 log.write({"step": step, "validation": figures})
-                _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+                _log.info("step %d: %s", step, figures)
             score = _agreed(next(iter(figures.values())) if main else 0.0, shared=part.count > 1)
             schedule.validated(score)
             if score > state["best"]["score"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ class Config(MethodSettings):
     Attributes:
         size: side of the crops in pixels. zoom: of the face in them (see ``frame.template``).
         looks: how often the network looks: first where the detector says the face is, then where it itself found it.
-        mirror: whether it also looks at every crop mirrored, landmarks being the means of both: better, twice the time.
+        mirror: whether the last look is at the mirrored crop, too, and landmarks are the means of both.
         scores: calibration of the landmark scores (`lineament.calibration.Calibration`); ``None`` leaves them raw.
     """
 
@@ -84,7 +84,7 @@ class ISNet:
     def _located(self, images: Sequence[Array], image_of: Array, boxes: Array, to_frame: Array) -> tuple[Array, Array]:
         """Landmarks (n, K, 2) in pixels of the images and their scores (n, K)."""
         for last in (*[False] * (self.config.looks - 1), True):
-            found, spread = self._look(images, image_of, to_frame)
+            found, spread = self._look(images, image_of, to_frame, mirror=last and self.config.mirror)
             points = transform(found, invert(to_frame))
             if not last:
                 again = frame.matrices(_five(points, self.schema), boxes, self.config.zoom)
@@ -92,24 +92,21 @@ class ISNet:
         sure = within(spread, self.config.zoom)
         return points, self._calibration.apply(sure) if self._calibration else sure
 
-    def _look(self, images: Sequence[Array], image_of: Array, to_frame: Array) -> tuple[Array, Array]:
+    def _look(self, images: Sequence[Array], image_of: Array, to_frame: Array, *, mirror: bool) -> tuple[Array, Array]:
         """Landmarks (n, K, 2) in the frame and the logarithms of their errors' scales (n, K)."""
-        k, parts = len(self.schema), [(np.zeros((0, len(self.schema), 2)), np.zeros((0, len(self.schema))))]
-        for rows in _chunks(len(image_of)):
-            pixels = np.concatenate(
-                [
-                    crops(images[i], to_frame[rows][image_of[rows] == i] * self.config.size, self.config.size)
-                    for i in np.unique(image_of[rows])
-                ]
-            )
-            looks = [self._graph("isnet", ("points", "spread"), pixels=pixels)]
-            if self.config.mirror:
+        found = np.zeros((len(image_of), len(self.schema), 2))
+        spreads = np.zeros(found.shape[:2])
+        order = list(self.schema.mirror)
+        for start in range(0, len(image_of), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            to_crop, of = to_frame[rows] * self.config.size, image_of[rows]
+            pixels = np.concatenate([crops(images[i], to_crop[of == i], self.config.size) for i in np.unique(of)])
+            found[rows], spreads[rows] = self._graph("isnet", ("points", "spread"), pixels=pixels)
+            if mirror:
                 points, spread = self._graph("isnet", ("points", "spread"), pixels=pixels[:, :, ::-1].copy())
-                order = list(self.schema.mirror)
-                looks.append((points[:, order] * [-1, 1] + [1, 0], spread[:, order]))
-            parts.append((np.mean([p for p, _ in looks], axis=0), np.mean([s for _, s in looks], axis=0)))
-        found, spread = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return found.reshape(-1, k, 2), spread
+                found[rows] = (found[rows] + points[:, order] * [-1, 1] + [1, 0]) / 2
+                spreads[rows] = (spreads[rows] + spread[:, order]) / 2
+        return found, spreads
 
 
 def within(spread: Array, zoom: float) -> Array:
@@ -127,7 +124,3 @@ def _five(landmarks: Array, source: Schema) -> Array:
     if source == FIVE or (source.name, FIVE.name) in MAPS:
         return np.asarray(convert(landmarks, source, FIVE), np.float64)
     return np.full((len(landmarks), 5, 2), np.nan)
-
-
-def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, start + AT_ONCE) for start in range(0, n, AT_ONCE))

@@ -62,7 +62,7 @@ class Cutting:
         schema: what the network shall find. side: of the patches in pixels. zoom: of the frame.
         reach: side of a patch over that of the frame.
         smallest: faces whose box has a shorter longer side, in pixels, are left out.
-        detected: weight of points that a machine set, those people set having 1.
+        detected: weight of points that a machine set, those people set having 1; 0 leaves their faces out.
         jitter: how patches differ from the labels' frames; ``None`` for not at all.
     """
 
@@ -111,11 +111,12 @@ def _patches(sample: Sample, cutting: Cutting, seed: int) -> tuple[Array, dict[s
     """Patches of a photo's faces with their labels."""
     five = convert(sample.landmarks, sample.schema, FIVE)
     sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]).max(axis=1, initial=0)
-    rows = np.flatnonzero(~sample.ignore & np.isfinite(five).all(axis=(1, 2)) & (sides >= cutting.smallest))
+    trust = np.where(sample.landmark_source == "human", 1.0, cutting.detected)[:, None]
+    counted = ~sample.ignore & (trust[:, 0] > 0) & (sides >= cutting.smallest)
+    rows = np.flatnonzero(counted & np.isfinite(five).all(axis=(1, 2)))
     to_frame = frame.matrices(five[rows], sample.boxes[rows], cutting.zoom)
     if cutting.jitter:
         to_frame = _after(to_frame, cutting.jitter.draw(np.random.default_rng(seed), len(rows)))
-    trust = np.where(sample.landmark_source == "human", 1.0, cutting.detected)[:, None]
     weights = np.select([sample.visibility == NOT_LABELLED, sample.visibility == HIDDEN], [0, HIDDEN_WEIGHT], trust)
     known = {"points": (sample.landmarks, weights)}
     if sample.schema != cutting.schema:
