@@ -69,6 +69,7 @@ class Detector:
         landmarks: of lineament, a schema or the weights of a landmark stage behind it.
         environment: the peers' environment that it runs in; ``None`` is lineament's own.
         about: what it is, and how it looks for faces as it ships.
+        tests: of `TESTS`, if not those of every detector.
     """
 
     adapter: str = "lineament"
@@ -77,6 +78,7 @@ class Detector:
     landmarks: str = ""
     environment: str | None = None
     about: str = ""
+    tests: Sequence[str] = ()
 
     @property
     def ours(self) -> bool:
@@ -222,6 +224,8 @@ EVERYWHERE = tuple(test for test in TESTS if test != "landmarks68-test")
 
 def tests_of(name: str) -> Sequence[str]:
     """Those that tables show of a detector."""
+    if DETECTORS[name].tests:
+        return DETECTORS[name].tests
     if name.endswith("-unrefined"):
         return "wider-val", "detection-val", "detection-val-crowd"
     if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):

@@ -94,7 +94,7 @@ AFLW = [
     Column("found", "landmarks5-test", "recall", share),
     *(Column(name, "landmarks5-test", name.lower(), share) for name in ("NME", "AUC@0.1", "FR@0.1")),
 ]
-MENPO = [
+HELEN = [
     Column("found", "landmarks68-test", "recall", share),
     *(Column(name, "landmarks68-test", name.lower(), share) for name in ("NME", "AUC@0.08", "FR@0.08")),
 ]
@@ -259,7 +259,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "detectors": about,
     "wider-val and fddb": lambda: compared([*WIDER, *FDDB]),
     "five points": lambda: compared(AFLW),
-    "68 points": lambda: compared(MENPO),
+    "68 points": lambda: compared(HELEN, DETECTORS),
     "validation": lambda: compared(VALIDATION),
     "as shipped": lambda: compared(SHIPPED),
     "speed": lambda: compared(SPEED),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
+import threading
+import tracemalloc
 import zlib
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from lineament import images
 from lineament.errors import ImageError, OptionError
 from lineament.images import image_paths, letterbox, read_image, resize
 
@@ -186,6 +191,84 @@ def test_modes_of_files(image: Image.Image, suffix: str) -> None:
     assert np.abs(found.astype(int) - GREY[..., None]).max() <= 1
 
 
+@pytest.mark.parametrize("white", [2**8 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1])
+def test_white_of_32_bit_grey(white: int) -> None:
+    levels = np.rint(np.linspace(0, white, 54).reshape(6, 9)).astype(np.uint32)
+    found = read_image(Image.fromarray(levels.view(np.int32)))
+    np.testing.assert_array_equal(found[..., 1], np.rint(levels * (255 / white)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA", "RGBA", "I;16", "I", "F", "CMYK"])
+def test_bands_are_joined_without_a_seam(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tall = RNG.integers(0, 256, (64, 48), dtype=np.uint8)
+    image = Image.fromarray(tall / np.float32(255)) if mode == "F" else Image.fromarray(tall).convert(mode)
+    image.getexif()[0x0112] = 7
+    whole = read_image(image)
+    monkeypatch.setattr(images, "BAND", 500)
+    np.testing.assert_array_equal(read_image(image), whole)
+    np.testing.assert_array_equal(read_image(tall / 255), read_image(tall))
+
+
+def test_an_image_takes_little_memory_beside_itself() -> None:
+    """Twice the array at most is what is made beside the Pillow image: Pillow's own memory is not traced."""
+    for image in (Image.new("RGBA", (3000, 2000), (9, 8, 7, 99)), Image.new("F", (3000, 2000), 0.5)):
+        tracemalloc.start()
+        size = read_image(image).nbytes
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * size
+
+
+def test_long_texts_in_a_png_do_not_matter() -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("note", "x" * 2_000_000, zip=True)
+    for options in ({"pnginfo": text}, {"icc_profile": bytes(2_000_000)}):
+        content = encoded(Image.fromarray(RGB), exif=Image.Exif(), **options)
+        np.testing.assert_array_equal(read_image(content), RGB)
+
+
+def test_open_files(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(RGB).save(path)
+    stream = io.BytesIO(b"head" + path.read_bytes())
+    stream.seek(4)  # a file is read from where it stands
+    with path.open("rb") as file:
+        for source in (file, stream, memoryview(path.read_bytes())):
+            np.testing.assert_array_equal(read_image(source), RGB)
+        with pytest.raises(ImageError, match=r"photo\.png: nothing left to read; .*seek\(0\)"):
+            read_image(file)
+    with pytest.raises(ImageError, match=r"photo\.png: cannot be read: read of closed file"):
+        read_image(file)
+    with pytest.raises(ImageError, match="gives str, not bytes"):
+        read_image(io.StringIO("text"))  # type: ignore[arg-type]
+    for closed in (Image.open(path), Image.fromarray(RGB)):
+        closed.close()
+        with pytest.raises(ImageError, match="this Pillow image is closed"):
+            read_image(closed)
+
+
+def test_pipes(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=[encoded(Image.fromarray(RGB))])
+    writer.start()
+    assert image_paths([pipe]) == [pipe]
+    np.testing.assert_array_equal(read_image(pipe), RGB)
+    writer.join()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "9", None, True, float("nan")])
+def test_max_pixels_is_a_whole_number(wrong: Any) -> None:
+    with pytest.raises(OptionError, match="max_pixels is a whole number above 0"):
+        read_image(RGB, max_pixels=wrong)
+
+
+def test_names_that_no_file_can_have() -> None:
+    for name in ("a\0.jpg", "a" * 300 + ".jpg"):
+        with pytest.raises(ImageError, match="cannot be opened"):
+            read_image(name)
+
+
 def test_transparency_lies_over_white() -> None:
     rgba = np.dstack([RGB, np.zeros_like(GREY)])
     rgba[0, 0] = 200, 100, 0, 51  # a fifth of it over white
@@ -277,6 +360,28 @@ def test_image_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names("*.gif")
     with pytest.raises(ImageError, match="an empty path"):
         names("a.png", "")
+
+
+def test_folders_and_patterns_agree(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("in/a.jpg", "in/sub/b.jfif", "in/._a.jpg", "in/.hidden/c.jpg", "linked/d.heic"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in" / "other").symlink_to(tmp_path / "linked")
+    (tmp_path / "in" / "round").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "sub" / "again").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "z.jpg").symlink_to(tmp_path / "in" / "a.jpg")
+    for path in ("in", "in/**", "in/**/*.*", "i*/**"):
+        found = [file.relative_to(tmp_path).as_posix() for file in image_paths([tmp_path / path])]
+        assert found == ["in/a.jpg", "in/other/d.heic", "in/sub/b.jfif"]
+        assert "1 hidden images passed over" in caplog.text
+        caplog.clear()
+    assert [file.name for file in image_paths([tmp_path / "in" / ".*.jpg", tmp_path / "in" / ".hidden"])] == [
+        "._a.jpg",
+        "c.jpg",
+    ]
+    assert image_paths([tmp_path / "in" / "z.jpg", tmp_path / "in"])[0].name == "z.jpg"
+    with pytest.raises(OptionError, match="takes several paths"):
+        image_paths(str(tmp_path))
 
 
 def test_a_folder_may_be_left_out_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import io
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lineament.errors import ImageError, OptionError
 
 Array = NDArray[Any]
-Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Array"
+Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | Array"
 Color = Literal["rgb", "bgr"]
 
 _log = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**28 // 3  # 89 megapixels, a quarter of a GiB as RGB: where Pillow's own doubts begin
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".heic", ".heif", ".hif"}
+    | {".jp2", ".j2k", ".jpx", ".jpf", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
 )
+"""Of files that are taken for images in a folder. Pillow reads HEIC with the package pillow-heif only."""
+
+BAND = 2**18  # pixels that are converted at once: what conversion takes beside the image and the result
 
 
 def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PIXELS) -> Array:
-    """A picture as upright RGB.
+    """An image as upright RGB.
 
-    Files turn upright by their EXIF orientation, where that can be read. Transparency is laid over white. Grey is
-    repeated over the three channels. Of an animation or a file of several pages the first picture counts. Colour
-    profiles are not applied.
+    Files and Pillow images turn upright by the EXIF orientation that they carry. ``ImageOps.exif_transpose`` takes it
+    away, ``rotate`` and ``transpose`` leave it: after these, ``del image.getexif()[0x0112]``. Transparency is laid over
+    white. Grey is repeated over the three channels. Of an animation or a file of several pages the first image counts.
+    Colour profiles are not applied.
 
     Args:
         source: one of
 
-            - a path, or a file's content as ``bytes``: any format that Pillow reads;
+            - a path, a file's content as ``bytes``, or a file that is open in binary mode, from where it stands: any
+              format that Pillow reads;
             - a Pillow image;
             - an array: grey (h, w) or (h, w, 1), colour (h, w, 3), colour and alpha (h, w, 4); uint8 as it is,
               uint16 over its whole range, floats in [0, 1] times 255. Floats beyond [0, 1] are refused: their range is
               anybody's guess.
+
+            White of a Pillow image in 32-bit integers is 255, 65535 or the largest 32-bit number, whichever is the
+            first that no pixel exceeds.
         color: order of an *array's* channels, "rgb" or "bgr" (OpenCV's); files and Pillow images know theirs.
         max_pixels: larger files are refused before they are decoded. Above 179 megapixels Pillow has a limit of its
             own, ``PIL.Image.MAX_IMAGE_PIXELS``, which is the program's to raise.
@@ -53,26 +64,61 @@ def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PI
         (h, w, 3) uint8, contiguous. An array that is so already is returned itself, not copied.
 
     Raises:
-        ImageError: no picture, a damaged one, a larger one than allowed, or an array that is none of the above.
-        OptionError: another ``color``.
+        ImageError: no image, a damaged one, a larger one than allowed, or an array that is none of the above.
+        OptionError: another ``color``, or ``max_pixels`` is no whole number above 0.
     """
     if color not in ("rgb", "bgr"):
         raise OptionError(f"color must be 'rgb' or 'bgr', found {color!r}")
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, (int, np.integer)) or max_pixels < 1:
+        raise OptionError(f"max_pixels is a whole number above 0, found {max_pixels!r}")
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
     if isinstance(source, Image.Image):
-        with _blaming(name := getattr(source, "filename", "") or "Pillow image"):
+        with _blaming(name := str(getattr(source, "filename", "") or "Pillow image")):
             return _from_pillow(source, max_pixels, name)
-    if isinstance(source, (bytes, bytearray)):
+    if isinstance(source, (bytes, bytearray, memoryview)):
         with _blaming(name := f"picture of {len(source)} bytes"):
             return _from_file(io.BytesIO(source), max_pixels, name)
+    if hasattr(source, "read"):
+        name = str(getattr(source, "name", "") or "open file")
+        with _blaming(name):
+            return _from_file(io.BytesIO(_content(source)), max_pixels, name)
     try:
         path = os.fspath(source)
     except TypeError:
         kind = f"{type(source).__module__}.{type(source).__qualname__}"
-        raise ImageError(f"expected a path, bytes, a Pillow image or a numpy array, found {kind}") from None
-    with _blaming(path), open(path, "rb") as file:
-        return _from_file(file, max_pixels, path)
+        raise ImageError(
+            f"expected a path, bytes, an open file, a Pillow image or a numpy array, found {kind}"
+        ) from None
+    with _opened(path) as file, _blaming(os.fsdecode(path)):
+        return _from_file(file if file.seekable() else io.BytesIO(file.read()), max_pixels, os.fsdecode(path))
+
+
+def _opened(path: str | bytes) -> IO[bytes]:
+    name = os.fsdecode(path)
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: a folder, not a picture; image_paths() lists the pictures in it") from None
+    except PermissionError:
+        raise ImageError(f"{name}: no permission to read it") from None
+    except (OSError, ValueError) as error:  # a name that is too long, or has a null byte
+        raise ImageError(f"{name!r}: cannot be opened: {error}") from None
+
+
+def _content(file: Any) -> bytes:
+    """What is left to read of an open file."""
+    try:
+        content = file.read()
+    except Exception as error:  # a closed file, a broken connection, text that is none
+        raise ImageError(f"cannot be read: {error}; open it in binary mode, and pass it before it is closed") from None
+    if not isinstance(content, bytes):
+        raise ImageError(f"reading it gives {type(content).__name__}, not bytes; open it in binary mode, 'rb'")
+    if not content:
+        raise ImageError("nothing left to read; if it has been read or written before, file.seek(0)")
+    return content
 
 
 class Header(NamedTuple):
@@ -97,18 +143,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises:
         ImageError: no image, or one whose header is damaged.
     """
-    with _blaming(os.fspath(path)), Image.open(path) as image:
+    with _opened(os.fspath(path)) as file, _blaming(os.fspath(path)), Image.open(file) as image:
         orientation = _orientation(image)
         return Header(image.size if orientation < 5 else image.size[::-1], orientation)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where none is given or it cannot be read."""
-    try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as decoders, Pillow's parser raises whatever it stumbles over
-        return 1
-    return found if found in range(1, 9) else 1
 
 
 @contextmanager
@@ -118,16 +155,16 @@ def _blaming(name: str) -> Iterator[None]:
         yield
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name}: a folder, not a picture; image_paths() lists the pictures in it") from None
-    except PermissionError:
-        raise ImageError(f"{name}: no permission to read it") from None
+    except MemoryError:
+        raise ImageError(f"{name}: not enough memory to decode it; a lower max_pixels refuses such pictures") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {error} If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS and max_pixels") from None
     except Exception as error:  # decoders raise whatever their parsers stumble over: OSError, SyntaxError, struct.error
         raise ImageError(f"{name}: cannot be decoded, probably damaged ({error}); fetch it again") from error
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+HEIC = {b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"}
 
 
 def _from_file(file: IO[bytes], max_pixels: int, name: str) -> Array:
@@ -136,11 +173,36 @@ def _from_file(file: IO[bytes], max_pixels: int, name: str) -> Array:
         raise ImageError("empty, 0 bytes; fetch it again")
     file.seek(0)
     try:
-        image = Image.open(file)
+        return _decoded(file, max_pixels, name)
     except UnidentifiedImageError:
+        if start[4:] in HEIC:
+            raise ImageError(
+                "HEIC, which Pillow reads after `pip install pillow-heif` and pillow_heif.register_heif_opener(); or "
+                "convert it to JPEG"
+            ) from None
         raise ImageError(f"no picture that Pillow knows, it begins with {start!r}; convert it to JPEG or PNG") from None
-    with image:
+    except ValueError:
+        if not start.startswith(PNG):
+            raise
+    file.seek(0)  # Pillow refuses PNG files with long texts or colour profiles, which are not needed here
+    return _decoded(io.BytesIO(_without_texts(file.read())), max_pixels, name)
+
+
+def _decoded(file: IO[bytes], max_pixels: int, name: str) -> Array:
+    with Image.open(file) as image:
         return _from_pillow(image, max_pixels, name)
+
+
+def _without_texts(png: bytes) -> bytes:
+    """A PNG file without the chunks that hold texts and colour profiles."""
+    kept, start = [png[: len(PNG)]], len(PNG)
+    while start + 8 <= len(png):
+        (length,) = struct.unpack_from(">I", png, start)
+        end = start + 12 + length
+        if png[start + 4 : start + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def _from_pillow(image: Image.Image, max_pixels: int, name: str) -> Array:
@@ -150,25 +212,68 @@ def _from_pillow(image: Image.Image, max_pixels: int, name: str) -> Array:
             f"{width}x{height} is {width * height} pixels, more than the limit max_pixels={max_pixels}; "
             "raise it if you trust the file"
         )
-    upright = _upright(image, name)
-    if upright.mode == "I":  # how older Pillows open 16-bit grey
-        upright = upright.convert("I;16")
-    if upright.mode == "F" or upright.mode.startswith("I;16"):  # convert("RGB") would cut these off at 255
-        return _from_array(np.asarray(upright), "rgb")
-    if upright.has_transparency_data:
-        return _over_white(np.array(upright.convert("RGBA")))
-    return np.array(upright.convert("RGB"))
-
-
-def _upright(image: Image.Image, name: str) -> Image.Image:
-    """The picture turned by its EXIF orientation; as it lies where nobody can tell, and the log says so."""
-    image.load()  # before, or damaged pixels would be taken for damaged EXIF data
+    if not width * height:
+        raise ImageError(f"a picture without pixels, {width}x{height}")
     try:
-        image.getexif()
+        image.load()  # before the EXIF data, or damaged pixels would be taken for damaged EXIF data
+    except (AssertionError, ValueError) as error:
+        if "closed" in str(error) or getattr(image, "fp", image) is None:
+            raise ImageError("this Pillow image is closed; pass it before it is, or pass its path") from None
+        raise
+    orientation = _orientation(image, name)
+    upright = np.empty((*((height, width) if orientation < 5 else (width, height)), 3), np.uint8)
+    stored, to_rgb = _STORED[orientation](upright), _converter(image)
+    for top, bottom in _bands(height, width):
+        stored[top:bottom] = to_rgb(image.crop((0, top, width, bottom)))
+    return upright
+
+
+def _orientation(image: Image.Image, name: str = "") -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none. Damaged EXIF data of a named picture are logged."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # as decoders, Pillow's parser raises whatever it stumbles over
-        _log.warning("%s: not turned, its EXIF data are damaged (%s)", name, error)
-        return image
-    return ImageOps.exif_transpose(image)
+        if name:
+            _log.warning("%s: not turned, its EXIF data are damaged (%s)", name, error)
+        return 1
+    return int(found) if found in _STORED else 1
+
+
+_STORED: dict[int, Callable[[Array], Array]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+"""By EXIF orientation: a view of an upright picture in the order in which a camera stored it."""
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """First and last row of bands of about ``BAND`` pixels."""
+    rows = max(1, BAND // max(width, 1))
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Array]:
+    """How a band of a Pillow image becomes (h, w, 3) or, grey, (h, w, 1) uint8."""
+    if image.mode == "F" or image.mode.startswith("I;16"):  # convert("RGB") would cut these off at 255
+        if image.mode == "F":
+            _check_floats(
+                np.asarray(image.crop((0, top, image.width, bottom))) for top, bottom in _bands(*image.size[::-1])
+            )
+        return lambda band: _to_uint8(np.asarray(band)[..., None])
+    if image.mode == "I":
+        low, high = (int(limit) for limit in image.getextrema())  # type: ignore[arg-type]
+        white = 2**32 - 1 if low < 0 else next(white for white in (2**8 - 1, 2**16 - 1, 2**31 - 1) if high <= white)
+        unsigned = np.uint32  # how files hold them; Pillow takes the upper half for negative
+        return lambda band: np.rint(np.asarray(band).view(unsigned)[..., None] * (255 / white)).astype(np.uint8)
+    if image.has_transparency_data:
+        return lambda band: _over_white(np.asarray(band.convert("RGBA")))
+    return lambda band: np.asarray(band.convert("RGB"))
 
 
 def _from_array(array: Array, color: Color) -> Array:
@@ -183,12 +288,32 @@ def _from_array(array: Array, color: Color) -> Array:
         raise ImageError(f"expected an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), found {array.shape}{hint}")
     if array.size == 0:
         raise ImageError(f"a picture without pixels: array of shape {array.shape}")
-    pixels = _to_uint8(array)
-    if color == "bgr" and pixels.shape[2] > 1:
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    if pixels.shape[2] == 4:
-        return _over_white(pixels)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    height, width, channels = array.shape
+    if array.dtype == np.uint8 and channels == 3 and color == "rgb":
+        return np.ascontiguousarray(array)
+    bands = list(_bands(height, width))
+    if array.dtype.kind == "f":
+        _check_floats(array[top:bottom] for top, bottom in bands)
+    order = [2, 1, 0, 3][:channels] if color == "bgr" and channels > 1 else slice(None)
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top, bottom in bands:
+        pixels = _to_uint8(array[top:bottom])[..., order]
+        rgb[top:bottom] = _over_white(pixels) if channels == 4 else pixels
+    return rgb
+
+
+def _check_floats(bands: Iterable[Array]) -> None:
+    """Raise unless all values lie in [0, 1]."""
+    low, high = math.inf, -math.inf
+    for band in bands:
+        if not np.isfinite(band).all():
+            raise ImageError("the array has NaN or infinite values; a picture has none: np.nan_to_num(array)?")
+        low, high = min(low, float(band.min())), max(high, float(band.max()))
+    if low < 0 or high > 1:
+        raise ImageError(
+            f"floats must lie in [0, 1], found [{low:.9g}, {high:.9g}]; np.clip(array, 0, 1) where they overshoot a "
+            "little, array.astype(np.uint8) where they are pixels of 0 to 255"
+        )
 
 
 def _to_uint8(array: Array) -> Array:
@@ -196,17 +321,10 @@ def _to_uint8(array: Array) -> Array:
         return array
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # either byte order
         return np.asarray((array.astype(np.uint32) + 128) // 257, np.uint8)
-    if array.dtype.kind != "f":
-        raise ImageError(f"expected uint8, uint16 or floats in [0, 1], found {array.dtype}; array.astype(np.uint8)?")
-    if not np.isfinite(array).all():
-        raise ImageError("the array has NaN or infinite values; a picture has none: np.nan_to_num(array)?")
-    low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 1:
-        raise ImageError(
-            f"floats must lie in [0, 1], found [{low:.9g}, {high:.9g}]; np.clip(array, 0, 1) where they overshoot a "
-            "little, array.astype(np.uint8) where they are pixels of 0 to 255"
-        )
-    return np.asarray(np.rint(array.astype(np.float32) * 255), np.uint8)
+    if array.dtype.kind == "f":
+        return np.asarray(np.rint(array.astype(np.float32) * 255), np.uint8)
+    hint = "array * np.uint8(255), if True is white?" if array.dtype == np.bool else "array.astype(np.uint8)?"
+    raise ImageError(f"expected uint8, uint16 or floats in [0, 1], found {array.dtype}; {hint}")
 
 
 def _over_white(rgba: Array) -> Array:
@@ -218,38 +336,87 @@ def _over_white(rgba: Array) -> Array:
 def image_paths(
     paths: Iterable[str | os.PathLike[str]], *, leave_out: str | os.PathLike[str] | None = None
 ) -> list[Path]:
-    """The picture files that paths stand for: each once, in the order given, a folder's or pattern's own sorted.
+    """The image files that paths stand for: each once, in the order given, a folder's or pattern's own sorted.
+
+    Links are followed. A file that is reached twice, by a link or another spelling, comes once, as it was reached
+    first. Folders and patterns pass over hidden files and folders, whose names begin with a dot, and over files of
+    other suffixes than `SUFFIXES`; the log counts the hidden images.
 
     Args:
-        paths: files (of whatever suffix), folders (searched recursively for known suffixes) and glob patterns
-            (``**`` for any depth; known suffixes).
+        paths: files (of whatever suffix, pipes too), folders (searched to any depth) and glob patterns (``**`` for any
+            depth). A pattern may name hidden files, as in ``.cache/*.jpg``.
         leave_out: a folder that is not searched where it lies inside one that is.
 
     Raises:
-        ImageError: a path that is empty or not there, a folder or pattern without pictures.
+        ImageError: a path that is empty or not there, a folder or pattern without images.
+        OptionError: one path instead of several.
     """
-    paths = list(paths)
-    if "" in paths:
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise OptionError(f"image_paths takes several paths: image_paths([{paths!r}])")
+    listed = [os.fspath(path) for path in paths]
+    if "" in listed:
         raise ImageError("an empty path: expected a file, a folder ('.' for this one) or a pattern")
-    hidden = Path(leave_out).resolve() if leave_out is not None else None
-    return list(dict.fromkeys(file for path in paths for file in _expand(Path(path), hidden)))
+    hidden = os.path.realpath(leave_out) if leave_out is not None else None
+    found: dict[str, Path] = {}
+    for path in listed:
+        for file in _expand(Path(path), hidden):
+            found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
 
 
-def _expand(path: Path, hidden: Path | None) -> list[Path]:
-    if path.is_file():
+def _expand(path: Path, leave_out: str | None) -> list[Path]:
+    text = str(path)
+    try:
+        kind = "folder" if path.is_dir() else "file" if path.exists() else "pattern"
+    except OSError as error:  # a name that is too long
+        raise ImageError(f"{text!r}: {error.strerror}") from None
+    if kind == "file":
         return [path]
-    if path.is_dir():
-        kind, found = "folder", sorted(path.rglob("*"))
-    elif glob.has_magic(str(path)):
-        kind, found = "pattern", sorted(map(Path, glob.glob(str(path), recursive=True)))
-    else:
+    if kind == "pattern" and not glob.has_magic(text):
         raise ImageError(f"{path}: no such file or folder")
-    pictures = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()]
-    if hidden and hidden != path.resolve():
-        pictures = [p for p in pictures if hidden not in p.resolve().parents]
-    if not pictures:
+    fixed = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts))
+    hidden = any(part.startswith(".") for part in path.parts[fixed:])
+    found = _walk(path, hidden) if kind == "folder" else _matching(path, hidden)
+    images = sorted(file for file in found if file.suffix.lower() in SUFFIXES and file.is_file())
+    if leave_out and leave_out != os.path.realpath(path):
+        images = [file for file in images if Path(leave_out) not in Path(os.path.realpath(file)).parents]
+    shown = [file for file in images if hidden or not any(part.startswith(".") for part in file.parts[fixed:])]
+    if len(shown) < len(images):
+        _log.warning("%s: %d hidden images passed over", path, len(images) - len(shown))
+    if not shown:
         raise ImageError(f"{path}: no picture in this {kind}; looked for {', '.join(sorted(SUFFIXES))}")
-    return pictures
+    return shown
+
+
+def _matching(pattern: Path, hidden: bool) -> Iterator[Path]:
+    """Files that fit a pattern. ``glob`` itself would follow links in circles below ``**``."""
+    parts = pattern.parts
+    if "**" not in parts:
+        yield from map(Path, glob.iglob(str(pattern), include_hidden=True))
+        return
+    above, below = Path(*parts[: parts.index("**")]), parts[parts.index("**") :]
+    tops = glob.iglob(str(above), include_hidden=True) if glob.has_magic(str(above)) else [above]
+    for top in map(Path, tops):
+        yield from (file for file in _walk(top, hidden) if _fits(file.relative_to(top).parts, below))
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _fits(parts, pattern[1:]) or _fits(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _walk(folder: Path, hidden: bool) -> Iterator[Path]:
+    """All files at any depth, in hidden folders too if asked for. Links are followed, each folder is entered once."""
+    entered = {os.path.realpath(folder)}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        names = [name for name in sorted(folders) if hidden or not name.startswith(".")]
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in names}
+        folders[:] = [name for name, target in real.items() if target not in entered]
+        entered.update(real.values())
+        yield from (Path(place, name) for name in files)
 
 
 MEANS_UP_TO = 0.5

@@ -58,7 +58,8 @@ def middle(monkeypatch: pytest.MonkeyPatch) -> None:
 def run() -> Callable[..., Result]:
     """The command line, in this process."""
 
-    def invoke(*arguments: object) -> Result:
-        return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    def invoke(*arguments: object, input: bytes | None = None) -> Result:
+        environment = {"COLUMNS": "200", "NO_COLOR": "1"}
+        return CliRunner().invoke(app, [str(a) for a in arguments], input=input, env=environment)
 
     return invoke

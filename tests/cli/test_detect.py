@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from typer.testing import Result
 
 from lineament import detector
 from lineament.drawing import BOX
+
+detect = importlib.import_module("lineament.cli.detect")  # the package's attribute of that name is the command
 
 Run = Callable[..., Result]
 SCHEMA = json.loads((files("lineament") / "result.schema.json").read_text())
@@ -223,13 +229,122 @@ def test_wrong_requests_end_in_one_line_before_anything_is_done(
     assert (tmp_path / "a.png").read_bytes() == before
 
 
+def test_two_pictures_for_one_file_are_refused_before_the_start(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "in/a.png")
+    photo(tmp_path / "in/b.png").rename(tmp_path / "in/a")
+    result = run("detect", tmp_path / "in/a", tmp_path / "in/a.png", "-m", "middle", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "in/a and " in result.stderr
+    assert "would both be written to" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_by_two_spellings_is_one(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    spellings = (tmp_path / "a.png", tmp_path / ".." / tmp_path.name / "a.png", tmp_path / "link.png")
+    result = run("detect", *spellings, "-m", "middle", "--out", tmp_path / "out", "-j", 3)
+    assert (result.exit_code, [p.name for p in (tmp_path / "out").iterdir()]) == (0, ["a.png"])
+
+
+def test_long_names(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / f"{'é' * 125}.png")
+    assert run("detect", tmp_path, "-m", "middle", "--out", tmp_path / "out").exit_code == 0
+    assert len(os.fsencode(next((tmp_path / "out").iterdir()).name)) == 254
+    photo(tmp_path / "b.png").rename(tmp_path / ("b" * 252))
+    result = run("detect", tmp_path / ("b" * 252), "-m", "middle", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "a name of over 255 bytes" in result.stderr
+
+
+def test_a_picture_that_its_format_cannot_hold_is_named_and_the_rest_goes_on(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "in/a.png", (17_000, 2)).rename(tmp_path / "in/a.webp")
+    photo(tmp_path / "in/b.webp")
+    out = tmp_path / "out"
+    result = run("detect", tmp_path / "in", "-m", "middle", "--out", out, "--json", tmp_path / "faces.jsonl")
+    assert result.exit_code == 2
+    assert "out/a.webp: a picture of 17000x2 cannot be written" in result.stderr
+    assert "2 pictures; 1 could not be written" in result.stderr
+    assert [p.name for p in out.iterdir()] == ["b.webp"]
+    assert len(read_lines((tmp_path / "faces.jsonl").read_text())) == 2
+
+
+def test_a_picture_on_stdin(tmp_path: Path, run: Run) -> None:
+    content = photo(tmp_path / "a.png").read_bytes()
+    result = run("detect", "-", "-m", "middle", "--json", "-", "--out", tmp_path / "out", input=content)
+    assert result.exit_code == 0, result.output
+    assert [record["path"] for record in read_lines(result.stdout)] == ["-"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["stdin.png"]
+
+
+def test_json_goes_into_a_pipe(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        assert run("detect", tmp_path / "a.png", "-m", "middle", "--json", tmp_path / "pipe").exit_code == 0
+        assert len(read_lines(read.result())) == 1
+
+
+def test_a_reader_that_goes_is_no_error(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(detect.Summary, "add", gone)
+    result = run("detect", photo(tmp_path / "a.png"), "-m", "middle", "--json", "-")
+    assert (result.exit_code, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_a_stopped_run_goes_on_where_it_was(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    photos = [photo(tmp_path / f"in/{i}.png", red=20 * i) for i in range(6)]
+    target, seen = tmp_path / "faces.jsonl", []
+    command = ("detect", tmp_path / "in", "-m", "middle", "--json", target)
+    read = detect.read_image
+
+    def stopping(path: Path, **options: Any) -> np.ndarray:
+        seen.append(path)
+        if path == photos[4] and len(seen) < 6:
+            raise stop
+        return read(path, **options)
+
+    monkeypatch.setattr(detect, "read_image", stopping)
+    monkeypatch.setattr(detector, "PIXELS_AT_ONCE", 1)
+    stopped = run(*command)
+    assert stopped.exit_code != 0
+    assert not target.exists()
+    kept = int(stopped.stderr.split("stopped; ")[1].split(" of 6 pictures are kept")[0])
+    assert kept > 0
+    (part,) = tmp_path.glob(".*.part.jsonl")
+    part.write_bytes(part.read_bytes() + b'{"path": "half a li')
+    seen[:] = [Path()] * 6
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    assert f"{kept} pictures were finished before" in result.stderr
+    assert seen[6:] == photos[kept:]
+    assert [record["path"] for record in read_lines(target.read_text())] == list(map(str, photos))
+    assert not part.exists()
+
+
+def test_a_stopped_run_does_not_go_on_with_replaced_pictures(tmp_path: Path, run: Run) -> None:
+    a, b = photo(tmp_path / "a.png"), photo(tmp_path / "b.png")
+    lines = tmp_path / "part.jsonl"
+    lines.write_text("".join(json.dumps({"path": str(path)}) + "\n" for path in (a, b)))
+    assert [record["path"] for record in detect._finished(lines, [a, b], {})] == [str(a), str(b)]
+    os.utime(b, (lines.stat().st_mtime + 9,) * 2)
+    assert [record["path"] for record in detect._finished(lines, [a, b], {})] == [str(a)]
+    assert len(lines.read_text().splitlines()) == 1
+
+
 def test_a_json_file_is_written_whole_or_not_at_all(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     photo(tmp_path / "a.png")
     target = tmp_path / "faces.jsonl"
     target.write_text("as it was")
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("lineament.draw", fail)
     result = run("detect", tmp_path, "-m", "middle", "--json", target, "--out", tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from PIL import Image
 import lineament
 from lineament import boxes as box_ops
 from lineament.methods import METHODS
+from lineament.runtime import read_metadata
 from lineament.schemas import schema
 from scenes import scene, write_data
 
@@ -110,6 +112,18 @@ def test_every_parameter_has_a_gradient(trained: Run) -> None:
         for name, parameter in task.network.named_parameters():
             assert parameter.grad is not None, f"{stage}: {name}"
             assert parameter.grad.abs().max() > 0, f"{stage}: {name}"
+
+
+def test_a_file_tells_what_made_it_and_has_no_name_that_ships(trained: Run) -> None:
+    metadata = read_metadata(trained.file.read_bytes())
+    assert (metadata["name"], metadata["licence"]) == (f"own-{trained.method}", "not stated")
+    assert metadata["training_data"] == "scenes.json (16 photos, 32 faces)"
+    records = json.loads(metadata["training"])
+    assert list(records) == list(trained.training.STAGES)
+    for (phase,) in records.values():
+        assert (phase["steps"], phase["initial"]) == (phase["recipe"]["steps"], "")
+        assert 0 < phase["step"] <= phase["steps"]
+        assert phase["data"]["train"]["lists"] == {"scenes.json": {"photos": 16, "faces": 32}}
 
 
 def test_batches_depend_on_seed_and_step_alone(trained: Run) -> None:

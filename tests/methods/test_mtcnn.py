@@ -15,12 +15,12 @@ from PIL import Image  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
+from lineament.calibration import logit, sigmoid  # noqa: E402
 from lineament.errors import OptionError  # noqa: E402
-from lineament.export import export  # noqa: E402
 from lineament.methods.candidates import Candidates  # noqa: E402
 from lineament.methods.mtcnn import pyramid as pyramid_module  # noqa: E402
-from lineament.methods.mtcnn.decode import MTCNN, Config  # noqa: E402
-from lineament.methods.mtcnn.entries import entries, for_inference  # noqa: E402
+from lineament.methods.mtcnn.decode import MTCNN, Config, with_extent  # noqa: E402
+from lineament.methods.mtcnn.entries import for_inference  # noqa: E402
 from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, SingleTaskNet  # noqa: E402
 from lineament.methods.mtcnn.pyramid import BORDER, CELL, Level, Pyramid  # noqa: E402
 from lineament.runtime import Graph, load_graph  # noqa: E402
@@ -29,15 +29,9 @@ from lineament.weights import read_weights  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    """An untrained cascade, exported."""
-    torch.manual_seed(0)
-    file = export(
-        entries({"pnet": PNet(), "rnet": RNet(), "onet": ONet()}),
-        tmp_path_factory.mktemp("cascade") / "m.onnx",
-        metadata={"a": "b"},
-    )
-    return load_graph(file.read_bytes())
+def graph() -> Graph:
+    """The shipped cascade."""
+    return load_graph(read_weights("mtcnn"))
 
 
 @pytest.mark.parametrize(("network", "parameters"), [(PNet, 6_929), (RNet, 101_339), (ONet, 388_783)])
@@ -149,6 +143,56 @@ def test_with_flip_a_mirrored_image_has_mirrored_faces() -> None:
     np.testing.assert_allclose(box_ops.mirror(mirrored.boxes, width), faces.boxes, atol=1e-2)
     back = mirrored.landmarks[:, FIVE.mirror] * [-1, 1] + [width, 0]
     np.testing.assert_allclose(back, faces.landmarks, atol=1e-2)
+
+
+def test_a_face_is_surer_where_the_network_before_was_sure(graph: Graph) -> None:
+    """Its logit is O-Net's and, by the weight ``consensus``, R-Net's."""
+    rng = np.random.default_rng(0)
+    pyramids = [Pyramid(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))]
+    boxes, before = np.array([[10.0, 20, 50, 60]] * 3), np.array([0.2, 0.5, 0.9])
+    given = Candidates(boxes, before, np.zeros((3, 5, 2)), np.zeros((3, 5)), np.zeros(3, int))
+    cascade = MTCNN(graph, Config())
+    alone = cascade.refine("onet", pyramids, given, 1e-9)
+    assert np.ptp(alone.scores) == 0
+    both = cascade.refine("onet", pyramids, given, 1e-9, consensus=0.5)
+    np.testing.assert_allclose(both.scores, sigmoid(logit(alone.scores) + 0.5 * logit(before)), rtol=1e-5)
+    assert both.scores[0] < both.scores[1] < both.scores[2]
+    least = float(both.scores[1]) * 0.999
+    np.testing.assert_array_equal(cascade.refine("onet", pyramids, given, least, consensus=0.5).scores, both.scores[1:])
+    np.testing.assert_array_equal(both.boxes, alone.boxes)
+
+
+class OneCell:
+    """A P-Net that sees a face in the third cell of the third row of everything, as large as its window."""
+
+    def __call__(self, stage: str, names: Any, *, image: np.ndarray) -> list[np.ndarray]:
+        rows, columns = ((side - CELL) // 2 + 1 for side in image.shape[1:3])
+        logits = np.full((1, rows, columns), -9.0, np.float32)
+        logits[0, 2, 2] = 2 + rows / 100  # the finer the level, the surer
+        return [logits, np.zeros((1, 4, rows, columns), np.float32)]
+
+
+def test_levels_and_images_suppress_each_on_its_own() -> None:
+    """Windows of neighbouring levels share just over a half; at one level that is too much, over all it is not."""
+    cascade = MTCNN(OneCell(), Config(nms_level=0.5, nms_pyramid=0.7))  # type: ignore[arg-type]
+    pyramids = [Pyramid(np.zeros((100, 100, 3), np.uint8))] * 2
+    found = cascade.propose(pyramids, 0.5, min_face=20, max_face=30)
+    assert found.image.tolist() == [0, 1, 0, 1]
+    sides = found.boxes[:, 2]
+    np.testing.assert_allclose(sides, np.repeat([20, 20 / 0.709], 2), rtol=0.03)
+    assert box_ops.iou(found.boxes[:1], found.boxes[2:3])[0, 0] > 0.5
+    np.testing.assert_allclose(found.boxes[:, :2], 0)
+    assert np.isnan(found.landmarks).all()
+    fewer = MTCNN(OneCell(), Config(nms_level=0.5, nms_pyramid=0.45))  # type: ignore[arg-type]
+    assert fewer.propose(pyramids, 0.5, min_face=20, max_face=30).image.tolist() == [0, 1]
+    assert len(cascade.propose(pyramids, 0.95, min_face=20, max_face=30)) == 0
+    assert len(cascade.propose(pyramids, 0.5, min_face=500, max_face=None)) == 0
+
+
+def test_what_has_no_extent_falls() -> None:
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 0.9, 5], [0, 0, 5, 0.9], [0, 0, 5, 5], [4, 4, 1, 1.0]])
+    given = Candidates(boxes, np.ones(5), np.zeros((5, 5, 2)), np.zeros((5, 5)), np.zeros(5, int))
+    assert with_extent(given).boxes.tolist() == boxes[[0, 3]].tolist()
 
 
 def test_a_low_threshold_asks_earlier_networks_for_as_much_more(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +18,12 @@ from lineament import boxes as box_ops  # noqa: E402
 from lineament.data.crops import CropSet, CropSetWriter, astray, jittered  # noqa: E402
 from lineament.data.sample import Sample  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
+from lineament.methods.candidates import Candidates  # noqa: E402
 from lineament.methods.mtcnn import targets, training  # noqa: E402
 from lineament.methods.mtcnn.network import PNet  # noqa: E402
 from lineament.methods.mtcnn.targets import Kind  # noqa: E402
 from lineament.train.run import run  # noqa: E402
+from lineament.weights import read_weights  # noqa: E402
 from scenes import write_data  # noqa: E402
 
 
@@ -62,6 +66,11 @@ def test_ignored_and_tiny_faces_are_neither_face_nor_background() -> None:
     assert targets.label(windows, sample).kind.tolist() == [Kind.OTHER, Kind.OTHER, Kind.NEGATIVE, Kind.POSITIVE]
 
 
+def test_faces_of_ten_pixels_are_learnt() -> None:
+    sample = a_sample([[0, 0, 10, 4], [50, 50, 59.9, 59.9], [90, 90, 99, 100]])
+    assert targets.learnable(sample).tolist() == [True, False, True]
+
+
 def test_a_window_inside_an_ignored_region_is_no_background() -> None:
     """However small a part of the region it is: it may be a face of the crowd that nobody labelled."""
     sample = a_sample([[0, 0, 100, 100], [150, 150, 190, 190]], ignore=[True, False])
@@ -72,43 +81,46 @@ def test_a_window_inside_an_ignored_region_is_no_background() -> None:
 
 
 class Cascade:
-    """Proposes and refines what it is told to, and remembers what it was asked."""
+    """Proposes and refines what it is told to, best first, and remembers what it was asked."""
 
     config = SimpleNamespace(nms_rnet=0.65)
 
     def __init__(self, proposed: list[list[float]], refined: list[list[float]]) -> None:
-        self.found = {"propose": np.array(proposed), "refine": np.array(refined)}
+        self.found = {name: self._candidates(boxes) for name, boxes in (("proposed", proposed), ("refined", refined))}
         self.asked: list[tuple[Any, ...]] = []
 
-    def propose(self, pyramids: Any, threshold: float, *, min_face: float, max_face: float | None) -> Any:
-        self.asked.append(("propose", threshold, min_face, max_face))
-        return SimpleNamespace(boxes=self.found["propose"])
+    def _candidates(self, boxes: list[list[float]]) -> Candidates:
+        n = len(boxes)
+        return Candidates(
+            np.array(boxes), np.linspace(1, 0.5, n), np.zeros((n, 5, 2)), np.zeros((n, 5)), np.zeros(n, int)
+        )
 
-    def refine(self, stage: str, pyramids: Any, found: Any, threshold: float, *, nms: float) -> Any:
-        assert found.boxes is self.found["propose"]
-        self.asked.append((stage, threshold, nms))
-        return SimpleNamespace(boxes=self.found["refine"])
+    def propose(self, pyramids: Any, threshold: float, *, min_face: float, max_face: float | None) -> Candidates:
+        self.asked.append(("propose", threshold, min_face, max_face))
+        return self.found["proposed"]
+
+    def refine(self, stage: str, pyramids: Any, found: Candidates, threshold: float) -> Candidates:
+        assert found is self.found["proposed"]
+        self.asked.append((stage, threshold))
+        return self.found["refined"]
 
 
 def test_each_stage_learns_from_what_those_before_it_let_through() -> None:
     sample = a_sample([[50, 50, 110, 110]])
-    right, off, wrong = [50.0, 50, 110, 110], [62.0, 62, 122, 122], [[x, 140.0, x + 40, 180] for x in (0, 60, 120)]
-    proposed, refined = [right, *wrong], [[52.0, 48, 112, 108], off, wrong[2], wrong[0]]
-    recipe = training.StageRecipe(
-        train=(), jitter=0, proposals=1, pnet_threshold=0.35, rnet_threshold=0.25, min_face=14
-    )
+    right, off, wrong = [50.0, 50, 110, 110], [65.0, 62, 125, 122], [[x, 140.0, x + 40, 180] for x in (0, 60, 120)]
+    best, same = [52.0, 48, 112, 108], [52.0, 49, 112, 109]
+    asking = {"pnet_threshold": 0.35, "rnet_threshold": 0.25, "min_face": 14}
+    recipe = training.StageRecipe(train=(), jitter=0, proposals=1, **asking)
 
-    def learnt(stage: str) -> tuple[list[list[float]], list[tuple[Any, ...]]]:
-        cascade = Cascade(proposed, refined)
+    def learnt(stage: str) -> tuple[list[tuple[list[float], int]], list[tuple[Any, ...]]]:
+        cascade = Cascade([right, *wrong], [best, same, off, wrong[2], wrong[0]])
         chosen = training._choose(stage, sample, None, recipe, cascade, np.random.default_rng(0))  # type: ignore[arg-type]
         return list(zip(chosen.windows.tolist(), chosen.kind.tolist(), strict=True)), cascade.asked
 
     asked = ("propose", 0.35, 14, None)
-    # what hit, with landmarks once more; of the wrong ones the best
+    # what hit, with landmarks once more; of what overlaps the best; of the wrong ones the best
     assert learnt("rnet") == ([(right, 2), (right, 3), (wrong[0], 0)], [asked])
-    assert learnt("onet") == (
-        [(refined[0], 2), (off, 1), (refined[0], 3), (wrong[2], 0)], [asked, ("rnet", 0.25, 0.65)]
-    )  # fmt: skip
+    assert learnt("onet") == ([(best, 2), (off, 1), (best, 3), (wrong[2], 0)], [asked, ("rnet", 0.25)])
 
 
 def test_pnet_learns_from_windows_around_faces_and_beside_them() -> None:
@@ -222,6 +234,145 @@ def test_a_weight_of_zero_leaves_a_task_out() -> None:
     outputs = {"score": torch.zeros(4), "box": torch.zeros(4, 4), "landmarks": torch.zeros(4, 10)}
     batch = {"kind": torch.arange(4), "box": torch.ones(4, 4), "points": torch.ones(4, 10)}
     assert set(targets.losses(outputs, batch, landmark_weight=0)) == {"score", "box"}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Exports are the shipped file, and what was to be exported is written down."""
+    asked: list[dict[str, Any]] = []
+
+    def shipped(networks: Any, file: Path, *, metadata: dict[str, str]) -> Path:
+        asked.append({"networks": networks, "metadata": metadata})
+        file.write_bytes(read_weights("mtcnn"))
+        return file
+
+    monkeypatch.setattr(training, "export", shipped)
+    monkeypatch.setattr(training, "entries", dict)
+    monkeypatch.setattr(training, "register", lambda file: None)
+    return asked
+
+
+RECIPE = """
+train = ["scenes.json"]
+val = ["others.json"]
+backgrounds = []
+batch = 20
+warmup = 0
+workers = 0
+validate_every = 1
+steps = 1
+near = 4
+anywhere = 10
+min_face = 30
+[pnet]
+[rnet]
+hardest = 0.5
+[onet]
+turns = 2
+[onet.settings]
+min_face = 33
+"""
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    write_data(tmp_path, 4)
+    write_data(tmp_path, 3, name="others", first_seed=10)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_crops_are_cut_where_their_labels_say(scenes: Path, quick: list[dict[str, Any]]) -> None:
+    recipe = training.read(scenes / "r.toml", "pnet")
+    task = training.prepare("pnet", scenes, recipe, scenes / "run")
+    assert task.crops.pixels.shape[1:] == (12, 12, 3)
+    assert task.data["train"]["lists"]["scenes.json"]["faces"] == 8
+    assert task.data["val"]["lists"]["others.json"]["faces"] == 6
+    assert len(task.held_out) != len(task.crops)
+    labels = task.crops.labels
+    assert {kind: array.dtype for kind, array in labels.items()} == {"kind": int, "box": "f4", "points": "f4"}
+    assert set(np.unique(labels["kind"])) == {0, 1, 2, 3}
+    marked = labels["kind"] == Kind.LANDMARK
+    points = labels["points"][marked]
+    assert marked.sum() == (labels["kind"] == Kind.POSITIVE).sum() > 10
+    # the eyes are darker than the cheeks between them and the mouth
+    pixels = task.crops.pixels[marked].mean(axis=3)
+    row, eye = np.arange(len(points)), (points[:, 0] * 12).astype(int).clip(0, 11)
+    cheek = ((points[:, 0] + points[:, 3]) / 2 * 12).astype(int).clip(0, 11)
+    assert (pixels[row, eye[:, 1], eye[:, 0]] < pixels[row, cheek[:, 1], cheek[:, 0]]).mean() > 0.8
+
+
+def test_crops_are_cut_once_for_all_that_decides_them(scenes: Path, quick: list[dict[str, Any]]) -> None:
+    def prepared(**settings: Any) -> np.ndarray:
+        recipe = replace(training.read(scenes / "r.toml", "pnet"), **settings)
+        return np.array(training.prepare("pnet", scenes, recipe, scenes / "run").crops.pixels)
+
+    first = prepared()
+    np.testing.assert_array_equal(prepared(learning_rate=0.5, batch=7), first)
+    assert len(quick) == 2  # for the photos of training and of validation
+    assert len(prepared(jitter=6)) < len(first)
+    np.testing.assert_array_equal(prepared(), first)
+    assert not np.array_equal(prepared(seed=1), first)
+    assert len(quick) == 8
+
+
+def test_stages_train_on_each_other_and_are_exported_with_their_best(scenes: Path, quick: list[dict[str, Any]]) -> None:
+    for stage, following in zip(training.STAGES, (*training.STAGES[1:], None), strict=True):
+        file = run(training, scenes, scenes / "r.toml", scenes / "run", stage=stage)
+        if following:
+            with pytest.raises(OptionError, match=f"train {following} first"):
+                training.export_run(scenes / "run", scenes / "m.onnx")
+    assert file == scenes / "run" / "mtcnn.onnx"
+    exported = quick[-1]
+    for stage in training.STAGES:
+        best = torch.load(scenes / "run" / stage / "checkpoint.pt", weights_only=True)["best"]["weights"]
+        for name, value in exported["networks"][stage].state_dict().items():
+            assert torch.equal(value, best[name])
+    config = json.loads(exported["metadata"]["config"])
+    assert (config["landmarks"], config["codec"], config["min_face"]) == ("5", "corner", 33)
+    past = json.loads(exported["metadata"]["training"])
+    assert {stage: [phase["steps"] for phase in phases] for stage, phases in past.items()} == {
+        stage: [1] for stage in past
+    }
+    assert list(past) == list(training.STAGES)
+    assert past["rnet"][0]["recipe"]["hardest"] == 0.5
+    crops = {stage: CropSet(scenes / "run" / stage / "train") for stage in training.STAGES}
+    assert [found.pixels.shape[1] for found in crops.values()] == [12, 24, 48]
+    kinds = {stage: np.bincount(found.labels["kind"], minlength=4) for stage, found in crops.items()}
+    assert kinds["onet"][Kind.LANDMARK] > kinds["rnet"][Kind.LANDMARK]  # turned photos, too
+
+
+def test_losses_take_the_recipes_weights_and_validation_mines_nothing(crops: CropSet) -> None:
+    torch.manual_seed(0)
+    settings = {"hardest": 0.5, "box_weight": 0.25, "landmark_weight": 3.0}
+    task = stage_of(crops, **settings)
+    batch = {name: torch.as_tensor(values) for name, values in task.batch(0).items()}
+    n = len(batch["kind"])
+    maps = {"score": torch.randn(n, 1, 1), "box": torch.randn(n, 4, 1, 1), "landmarks": torch.randn(n, 10, 1, 1)}
+    rows = {"score": maps["score"].flatten(), "box": maps["box"].flatten(1), "landmarks": maps["landmarks"].flatten(1)}
+    mined, whole = targets.losses(rows, batch, **settings), targets.losses(rows, batch, **settings | {"hardest": 1.0})
+    assert mined["score"] > whole["score"]
+    assert task.losses(maps, batch) == mined
+    figures = task.figures(maps, batch)
+    assert list(figures) == ["negated_loss", "score", "box", "landmarks", "accuracy"]
+    for name, value in whole.items():
+        assert figures[name] == pytest.approx(float(value))
+    assert figures["negated_loss"] == pytest.approx(-sum(map(float, whole.values())))
+    classified = (batch["kind"] == Kind.NEGATIVE) | (batch["kind"] == Kind.POSITIVE)
+    right = (rows["score"] > 0) == (batch["kind"] == Kind.POSITIVE)
+    assert figures["accuracy"] == pytest.approx(float(right[classified].float().mean()))
+
+
+def test_kinds_that_a_set_lacks_are_left_out_of_a_batch() -> None:
+    kind = np.array([Kind.NEGATIVE] * 5 + [Kind.POSITIVE] * 2 + [Kind.OTHER])
+    rows = targets.by_kind(kind)
+    drawn = targets.at_ratio(np.random.default_rng(0), rows, 40)
+    assert np.bincount(kind[drawn]).tolist() == [30, 0, 10]
+
+
+def test_several_schemas_are_refused() -> None:
+    with pytest.raises(OptionError, match="one landmark schema, found 5, 68"):
+        training.StageRecipe(train=(), landmarks=("5", "68"))
 
 
 def test_missing_data_and_stages_are_named(tmp_path: Path) -> None:

@@ -3,67 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
+import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402
 
 from lineament.errors import OptionError  # noqa: E402
-from lineament.train.checkpoint import CHECKPOINT, check_same  # noqa: E402
+from lineament.train import batches, loop  # noqa: E402
+from lineament.train.checkpoint import CHECKPOINT, check_same, phases_of  # noqa: E402
 from lineament.train.loop import train  # noqa: E402
-from lineament.train.recipe import Recipe, copy_recipe, read_recipe  # noqa: E402
-from lineament.train.task import WHOLE, Batch, Part, Task, generator  # noqa: E402
-
-RECIPE = Recipe(
-    train=(), steps=60, batch=16, warmup=5, validate_every=20, workers=0, learning_rate=0.05, average=0.9, seed=3
-)
+from tasks import RECIPE, Brightness, train_as  # noqa: E402
 
 
-class Brightness(Task):
-    """Predict a picture's mean from its pixels."""
-
-    def __init__(self, *, stop_after: int | None = None) -> None:
-        torch.manual_seed(0)
-        self.network = Mean()
-        self.stop_after = stop_after
-
-    def batch(self, step: int, part: Part = WHOLE) -> Batch:
-        if self.stop_after is not None and step >= self.stop_after:
-            raise KeyboardInterrupt
-        pixels = generator(RECIPE.seed, step).integers(0, 256, (RECIPE.batch, 4, 4, 3), dtype=np.uint8)
-        pixels = pixels[list(part.of(RECIPE.batch))]
-        return {"pixels": pixels, "mean": (pixels.mean(axis=(1, 2, 3)) / 255).astype(np.float32)}
-
-    def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"error": (outputs["mean"] - batch["mean"]).square().mean()}
-
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        batch = {n: torch.as_tensor(v) for n, v in self.batch(0).items()}
-        pixels = batch["pixels"].permute(0, 3, 1, 2).float()
-        with torch.no_grad():
-            return {"negated_error": -float((network(pixels)["mean"] - batch["mean"]).square().mean())}
+def lines(folder: Path, kind: str) -> list[dict[str, float]]:
+    """The lines of a run's log that have such an entry."""
+    found = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [line for line in found if kind in line]
 
 
-class Mean(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 1, 4)
-
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        return {"mean": self.conv(pixels / 255).flatten()}
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / CHECKPOINT, weights_only=True)
 
 
 def test_it_learns_and_keeps_the_best(tmp_path: Path) -> None:
     task = Brightness()
     before = task.validate(task.network)["negated_error"]
     trained = train(task, RECIPE, tmp_path)
-    validations = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    scores = [v["validation"]["negated_error"] for v in validations if "validation" in v]
+    scores = [line["validation"]["negated_error"] for line in lines(tmp_path, "validation")]
     assert len(scores) == 3
     assert task.validate(trained)["negated_error"] == pytest.approx(max(scores), abs=1e-7)
     assert max(scores) > before / 10
@@ -103,7 +77,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_from_before_a_setting_was_trained_with_its_default(tmp_path: Path) -> None:
     train(Brightness(), RECIPE, tmp_path)
-    state = torch.load(tmp_path / CHECKPOINT)
+    state = checkpoint(tmp_path)
     del state["recipe"]["weight_decay"]
     check_same(tmp_path / CHECKPOINT, state, RECIPE)
     with pytest.raises(OptionError, match="weight_decay"):
@@ -123,31 +97,123 @@ def test_one_process_trains_in_both_precisions(tmp_path: Path) -> None:
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trained.parameters())
 
 
-TWO_TABLES = 'train = ["a.json"]\nseed = 1\n[one]\nsteps = 5\n[two]\nsteps = 7\n'
+class Clock:
+    """A second for every look at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
 
 
-def test_recipes_are_read_with_what_replaces_them(tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(TWO_TABLES)
-    copy_recipe(tmp_path / "r.toml", tmp_path / "run" / "r.toml", {"batch": "3"})
-    recipe = read_recipe(tmp_path / "run" / "r.toml", Recipe, "two")
-    assert (recipe.train, recipe.seed, recipe.steps, recipe.batch) == (("a.json",), 1, 7, 3)
+def test_a_training_by_the_clock_ends_validated_and_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPE, minutes=0.5, validate_every=8)
+    monkeypatch.setattr(loop, "time", Clock())
+    train(Brightness(), recipe, tmp_path / "whole")
+    state = checkpoint(tmp_path / "whole")
+    assert state["seconds"] >= 30
+    assert 25 < state["step"] <= 30
+    assert [line["step"] for line in lines(tmp_path / "whole", "validation")] == [8, 16, 24, state["step"]]
+    monkeypatch.setattr(loop, "time", Clock())
+    with pytest.raises(KeyboardInterrupt):
+        train(Brightness(stop_after=20), recipe, tmp_path / "killed")
+    monkeypatch.setattr(loop, "time", Clock())
+    train(Brightness(), recipe, tmp_path / "killed")  # for the time that was left in step 16
+    assert abs(checkpoint(tmp_path / "killed")["step"] - state["step"]) <= 2
 
 
-@pytest.mark.parametrize(
-    ("table", "overrides", "message"),
-    [("three", {}, "one, two"), ("one", {"stepz": "3"}, "stepz"), ("one", {"steps": "many"}, "not TOML")],
-)
-def test_bad_recipes_teach(tmp_path: Path, table: str, overrides: dict[str, str], message: str) -> None:
-    (tmp_path / "r.toml").write_text(TWO_TABLES)
-
-    def copied() -> Recipe:
-        copy_recipe(tmp_path / "r.toml", tmp_path / "copy.toml", overrides)
-        return read_recipe(tmp_path / "copy.toml", Recipe, table)
-
-    with pytest.raises(OptionError, match=message):
-        copied()
+TWO_PHASES = [
+    replace(RECIPE, steps=20),
+    replace(
+        RECIPE,
+        **{"steps": 40, "validate_every": 5, "seed": 4, "optimizer": "sgd", "learning_rate": 0.9, "warmup": 0},
+        **{"schedule": "plateau", "patience": 1, "factor": 0.7},
+    ),
+]
 
 
-def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"none\.toml"):
-        read_recipe(tmp_path / "none.toml", Recipe, "one")
+def run_of_phases(folder: Path, first: int = 1, *, stop: int | None = None) -> None:
+    """Two phases, or the second alone; that is killed before a step, if asked for."""
+    for phase, recipe in list(enumerate(TWO_PHASES, 1))[first - 1 :]:
+        train(Brightness(stop_after=stop if phase == 2 else None), recipe, folder, phase=phase)
+
+
+def test_a_killed_run_of_phases_goes_on_exactly(tmp_path: Path) -> None:
+    run_of_phases(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_of_phases(tmp_path / "killed", stop=33)
+    killed = checkpoint(tmp_path / "killed")
+    assert (killed["phase"], killed["step"]) == (2, 30)
+    run_of_phases(tmp_path / "killed", first=2)
+    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed")
+    assert whole["schedule"] == resumed["schedule"]
+    assert 0 < killed["schedule"]["lowered"] < whole["schedule"]["lowered"]
+    for part in ("network", "average"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, resumed[part][name]), name
+
+
+def test_a_phase_begins_with_the_best_weights_before_it_and_both_are_on_record(tmp_path: Path) -> None:
+    train(Brightness(), RECIPE, tmp_path / "stage")
+    first = checkpoint(tmp_path / "stage")["best"]
+    task = Brightness()
+    task.data = {"train": {"lists": {"a.json": {"photos": 3, "faces": 4}}}}
+    still = replace(RECIPE, steps=7, learning_rate=0.0, seed=9)
+    train(task, still, tmp_path / "stage", phase=2)
+    for name, value in first["weights"].items():
+        assert torch.equal(value, checkpoint(tmp_path / "stage")["best"]["weights"][name])
+    train(Brightness(), replace(still, initial=str(tmp_path)), tmp_path / "other" / "stage")
+    records = phases_of(tmp_path / "other" / "stage")
+    assert [record["steps"] for record in records] == [60, 7, 7]
+    assert [record["step"] for record in records] == [first["step"], 7, 7]
+    assert [record["recipe"]["seed"] for record in records] == [3, 9, 9]
+    assert [record["initial"] for record in records] == ["", "the phase before", tmp_path.name]
+    assert records[1]["data"] == task.data
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=20, validate_every=10, optimizer="sgd", clip=0.5)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(train_as, args=(2, port, recipe, tmp_path), nprocs=2)
+    alone = train(Brightness(), recipe, tmp_path / "alone").state_dict()
+    for rank in range(2):
+        saved = torch.load(tmp_path / f"{rank}.pt")
+        for name, value in saved["weights"].items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-5, atol=1e-6)
+        assert saved["sizes"][0] == RECIPE.batch // 2
+        assert saved["validations"] == (2 if rank == 0 else 0)
+    together, one = (lines(tmp_path / folder, "validation") for folder in ("stage", "alone"))
+    assert [line["step"] for line in together] == [10, 20]  # by one of them
+    for mine, theirs in zip(together, one, strict=True):
+        assert mine["validation"]["negated_error"] == pytest.approx(theirs["validation"]["negated_error"], rel=1e-4)
+
+
+def test_processes_that_cannot_share_a_batch_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Three(loop.Accelerator):
+        num_processes = 3
+
+    monkeypatch.setattr(loop, "Accelerator", Three)
+    with pytest.raises(OptionError, match="3 processes cannot share a batch of 16"):
+        train(Brightness(), RECIPE, tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_training_leaves_no_worker_behind() -> None:
+    alive, held = os.pipe()  # its other end is closed when all that hold it have ended
+    training = os.fork()
+    if not training:
+        if not os.fork():
+            batches._end_with_parent(0)
+            os.write(held, b"!")
+        time.sleep(60)
+        os._exit(0)
+    os.close(held)
+    assert os.read(alive, 1) == b"!"
+    os.kill(training, signal.SIGKILL)
+    os.waitpid(training, 0)
+    assert select.select([alive], [], [], 20)[0]
+    assert os.read(alive, 1) == b""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +23,9 @@ from lineament.cli.search_weights import search_weights
 from lineament.cli.train import train
 from lineament.errors import LineamentError
 
+BROKEN_PIPE = 141
+"""Exit code where the reader of our output goes, as shells count it."""
+
 
 class _Commands(TyperGroup):
     """Commands whose errors are one line and exit code 2."""
@@ -27,6 +33,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:  # whoever read our output, such as `head`, has enough
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # or Python would complain at its end
+            raise typer.Exit(BROKEN_PIPE) from error
         except (LineamentError, OSError) as error:
             typer.secho(f"lineament: {error}", fg="red", err=True)
             raise typer.Exit(2) from error
@@ -58,7 +67,9 @@ def _main(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    pass
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding does not have
 
 
 main = app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import sys
@@ -10,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
@@ -28,13 +30,17 @@ from lineament.detector import in_groups
 from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
 from lineament.files import whole
-from lineament.images import MAX_PIXELS, SUFFIXES, Array, Source, image_paths, read_image
-from lineament.weights import DEFAULT
+from lineament.images import MAX_PIXELS, Array, Source, image_paths, read_image
+from lineament.weights import DEFAULT, is_weights, read_weights
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 TABLE_ROWS = 40
+STDIN = Path("-")
+DRAWN = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"})
+"""Suffixes that drawn pictures keep; those of others are written as PNG."""
+NAME_BYTES = 255  # of a file's name, in all common file systems
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Summary:
 
     def __init__(self) -> None:
         self.table = Table("picture", "size", "faces", "best score", box=None)
-        self.read = self.unread = self.faces = 0
+        self.read = self.unread = self.unwritten = self.faces = 0
 
     def add(self, record: dict[str, Any]) -> None:
         """Count one picture, and list it while the table is short."""
@@ -69,13 +75,17 @@ class Summary:
 
     def __str__(self) -> str:
         unread = f"; {self.unread} could not be read" if self.unread else ""
+        unread += f"; {self.unwritten} could not be written" if self.unwritten else ""
         faces, pictures = ("s" if count != 1 else "" for count in (self.faces, self.read))
         return f"{self.faces} face{faces} in {self.read} picture{pictures}{unread}"
 
 
 @with_settings
 def detect(
-    paths: Annotated[list[str], typer.Argument(help="Picture files, folders (searched to any depth), glob patterns.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders (searched to any depth), glob patterns; - for an image on stdin."),
+    ],
     settings: Settings,
     method: Annotated[
         str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")
@@ -83,7 +93,11 @@ def detect(
     landmarks: Landmarks = None,
     json_file: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Write one JSON object a picture and line; - for stdout."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write one JSON object a picture and line; - for stdout. A run that was stopped goes on where it was.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -104,7 +118,7 @@ def detect(
 ) -> None:
     """Find the faces in pictures.
 
-    A picture that cannot be read is named, and the others go on.
+    A picture that cannot be read or written is named, and the others go on.
 
     Exit code: 0 all pictures were read; 1 some were not; 2 the request was wrong or its result could not be written.
     """
@@ -117,40 +131,67 @@ def detect(
 
     def read(path: Path) -> Photo:
         try:
-            return Photo(path, read_image(path, max_pixels=max_pixels))
+            source = sys.stdin.buffer if path == STDIN else path
+            return Photo(path, read_image(source, max_pixels=max_pixels))
         except ImageError as error:
             return Photo(path, error=str(error))
 
-    def finish(seen: tuple[Photo, Faces | None]) -> dict[str, Any]:
+    def finish(seen: tuple[Photo, Faces | None]) -> tuple[dict[str, Any], str]:
+        """The record of a picture, and why it could not be written, if so."""
         photo, faces = seen
         if photo.image is None or faces is None:
-            return {"path": str(photo.path), "error": photo.error}
-        if out:
-            with whole(targets[photo.path]) as part:
-                lineament.draw(photo.image, faces).save(part, quality=92)
-        return {"path": str(photo.path), "method": detector.method} | faces.to_dict()
+            return {"path": str(photo.path), "error": photo.error}, ""
+        record = {"path": str(photo.path), "method": detector.method} | faces.to_dict()
+        return record, _draw(photo.image, faces, targets[photo.path]) if out else ""
 
     find([])  # wrong options, paths and folders end here, before the first picture
-    files = image_paths(paths, leave_out=out)
+    named = [path for path in paths if path != str(STDIN)]
+    files = [STDIN][: len(paths) - len(named)] + (image_paths(named, leave_out=out) if named else [])
     targets = _targets(files, out) if out else {}
+    weights = [name for name in (method, landmarks or "") if is_weights(name)]
+    options = (settings, threshold, min_face, max_face, landmarks, runtime, device, out, lineament.__version__)
+    run = hashlib.sha256(repr(options).encode() + b"".join(map(read_weights, weights))).hexdigest()
     Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)  # Pillow's own limit, or there were no going beyond it
     warnings.filterwarnings("ignore", module="PIL")  # what matters of a picture is said in its own line
-    console = Console(stderr=True)
     summary = Summary()
-    with _json_lines(json_file) as lines, _progress(console) as progress, ThreadPoolExecutor(jobs) as pool:
-        bar = progress.add_task("pictures", total=len(files))
-        photos = _in_order(pool, read, files, ahead=jobs)
-        for record in _in_order(pool, finish, _seen(photos, find), ahead=jobs):
-            if "error" in record:
-                console.print(Text(record["error"], style="red"), soft_wrap=True)
+    with (
+        _own_stderr(),
+        _progress(console := Console(stderr=True)) as progress,
+        _json_lines(json_file, run, files, targets) as (kept, lines),
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        bar = progress.add_task("pictures", total=len(files), completed=len(kept))
+        for record in kept:
+            summary.add(record)
+        photos = _in_order(pool, read, files[len(kept) :], ahead=jobs)
+        for record, unwritten in _in_order(pool, finish, _seen(photos, find), ahead=jobs):
+            for problem in filter(None, (record.get("error"), unwritten)):
+                console.print(Text(problem, style="red"), soft_wrap=True)
             if lines:
                 lines.write(json.dumps(record) + "\n")
+                lines.flush()
             summary.add(record)
+            summary.unwritten += bool(unwritten)
             progress.advance(bar)
+    if kept:
+        console.print(f"{len(kept)} pictures were finished before")
     if summary.read and not json_file and not out:
         Console().print(summary.table)
     console.print(Text(str(summary)))
-    raise typer.Exit(1 if summary.unread else 0)
+    raise typer.Exit(2 if summary.unwritten else 1 if summary.unread else 0)
+
+
+def _draw(image: Array, faces: Faces, target: Path) -> str:
+    """Write a picture with its faces; what kept it from being written, if its format cannot hold it."""
+    try:
+        with whole(target) as part:
+            lineament.draw(image, faces).save(part, quality=92)
+    except (OSError, ValueError) as error:  # encoders raise both
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # so would the others
+        height, width = image.shape[:2]
+        return f"{target}: a picture of {width}x{height} cannot be written: {error}"
+    return ""
 
 
 def _in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
@@ -176,14 +217,21 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
     """Where each drawn picture goes: under the part of its path that not all pictures share.
 
     Raises:
-        OptionError: the folder cannot be written, or a picture would be overwritten.
+        OptionError: the folder cannot be written, a picture would be overwritten, two would be written to one file, or
+            a name is too long.
     """
-    places = [Path(os.path.abspath(file)) for file in files]
+    places = [Path(os.path.abspath("stdin" if file == STDIN else file)) for file in files]
     common = os.path.commonpath([place.parent for place in places])
-    targets = {}
+    targets: dict[Path, Path] = {}
+    written: dict[Path, Path] = {}
     for file, place in zip(files, places, strict=True):
         target = out / place.relative_to(common)
-        targets[file] = target if target.suffix.lower() in SUFFIXES else target.with_name(target.name + ".png")
+        target = target if target.suffix.lower() in DRAWN else target.with_name(target.name + ".png")
+        if len(os.fsencode(target.name)) > NAME_BYTES:
+            raise OptionError(f"--out: {file} would be written as a name of over {NAME_BYTES} bytes; rename it")
+        if target in written:
+            raise OptionError(f"--out: {written[target]} and {file} would both be written to {target}; rename one")
+        targets[file], written[target] = target, file
     overwritten = {target.resolve() for target in targets.values()} & {place.resolve() for place in places}
     if overwritten:
         raise OptionError(f"--out {out} would overwrite {min(overwritten)}; choose another folder")
@@ -200,17 +248,76 @@ def _check_writable(folder: Path, option: str) -> None:
 
 
 @contextmanager
-def _json_lines(name: str | None) -> Iterator[IO[str] | None]:
-    """Where the lines go, if anywhere: standard output, or a file that appears when it is whole."""
+def _json_lines(
+    name: str | None, run: str, files: list[Path], targets: dict[Path, Path]
+) -> Iterator[tuple[list[dict[str, Any]], IO[str] | None]]:
+    """What an earlier run of the same command finished, and where lines go, if anywhere.
+
+    That is standard output, a pipe, or a file beside the one that is asked for. It takes that one's place when all
+    lines are written; until then it is kept, whatever stops the run.
+    """
     if name is None or name == "-":
-        yield sys.stdout if name else None
+        yield [], sys.stdout if name else None
         return
     path = Path(name)
     if path.is_dir():
         raise OptionError(f"--json: {path} is a folder; name a file")
+    if path.exists() and not path.is_file():  # a pipe or a device
+        with path.open("w", encoding="utf-8") as file:
+            yield [], file
+        return
     _check_writable(path.parent, "--json")
-    with whole(path) as part, part.open("w", encoding="utf-8") as file:
-        yield file
+    part = path.with_name(f".{hashlib.sha256(f'{run} {path.name}'.encode()).hexdigest()[:16]}.part.jsonl")
+    kept = _finished(part, files, targets)
+    try:
+        with part.open("a", encoding="utf-8") as file:
+            yield kept, file
+    except BaseException:
+        count = part.read_bytes().count(b"\n")
+        if count:
+            typer.echo(f"stopped; {count} of {len(files)} pictures are kept: the same command goes on there", err=True)
+        else:
+            part.unlink()
+        raise
+    os.replace(part, path.resolve())
+
+
+def _finished(part: Path, files: list[Path], targets: dict[Path, Path]) -> list[dict[str, Any]]:
+    """The records with which a stopped run began, while they are of these files as they are; the rest is cut off."""
+    if not part.exists():
+        return []
+    written = part.stat().st_mtime
+    kept, size = [], 0
+    with part.open("rb+") as lines:
+        for line, file in zip(lines, files, strict=False):
+            record = json.loads(line) if line.endswith(b"\n") else {}
+            drawn = file not in targets or "error" in record or targets[file].exists()
+            if record.get("path") != str(file) or file == STDIN or not drawn or file.stat().st_mtime > written:
+                break
+            kept.append(record)
+            size += len(line)
+        lines.truncate(size)
+    return kept
+
+
+@contextmanager
+def _own_stderr() -> Iterator[None]:
+    """Standard error for Python alone: what C libraries, such as libtiff, print meanwhile goes nowhere."""
+    stream = sys.__stderr__
+    if stream is None or sys.stderr is not stream:  # somebody else's already
+        yield
+        return
+    stream.flush()
+    with (
+        open(os.devnull, "w") as nothing,
+        open(os.dup(2), "w", buffering=1, encoding=stream.encoding, errors="backslashreplace") as own,
+        redirect_stderr(own),
+    ):
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own.fileno(), 2)
 
 
 class _Rate(ProgressColumn):

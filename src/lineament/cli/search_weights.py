@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lineament.cli.options import pairs
-from lineament.cli.train import recipe_of, training_of
+from lineament.cli.train import training_of
 from lineament.errors import OptionError
 from lineament.evaluate.results import plain
 from lineament.files import write_whole
+from lineament.train.recipe import shipped_recipe
 
 
 def search_weights(
@@ -51,7 +52,7 @@ def search_weights(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     found = isnet.search_weights(
         data,
-        recipe or recipe_of("isnet-paper"),
+        recipe or shipped_recipe("isnet-paper"),
         out,
         trials=trials,
         phi=phi,

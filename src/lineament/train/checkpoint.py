@@ -22,7 +22,7 @@ from lineament.weights import is_weights, read_weights
 
 CHECKPOINT = "checkpoint.pt"
 # A run may go on with others: longer, too, or to an early end.
-_MAY_CHANGE = {"workers", "validate_every", "steps", "minutes", "initial"}
+_MAY_CHANGE = {"workers", "validate_every", "steps", "stop", "minutes", "initial"}
 _OF_THE_MACHINE = {"workers", "initial"}  # a folder, as a rule: a record has what was found there
 
 
@@ -92,6 +92,8 @@ def begin(task: Task, recipe: Recipe, folder: Path, phase: int) -> dict[str, Any
         check_same(folder / CHECKPOINT, state, recipe)
         return state
     past, initial = phases_of(folder), ""
+    if recipe.resume and state is not None:
+        return state | {"phase": phase, "past": past, "initial": "the phase before, resumed", "data": dict(task.data)}
     if is_weights(recipe.initial):
         content = read_weights(recipe.initial)
         task.adopt(content)

@@ -40,7 +40,8 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
 
     Args:
         task: what to learn. recipe: how. folder: where the run keeps its state.
-        report: called with the step and its figures, for a progress bar.
+        report: called after every step, for a progress bar, with how much of ``Schedule.length`` is done, and with the
+            latest figures of the training.
         phase: which phase of the run this is, from 1.
 
     Returns:
@@ -73,7 +74,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     clock = _Clock(state["seconds"], shared=part.count > 1 and recipe.minutes > 0)
     step, seconds = state["step"], clock.seconds()
     upcoming = batches(task, part, step, recipe.workers)
-    log = _Log(folder / "log.jsonl", writes=main)
+    log, latest = _Log(folder / "log.jsonl", writes=main), {}
     if step == 0:
         log.write({"phase": phase, "recipe": as_dict(recipe)})
     while not schedule.over(step, seconds / 60):
@@ -91,16 +92,16 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         _follow(average, network, min(recipe.average, step / (step + 10)))
         seconds = clock.seconds()
         if step % 100 == 0:
-            figures = {name: float(value.detach()) for name, value in parts.items()}
-            log.write({"step": step, "seconds": round(seconds, 1), **figures})
-            if report and main:
-                report(step, figures)
+            latest = {name: float(value.detach()) for name, value in parts.items()}
+            log.write({"step": step, "seconds": round(seconds, 1), **latest})
+        if report and main:
+            report(round(seconds) if recipe.minutes else step, latest)
         if step % recipe.validate_every == 0 or schedule.over(step, seconds / 60):
             if main:
                 with autocast(), torch.no_grad():
                     figures = task.validate(average)
                 log.write({"step": step, "validation": figures})
-                _log.info("step %d: %s", step, figures)
+                _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
             score = _agreed(next(iter(figures.values())) if main else 0.0, shared=part.count > 1)
             schedule.validated(score)
             if score > state["best"]["score"]:

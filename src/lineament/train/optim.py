@@ -32,9 +32,16 @@ class Schedule:
         self.recipe = recipe
         self.lowered, self._best, self._waited = 0, -math.inf, 0
 
+    @property
+    def length(self) -> int:
+        """Steps of the training, or seconds if it goes by the clock."""
+        return round(60 * self.recipe.minutes) or self.recipe.stop or self.recipe.steps
+
     def over(self, step: int, minutes: float) -> bool:
         """Whether the training ends after so many steps and so many minutes."""
-        return minutes >= self.recipe.minutes if self.recipe.minutes else step >= self.recipe.steps
+        r = self.recipe
+        end = minutes >= r.minutes if r.minutes else step >= r.steps
+        return end or 0 < r.stop <= step
 
     def rate(self, step: int, minutes: float) -> float:
         """The learning rate of a step, the first of which is 1, that begins after so many minutes."""

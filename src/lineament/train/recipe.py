@@ -16,6 +16,7 @@ import msgspec
 
 from lineament.errors import OptionError
 from lineament.files import write_whole
+from lineament.weights import FOLDER, models
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class Recipe:
         backgrounds: folders below the data folder with images in which there is no face.
         initial: the weights to begin with: the folder of a run with the same network, for its best weights; or, where
             the method can, the name of shipped weights or the path of an ONNX file. Empty: the phase before, if any.
+        resume: go on with the network, optimiser, average and step count of the phase before, under these settings,
+            rather than begin anew with its best weights.
         steps: length of the training in optimiser steps.
+        stop: if not 0, the step after which the training ends before its schedule does.
         minutes: if not 0, the training lasts so long, however many steps that makes; validation after it not counted.
         batch: samples a step, those of all processes together.
         optimizer: "adamw" or "sgd".
@@ -53,7 +57,9 @@ class Recipe:
     val: tuple[str, ...] = ()
     backgrounds: tuple[str, ...] = ()
     initial: str = ""
+    resume: bool = False
     steps: int = 10_000
+    stop: int = 0
     minutes: float = 0.0
     batch: int = 256
     optimizer: str = "adamw"
@@ -188,8 +194,37 @@ def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
 
 
 def read_about(path: Path) -> dict[str, str]:
-    """The table ``[weights]``: what a weight file made by this recipe says of its name, licence and training data."""
-    return dict(_parsed(path).get("weights", {}))
+    """What the table ``[weights]`` says of name, licence and training data of the weights that a recipe makes.
+
+    Nothing where ``[overrides]`` change the training: then it does not make those weights.
+    """
+    document = _parsed(path)
+    changed = document.get("overrides", {}).keys() - {"workers", "validate_every"}
+    return {} if changed else dict(document.get("weights", {}))
+
+
+def check_name(path: Path) -> None:
+    """Raise `OptionError` if a recipe gives its weights a name that ships and is not the recipe of those weights."""
+    name = read_about(path).get("name", "")
+    own = name not in _shipped() or path.read_text() != _shipped()[name].read_text()
+    if own and name in {model.name for model in models()}:
+        raise OptionError(f"{path} [weights]: {name!r} is the name of weights that ship; give yours another")
+
+
+def shipped_recipe(name: str) -> Path:
+    """A recipe that ships: inside the installed package, or in the clone that it is run from.
+
+    Raises:
+        OptionError: no recipe has that name; the message lists those that exist.
+    """
+    if name not in _shipped():
+        raise OptionError(f"no recipe ships as {name!r}; there are: {', '.join(_shipped())}; or name a TOML file")
+    return _shipped()[name]
+
+
+def _shipped() -> dict[str, Path]:
+    places = (FOLDER.parent, FOLDER.parents[2])
+    return {path.stem: path for folder in places for path in sorted(folder.glob("recipes/*.toml"))}
 
 
 def _parsed(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from accelerate import PartialState
 from lineament.errors import OptionError
 from lineament.train.checkpoint import is_finished
 from lineament.train.loop import Report, train
-from lineament.train.recipe import Recipe, copy_recipe
+from lineament.train.optim import Schedule
+from lineament.train.recipe import Recipe, check_name, copy_recipe
 from lineament.train.task import Task
 
 RECIPE = "recipe.toml"
@@ -66,7 +67,7 @@ def run(
         recipe: TOML file with a table for each stage. out: the run's folder.
         stage: the stage to train; ``None`` for all in turn.
         overrides: settings that replace the recipe's, written as in TOML.
-        report: makes a progress callback for a stage of so many steps.
+        report: makes a progress callback for a stage of so many steps, or seconds if it goes by the clock.
 
     Returns:
         The exported file in the run's folder; the folder where stages are still to be trained.
@@ -77,6 +78,7 @@ def run(
     """
     if stage not in (None, *method.STAGES):
         raise OptionError(f"{method.METHOD} has no stage {stage!r}; it has: {', '.join(method.STAGES)}")
+    check_name(recipe)
     processes = PartialState()
     if processes.is_main_process:
         copy_recipe(recipe, out / RECIPE, overrides or {})
@@ -89,7 +91,9 @@ def run(
             with processes.main_process_first():
                 task = method.prepare(name, data, settings, out)
             title = name if len(phases) == 1 else f"{name}, phase {number} of {len(phases)}"
-            train(task, settings, out / name, report(title, settings.steps) if report else None, phase=number)
+            train(
+                task, settings, out / name, report(title, Schedule(settings).length) if report else None, phase=number
+            )
         if processes.is_main_process:
             method.finish(name, task, out)
     if stage not in (None, method.STAGES[-1]):

@@ -226,8 +226,11 @@ def _cut_crops(
 ) -> None:
     """The crop set of a stage, from every photo of a split."""
     samples = found.samples
+    before = STAGES[: STAGES.index(stage)]
+    wanted = {*before, *(f"crop{NETWORKS[name](1).size}" for name in (*before, stage))}
     with TemporaryDirectory() as temporary:
-        file = export(entries(networks), Path(temporary) / "cascade.onnx", metadata={})
+        parts = {name: entry for name, entry in entries(networks).items() if name in wanted}
+        file = export(parts, Path(temporary) / "cascade.onnx", metadata={})
         graph = load_graph(file.read_bytes(), threads=1)
     cascade = MTCNN(graph, Config(landmarks=recipe.landmarks[0], codec=recipe.codec))
 
