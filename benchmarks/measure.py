@@ -99,7 +99,11 @@ DETECTORS = {
     },
     **{
         f"{front} + {stage}": Detector(
-            weights=weights, settings=settings, landmarks=stage, about=f"{front}, landmarks by a second stage"
+            weights=weights,
+            settings=settings,
+            landmarks=stage,
+            about=f"{front}, landmarks by a second stage",
+            tests=("landmarks5-test", "landmarks68-test") if stage == "isnet-68" else ("landmarks5-test",),
         )
         for front, weights, settings in (("kpnet-256", "kpnet", {"input_size": 256}), ("mtcnn", "mtcnn", {}))
         for stage in ("isnet-5", "isnet-68")
