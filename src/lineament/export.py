@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -129,16 +130,18 @@ def _convert(name: str, entry: Entry) -> onnx.ModelProto:
         for n in entry.inputs
     }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        module,
-        tuple(entry.inputs.values()),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=list(entry.inputs),
-        output_names=names,
-        dynamic_shapes=tuple(axes.values()),
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of what it calls itself
+        program = torch.onnx.export(
+            module,
+            tuple(entry.inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(entry.inputs),
+            output_names=names,
+            dynamic_shapes=tuple(axes.values()),
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     del model.graph.value_info[:]

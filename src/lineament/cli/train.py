@@ -94,9 +94,9 @@ class _Line(logging.Handler):
         return show
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a message of the library above the line if it is a warning, else in it."""
-        if record.levelno >= logging.WARNING:
-            self._progress.console.print(record.getMessage())
+        """Show a message of the library in the line; above it, if it is a warning or a file is written to."""
+        if record.levelno >= logging.WARNING or not self._progress.console.is_terminal:
+            self._progress.console.print(record.getMessage(), highlight=False, soft_wrap=True)
         else:
             self._progress.update(self._task, latest=record.getMessage()[:100])
 

@@ -1,0 +1,54 @@
+"""``lineament train``: what it hands to a run, and what it shows of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+pytest.importorskip("torch")
+
+from lineament.methods.mtcnn import training
+from lineament.train import run as run_module
+from lineament.train.recipe import shipped_recipe
+
+
+def test_it_runs_the_shipped_recipe_and_says_where_the_file_is(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+
+    def trained(method: Any, data: Path, recipe: Path, out: Path, **others: Any) -> Path:
+        given.update(others, method=method, data=data, recipe=recipe, out=out)
+        logging.getLogger("lineament.data").info("3 photos decoded")
+        logging.getLogger("lineament.train").warning("a warning")
+        logging.getLogger("another").info("chatter")
+        given["report"]("pnet", 10)(5, {"score": 0.25})
+        return out / "mtcnn.onnx"
+
+    monkeypatch.setattr(run_module, "run", trained)
+    result = run(
+        "train", "mtcnn", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--set", "steps=5", "--set", "a.b=1"
+    )
+    assert result.exit_code == 0
+    assert (given["method"], given["data"], given["out"]) == (training, tmp_path, tmp_path / "run")
+    assert given["recipe"] == shipped_recipe("mtcnn")
+    assert given["overrides"] == {"steps": "5", "a.b": "1"}
+    assert "3 photos decoded" in result.output  # a file or a test is no terminal, whose line it would be in
+    assert "a warning" in result.output
+    assert "chatter" not in result.output
+    assert f"trained: {tmp_path / 'run' / 'mtcnn.onnx'}" in result.output.replace("\n", "")
+    assert not any(type(handler).__name__ == "_Line" for handler in logging.getLogger("lineament").handlers)
+
+
+def test_a_method_without_a_recipe_of_its_name_lists_those_there_are(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    result = run("train", "isnet", "--data", str(tmp_path))
+    assert result.exit_code == 2
+    assert "no recipe ships as 'isnet'" in result.output
+    assert "isnet-68" in result.output
