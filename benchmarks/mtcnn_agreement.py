@@ -17,16 +17,18 @@ import lineament
 from lineament.calibration import logistic, sigmoid
 from lineament.data.readers.coco import read_coco
 from lineament.evaluate.landmarks import match_confident
+from lineament.schemas import FIVE, convert
 
+INDICES = ("landmarks5-val.json", "landmarks21-val.json")
 NEAR = 0.05
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of landmarks5-val.json")
-    parser.add_argument("--photos", type=int, default=3000, help="how many of its photos, at most")
+    parser.add_argument("--data", type=Path, required=True, help=f"folder of {' and '.join(INDICES)}")
+    parser.add_argument("--photos", type=int, default=1000, help="of either file, at most")
     args = parser.parse_args()
-    samples = read_coco(args.data / "landmarks5-val.json")[: args.photos]
+    samples = [sample for index in INDICES for sample in read_coco(args.data / index)[: args.photos]]
     # a slope of 1 without a constant gives the evidence itself back
     detector = lineament.load("mtcnn", threads=1, settings={"agreement": [1.0, 0.0]})
     evidence, near, whose = [], [], []
@@ -36,7 +38,8 @@ def main() -> None:
         rows = np.flatnonzero((chosen >= 0) & (sample.landmark_source == "human") & ~sample.ignore)
         found = faces[chosen[rows]]
         size = np.sqrt((found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1))
-        error = np.linalg.norm(found.landmarks - sample.landmarks[rows], axis=2) / size[:, None]
+        truth = convert(sample.landmarks[rows], sample.schema, FIVE)
+        error = np.linalg.norm(found.landmarks - truth, axis=2) / size[:, None]
         p = found.landmark_scores.astype(float)
         evidence.append(np.log(p / (1 - p))[np.isfinite(error)])
         near.append((error < NEAR)[np.isfinite(error)])

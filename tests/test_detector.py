@@ -142,6 +142,23 @@ def test_nested_settings_can_be_replaced() -> None:
     assert (other[3] - other[1]) / (other[2] - other[0]) > 1.1
 
 
+@pytest.mark.parametrize(("name", "own"), [("mtcnn", {"nms_rnet": 0.9}), ("kpnet-lite", {"pyramid": [0.8]})])
+def test_shared_settings_reach_every_detector(name: str, own: dict[str, Any]) -> None:
+    photo = next(path for path in PHOTOS if path.stem == "astronaut")
+
+    def found(**settings: Any) -> Faces:
+        return lineament.load(name, settings=own | settings).detect(photo, min_face=60)
+
+    usual, unsuppressed = found(), found(suppression="soft-gaussian", sigma=1e9)
+    assert len(unsuppressed) > len(usual)
+    voted, flipped = found(voting=0.5), found(flip=True, voting=0.5)
+    assert len(voted) == len(usual) == len(flipped)
+    np.testing.assert_allclose(voted.scores, usual.scores, rtol=1e-6)
+    assert (voted.boxes != usual.boxes).any()
+    assert (flipped.boxes != voted.boxes).any()
+    assert len(found(over="min")) <= len(usual)
+
+
 def test_one_look_is_the_same_however_it_is_written() -> None:
     photo = next(path for path in PHOTOS if path.stem == "astronaut")
     none, empty = (lineament.load("mtcnn", settings={"looks": looks}).detect(photo) for looks in (None, []))

@@ -62,6 +62,13 @@ def test_votes_move_boxes_and_leave_the_rest() -> None:
         np.testing.assert_array_equal(getattr(voted, name), getattr(plain, name))
 
 
+def test_votes_weigh_by_the_scores_that_were_not_lowered_yet() -> None:
+    found = candidates().suppressed(DetectorSettings(suppression="soft-linear", voting=0.5), 0.5, 0.0)
+    mean = (0.9 * BOXES[0] + 0.8 * BOXES[1]) / 1.7
+    np.testing.assert_allclose(found.boxes[found.scores == 0.9], [mean])
+    np.testing.assert_allclose(found.boxes[np.isclose(found.scores, 0.32)], [mean])
+
+
 @pytest.mark.parametrize("how", ["nms", "soft-linear", "soft-gaussian"])
 def test_no_candidates_are_no_faces(how: str) -> None:
     found = candidates(0).suppressed(DetectorSettings(suppression=how, voting=0.5), 0.5, 0.0)

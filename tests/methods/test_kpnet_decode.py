@@ -351,6 +351,27 @@ def test_only_what_cannot_reach_the_threshold_is_left_out(evidence: tuple[float,
         np.testing.assert_array_equal(some.scores[some.scores >= threshold], every.scores[every.scores >= threshold])
 
 
+@pytest.mark.parametrize(
+    "weights", [(1, 0.3, 1.5, 1, 0.5, 1), (2, -0.5, 0.3, 1, -0.4, 1), (0.7, 0.9, -0.1, 0.6, 0.2, 2)]
+)
+@pytest.mark.parametrize("largest", [math.inf, 96.0])
+def test_the_faintest_logit_is_a_step_below_what_reaches_the_threshold(
+    weights: tuple[float, ...], largest: float
+) -> None:
+    decoder = KPNetDecoder(told(), bare(evidence=weights))
+    own, size, agreement, mean, least, constant = weights
+    sides = [math.log2(side / 32) for side in (4, min(largest, 256))]
+    most = max(size * side for side in sides) + constant
+    most += max(agreement * math.log(share + 0.05) for share in (0, 1))
+    most += max(mean * math.log(peak + 1e-3) for peak in (0, 1)) + max(least * math.log(p + 1e-3) for p in (0, 1))
+    for threshold in (0.1, 0.5, 0.9):
+        enough = (math.log(threshold / (1 - threshold)) - most) / own
+        step = LOGITS[1] - LOGITS[0]
+        if LOGITS[1] < enough < LOGITS[-1]:
+            assert enough - step - 1e-9 <= decoder.faintest(threshold, largest) <= enough
+    assert decoder.faintest(1.0, largest) == LOGITS[-1]
+
+
 def test_the_worse_of_two_that_overlap_falls() -> None:
     near, far = (SQUARE + np.array(shift) for shift in ([4, 4, 0], [60, 0, 0]))
     rows = face_row(near, 1), face_row(SQUARE, 2), face_row(far, 0)

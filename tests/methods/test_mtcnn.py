@@ -131,6 +131,54 @@ def test_further_looks_are_closer_and_their_landmarks_count_as_much(graph: Graph
         Config(looks=[0.8, 0])
 
 
+class PNetSays:
+    """A graph whose P-Net says something random, but the same of maps of one size."""
+
+    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        assert (entry, outputs) == ("pnet", ("score", "box"))
+        h, w = ((side - CELL) // 2 + 1 for side in inputs["image"].shape[1:3])
+        rng = np.random.default_rng(1000 * h + w)
+        return rng.normal(0, 2, (1, h, w)), rng.normal(0, 0.05, (1, 4, h, w))
+
+
+def test_proposals_are_suppressed_at_each_level_and_then_over_all_of_an_image() -> None:
+    pyramids = [Pyramid(np.zeros((60, 80, 3), np.uint8)), Pyramid(np.zeros((50, 50, 3), np.uint8))]
+    config = Config(factor=0.8, nms_level=0.4, nms_pyramid=0.6)
+    found = MTCNN(PNetSays(), config).propose(pyramids, 0.6, min_face=20, max_face=None)  # type: ignore[arg-type]
+    wanted = []
+    for pyramid in pyramids:
+        boxes, scores = [], []
+        for level in pyramid.levels(20, np.inf, 0.8):
+            ((_, pixels),) = level.strips()
+            logits, offsets = PNetSays()("pnet", ("score", "box"), image=pixels[None])
+            rows, columns = np.nonzero(logits[0] >= np.log(0.6 / 0.4))
+            windows, own = level.windows(rows, columns), 1 / (1 + np.exp(-logits[0, rows, columns]))
+            stands = box_ops.nms(windows, own, 0.4)
+            moved = box_ops.decode_corner(offsets[0, :, rows, columns][stands], windows[stands])
+            boxes.append(moved)
+            scores.append(own[stands])
+        assert len(boxes) > 3
+        every, scored = np.concatenate(boxes), np.concatenate(scores)
+        best = box_ops.nms(every, scored, 0.6)
+        assert 1 < len(best) < len(every)
+        wanted.append((every[best], scored[best]))
+    for number, (boxes_of, scores_of) in enumerate(wanted):
+        mine = found[found.image == number]
+        np.testing.assert_allclose(mine.boxes, boxes_of)
+        np.testing.assert_allclose(mine.scores, scores_of)
+
+
+def test_consensus_adds_the_logit_of_the_stage_before(graph: Graph) -> None:
+    pyramids = [Pyramid(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))]
+    boxes = np.array([[10, 20, 50, 50], [60, 5, 100, 45], [30, 30, 70, 70]], float)
+    before = np.array([0.9, 0.5, 0.2])
+    given = Candidates(boxes, before, np.zeros((3, 5, 2)), np.ones((3, 5)), np.zeros(3, int))
+    alone, both = (MTCNN(graph, Config()).refine("onet", pyramids, given, 0.0, consensus=c) for c in (0, 0.5))
+    odds, odds_alone, odds_before = (score / (1 - score) for score in (both.scores, alone.scores, before))
+    np.testing.assert_allclose(odds, odds_alone * odds_before**0.5, rtol=1e-5)
+    np.testing.assert_array_equal(both.boxes, alone.boxes)
+
+
 def test_with_flip_a_mirrored_image_has_mirrored_faces() -> None:
     photo = np.asarray(Image.open(Path(__file__).resolve().parents[2] / "examples" / "photos" / "astronaut.jpg"))
     graph = load_graph(read_weights("mtcnn"))

@@ -39,15 +39,16 @@ class Config(DetectorSettings):
         threshold: score in [0, 1] that a face must reach in O-Net, unless a call says otherwise. A call that asks for a
             share of it asks for the same share of P- and R-Net's, down to ...
         pnet_lowest, rnet_lowest: ... so much: there, thousands of candidates more bring hardly a face more.
-        consensus: weight of R-Net's logit beside O-Net's in a face's score: what both believe is seldom wrong; 0 is the
-            paper's score.
+        consensus: weight of R-Net's logit, added to O-Net's in a face's score: what both believe is seldom wrong; 0 is
+            the paper's score.
         looks: sides of the windows in which O-Net sees every face again, for one of the square around its box:
             landmarks are the means of all looks, as the box is a better guess than R-Net's; none is the paper.
         agreement: coefficients of ``agreement``, whose weighted sum is the logit of a landmark's score: that it is
-            within 5 % of the face's size of its true place.
+            within 5 % of the face's size of its true place. Fitted to validation photos by
+            ``benchmarks/mtcnn_agreement.py``.
         min_face: side in pixels of the smallest square that is searched, unless a call says otherwise.
-        nms_level, nms_pyramid, nms_rnet, nms_onet: intersection over union above which the worse candidate falls: at
-            one level, over all levels, after R-Net, after O-Net.
+        nms_level, nms_pyramid, nms_rnet, nms_onet: overlap above which the worse candidate falls: at one level, over
+            all levels, after R-Net, after O-Net. ``over`` says what the last counts over: "min" is the authors' code.
     """
 
     codec: str = of_weights("corner")
@@ -59,7 +60,7 @@ class Config(DetectorSettings):
     rnet_lowest: float = 0.1
     consensus: float = 0.5
     looks: Sequence[float] | None = (0.8, 1.0)
-    agreement: Sequence[float] = (-1.0, -3.0)
+    agreement: Sequence[float] = (-1.0, -1.76)
     min_face: float = 20
     nms_level: float = 0.5
     nms_pyramid: float = 0.7
