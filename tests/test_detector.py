@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import lineament
+from lineament import boxes as box_ops
 from lineament import detector as detector_module
 from lineament.errors import OptionError
 from lineament.faces import Faces
@@ -157,6 +158,26 @@ def test_shared_settings_reach_every_detector(name: str, own: dict[str, Any]) ->
     assert (voted.boxes != usual.boxes).any()
     assert (flipped.boxes != voted.boxes).any()
     assert len(found(over="min")) <= len(usual)
+
+
+PRINTED: dict[str, dict[str, Any]] = {
+    "kpnet": {
+        "input_size": 256, "overview": False, "evidence": None, "calibration": None, "refinement": None, "proposal": 0.0
+    },
+    "mtcnn": {
+        "pnet_threshold": 0.6, "rnet_threshold": 0.7, "threshold": 0.7, "consensus": 0, "looks": None, "over": "min",
+        "nms_onet": 0.7,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_decoding_as_printed_can_be_chosen(name: str) -> None:
+    photo = next(path for path in PHOTOS if path.stem == "astronaut")
+    usual, printed = lineament.load(name).detect(photo), lineament.load(name, settings=PRINTED[name]).detect(photo)
+    (overlap,) = box_ops.iou(usual.boxes[:1], printed.boxes[:1])
+    assert overlap > 0.6
+    assert (usual.landmarks[0] != printed.landmarks[0]).any()
 
 
 def test_one_look_is_the_same_however_it_is_written() -> None:

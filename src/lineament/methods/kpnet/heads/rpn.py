@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lineament import boxes as box_ops
+from lineament.anchors import Level, anchors
 from lineament.data.canvases import Labels
 from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of
 from lineament.methods.kpnet.layers import expect_rarely
@@ -31,6 +32,7 @@ CELL = 8
 """Pixels of the input for one cell of the anchors' map."""
 SIDES = SMALLEST * 2 ** (np.arange(np.log2(LARGEST / SMALLEST)) + 0.5)
 """Sides of the anchors in pixels of the input."""
+LEVEL = Level(CELL, tuple(SIDES.tolist()))
 PROPOSALS = 300
 """Faces at most of one view; an input of 64x64 has 384 anchors."""
 POSITIVE, NEGATIVE = 0.5, 0.3
@@ -96,28 +98,21 @@ def assign(boxes: Array, ignore: Array, size: int) -> tuple[Array, Array]:
         (A, h, w) float32: 1 for a face, 0 for background, -1 for nothing. (3, A, h, w) float32: of its face's square
         the centre from the anchor's and the logarithm of the side, over the anchor's; anything where there is none.
     """
-    faces, anchors = box_ops.square(boxes.astype(float)), _anchors(size)
-    overlaps = box_ops.iou(anchors.reshape(-1, 4), faces)
+    faces, places = box_ops.square(boxes.astype(float)), np.moveaxis(anchors(size, size, LEVEL), 2, 0)
+    overlaps = box_ops.iou(places.reshape(-1, 4), faces)
     nearest = overlaps.argmax(axis=0)
     best = np.pad(overlaps, ((0, 0), (0, 1))).argmax(axis=1)  # the last column: no face at all
     best[nearest] = np.arange(len(faces))
     most = overlaps.max(axis=1, initial=0)
-    left_out = (most >= NEGATIVE) | (box_ops.coverage(anchors.reshape(-1, 4), ignore) >= 0.5).any(axis=1)
+    left_out = (most >= NEGATIVE) | (box_ops.coverage(places.reshape(-1, 4), ignore) >= 0.5).any(axis=1)
     kinds = np.where(most >= POSITIVE, 1.0, np.where(left_out, -1.0, 0.0))
     kinds[nearest] = 1
-    own = np.concatenate([faces, np.ones((1, 4))])[best].reshape(anchors.shape)
-    side, own_side = (b[..., 2] - b[..., 0] for b in (anchors, own))
-    shift = (own[..., :2] + own[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2 / side[..., None]
+    own = np.concatenate([faces, np.ones((1, 4))])[best].reshape(places.shape)
+    side, own_side = (b[..., 2] - b[..., 0] for b in (places, own))
+    shift = (own[..., :2] + own[..., 2:] - places[..., :2] - places[..., 2:]) / 2 / side[..., None]
     # the row of no face is a point: any positive side will do
     offsets = np.stack([shift[..., 0], shift[..., 1], np.log(np.where(own_side > 0, own_side, side) / side)])
-    return kinds.reshape(anchors.shape[:3]).astype(np.float32), offsets.astype(np.float32)
-
-
-def _anchors(size: int) -> Array:
-    """The anchors (A, h, w, 4) of a square input."""
-    middle = (np.arange(size // CELL) + 0.5) * CELL
-    side, y, x = np.meshgrid(SIDES, middle, middle, indexing="ij")
-    return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1)
+    return kinds.reshape(places.shape[:3]).astype(np.float32), offsets.astype(np.float32)
 
 
 @in_float32
