@@ -232,6 +232,7 @@ def test_results_are_sorted_scores_in_range_and_landmarks_inside(detector: linea
     for faces in detector.detect(list(PHOTOS), threshold=0):
         assert (np.diff(faces.scores) <= 0).all()
         assert ((faces.scores >= 0) & (faces.scores <= 1)).all()
+        assert ((faces.landmark_scores >= 0) & (faces.landmark_scores <= 1)).all()
     for faces in detector.detect(list(PHOTOS), threshold=0.9):
         middle = faces.landmarks.mean(axis=1)
         assert ((middle > faces.boxes[:, :2]) & (middle < faces.boxes[:, 2:])).all()

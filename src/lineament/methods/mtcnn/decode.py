@@ -60,7 +60,7 @@ class Config(DetectorSettings):
     rnet_lowest: float = 0.1
     consensus: float = 0.5
     looks: Sequence[float] | None = (0.8, 1.0)
-    agreement: Sequence[float] = (-1.0, -1.76)
+    agreement: Sequence[float] = (-0.905, -1.347)
     min_face: float = 20
     nms_level: float = 0.5
     nms_pyramid: float = 0.7
