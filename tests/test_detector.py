@@ -81,8 +81,8 @@ def test_options_fall_back_to_the_methods_own(recording: lineament.Detector, rec
         ({"threshold": float("nan")}, r"\[0, 1\]"),
         ({"min_face": 0.5}, "at least 1, found 0.5"),
         ({"min_face": float("inf")}, "at least 1"),
-        ({"min_face": 30, "max_face": 20}, "must not be below"),
-        ({"max_face": float("nan")}, "must not be below"),
+        ({"min_face": 30, "max_face": 20}, "not below min_face"),
+        ({"max_face": float("nan")}, "not below min_face"),
         ({"color": "hsv"}, "'rgb' or 'bgr'"),
     ],
 )

@@ -139,7 +139,7 @@ def test_what_cannot_be_aligned_is_named() -> None:
     image, faces = scene(1, 0)
     with pytest.raises(OptionError, match="600x500, this one has 500x600"):
         align(image.transpose(1, 0, 2), faces)
-    with pytest.raises(OptionError, match="at least 1, found 0"):
+    with pytest.raises(OptionError, match="1 to 8192, found 0"):
         align(image, faces, size=0)
     points = np.repeat(faces.landmarks, 3, 0)
     points[1, 1:] = np.nan

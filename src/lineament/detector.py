@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, get_type_hints, overload
 
+import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
+from lineament.checks import number
 from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
-from lineament.images import Color, Source, read_image
+from lineament.images import Color, Source, is_source, read_image
 from lineament.methods import METHODS, Decoder, DetectionMethod, LandmarkMethod, LandmarkStage, Method, method
 from lineament.methods.settings import DetectorSettings
 from lineament.runtime import Graph, load_graph
@@ -27,7 +31,7 @@ PIXELS_AT_ONCE = 16_000_000  # of pictures that go through a method together
 
 
 class Detector:
-    """Finds faces. Made by ``lineament.load``; may be shared by any number of threads.
+    """Finds faces. Made by ``lineament.load``; may be shared by any number of threads, and pickled.
 
     Attributes:
         method: name of the method.
@@ -36,25 +40,30 @@ class Detector:
     """
 
     def __init__(
-        self, method: str, decoder: Decoder, settings: DetectorSettings, stage: LandmarkStage | None = None
+        self,
+        method: str,
+        decoder: Decoder,
+        settings: DetectorSettings,
+        stage: LandmarkStage | None = None,
+        again: Callable[[], Detector] | None = None,
     ) -> None:
         self.method, self.settings = method, settings
+        self._again = again
         self.schema = stage.schema if stage else decoder.schema
         self._decoder, self._stage = decoder, stage
 
-    @overload
-    def detect(
-        self,
-        images: list[S] | tuple[S, ...],
-        *,
-        threshold: float | None = None,
-        min_face: float | None = None,
-        max_face: float | None = None,
-        color: Color = "rgb",
-    ) -> list[Faces]: ...
+    def __reduce__(self) -> tuple[Callable[[], Detector], tuple[()]]:
+        """Pickled as the call of ``load`` that made it: the weights are read again, from the same name or path.
+
+        Raises:
+            OptionError: it was not made by ``load``.
+        """
+        if self._again is None:
+            raise OptionError("only detectors that lineament.load made can be pickled; make this one where it is used")
+        return self._again, ()
 
     @overload
-    def detect(
+    def detect(  # type: ignore[overload-overlap] # a str is an iterable of str, and one path
         self,
         images: Source,
         *,
@@ -64,9 +73,20 @@ class Detector:
         color: Color = "rgb",
     ) -> Faces: ...
 
+    @overload
     def detect(
         self,
-        images: Source | list[S] | tuple[S, ...],
+        images: Iterable[S],
+        *,
+        threshold: float | None = None,
+        min_face: float | None = None,
+        max_face: float | None = None,
+        color: Color = "rgb",
+    ) -> list[Faces]: ...
+
+    def detect(
+        self,
+        images: Source | Iterable[S],
         *,
         threshold: float | None = None,
         min_face: float | None = None,
@@ -78,7 +98,8 @@ class Detector:
         A list gives the same numbers as its pictures one by one. A picture without a face gives an empty ``Faces``.
 
         Args:
-            images: a path, the bytes of a file, a PIL image or an array (see ``read_image``), or a list of those.
+            images: a path, an open file or its bytes, a Pillow image or an array (see ``read_image``), or a list or any
+                other iterable of those.
             threshold: lowest score, in [0, 1]; ``None`` for the method's own.
             min_face, max_face: sides in pixels of the smallest and largest faces that are looked for; ``None`` for the
                 method's own, and for no upper limit. A face a little outside the range may still be found.
@@ -90,14 +111,13 @@ class Detector:
         """
         threshold = self.settings.threshold if threshold is None else threshold
         min_face = self.settings.min_face if min_face is None else min_face
-        if not 0 <= threshold <= 1:
-            raise OptionError(f"threshold must lie in [0, 1], found {threshold}")
-        if not (math.isfinite(min_face) and min_face >= 1):
-            raise OptionError(f"min_face is a size in pixels, at least 1, found {min_face}")
-        if max_face is not None and not max_face >= min_face:
-            raise OptionError(f"max_face ({max_face}) must not be below min_face ({min_face}); both in pixels")
-        several = isinstance(images, (list, tuple))
-        sources: Sequence[Source] = images if isinstance(images, (list, tuple)) else [images]
+        threshold = number(threshold, "threshold must lie in [0, 1]", low=0, high=1)
+        min_face = number(min_face, "min_face is a size in pixels, at least 1", low=1)
+        if max_face is not None and not (isinstance(max_face, float) and max_face == math.inf):
+            above = f"max_face is a size in pixels, not below min_face ({min_face:g})"
+            max_face = number(max_face, above, low=min_face)
+        several = isinstance(images, Iterable) and not is_source(images) and not isinstance(images, (Set, Mapping))
+        sources = cast("Iterable[Source]", images if several else [images])
         found: list[Faces] = []
         pictures = (read_image(source, color=color) for source in sources)
         for group in in_groups(pictures, lambda picture: picture.shape[0] * picture.shape[1]):
@@ -151,10 +171,15 @@ def load(
                 f"Nor are there weights of a landmark stage of that name; there are: {_shipped_stages()}, and any ONNX "
                 "file of one"
             )
-    else:
+    elif landmarks is None or hasattr(landmarks, "schema"):
         stage = landmarks
-    own = _replaced(of, own, settings or {})
-    return Detector(of, kind.decoder(graph, own), own, stage)
+    else:
+        raise OptionError(
+            f"landmarks is a schema, weights of a landmark stage, or such a stage, found {landmarks!r:.80}"
+        )
+    own = _replaced(of, own, {} if settings is None else settings)
+    again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings)
+    return Detector(of, kind.decoder(graph, own), own, stage, again)
 
 
 def load_stage(
@@ -182,7 +207,7 @@ def load_stage(
             f"{name} are weights of {of}, a detector; weights of a landmark stage are: {_shipped_stages()}, or the "
             "path of such an ONNX file"
         )
-    return kind.stage(graph, _replaced(of, own, settings or {}))
+    return kind.stage(graph, _replaced(of, own, {} if settings is None else settings))
 
 
 def _graph(name: str | Path, runtime: str, device: str, threads: int | None) -> Graph:
@@ -215,6 +240,9 @@ def _replaced(of: str, own: Any, settings: Mapping[str, Any]) -> Any:
     Raises:
         OptionError: the method has no such setting, or of another kind, or it is part of the weights.
     """
+    if not isinstance(settings, Mapping):
+        raise OptionError(f"settings are values by name, {{name: value}}, found {settings!r:.80}")
+    hints, values = get_type_hints(type(own)), {}
     known = [field.name for field in fields(own) if not belongs_to_weights(field)]
     fixed = {field.name for field in fields(own)} - set(known)
     for setting, value in settings.items():
@@ -222,18 +250,27 @@ def _replaced(of: str, own: Any, settings: Mapping[str, Any]) -> Any:
             raise OptionError(f"{of}'s setting {setting!r} is part of the weights; only a training changes it")
         if setting not in known:
             raise OptionError(f"{of} has no setting {setting!r}; it has: {', '.join(known)}")
-        if not _is_like(value, getattr(own, setting)):
-            raise OptionError(f"{of}'s setting {setting!r} is e.g. {shortened(getattr(own, setting))}, found {value!r}")
-    return replace(own, **settings)
+        try:
+            values[setting] = msgspec.convert(_plain(value), hints[setting])
+        except (msgspec.ValidationError, OptionError) as error:
+            example = shortened(getattr(own, setting))
+            raise OptionError(f"{of}'s setting {setting!r} is e.g. {example}, found {value!r:.80}: {error}") from None
+    return replace(own, **values)
 
 
-def _is_like(value: Any, usual: Any) -> bool:
-    """Whether a setting is a number, or a list of its kind or none, as its usual value is; of what is neither, any."""
-    if isinstance(usual, (list, tuple)):
-        return value is None or (
-            isinstance(value, (list, tuple)) and all(_is_like(v, usual[0] if usual else 0) for v in value)
-        )
-    return not isinstance(usual, (int, float)) or isinstance(value, (int, float))
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, and sequences of them, as plain Python.
+
+    Raises:
+        OptionError: a number is not finite.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OptionError("expected a finite number")
+    return value
 
 
 def in_groups(items: Iterable[T], pixels: Callable[[T], int]) -> Iterator[list[T]]:

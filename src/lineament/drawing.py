@@ -7,12 +7,14 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lineament.faces import Faces
+from lineament.checks import whole
+from lineament.faces import Faces, expect_faces
 from lineament.images import Color, Source, read_image
 
 BOX = (57, 255, 20)
 POINT = (255, 64, 129)
 INK = (0, 0, 0)
+WIDEST = 1000  # lines in pixels
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -40,7 +42,14 @@ def draw(
 
     Returns:
         A new RGB image of the upright picture's size.
+
+    Raises:
+        ImageError: the picture cannot be read.
+        OptionError: ``faces`` are no ``Faces``, or ``line_width`` is out of range.
     """
+    expect_faces(faces)
+    if line_width is not None:
+        line_width = whole(line_width, f"line_width is in pixels, 1 to {WIDEST}, or None", low=1, high=WIDEST)
     canvas = Image.fromarray(read_image(image, color=color))
     pen = ImageDraw.Draw(canvas)
     for box, score, points in zip(faces.boxes, faces.scores, faces.landmarks, strict=True):

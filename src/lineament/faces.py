@@ -10,7 +10,8 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import ArrayLike, NDArray
 
-from lineament.errors import DataError
+from lineament.checks import whole
+from lineament.errors import DataError, OptionError
 from lineament.formats import LARGEST, as_model
 from lineament.schemas import FIVE, SCHEMAS, Schema, own
 
@@ -178,6 +179,7 @@ class Faces:
         Args:
             digits: decimals of coordinates; scores have two more. A missing landmark becomes ``None``.
         """
+        digits = whole(digits, "digits is a number of decimals, 0 to 9", low=0, high=9)
         w, h = self.image_size
         boxes, scores = self.boxes.astype(float).round(digits), self.scores.astype(float).round(digits + 2)
         points, sure = self.landmarks.astype(float).round(digits), self.landmark_scores.astype(float).round(digits + 2)
@@ -195,6 +197,12 @@ class Faces:
                 for box, score, face, each in zip(boxes, scores, points, sure, strict=True)
             ],
         }
+
+
+def expect_faces(faces: Any) -> None:
+    """Raise an ``OptionError`` unless it is the ``Faces`` of one image."""
+    if not isinstance(faces, Faces):
+        raise OptionError(f"expected the Faces of one image, found {type(faces).__name__}; detect() gives one an image")
 
 
 def _schema(told: _Picture) -> Schema:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from lineament.checks import whole
 from lineament.errors import ImageError, OptionError
 
 Array = NDArray[Any]
@@ -67,10 +68,9 @@ def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PI
         ImageError: no image, a damaged one, a larger one than allowed, or an array that is none of the above.
         OptionError: another ``color``, or ``max_pixels`` is no whole number above 0.
     """
-    if color not in ("rgb", "bgr"):
+    if not isinstance(color, str) or color not in ("rgb", "bgr"):
         raise OptionError(f"color must be 'rgb' or 'bgr', found {color!r}")
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, (int, np.integer)) or max_pixels < 1:
-        raise OptionError(f"max_pixels is a whole number above 0, found {max_pixels!r}")
+    max_pixels = whole(max_pixels, "max_pixels is a whole number above 0", low=1, high=2**62)
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
     if isinstance(source, Image.Image):
@@ -92,6 +92,12 @@ def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PI
         ) from None
     with _opened(path) as file, _blaming(os.fsdecode(path)):
         return _from_file(file if file.seekable() else io.BytesIO(file.read()), max_pixels, os.fsdecode(path))
+
+
+def is_source(value: Any) -> bool:
+    """Whether something is one image, as ``read_image`` takes it, and not several."""
+    one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+    return isinstance(value, one) or hasattr(value, "read")
 
 
 def _opened(path: str | bytes) -> IO[bytes]:
@@ -353,7 +359,10 @@ def image_paths(
     """
     if isinstance(paths, (str, bytes, os.PathLike)):
         raise OptionError(f"image_paths takes several paths: image_paths([{paths!r}])")
-    listed = [os.fspath(path) for path in paths]
+    try:
+        listed = [os.fsdecode(path) for path in paths]
+    except TypeError as error:
+        raise OptionError(f"image_paths takes paths, found {paths!r:.80}: {error}") from None
     if "" in listed:
         raise ImageError("an empty path: expected a file, a folder ('.' for this one) or a pattern")
     hidden = os.path.realpath(leave_out) if leave_out is not None else None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament.checks import whole
 from lineament.errors import MissingExtraError, OptionError, WeightsError
 
 Array = NDArray[Any]
@@ -124,10 +125,12 @@ def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", thre
         WeightsError: the bytes are no ONNX model.
         MissingExtraError: the runtime's package is not installed.
     """
-    if runtime not in RUNTIMES:
+    if not isinstance(runtime, str) or runtime not in RUNTIMES:
         raise OptionError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads must be at least 1, found {threads}")
+    if threads is not None:
+        threads = whole(threads, "threads must be at least 1, a whole number, or None for all cores", low=1, high=4096)
+    if not isinstance(device, str):
+        raise OptionError(f"device is a name such as 'cpu', found {device!r:.80}")
     return RUNTIMES[runtime](model, device=device.lower(), threads=threads)
 
 

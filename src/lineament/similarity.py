@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from lineament.checks import whole
 from lineament.errors import OptionError
-from lineament.faces import Faces
+from lineament.faces import Faces, expect_faces
 from lineament.images import Color, Source, read_image
 from lineament.schemas import FIVE, convert
 
@@ -24,6 +25,9 @@ Array = NDArray[Any]
 # recognition networks are trained, made symmetric and read as continuous pixels: each within 0.6 px of that template
 # plus half a pixel, so that crops serve those networks.
 TEMPLATE = np.array([[0.343, 0.465], [0.657, 0.465], [0.5, 0.645], [0.37, 0.8285], [0.63, 0.8285]])
+
+
+LARGEST = 8192  # side of a crop in pixels: 192 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,22 +62,33 @@ def align(
 
     Raises:
         OptionError: the faces belong to a picture of another size, a face has fewer than two of the five
-            points, its schema has no map to five, or ``size`` is below 1.
+            points, its schema has no map to five, or ``size`` or ``template`` is out of range.
     """
-    if size < 1:
-        raise OptionError(f"size is a crop's side in pixels, at least 1, found {size}")
+    size = whole(size, f"size is a crop's side in pixels, 1 to {LARGEST}", low=1, high=LARGEST)
+    places = _template(template)
+    expect_faces(faces)
     pixels = read_image(image, color=color)
     h, w = pixels.shape[:2]
     if faces.image_size != (w, h):
         fw, fh = faces.image_size
         raise OptionError(f"the faces were found in a picture of {fw}x{fh}, this one has {w}x{h} (upright)")
-    matrices = fit(convert(faces.landmarks, faces.schema, FIVE), np.asarray(template, float) * size)
+    matrices = fit(convert(faces.landmarks, faces.schema, FIVE), places * size)
     unplaced = np.flatnonzero(np.isnan(matrices).any((1, 2)))
     if len(unplaced):
         raise OptionError(
             f"faces {unplaced.tolist()} have fewer than two of the five points; leave them out: faces[mask]"
         )
     return Crops(crops=crops(pixels, matrices, size), matrices=matrices, inverses=invert(matrices))
+
+
+def _template(template: ArrayLike) -> Array:
+    try:
+        places = np.asarray(template, float)
+    except (TypeError, ValueError, OverflowError):
+        places = np.zeros(0)
+    if places.shape != (5, 2) or not np.isfinite(places).all() or not np.ptp(places, axis=0).any():
+        raise OptionError(f"template is (5, 2) finite places, not all one, found {template!r:.80}")
+    return places
 
 
 def crops(image: Array, matrices: Array, size: int) -> Array:

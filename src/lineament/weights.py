@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import Field, asdict, dataclass, field
 from pathlib import Path
@@ -99,6 +100,8 @@ def read_weights(name: str | Path) -> bytes:
         OptionError: neither a shipped name nor a file.
         WeightsError: the content is not what its digest says.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise OptionError(f"weights are a name or the path of an ONNX file, found {name!r:.80}")
     shipped = {model.name: model for model in models()}
     path = FOLDER / shipped[str(name)].file if str(name) in shipped else Path(name)
     if str(name) not in shipped and not path.is_file():
