@@ -31,7 +31,8 @@ class Config(MethodSettings):
 
     Attributes:
         size: side of the crops in pixels. zoom: of the face in them (see ``frame.template``).
-        looks: how often the network looks: first where the detector says the face is, then where it itself found it.
+        looks: how often the network looks at a face that its box places, each time where the look before found it; at
+            one that its points place, once less.
         mirror: whether the last look is at the mirrored crop, too, and landmarks are the means of both.
         scores: calibration of the landmark scores (`lineament.calibration.Calibration`); ``None`` leaves them raw.
     """
@@ -39,7 +40,7 @@ class Config(MethodSettings):
     size: int = of_weights(64)
     zoom: float = of_weights(1.0)
     looks: int = 2
-    mirror: bool = False
+    mirror: bool = True
     scores: Mapping[str, Any] | None = of_weights(None)
 
 
@@ -70,29 +71,33 @@ class ISNet:
         image_of = np.repeat(np.arange(len(faces)), [len(found) for found in faces])
         boxes = np.concatenate([np.zeros((0, 4)), *(found.boxes for found in faces)])
         five = np.concatenate([np.zeros((0, 5, 2)), *(_five(found.landmarks, found.schema) for found in faces)])
+        by_box = np.isfinite(five).all(axis=2).sum(axis=1) < 2
         to_frame = frame.matrices(five, boxes, self.config.zoom)
         placed = np.isfinite(to_frame).all(axis=(1, 2))
         points = np.repeat((boxes[:, None, :2] + boxes[:, None, 2:]) / 2, len(self.schema), axis=1)
         scores = np.zeros(points.shape[:2])
-        points[placed], scores[placed] = self._located(images, image_of[placed], boxes[placed], to_frame[placed])
+        points[placed], scores[placed] = self._located(images, image_of[placed], to_frame[placed], by_box[placed])
         return [
             replace(found, schema=self.schema, landmarks=points[mine], landmark_scores=scores[mine])
             for i, found in enumerate(faces)
             for mine in [image_of == i]
         ]
 
-    def _located(self, images: Sequence[Array], image_of: Array, boxes: Array, to_frame: Array) -> tuple[Array, Array]:
+    def _located(self, images: Sequence[Array], image_of: Array, to_frame: Array, by_box: Array) -> tuple[Array, Array]:
         """Landmarks (n, K, 2) in pixels of the images and their scores (n, K)."""
-        for last in (*[False] * (self.config.looks - 1), True):
-            found, spread = self._look(images, image_of, to_frame, mirror=last and self.config.mirror)
-            points = transform(found, invert(to_frame))
-            if not last:
-                again = frame.matrices(_five(points, self.schema), boxes, self.config.zoom)
-                to_frame = np.where(np.isfinite(again), again, to_frame)
+        for look in range(1, self.config.looks):
+            rows = np.flatnonzero(by_box | (look > 1))
+            found, _ = self._look(images, image_of[rows], to_frame[rows])
+            points = transform(found, invert(to_frame[rows]))
+            again = frame.matrices(_five(points, self.schema), np.zeros((len(rows), 4)), self.config.zoom)
+            to_frame[rows] = np.where(np.isfinite(again), again, to_frame[rows])
+        found, spread = self._look(images, image_of, to_frame, mirror=self.config.mirror)
         sure = within(spread, self.config.zoom)
-        return points, self._calibration.apply(sure) if self._calibration else sure
+        return transform(found, invert(to_frame)), self._calibration.apply(sure) if self._calibration else sure
 
-    def _look(self, images: Sequence[Array], image_of: Array, to_frame: Array, *, mirror: bool) -> tuple[Array, Array]:
+    def _look(
+        self, images: Sequence[Array], image_of: Array, to_frame: Array, *, mirror: bool = False
+    ) -> tuple[Array, Array]:
         """Landmarks (n, K, 2) in the frame and the logarithms of their errors' scales (n, K)."""
         found = np.zeros((len(image_of), len(self.schema), 2))
         spreads = np.zeros(found.shape[:2])
