@@ -155,6 +155,23 @@ def test_a_killed_run_of_phases_goes_on_exactly(tmp_path: Path) -> None:
             assert torch.equal(value, resumed[part][name]), name
 
 
+def test_a_phase_that_resumes_goes_on_as_if_there_were_one(tmp_path: Path) -> None:
+    """Stopped before its schedule is through, and then taken to its end, by the same settings."""
+    whole = train(Brightness(), RECIPE, tmp_path / "whole").state_dict()
+    train(Brightness(), replace(RECIPE, stop=30), tmp_path / "phases")
+    assert checkpoint(tmp_path / "phases")["step"] == 30
+    task = Brightness(stop_after=50)
+    with pytest.raises(KeyboardInterrupt):
+        train(task, replace(RECIPE, resume=True), tmp_path / "phases", phase=2)
+    assert len(task.sizes) == 20  # no step of the first phase again
+    resumed = train(Brightness(), replace(RECIPE, resume=True), tmp_path / "phases", phase=2).state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    records = phases_of(tmp_path / "phases")
+    assert [(record["steps"], record["recipe"]["resume"]) for record in records] == [(30, False), (60, True)]
+    assert [(line["phase"], line["from"]) for line in lines(tmp_path / "phases", "phase")] == [(1, 0), (2, 30), (2, 40)]
+
+
 def test_a_phase_begins_with_the_best_weights_before_it_and_both_are_on_record(tmp_path: Path) -> None:
     train(Brightness(), RECIPE, tmp_path / "stage")
     first = checkpoint(tmp_path / "stage")["best"]

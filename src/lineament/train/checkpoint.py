@@ -29,7 +29,7 @@ _OF_THE_MACHINE = {"workers", "initial"}  # a folder, as a rule: a record has wh
 def write_checkpoint(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:
     """Write a state with the recipe it belongs to."""
     part = path.with_name(f".{path.name}.part")
-    torch.save({"recipe": as_dict(recipe), **state}, part)
+    torch.save(state | {"recipe": as_dict(recipe)}, part)
     os.replace(part, path)
 
 

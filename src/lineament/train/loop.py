@@ -34,9 +34,9 @@ _log = logging.getLogger(__name__)
 def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None, *, phase: int = 1) -> nn.Module:
     """Train one phase to the end of its recipe, from the folder's checkpoint if it has one.
 
-    Writes ``log.jsonl`` (a line every 100 steps and every validation) and ``checkpoint.pt`` into the folder. A phase
-    begins with the best weights of the one before it. A training by the clock that is resumed goes on for the time
-    that was left when its checkpoint was written.
+    Writes ``log.jsonl`` (a line at every start, every 100 steps and every validation) and ``checkpoint.pt`` into the
+    folder. A phase begins with the best weights of the one before it. A training by the clock that is resumed goes on
+    for the time that was left when its checkpoint was written.
 
     Args:
         task: what to learn. recipe: how. folder: where the run keeps its state.
@@ -63,10 +63,9 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     average = copy.deepcopy(network)
     optimise, schedule = optimizer(network, recipe), Schedule(recipe)
     if state["step"]:
-        for part_of_state, name in (
-            (network, "network"), (average, "average"), (optimise, "optimizer"), (schedule, "schedule"),
-        ):  # fmt: skip
-            part_of_state.load_state_dict(state[name])
+        saved = {"network": network, "average": average, "optimizer": optimise, "schedule": schedule}
+        for name, kept in saved.items():
+            kept.load_state_dict(state[name])
     average.to(device).eval()
     complete = task.on(device)
     wrapped, optimise = accelerator.prepare(network.train(), optimise)
@@ -75,8 +74,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     step, seconds = state["step"], clock.seconds()
     upcoming = batches(task, part, step, recipe.workers)
     log, latest = _Log(folder / "log.jsonl", writes=main), {}
-    if step == 0:
-        log.write({"phase": phase, "recipe": as_dict(recipe)})
+    log.write({"phase": phase, "from": step, "recipe": as_dict(recipe)})
     while not schedule.over(step, seconds / 60):
         batch = complete(tensors(next(upcoming), device))
         step += 1
