@@ -182,11 +182,10 @@ def _descended(polynomial: Polynomial, start: Array) -> Array:
         near = place + moves
         near = near[(near >= 0).all(axis=1) & (near.sum(axis=1) <= count)]
         values = polynomial(near / count)
-        lowest = near[values.argmin()]
-        if (lowest == place).all() or values.min() >= float(polynomial(place / count)):
+        if values.min() >= float(polynomial(place / count)):
             place, count = place * 2, count * 2
         else:
-            place = lowest
+            place = near[values.argmin()]
     return place / count
 
 
