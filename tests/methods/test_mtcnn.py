@@ -168,17 +168,6 @@ def test_proposals_are_suppressed_at_each_level_and_then_over_all_of_an_image() 
         np.testing.assert_allclose(mine.scores, scores_of)
 
 
-def test_consensus_adds_the_logit_of_the_stage_before(graph: Graph) -> None:
-    pyramids = [Pyramid(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))]
-    boxes = np.array([[10, 20, 50, 50], [60, 5, 100, 45], [30, 30, 70, 70]], float)
-    before = np.array([0.9, 0.5, 0.2])
-    given = Candidates(boxes, before, np.zeros((3, 5, 2)), np.ones((3, 5)), np.zeros(3, int))
-    alone, both = (MTCNN(graph, Config()).refine("onet", pyramids, given, 0.0, consensus=c) for c in (0, 0.5))
-    odds, odds_alone, odds_before = (score / (1 - score) for score in (both.scores, alone.scores, before))
-    np.testing.assert_allclose(odds, odds_alone * odds_before**0.5, rtol=1e-5)
-    np.testing.assert_array_equal(both.boxes, alone.boxes)
-
-
 def test_with_flip_a_mirrored_image_has_mirrored_faces() -> None:
     photo = np.asarray(Image.open(Path(__file__).resolve().parents[2] / "examples" / "photos" / "astronaut.jpg"))
     graph = load_graph(read_weights("mtcnn"))

@@ -207,7 +207,7 @@ class MTCNN:
         return [np.concatenate(column) for column in zip(*tables, strict=True)]
 
     def _places(self, offsets: Array, windows: Array) -> Array:
-        """Landmarks (n, k, 2) in the picture of a network's answers (n, 2k)."""
+        """Landmarks (n, k, 2) in the image, of a network's answers (n, 2k)."""
         points = offsets.reshape(len(windows), offsets.shape[1] // 2, 2)[:, self.config.columns]
         return box_ops.decode_points(points, windows)
 
