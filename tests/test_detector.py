@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,22 @@ def test_weights_for_one_runtime_refuse_another() -> None:
     pytest.importorskip("openvino")
     with pytest.raises(OptionError, match="kpnet-int8 computes right with runtime 'onnx' alone, found 'openvino'"):
         lineament.load("kpnet-int8", runtime="openvino")
+
+
+def test_faces_too_small_to_be_found_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """60 pixels of a photo of 24 megapixels are 6 of the network's input."""
+    detector = lineament.load("kpnet-lite", threads=1, settings={"input_size": 128})
+    photo = np.zeros((800, 1200, 3), np.uint8)
+    for options in ({}, {"min_face": 80}):  # nobody asked, or they are large enough
+        detector.detect(photo, **options)
+        assert not caplog.records
+    for _ in range(2):
+        detector.detect([photo], min_face=60)
+    (record,) = caplog.records
+    assert "faces of 60 pixels in an image of 1200x800 have 6.4 at input_size 128" in record.getMessage()
+    assert "tiles=True" in record.getMessage()
+    assert "input_size=160 shows them" in record.getMessage()
+    settings = detector.settings
+    assert not replace(settings, tiles=True).overlooked(60, (1200, 800))
+    assert not replace(settings, input_size=160).overlooked(60, (1200, 800))
+    assert not settings.overlooked(4, (100, 100))  # images are not enlarged, nor can they be

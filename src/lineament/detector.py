@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import fields, replace
@@ -19,13 +20,15 @@ from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
 from lineament.images import Color, Source, is_source, read_image
 from lineament.methods import METHODS, Decoder, DetectionMethod, LandmarkMethod, LandmarkStage, Method, method
-from lineament.methods.settings import DetectorSettings
+from lineament.methods.settings import DetectorSettings, ViewSettings
 from lineament.runtime import Graph, load_graph
 from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, parse_metadata, read_weights
 
 Array = NDArray[Any]
 T = TypeVar("T")
 S = TypeVar("S", bound=Source)
+
+_log = logging.getLogger(__name__)
 
 PIXELS_AT_ONCE = 16_000_000  # of pictures that go through a method together
 
@@ -48,7 +51,7 @@ class Detector:
         again: Callable[[], Detector] | None = None,
     ) -> None:
         self.method, self.settings = method, settings
-        self._again = again
+        self._again, self._told = again, False
         self.schema = stage.schema if stage else decoder.schema
         self._decoder, self._stage = decoder, stage
 
@@ -102,7 +105,9 @@ class Detector:
                 other iterable of those.
             threshold: lowest score, in [0, 1]; ``None`` for the method's own.
             min_face, max_face: sides in pixels of the smallest and largest faces that are looked for; ``None`` for the
-                method's own, and for no upper limit. A face a little outside the range may still be found.
+                method's own, and for no upper limit. A face a little outside the range may still be found. Where a
+                method that brings images to one size cannot find faces as small as ``min_face``, the log says so, once,
+                with what finds them.
             color: order of an array's channels, "rgb" or "bgr" (OpenCV's). Files say their own.
 
         Raises:
@@ -110,6 +115,7 @@ class Detector:
             OptionError: an option is outside its range.
         """
         threshold = self.settings.threshold if threshold is None else threshold
+        wanted = min_face
         min_face = self.settings.min_face if min_face is None else min_face
         threshold = number(threshold, "threshold must lie in [0, 1]", low=0, high=1)
         min_face = number(min_face, "min_face is a size in pixels, at least 1", low=1)
@@ -123,7 +129,18 @@ class Detector:
         for group in in_groups(pictures, lambda picture: picture.shape[0] * picture.shape[1]):
             faces = self._decoder(group, threshold=threshold, min_face=min_face, max_face=max_face)
             found += self._stage(group, faces) if self._stage else faces
+            if wanted is not None:
+                self._tell_overlooked(min_face, faces)
         return found if several else found[0]
+
+    def _tell_overlooked(self, min_face: float, faces: list[Faces]) -> None:
+        """Log once that faces as small as asked for cannot be found, where that is so."""
+        if self._told or not isinstance(self.settings, ViewSettings):
+            return
+        reasons = (self.settings.overlooked(min_face, found.image_size) for found in faces)
+        if reason := next(filter(None, reasons), ""):
+            self._told = True
+            _log.warning("%s", reason)
 
 
 def load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field
 from typing import Any, Literal, get_args
@@ -14,6 +15,9 @@ from lineament.weights import of_weights
 
 Suppression = Literal["nms", "soft-linear", "soft-gaussian"]
 _OPTION = "option"
+
+SEEN = 8
+"""Side of a face in pixels of the input below which few are found: of 24 photos' faces, KPNet found 3 at 7, 10 at 8."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,27 @@ class ViewSettings(DetectorSettings):
             raise OptionError(f"pyramid has sizes over input_size, of 64 pixels or more, found {self.pyramid}")
         if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
             raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
+
+    def overlooked(self, min_face: float, image_size: tuple[int, int]) -> str:
+        """Why faces of ``min_face`` pixels are not found in an image of that size; empty if they are.
+
+        Args:
+            min_face: side of a face in pixels of the image.
+            image_size: ``(width, height)`` in pixels.
+        """
+        longer = max(image_size)
+        shown = max(self.pyramid or (1,)) * self.input_size
+        side = min_face * min(1.0, max(shown, self.input_size) / longer)
+        if self.tiles or longer <= self.input_size or side >= SEEN:
+            return ""
+        step = self.input_size * (1 - self.overlap)
+        tiles = math.prod(max(1, math.ceil((edge - self.overlap * self.input_size) / step)) for edge in image_size)
+        return (
+            f"faces of {min_face:g} pixels in an image of {image_size[0]}x{image_size[1]} have {side:.1f} at "
+            f"input_size {self.input_size}; below {SEEN} few are found. tiles=True looks at the image in its own "
+            f"resolution, too, in about {tiles + 1} times the time; input_size={math.ceil(SEEN / min_face * longer)} "
+            "shows them in one look"
+        )
 
 
 @dataclass(frozen=True)
