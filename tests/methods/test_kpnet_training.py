@@ -106,3 +106,19 @@ def test_regions_in_training_miss_as_proposals_do() -> None:
     expected = scales.decode(np.array([own - 1, own, own + 1]))
     shares = [np.isclose(sides[:, 0], side).mean() for side in expected]
     assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+
+
+def test_groups_are_faces_with_the_square_around_their_landmarks() -> None:
+    heat, tags = torch.full((1, 2, 16, 16), -10.0), torch.zeros(1, 2, 16, 16)
+    for landmark, row, column, tag in ((0, 2, 3, 0.0), (1, 6, 3, 0.0), (0, 10, 10, 9.0), (1, 12, 13, 9.0)):
+        heat[0, landmark, row, column], tags[0, landmark, row, column] = 3.0, tag
+    heads = Heads.of("embedding", "argmax")
+    maps = {"response": heat, "scale": tags}
+    found = heads.grouping.find(heat, maps, torch.tensor([2.9]), heads.extraction)
+    sure = found[0][0].isfinite()
+    logit, centre, side, points, peaks = (values[0, sure] for values in found)
+    torch.testing.assert_close(logit, torch.full_like(logit, 3.0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(peaks, torch.full_like(peaks, 3.0).sigmoid(), rtol=1e-3, atol=1e-3)
+    faces = {tuple(torch.cat([c, s[None], p.flatten()]).tolist()) for c, s, p in zip(centre, side, points, strict=True)}
+    assert faces == {(7, 9, 8, 7, 5, 7, 13), (24, 23, 6, 21, 21, 27, 25)}
+    assert not heads.grouping.find(heat, maps, torch.tensor([3.1]), heads.extraction)[0].isfinite().any()
