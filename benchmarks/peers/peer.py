@@ -69,7 +69,8 @@ def ours(search: Search) -> Detect:
     detector = lineament.load(
         search.weights, threads=search.threads, settings=search.settings, landmarks=search.landmarks
     )
-    options = {"threshold": LOW[2], "min_face": search.min_face} if search.low else {}
+    smallest = min(search.min_face, detector.settings.min_face)  # of KPNet 1: it saves nothing by more
+    options = {"threshold": LOW[2], "min_face": smallest} if search.low else {}
 
     def detect(image: Array) -> Found:
         faces = detector.detect(image, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import Result
+
+import lineament
 
 scipy_io = pytest.importorskip("scipy.io")
 pytest.importorskip("cv2")
@@ -69,6 +72,27 @@ def test_wider_from_files(tmp_path: Path, wider_truth: Path, run: Run) -> None:
     (tmp_path / "list.txt").write_text("0--E/a\n")
     run(*common, "--subset", tmp_path / "list.txt", "--json", tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["easy"] == 100
+
+
+@pytest.mark.usefixtures("middle")
+@pytest.mark.parametrize(("own", "options", "seen"), [(40, (), True), (40, ("--min-face", 40), False), (1, (), True)])
+def test_wider_looks_for_faces_from_ten_pixels_at_least(
+    own: float,
+    options: tuple[object, ...],
+    seen: bool,
+    photos: Path,
+    wider_truth: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    detector = lineament.load("middle")
+    monkeypatch.setattr(detector, "settings", replace(detector.settings, min_face=own))
+    monkeypatch.setattr(lineament, "load", lambda *_, **__: detector)
+    common = ("evaluate", "wider", "-m", "middle", "--ground-truth", wider_truth, "--images", photos)
+    result = run(*common, *options, "--json", wider_truth / "out.json")
+    assert result.exit_code == 0, result.output
+    found = [face for line in (wider_truth / "runs").rglob("*.jsonl") for face in json.loads(line.read_text())["faces"]]
+    assert bool(found) == seen
 
 
 @pytest.mark.usefixtures("middle")

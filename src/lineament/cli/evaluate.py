@@ -65,7 +65,10 @@ Method = Annotated[
 ]
 Images = Annotated[Path | None, typer.Option(help="With --method: folder of the pictures.")]
 Threshold = Annotated[float, typer.Option(help="With --method: lowest score, 0 to 1. Curves want it low.")]
-MinFace = Annotated[float | None, typer.Option(help="With --method: smallest face to look for, in pixels.")]
+MinFace = Annotated[
+    float | None, typer.Option(help="With --method: smallest face to look for, in pixels (default: the method's).")
+]
+HARD = 10  # pixels of the smallest faces that WIDER FACE's hard setting counts: so small a method looks for there
 Subset = Annotated[Path | None, typer.Option(help="Evaluate only the images that this file lists, one name a line.")]
 Name = Annotated[str | None, typer.Option(help="Name in tables and reports (default: method or file name).")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result for `lineament report`.")]
@@ -139,7 +142,7 @@ def wider(
     images: Images = None,
     work: Work = WORK,
     threshold: Threshold = 0.02,
-    min_face: MinFace = 10,  # the hard setting counts faces from there on
+    min_face: MinFace = None,
     threads: Threads = None,
     subset: Subset = None,
     save_detections: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a tree of detections.")] = None,
@@ -147,7 +150,7 @@ def wider(
     json_file: Json = None,
 ) -> None:
     """Average precision on WIDER FACE: easy, medium, hard."""
-    source = Source(detections, method, images, work, threshold, min_face, threads, settings)
+    source = Source(detections, method, images, work, threshold, min_face, threads, settings, at_most=HARD)
     truth = wider_protocol.read_ground_truth(ground_truth)
     if subset:
         truth = truth.subset(_listed(subset))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Source:
         images: folder of the pictures.
         work: folder for what the method finds: a file whose name stands for weights and options.
         threshold: lowest score; ``None`` is the method's own.
-        min_face: smallest face in pixels; ``None`` is the method's own.
+        min_face: smallest face in pixels; ``None`` is the method's own, or ``at_most`` where that is smaller.
         threads: of the runtime.
         settings: of the method.
         turn: by how many quarter turns, counter-clockwise, pictures are turned before.
@@ -64,6 +65,7 @@ class Source:
     settings: Settings
     turn: int = 0
     landmarks: str | None = None
+    at_most: float = math.inf
 
     def __post_init__(self) -> None:
         if (self.method is None) == (self.detections is None):
@@ -115,6 +117,7 @@ class Source:
         detector = lineament.load(
             self.method or "", landmarks=self.landmarks, threads=self.threads, settings=self.settings
         )
+        min_face = min(detector.settings.min_face, self.at_most) if self.min_face is None else self.min_face
         file = self._file()
         kept, new = _kept(file, detector.schema), 0
         shown = track(samples, f"{len(samples)} pictures", console=Console(stderr=True), transient=True)
@@ -125,7 +128,7 @@ class Source:
                 digest = _digest(path)
                 if digest not in kept:
                     image = np.ascontiguousarray(np.rot90(read_image(path), self.turn))
-                    kept[digest] = detector.detect(image, threshold=self.threshold, min_face=self.min_face)
+                    kept[digest] = detector.detect(image, threshold=self.threshold, min_face=min_face)
                     told = {"path": str(path), "sha256": digest, "method": detector.method}
                     lines.write(json.dumps(told | kept[digest].to_dict(_DIGITS)) + "\n")
                     lines.flush()
@@ -140,8 +143,8 @@ class Source:
     def _file(self) -> Path:
         """A file that another method, other weights or options would not have."""
         weights = [hashlib.sha256(read_weights(name)).hexdigest() for name in self._weights]
-        options = (self.threshold, self.min_face, self.turn, self.landmarks, *sorted(self.settings.items()))
-        parts = repr((weights, lineament.__version__, *options))
+        options = (self.threshold, self.min_face, self.at_most, self.turn, self.landmarks)
+        parts = repr((weights, lineament.__version__, *options, *sorted(self.settings.items())))
         name = "+".join(Path(part).stem for part in self.name.split(" + "))
         return self.work / f"{name}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}.jsonl"
 
