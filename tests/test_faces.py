@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 
 import numpy as np
 import pytest
 
+from lineament.errors import DataError, OptionError
 from lineament.faces import Faces
 from lineament.schemas import FIVE, own
 
@@ -149,3 +151,39 @@ def test_plain_numbers() -> None:
     rounded = faces.to_dict(digits=0)["faces"][0]
     assert (rounded["box"], rounded["score"], rounded["landmark_scores"]) == ([0, 1, 2, 3], 0.99, [0.12, 0.5])
     assert FACES[[]].to_dict()["faces"] == []
+
+
+def test_the_only_face() -> None:
+    faces = Faces.of([[1, 2, 3, 4], [5, 6, 7, 8]], [0.75, 0.5], np.zeros((2, 5, 2)), image_size=(9, 9))
+    assert [(face.box.tolist(), face.score) for face in faces] == [([1, 2, 3, 4], 0.75), ([5, 6, 7, 8], 0.5)]
+    for others in (faces, faces[:0]):
+        with pytest.raises(OptionError, match=r"of one face, found [02]"):
+            _ = others.box
+
+
+def test_dictionaries_are_read_back() -> None:
+    points = np.arange(20, dtype=np.float32).reshape(2, 5, 2)
+    points[1, 3] = np.nan
+    sure = np.linspace(0, 1, 10).reshape(2, 5)
+    faces = Faces.of([[1, 2, 3, 4]] * 2, [0.75, 0.5], points, landmark_scores=sure, image_size=(9, 8))
+    again = Faces.from_dict(json.loads(json.dumps(faces.to_dict(6))))
+    assert (again.schema, again.image_size) == (faces.schema, faces.image_size)
+    for name in ("boxes", "scores", "landmarks", "landmark_scores"):
+        np.testing.assert_allclose(getattr(again, name), getattr(faces, name), atol=1e-6)
+    assert len(Faces.from_dict(Faces.empty((3, 4)).to_dict())) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": "9"}, "width: expected `int`"),
+        ({"faces": None}, "missing required field `faces`"),
+        ({"faces": [{"box": [1, 2, 3], "score": 1, "landmarks": []}]}, r"faces\[0\].box: expected `array` of length 4"),
+        ({"faces": [{"box": [1, 2, 3, 4], "score": 1, "landmarks": [[1, 2]]}]}, "expected 5 landmarks"),
+        ({"faces": [{"box": [1, 2, 3, float("nan")], "score": 1, "landmarks": [None] * 5}]}, "not finite"),
+    ],
+)
+def test_other_dictionaries_are_refused(changes: dict[str, object], message: str) -> None:
+    record = Faces.empty((9, 9)).to_dict() | changes
+    with pytest.raises(DataError, match=message):
+        Faces.from_dict({key: value for key, value in record.items() if value is not None})

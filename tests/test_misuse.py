@@ -110,7 +110,13 @@ def test_any_iterable_of_images_is_a_list(detector: lineament.Detector) -> None:
 def test_a_detector_is_pickled_as_the_call_that_made_it(detector: lineament.Detector) -> None:
     made = lineament.load("mtcnn", threads=1, settings={"min_face": 33})
     again = pickle.loads(pickle.dumps(made))
-    assert (again.method, again.settings) == (made.method, made.settings)
+    assert (again.method, again.settings, again.weights) == (made.method, made.settings, made.weights)
+    (model,) = (model for model in lineament.models() if model.name == "mtcnn")
+    assert made.weights == {"mtcnn": model.sha256}
+    assert repr(made) == (
+        f"Detector(mtcnn: mtcnn ({model.sha256[:12]}), threshold={made.settings.threshold}, schema '5', "
+        f"lineament {lineament.__version__})"
+    )
     by_hand = lineament.Detector("mtcnn", made._decoder, made.settings)
     with pytest.raises(OptionError, match=r"only detectors that lineament\.load made"):
         pickle.dumps(by_hand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -9,12 +10,14 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
+from types import MappingProxyType
 from typing import Any, TypeVar, cast, get_type_hints, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+import lineament
 from lineament.checks import number
 from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
@@ -40,6 +43,8 @@ class Detector:
         method: name of the method.
         schema: the landmarks of the faces that ``detect`` returns.
         settings: the method's settings, those of the weights with what ``load`` replaced.
+        weights: SHA-256 of the weight files by the name or path they were loaded from: the method's, and those of a
+            landmark stage behind it.
     """
 
     def __init__(
@@ -49,11 +54,20 @@ class Detector:
         settings: DetectorSettings,
         stage: LandmarkStage | None = None,
         again: Callable[[], Detector] | None = None,
+        weights: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.method, self.settings = method, settings
+        self.weights = dict(weights)
         self._again, self._told = again, False
         self.schema = stage.schema if stage else decoder.schema
         self._decoder, self._stage = decoder, stage
+
+    def __repr__(self) -> str:
+        weights = " + ".join(f"{name} ({digest[:12]})" for name, digest in self.weights.items()) or "own weights"
+        shown = {name: getattr(self.settings, name, None) for name in ("threshold", "input_size")}
+        told = ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+        version = f"lineament {lineament.__version__}"
+        return f"Detector({self.method}: {weights}, {told}, schema {self.schema.name!r}, {version})"
 
     def __reduce__(self) -> tuple[Callable[[], Detector], tuple[()]]:
         """Pickled as the call of ``load`` that made it: the weights are read again, from the same name or path.
@@ -196,7 +210,9 @@ def load(
         )
     own = _replaced(of, own, {} if settings is None else settings)
     again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings)
-    return Detector(of, kind.decoder(graph, own), own, stage, again)
+    files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
+    weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}
+    return Detector(of, kind.decoder(graph, own), own, stage, again, weights)
 
 
 def load_stage(

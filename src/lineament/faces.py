@@ -154,6 +154,26 @@ class Faces:
             image_size=self.image_size,
         )
 
+    @property
+    def box(self) -> Array:
+        """(4,) the box of the only face, such as each in ``for face in faces``.
+
+        Raises:
+            OptionError: there is not exactly one face.
+        """
+        return np.asarray(self.boxes[self._only])
+
+    @property
+    def score(self) -> float:
+        """The score of the only face; raises as ``box`` does."""
+        return float(self.scores[self._only])
+
+    @property
+    def _only(self) -> int:
+        if len(self) != 1:
+            raise OptionError(f"box and score are of one face, found {len(self)}: faces[i], or `for face in faces`")
+        return 0
+
     def __iter__(self) -> Iterator[Faces]:
         return (self[i] for i in range(len(self)))
 

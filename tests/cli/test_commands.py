@@ -23,6 +23,11 @@ def test_version_and_help(run: Run) -> None:
         assert run(command, "--help").exit_code == 0
 
 
+def test_the_package_is_a_command() -> None:
+    command = [sys.executable, "-m", "lineament", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("lineament ")
+
+
 def test_only_the_core_is_imported_until_a_command_needs_more() -> None:
     extras = {"torch", "accelerate", "onnx", "scipy", "cv2", "matplotlib", "jinja2", "openvino"}
     code = f"import sys, lineament.cli; print(*({extras} & set(sys.modules)))"

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+import lineament
 from lineament import detector
 from lineament.drawing import BOX
 
@@ -68,6 +69,13 @@ def test_json_lines_keep_the_order_and_name_what_cannot_be_read(
         "width": 88,
         "height": 60,
         "method": "middle",
+        "detector": {
+            "version": lineament.__version__,
+            "weights": {},
+            "threshold": 0.0,
+            "min_face": 10,
+            "input_size": None,
+        },
         "schema": "5",
         "faces": [
             {

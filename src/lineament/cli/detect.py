@@ -126,6 +126,14 @@ def detect(
         method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings
     )
 
+    made_by = {
+        "version": lineament.__version__,
+        "weights": detector.weights,
+        "threshold": detector.settings.threshold if threshold is None else threshold,
+        "min_face": detector.settings.min_face if min_face is None else min_face,
+        "input_size": getattr(detector.settings, "input_size", None),
+    }
+
     def find(images: list[Source]) -> list[Faces]:
         return detector.detect(images, threshold=threshold, min_face=min_face, max_face=max_face)
 
@@ -141,7 +149,7 @@ def detect(
         photo, faces = seen
         if photo.image is None or faces is None:
             return {"path": str(photo.path), "error": photo.error}, ""
-        record = {"path": str(photo.path), "method": detector.method} | faces.to_dict()
+        record = {"path": str(photo.path), "method": detector.method, "detector": made_by} | faces.to_dict()
         return record, _draw(photo.image, faces, targets[photo.path]) if out else ""
 
     find([])  # wrong options, paths and folders end here, before the first picture
