@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lineament.data.readers.folder import read_faceless
 from lineament.data.sample import Sample
 from lineament.data.sizes import check_sizes
 from lineament.errors import DataError
@@ -34,6 +35,13 @@ def test_labels_are_held_against_the_image(tmp_path: Path) -> None:
     stored = Sample.of(turned, [], size=(60, 40))
     with pytest.raises(DataError, match=r"b\.jpg: .* 60x40, .* 40x60 when upright \(EXIF orientation 6\) \(1 more"):
         check_sizes([stored, *fine, stored])
+
+
+def test_pictures_without_faces_have_their_upright_size(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg", orientation=6)
+    (sample,) = read_faceless(tmp_path)
+    assert (sample.width, sample.height) == (40, 60)
+    check_sizes([sample])
 
 
 def test_headers(tmp_path: Path) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
 from lineament.data.sample import Sample
-from lineament.images import image_paths
+from lineament.images import image_paths, read_header
 from lineament.schemas import FIVE, Schema
 
 
@@ -15,10 +13,9 @@ def read_faceless(folder: Path, schema: Schema = FIVE) -> list[Sample]:
     """Every picture below the folder, as a sample without faces.
 
     Raises:
-        ImageError: no such folder, or no picture in it.
+        ImageError: no such folder, no picture in it, or a picture that cannot be read.
     """
     samples = []
     for path in image_paths([folder]):
-        with Image.open(path) as picture:
-            samples.append(Sample.of(path, [], size=picture.size, source=folder.name, schema=schema))
+        samples.append(Sample.of(path, [], size=read_header(path).size, source=folder.name, schema=schema))
     return samples
