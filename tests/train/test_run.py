@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from lineament.errors import OptionError  # noqa: E402
+from lineament.train.checkpoint import CHECKPOINT, is_finished, write_checkpoint  # noqa: E402
 from lineament.train.recipe import Recipe, read_phases  # noqa: E402
 from lineament.train.run import RECIPE, run  # noqa: E402
 from lineament.train.task import WHOLE, Batch, Part, Task  # noqa: E402
@@ -117,6 +118,15 @@ def test_a_finished_phase_is_not_prepared_again(recipe: Path, tmp_path: Path) ->
     method = Method([])
     run(method, Path("data"), recipe, tmp_path)
     assert method.asked == FIRST + SECOND[1:] + EXPORT  # the last of a stage stands for the stage
+
+
+def test_a_phase_by_the_clock_is_finished_when_its_minutes_are_over(tmp_path: Path) -> None:
+    recipe = Recipe(train=(), steps=1, minutes=2.0)
+    for seconds, finished in ((90.0, False), (120.0, True)):
+        write_checkpoint(tmp_path / CHECKPOINT, recipe, {"phase": 1, "step": 7, "seconds": seconds})
+        assert is_finished(tmp_path, recipe, 1) == finished
+        assert not is_finished(tmp_path, recipe, 2)
+    assert not is_finished(tmp_path / "none", recipe, 1)
 
 
 def test_overrides_go_into_the_runs_recipe(recipe: Path, tmp_path: Path) -> None:
