@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lineament.errors import OptionError  # noqa: E402
+from lineament.methods.isnet import training as isnet  # noqa: E402
 from lineament.methods.kpnet import training as kpnet  # noqa: E402
 from lineament.methods.mtcnn import training as mtcnn  # noqa: E402
 from lineament.train.loop import train  # noqa: E402
@@ -80,9 +81,9 @@ def test_mtcnns_paper_is_decoded_as_printed() -> None:
     assert (config.consensus, config.looks, config.nms_onet, config.over) == (0, None, 0.7, "min")
 
 
-@pytest.mark.parametrize("name", ["kpnet", "kpnet-lite", "kpnet-hourglass", "mtcnn"])
+@pytest.mark.parametrize("name", ["kpnet", "kpnet-lite", "kpnet-hourglass", "mtcnn", "isnet-5", "isnet-68"])
 def test_recipes_of_weights_that_ship_tell_their_phases(name: str) -> None:
-    module: Any = mtcnn if name == "mtcnn" else kpnet
+    module: Any = {"mtcnn": mtcnn, "isnet": isnet}.get(name.split("-")[0], kpnet)
     for stage in module.STAGES:
         phases = module.phases(RECIPES / f"{name}.toml", stage)
         assert len(phases) > 1
