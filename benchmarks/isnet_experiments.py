@@ -94,13 +94,14 @@ def keep(name: str, result: Result, *, tables: tuple[str, ...] = ()) -> None:
 
 def boxes(args: argparse.Namespace) -> None:
     """NME behind labelled boxes with jitter, without landmarks in front; and how right landmark scores are."""
-    for weights, indices in BOXES.items():
+    for weights, indices in BOXES.items() if not args.only else [(args.only, BOXES[args.only])]:
         stage = load_stage(args.weights / f"{weights}.onnx" if args.weights else weights, threads=1)
         for index in indices:
             samples = [_by_people(sample) for sample in read_coco(args.data / index)]
-            faces = [
-                stage([read_image(sample.path)], [_shaken(sample, number)])[0] for number, sample in enumerate(samples)
-            ]
+            faces = []
+            for number, sample in enumerate(samples):
+                image = read_image(sample.path)
+                faces += stage([image], [_shaken(sample, image, number)])
             result = evaluate_landmarks(f"{weights}, {index.removesuffix('.json')}", Evaluated(samples, faces))
             scores = result.scores | _calibration(samples, faces)
             settings = result.settings | {"log size": SCALE, "shift": SHIFT}
@@ -118,7 +119,7 @@ def _by_people(sample: Sample) -> Sample:
     return replace(sample, ignore=sample.ignore | (sample.landmark_source != "human"))
 
 
-def _shaken(sample: Sample, seed: int) -> Faces:
+def _shaken(sample: Sample, image: Array, seed: int) -> Faces:
     """The labelled faces, without landmarks, in boxes of other sizes and places."""
     rng = np.random.default_rng(seed)
     sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
@@ -129,7 +130,7 @@ def _shaken(sample: Sample, seed: int) -> Faces:
         np.concatenate([centres - halves, centres + halves], axis=1),
         np.ones(len(sample)),
         np.full((len(sample), 5, 2), np.nan),
-        image_size=read_image(sample.path).shape[1::-1],
+        image_size=(image.shape[1], image.shape[0]),
     )
 
 
@@ -274,6 +275,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the index files")
     parser.add_argument("--run", type=Path, default=Path("runs/isnet-experiments"), help="folder of what is trained")
     parser.add_argument("--weights", type=Path, help="folder of weights other than those that ship")
+    parser.add_argument("--only", choices=list(BOXES), help="boxes: these weights")
     parser.add_argument("--every", type=int, default=10, help="jitter: each so many of the validation photos")
     parser.add_argument("--steps", type=int, help="of every training, in place of the recipe's")
     parser.add_argument("--trials", type=int, default=15)
