@@ -304,6 +304,8 @@ def test_trials_are_kept_and_a_search_goes_on_where_it_was(
     assert kept == set(found.losses)
     monkeypatch.setattr(trials, "train", None)  # nothing is trained twice
     assert trials.search_weights(data, recipe, tmp_path / "search", **options).losses == found.losses
+    with pytest.raises(OptionError, match="search has trials by other settings; use another folder"):
+        trials.search_weights(data, recipe, tmp_path / "search", trials=8, overrides={"steps": "3"})
 
 
 def test_trials_in_processes_give_what_trials_one_by_one_give(data: Path, tmp_path: Path) -> None:

@@ -48,18 +48,31 @@ def search_weights(
         overrides: settings that replace the recipe's, written as in TOML.
 
     Raises:
-        OptionError: the recipe's network has no weights to search, or as `search` says.
+        OptionError: the folder has trials by other settings; the recipe's network has no weights to search; or as
+            `search` says.
     """
     if processes < 1:
         raise OptionError(f"processes is 1 or more, found {processes}")
-    copy_recipe(recipe, out / RECIPE, dict(overrides or {}))
-    settings = training.read(out / RECIPE, training.STAGES[0])
+    settings = _begun(recipe, out, overrides or {})
     if settings.twin:
         raise OptionError("the twin has no weights to search: leave twin out of the recipe")
     blocks = len(training.build(replace(settings, beta=())).beta())
     training.prepare(training.STAGES[0], data, settings, out)  # patches are cut once, before there are processes
     with workers(data, out, processes) as measure:
         return search(measure, blocks=blocks, trials=trials, phi=phi, seed=seed)
+
+
+def _begun(recipe: Path, out: Path, overrides: Mapping[str, str]) -> training.ISNetRecipe:
+    """The settings of the trials, with their recipe in the search's folder; those of a search that goes on."""
+    (stage,), mine = training.STAGES, out / RECIPE
+    before = mine.read_text() if mine.exists() else None
+    settings_before = training.read(mine, stage) if before else None
+    copy_recipe(recipe, mine, overrides)
+    settings = training.read(mine, stage)
+    if before and settings != settings_before:
+        write_whole(mine, before)
+        raise OptionError(f"{out} has trials by other settings; use another folder")
+    return settings
 
 
 @contextmanager
