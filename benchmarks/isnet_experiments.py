@@ -218,22 +218,18 @@ def search(args: argparse.Namespace) -> None:
     )
     found_origin = origin(weights=[], data=args.data / VAL, threads=1)
     found_origin["packages"] |= packages("torch")
-    settings = {
-        "steps": args.steps,
-        "phi": args.phi,
-        "agreed": found.agreed,
-        "function": str(found.rounds[-1].polynomial),
-    }
+    settings: dict[str, Any] = {"steps": args.steps, "phi": args.phi, "agreed": found.agreed}
     confirming = len(found.betas) - len(found.rounds)
     for number, (beta, loss) in enumerate(zip(found.betas, found.losses, strict=True)):
         scores: dict[str, float | int | None] = {f"beta_{i}": weight for i, weight in enumerate(beta, 2)}
         scores["loss"] = loss
-        title = f"{number + 1}"
+        title, own = f"{number + 1}", settings
         if number >= confirming:
             step = found.rounds[number - confirming]
             scores["predicted"] = step.predicted
             title = f"minimum, degree {step.polynomial.degree}"
-        keep("isnet-table2", Result("experiment", title, scores, settings=settings, origin=found_origin))
+            own = settings | {"function": str(step.polynomial)}
+        keep("isnet-table2", Result("experiment", title, scores, settings=own, origin=found_origin))
 
 
 def forward(args: argparse.Namespace) -> None:

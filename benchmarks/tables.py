@@ -237,6 +237,13 @@ def landmark_parts() -> list[str]:
     return table("weights, faces", [part.replace("_", " ") for part in parts], rows)
 
 
+def isnet_functions() -> list[str]:
+    """The polynomials that were fitted to the trials, as equation 4."""
+    found = {row: r for row, r in kept.read("isnet-table2").items() if "function" in r.settings}
+    rows = [Row(row, [Cell(f"`{r.settings['function']}`", r)]) for row, r in found.items()]
+    return table("trials before", ["f"], rows, aligned=False)
+
+
 def mutation() -> list[str]:
     """How many of a sample of faults the tests of a module notice."""
     columns = ("mutants", "sampled", "killed", "equivalent", "survived")
@@ -325,6 +332,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         "trial",
         {**dict.fromkeys(("beta_2", "beta_3", "beta_4"), digits(3)), "loss": digits(3), "predicted": digits(3)},
     ),
+    "isnet functions": isnet_functions,
     "isnet table 3": stored(
         "isnet-table3", "network", {"train loss": digits(3), "test loss": digits(3), "error": share}
     ),
