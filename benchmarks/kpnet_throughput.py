@@ -44,11 +44,10 @@ class Halved(Extractor):
         with torch.autocast(pixels.device.type, torch.bfloat16):
             return self.compiled(to_input(pixels))
 
-    def forward(self, pixels: Tensor, least: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor, threshold: Tensor) -> dict[str, Tensor]:
         """As of an ``Extractor``."""
         maps = {name: map_.float() for name, map_ in self.maps(pixels).items()}
-        found = self.heads.find(pixels, maps, least)
-        return found._replace(peaks=found.peaks[..., self.counting])._asdict()
+        return self.heads.find(pixels, maps, threshold)._asdict()
 
 
 class OnDevice:
@@ -104,14 +103,14 @@ def main() -> None:
     pixels = torch.from_numpy(square).to(device)
     detector = KPNetDecoder(OnDevice(module, device), Config(overview=False, input_size=args.size))  # type: ignore[arg-type]
     found = list(square)
-    least = torch.full((args.batch,), detector.least(0.5), device=device)
+    threshold = torch.full((args.batch,), detector.faintest(0.5), device=device)
 
     def faces() -> Any:
         return detector(found, threshold=0.5, min_face=1, max_face=None)
 
     figures = {
         "network": rate(lambda: module.maps(pixels), args.batch, args.seconds),
-        "network, proposals and landmarks": rate(lambda: module(pixels, least), args.batch, args.seconds),
+        "network, proposals and landmarks": rate(lambda: module(pixels, threshold), args.batch, args.seconds),
         "decoded pictures to faces": rate(faces, args.batch, args.seconds),
     }
     settings = {"input_size": args.size, "batch": args.batch, "compile": args.compile, "backbone": recipe.backbone}

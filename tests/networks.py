@@ -5,11 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lineament.methods.kpnet.scales import Grid
+
 ALL = -100.0
 """Logit that every peak of a scalemap surpasses."""
 
 
-def least(n: int, logit: float = ALL) -> Tensor:
+class Glance(nn.Module):
+    """In a backbone's place, so that exports take no time."""
+
+    grid = Grid(2, 8)
+    stride = 2
+    channels = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, self.channels, 5, stride=2, padding=2)
+
+    def head(self, channels: int) -> nn.Conv2d:
+        return nn.Conv2d(self.channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def thresholds(n: int, logit: float = ALL) -> Tensor:
     """What proposals of n views must surpass (n,)."""
     return torch.full((n,), logit)
 

@@ -24,14 +24,14 @@ class Fake:
 
 
 def face_row(square: Array, logit: float, shares: tuple[float, ...] = (0.5, 0.5, 0.5)) -> dict[str, Any]:
-    """One proposal: a square ``x, y, side`` with the landmarks of a drawn face."""
+    """One proposal: a square ``x, y, side`` with the landmarks of a drawn face; peaks not given are 0.5."""
     x, y, side = square
     return {
         "logit": [logit],
         "centre": [[x + side / 2, y + side / 2]],
         "side": [side],
         "landmarks": [POINTS * side + [x, y]],
-        "peaks": [shares],
+        "peaks": [[*shares, *[0.5] * (5 - len(shares))]],
     }
 
 

@@ -73,6 +73,13 @@ def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, s
     return path
 
 
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """An ONNX file with these key-value pairs in place of its own."""
+    model = onnx.load_from_string(content)
+    onnx.helper.set_model_props(model, dict(metadata))
+    return bytes(model.SerializeToString())
+
+
 def describe(
     method: str,
     settings: Any,

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import replace
-from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from PIL import Image  # noqa: E402
 from torch import fx, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from lineament import boxes as box_ops  # noqa: E402
-from lineament.conventions import convention  # noqa: E402
-from lineament.data.cache import Photos  # noqa: E402
-from lineament.data.canvases import Canvas, Composition  # noqa: E402
-from lineament.data.device import DeviceComposer  # noqa: E402
-from lineament.errors import DataError  # noqa: E402
-from lineament.export import rows_of_both  # noqa: E402
-from lineament.methods.kpnet import scales, training  # noqa: E402
-from lineament.methods.kpnet.decode import KPNetDecoder  # noqa: E402
-from lineament.methods.kpnet.export import Extractor, entries  # noqa: E402
+from lineament.methods.kpnet import scales  # noqa: E402
+from lineament.methods.kpnet.export import Extractor  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.methods.kpnet.heads.base import near_proposals  # noqa: E402
 from lineament.methods.kpnet.heads.bells import FAINT, Spread, bell_loss, touched  # noqa: E402
@@ -38,16 +24,7 @@ from lineament.methods.kpnet.layers import Stem, UpConv  # noqa: E402
 from lineament.methods.kpnet.maps import region_maximum, sample  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES  # noqa: E402
 from lineament.methods.kpnet.scales import BINS, STRIDE  # noqa: E402
-from lineament.runtime import load_graph  # noqa: E402
-from lineament.schemas import schema  # noqa: E402
-from lineament.train import canvases as canvas_task  # noqa: E402
-from lineament.train.checkpoint import CHECKPOINT  # noqa: E402
-from lineament.train.loop import train  # noqa: E402
-from lineament.train.run import run  # noqa: E402
-from lineament.train.task import WHOLE, Part  # noqa: E402
-from networks import least, unlike  # noqa: E402
-from proposals import Fake, bare, face_row  # noqa: E402
-from scenes import POINTS, write_data  # noqa: E402
+from networks import thresholds, unlike  # noqa: E402
 
 Array = np.ndarray
 H, W = 10, 14  # of maps: an input of 20 x 28 pixels
@@ -577,7 +554,7 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
     with torch.no_grad():
         found = {
             name: value.numpy()
-            for name, value in Extractor(network, Heads.of(backbone=backbone))(pixels, least(2)).items()
+            for name, value in Extractor(network, Heads.of(backbone=backbone))(pixels, thresholds(2)).items()
         }
         maps = {n: v.double().numpy() for n, v in network(pixels.permute(0, 3, 1, 2).float()).items()}
     for image in range(2):
@@ -599,221 +576,3 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
             np.testing.assert_allclose(found["landmarks"][image, rank], points, atol=1e-3)
             largest = [max(equation_5(channel, region).values()) for channel in h[:3]]
             np.testing.assert_allclose(found["peaks"][image, rank], largest, atol=1e-4)
-
-
-# Training
-
-
-TINY = 'seed = 1\ntrain = ["scenes.json"]\nval = ["scenes.json"]\n[kpnet]\n' + "\n".join(
-    ["canvas = 64", "batch = 2", "steps = 6", "warmup = 2", "validate_every = 2", "workers = 0", "held_out = 2"]
-)
-
-
-def tiny(folder: Path, **changes: Any) -> training.KPNetRecipe:
-    (folder / "r.toml").write_text(TINY)
-    return replace(training.read(folder / "r.toml"), **changes)
-
-
-def relabel(index: Path, change: Any) -> None:
-    """Change every annotation of an index file in place."""
-    document = json.loads(index.read_text())
-    for annotation in document["annotations"]:
-        change(annotation)
-    index.write_text(json.dumps(document))
-
-
-def test_a_killed_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_data(tmp_path, 4)
-    recipe = tiny(tmp_path)
-
-    def run(folder: str) -> dict[str, Any]:
-        train(training.prepare("kpnet", tmp_path, recipe, tmp_path), recipe, tmp_path / folder)
-        state: dict[str, Any] = torch.load(tmp_path / folder / CHECKPOINT, weights_only=True)
-        return state
-
-    whole = run("whole")
-    batch = training.KPNetTask.batch
-    with monkeypatch.context() as patch:
-
-        def killed(task: training.KPNetTask, step: int, part: Part = WHOLE) -> Any:
-            if step == 5:
-                raise KeyboardInterrupt
-            return batch(task, step, part)
-
-        patch.setattr(training.KPNetTask, "batch", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run("killed")
-    assert torch.load(tmp_path / "killed" / CHECKPOINT, weights_only=True)["step"] == 4
-    resumed = run("killed")
-    fresh = training.prepare("kpnet", tmp_path, recipe, tmp_path).network.state_dict()
-    for part in ("network", "average"):
-        for name, value in whole[part].items():
-            assert torch.equal(value, resumed[part][name]), name
-        assert any(not torch.equal(value, fresh[name]) for name, value in whole[part].items())
-    assert whole["best"]["score"] == resumed["best"]["score"]
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_data_without_landmarks_say_what_is_missing(tmp_path: Path, split: str) -> None:
-    write_data(tmp_path, 2)
-    write_data(tmp_path, 2, name="bare", landmarks=False)
-    recipe = tiny(tmp_path, **{split: ("bare.json",)})
-    with pytest.raises(DataError, match=rf"the {split} data .*bare\.json.* no face with all its landmarks"):
-        training.prepare("kpnet", tmp_path, recipe, tmp_path)
-
-
-def test_data_without_faces_say_so(tmp_path: Path) -> None:
-    relabel(write_data(tmp_path, 2), lambda face: face.update(iscrowd=1))
-    with pytest.raises(DataError, match=r"the train data .*scenes\.json.* no face$"):
-        training.prepare("kpnet", tmp_path, tiny(tmp_path), tmp_path)
-
-
-@pytest.mark.parametrize("key", ["bbox", "keypoints"])
-def test_a_label_that_is_no_number_is_named(tmp_path: Path, key: str) -> None:
-    def spoil(face: dict[str, Any]) -> None:
-        if face["id"] == 3:
-            face[key][1] = float("nan")
-
-    relabel(write_data(tmp_path, 3), spoil)
-    with pytest.raises(DataError, match=rf"(?s)scenes\.json, annotation 3: {key} .*not finite"):
-        training.prepare("kpnet", tmp_path, tiny(tmp_path), tmp_path)
-
-
-def test_data_of_another_schema_are_named(tmp_path: Path) -> None:
-    write_data(tmp_path, 2)
-    with pytest.raises(DataError, match=r"scenes\.json has landmarks of schema '5', which cannot become .*'21'"):
-        training.prepare("kpnet", tmp_path, tiny(tmp_path, landmarks=("21",)), tmp_path)
-
-
-def test_boxes_without_landmarks_teach_the_scalemap_alone(tmp_path: Path) -> None:
-    write_data(tmp_path, 2)
-    write_data(tmp_path, 2, name="bare", landmarks=False)
-    recipe = tiny(tmp_path, batch=24, train=("scenes.json", "bare.json"), composition=Composition(min_side=20))
-    batch = training.prepare("kpnet", tmp_path, recipe, tmp_path).batch(0)
-    faces = (batch["regions"][..., 2] > batch["regions"][..., 0]).sum(axis=1)
-    np.testing.assert_array_equal(faces, batch["faces"])
-    marked = batch["weights"].any(axis=2)
-    assert 0 < marked.sum() < faces.sum()
-    assert set(np.unique(batch["cells"][:, 0])) == set(np.flatnonzero(faces))
-
-
-def test_faces_outside_the_range_are_ignored_and_counted(tmp_path: Path) -> None:
-    """Beside a face of 150 pixels one of 5, which on most canvases is too small for any bin."""
-    image = np.full((300, 400, 3), 90, np.uint8)
-    Image.fromarray(image).save(tmp_path / "photo.png")
-    squares = {"large": [40, 60, 150, 150], "small": [300, 200, 5, 5]}
-    faces = [
-        {"id": i, "image_id": 0, "bbox": box, "keypoints": np.c_[POINTS * box[2] + box[:2], [2] * 5].ravel().tolist()}
-        for i, box in enumerate(squares.values())
-    ]
-    picture = {"id": 0, "file_name": "photo.png", "width": 400, "height": 300}
-    (tmp_path / "scenes.json").write_text(json.dumps({"images": [picture], "annotations": faces}))
-    recipe = tiny(tmp_path, canvas=128, batch=24)
-    task = training.prepare("kpnet", tmp_path, recipe, tmp_path)
-    batch = task.batch(0)
-    outside = batch["outside"].astype(int)
-    assert 5 < outside.sum() < 100
-    assert (batch["values"] == 1).sum() == batch["faces"].sum()  # they have no cell of their own
-    assert batch["ignored"][outside > 0].any(axis=(1, 2)).all()
-    tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
-    task.on(torch.device("cpu"))(tensors)
-    with torch.no_grad():
-        assert [task.validate(task.network.eval())["outside"] for _ in range(2)] == [outside.sum(), 0]
-
-
-def test_boxes_are_refined_to_those_of_the_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of proposals that are off, and landmarks that are not."""
-    monkeypatch.setattr(training, "LEAST_FITTED", 50)
-    rng = np.random.default_rng(0)
-    faces, rows = [], []
-    for _ in range(80):
-        side = rng.uniform(16, 60)
-        place = np.array([*rng.uniform(0, 128 - side, 2), side])
-        (truth,) = convention("wider").boxes((POINTS * side + place[:2])[None])
-        seen = {"centre": [(truth[:2] + truth[2:]) / 2 + rng.normal(0, 0.05, 2) * side], "side": [side * 1.2]}
-        faces.append(truth)
-        rows.append(face_row(place, rng.uniform(-3, 3)) | seen)
-    unmarked = {
-        "landmarks": np.zeros((1, 5, 2)),
-        "weights": np.zeros((1, 5)),
-        "ignore": np.zeros(1, bool),
-        "schema": np.zeros(1, int),
-        "outside": 0,
-    }
-    canvases = [
-        Canvas(boxes=box[None], pixels=np.full((128, 128, 3), i, np.uint8), **unmarked) for i, box in enumerate(faces)
-    ]
-    graph = Fake(lambda pixels: rows[pixels[0, 0, 0]])
-    decoder = KPNetDecoder(graph, bare(proposal=1.0))
-    found = training.refinement(decoder, canvases)
-    learned = KPNetDecoder(graph, bare(refinement=found))
-    overlaps = [
-        [box_ops.overlap(by.propose([canvas.pixels]).boxes, canvas.boxes)[0] for canvas in canvases]
-        for by in (decoder, learned)
-    ]
-    assert np.mean(overlaps[0]) < 0.9
-    assert np.min(overlaps[1]) > 0.98
-    monkeypatch.setattr(training, "LEAST_FITTED", 81)
-    assert training.refinement(decoder, canvases) is None
-
-
-def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
-    of = schema("21")
-    rng = np.random.default_rng(0)
-
-    def mark(face: dict[str, Any]) -> None:
-        x, y, w, h = face["bbox"]
-        places = rng.uniform(0.2, 0.8, (len(of), 2)) * [w, h] + [x, y]
-        face["keypoints"] = np.c_[places, np.full(len(of), 2)].ravel().tolist()
-
-    index = write_data(tmp_path, 3)
-    relabel(index, mark)
-    document = json.loads(index.read_text())
-    document["categories"][0]["keypoints"] = list(of.points)
-    index.write_text(json.dumps(document))
-    (tmp_path / "r.toml").write_text(TINY)
-    overrides = {"steps": "2", "landmarks": '"21"', "backbone": '"hourglass"'}
-    file = run(training, tmp_path, tmp_path / "r.toml", tmp_path / "run", overrides=overrides)
-    network = build(21, "hourglass")
-    network.load_state_dict(torch.load(tmp_path / "run" / "kpnet" / CHECKPOINT, weights_only=True)["best"]["weights"])
-    module = entries(network, Heads.of(backbone="hourglass"), landmarks=of)["kpnet"].module
-    outputs = ("logit", "centre", "side", "landmarks", "peaks")
-    for runtime in ("onnx", "openvino") if find_spec("openvino") else ("onnx",):
-        graph = load_graph(file.read_bytes(), runtime=runtime, threads=1)
-        assert graph.metadata["schema"] == "21"
-        for shape in ((1, 64, 64), (3, 128, 64)):
-            pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-            limits = least(len(pixels))
-            found = dict(zip(outputs, graph("kpnet", outputs, pixels=pixels, least=limits.numpy()), strict=True))
-            with torch.no_grad():
-                wanted = {n: v.numpy() for n, v in module(torch.from_numpy(pixels), limits).items()}
-            assert found["landmarks"].shape == (shape[0], found["logit"].shape[1], 21, 2)
-            mine, theirs = rows_of_both(wanted, found, "centre")
-            assert len(mine["logit"]) > 20
-            for name in outputs:
-                np.testing.assert_allclose(theirs[name], mine[name], atol=2e-3)
-
-
-def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here the accelerator is a processor that draws as one."""
-    write_data(tmp_path, 3)
-    recipe = tiny(tmp_path, canvas=128, batch=6)
-    mine = training.prepare("kpnet", tmp_path, recipe, tmp_path)
-    theirs = training.prepare("kpnet", tmp_path, recipe, tmp_path)
-
-    def composer(photos: Photos, device: torch.device, size: int) -> DeviceComposer:
-        assert device.type == "cuda"
-        return DeviceComposer(photos, torch.device("cpu"), size)
-
-    monkeypatch.setattr(canvas_task, "DeviceComposer", composer)
-    complete = theirs.on(torch.device("cuda"))
-    for step in range(3):
-        there = theirs.batch(step)
-        assert "pixels" not in there
-        drawn = complete({name: torch.as_tensor(value) for name, value in there.items()})
-        here = mine.batch(step)
-        for name in here.keys() - {"pixels"}:
-            np.testing.assert_array_equal(here[name], drawn[name])
-        differ = np.abs(here["pixels"].astype(int) - drawn["pixels"].numpy()).mean(axis=(1, 2, 3))
-        assert (differ < 14).all()  # noise is other noise
-        assert np.median(differ) < 4

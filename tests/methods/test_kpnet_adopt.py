@@ -21,7 +21,7 @@ from lineament.methods.kpnet.network import BACKBONES, DRNet, Lite  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.train.run import run  # noqa: E402
 from lineament.weights import read_weights  # noqa: E402
-from networks import least, unlike  # noqa: E402
+from networks import thresholds, unlike  # noqa: E402
 from scenes import write_data  # noqa: E402
 
 
@@ -57,7 +57,7 @@ def test_a_file_comes_back_with_the_landmarks_of_another_schema_new() -> None:
     new = network.response.weight.clone()
     adopt(network, content, pixels().float())
     picture = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-    logit, centre = load_graph(content)("kpnet", ("logit", "centre"), pixels=picture, least=least(1).numpy())
+    logit, centre = load_graph(content)("kpnet", ("logit", "centre"), pixels=picture, threshold=thresholds(1).numpy())
     with torch.no_grad():
         scale = network(torch.from_numpy(picture).permute(0, 3, 1, 2).float())["scale"][0]
     cell = (centre[0, :20] / network.stride).astype(int)

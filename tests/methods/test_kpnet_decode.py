@@ -48,7 +48,7 @@ def dots(shape: tuple[int, int], size: int, seed: int) -> Iterator[tuple[Array, 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_places_go_to_a_view_and_back(shape: tuple[int, int], size: int, margin: float) -> None:
     for image, place in dots(shape, size, seed=size):
-        for v in views_of(image, input_size=size, margin=margin, multiple=8):
+        for v in views_of(image, input_size=size, margin=margin):
             assert v.pixels.shape[0] % 8 == v.pixels.shape[1] % 8 == 0
             amount = v.pixels[..., 0].astype(float)
             ys, xs = np.indices(amount.shape) + 0.5
@@ -298,10 +298,6 @@ def test_landmark_scores_are_peaks_or_the_sigmoid_of_weighted_evidence() -> None
     np.testing.assert_allclose(found.landmark_scores, [1 / (1 + np.exp(-speaks))], rtol=1e-5)
     # equation 8 counts the eyes' and the nose's
     assert found.scores[0] == pytest.approx((1 / (1 + math.exp(-1.2)) + sum(peaks[:3])) / 4)
-    old = alone(bare(), face_row(SQUARE, 1.2, peaks[:3]))  # a file that gives no others
-    np.testing.assert_allclose(old.landmark_scores, np.broadcast_to(old.scores[:, None], (1, 5)))
-    with pytest.raises(OptionError, match="landmark_evidence has 3 coefficients"):
-        bare(landmark_evidence=(1, 2))
 
 
 def test_landmark_scores_of_a_mirrored_view_change_places() -> None:

@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 
 from lineament.errors import LineamentError  # noqa: E402
 from lineament.export import Entry, export  # noqa: E402
-from lineament.methods.kpnet.decode import eyes_and_nose  # noqa: E402
+from lineament.methods.kpnet.decode import Config, KPNetDecoder, eyes_and_nose  # noqa: E402
 from lineament.methods.kpnet.export import LEAST, TwoPasses, entries  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.methods.kpnet.heads.scalemap import PROPOSALS, strongest  # noqa: E402
@@ -22,7 +22,7 @@ from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet  # noqa: E40
 from lineament.methods.kpnet.quantise import quantise  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import FIVE, own, schema  # noqa: E402
-from networks import ALL, least  # noqa: E402
+from networks import ALL, Glance, thresholds  # noqa: E402
 
 Array = NDArray[Any]
 OUTPUTS = ("logit", "centre", "side", "landmarks", "peaks")
@@ -59,8 +59,8 @@ def test_a_second_pass_finds_what_the_map_says(backbone: str) -> None:
     with torch.no_grad():
         features = made.features(pixels)
         scale = made.maps(features)["scale"]
-        logit, cell, logits = second.strongest(features, scale, least(2))
-        wanted = strongest(scale.clamp(min=LEAST), least(2))
+        logit, cell, logits = second.strongest(features, scale, thresholds(2))
+        wanted = strongest(scale.clamp(min=LEAST), thresholds(2))
     np.testing.assert_array_equal(cell, wanted[1])
     column, row = cell.unbind(-1)
     values = scale[torch.arange(2)[:, None], :, row, column]  # (n, f, 60)
@@ -98,8 +98,8 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_bytes_find_what_floats_find(files: tuple[Path, Path]) -> None:
     pixels = views(2, 128, 192, 3, seed=1)
     exact, small = (load_graph(file.read_bytes()) for file in files)
-    wanted = dict(zip(OUTPUTS, exact("kpnet", OUTPUTS, pixels=pixels, least=least(2).numpy()), strict=True))
-    found = dict(zip(OUTPUTS, small("kpnet", OUTPUTS, pixels=pixels, least=least(2).numpy()), strict=True))
+    wanted = dict(zip(OUTPUTS, exact("kpnet", OUTPUTS, pixels=pixels, threshold=thresholds(2).numpy()), strict=True))
+    found = dict(zip(OUTPUTS, small("kpnet", OUTPUTS, pixels=pixels, threshold=thresholds(2).numpy()), strict=True))
     assert {name: value.shape[2:] for name, value in found.items()} == {n: v.shape[2:] for n, v in wanted.items()}
     for image in range(2):
         best = wanted["logit"][image].argsort()[-10:]  # each has its like: the same cell or one beside it
@@ -115,7 +115,9 @@ def test_openvino_computes_two_passes_as_onnxruntime_does(files: tuple[Path, Pat
     pytest.importorskip("openvino")
     pixels = views(2, 128, 192, 3, seed=2)
     one, other = (load_graph(files[0].read_bytes(), runtime=runtime) for runtime in ("onnx", "openvino"))
-    wanted, found = (graph("kpnet", ("logit",), pixels=pixels, least=least(2).numpy())[0] for graph in (one, other))
+    wanted, found = (
+        graph("kpnet", ("logit",), pixels=pixels, threshold=thresholds(2).numpy())[0] for graph in (one, other)
+    )
     stands = np.sort(wanted[wanted > LEAST])
     np.testing.assert_allclose(np.sort(found[found > LEAST]), stands, atol=1e-3)
 
@@ -144,7 +146,7 @@ def test_there_are_as_many_rows_as_the_fullest_view_has_proposals(
     graph = load_graph(content, runtime=runtime, threads=1)
 
     def logits(pixels: Array, *limits: float) -> Array:
-        found, centre = graph("kpnet", ("logit", "centre"), pixels=pixels, least=np.array(limits, np.float32))
+        found, centre = graph("kpnet", ("logit", "centre"), pixels=pixels, threshold=np.array(limits, np.float32))
         assert ((centre >= 0) & (centre <= np.array(pixels.shape[2:0:-1]))).all()
         return found
 
@@ -172,3 +174,32 @@ def test_what_equation_8_counts_follows_the_schema() -> None:
         assert any(point.startswith("nose") for point in points)
     mine = own("mine", ("a", "b"))
     assert eyes_and_nose(mine) == (0, 1)
+
+
+VARIANTS = [("argmax", "scalemap"), ("regression", "scalemap"), ("soft-argmax", "rpn"), ("argmax", "embedding")]
+
+
+@pytest.mark.parametrize(("extraction", "grouping"), VARIANTS)
+def test_what_is_exported_computes_the_same(tmp_path: Path, extraction: str, grouping: str) -> None:
+    torch.manual_seed(0)
+    heads = Heads.of(grouping, extraction)
+    network = build(5, "drnet", heads)
+    network.backbone = Glance()
+    made = entries(network, heads)
+    graph = load_graph(export(made, tmp_path / "v.onnx", metadata={"a": "b"}).read_bytes())
+    rng = np.random.default_rng(0)
+    for shape in ((1, 64, 64, 3), (3, 128, 96, 3)):
+        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        with torch.no_grad():
+            wanted = made["kpnet"].module(torch.as_tensor(pixels), thresholds(len(pixels)))
+        found = graph("kpnet", tuple(wanted), pixels=pixels, threshold=thresholds(len(pixels)).numpy())
+        for (name, value), there in zip(wanted.items(), found, strict=True):
+            assert there.shape == value.shape
+            alike = np.isclose(there, value, atol=1e-2).reshape(*value.shape[:2], -1).all(axis=-1)
+            alike = alike[
+                np.isfinite(wanted["logit"].numpy())
+            ]  # what is no local maximum fills the list up in any order
+            assert alike.mean() > 0.99, name  # of equals in the last digit either may come first
+    picture = rng.integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    decoded = KPNetDecoder(graph, Config()).propose([picture])
+    assert ((decoded.scores >= 0) & (decoded.scores <= 1)).all()

@@ -10,23 +10,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
 from lineament.errors import OptionError  # noqa: E402
-from lineament.export import export  # noqa: E402
-from lineament.methods.kpnet import training  # noqa: E402
-from lineament.methods.kpnet.decode import Config, KPNetDecoder  # noqa: E402
-from lineament.methods.kpnet.export import entries  # noqa: E402
-from lineament.methods.kpnet.heads import Heads, build, embedding, rpn  # noqa: E402
+from lineament.methods.kpnet import scales, training  # noqa: E402
+from lineament.methods.kpnet.heads import Heads, embedding, rpn  # noqa: E402
 from lineament.methods.kpnet.heads.argmax import argmax, heat  # noqa: E402
 from lineament.methods.kpnet.heads.bells import Spread  # noqa: E402
 from lineament.methods.kpnet.heads.regression import regress  # noqa: E402
-from lineament.methods.kpnet.scales import STRIDE, Grid  # noqa: E402
-from lineament.runtime import load_graph  # noqa: E402
+from lineament.methods.kpnet.scales import BINS, STRIDE  # noqa: E402
 from lineament.train.recipe import copy_recipe  # noqa: E402
 from lineament.train.task import to_input  # noqa: E402
-from networks import least  # noqa: E402
+from networks import thresholds  # noqa: E402
 from scenes import write_data  # noqa: E402
 
 VARIANTS = [
@@ -136,7 +132,7 @@ def test_what_an_rpn_is_taught_it_proposes() -> None:
     labels, offsets = (torch.as_tensor(a) for a in rpn.assign(FACES, IGNORED, 192))
     taught = torch.cat([labels * 20 - 10, offsets.flatten(0, 1)])[None]
     assert rpn.anchor_loss(taught, labels[None], offsets[None], focal=False) < 0.05
-    logit, centre, side = (t[0].numpy() for t in rpn.propose(taught, least(1)))
+    logit, centre, side = (t[0].numpy() for t in rpn.propose(taught, thresholds(1)))
     assert (np.diff(logit) <= 0).all()
     found = np.concatenate([centre - side[:, None] / 2, centre + side[:, None] / 2], axis=1)[logit > 0]
     overlaps = box_ops.iou(box_ops.square(FACES), found)
@@ -221,40 +217,26 @@ def test_other_variants_are_refused(extraction: str, grouping: str) -> None:
         training.KPNetRecipe(train=("a.json",), backbone="resnet")
 
 
-class Glance(nn.Module):
-    """In a backbone's place, so that exports take no time: what is exported here is what comes behind it."""
-
-    grid = Grid(2, 8)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 32, 5, stride=2, padding=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+def test_faces_on_canvases_are_never_mirrored_inside_out(data: Path) -> None:
+    """Right and left stay what they are in mirrored photos, whose landmarks change places."""
+    recipe = training.KPNetRecipe(train=("scenes.json",), val=("scenes.json",), canvas=96, batch=16, held_out=0)
+    batch = training.prepare("kpnet", data, recipe, data).batch(0)
+    whole = batch["weights"].all(axis=2)
+    right, left, _, *mouth = np.moveaxis(batch["points"][whole], 1, 0)
+    across, down = left - right, np.mean(mouth, axis=0) - (left + right) / 2
+    assert len(across) > 16
+    assert (across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0] > 0).all()
 
 
-@pytest.mark.parametrize(("extraction", "grouping"), VARIANTS[1:4] + VARIANTS[6:])
-def test_what_is_exported_computes_the_same(tmp_path: Path, extraction: str, grouping: str) -> None:
-    torch.manual_seed(0)
-    heads = Heads.of(grouping, extraction)
-    network = build(5, "drnet", heads)
-    network.backbone = Glance()
-    made = entries(network, heads)
-    graph = load_graph(export(made, tmp_path / "v.onnx", metadata={"a": "b"}).read_bytes())
-    rng = np.random.default_rng(0)
-    for shape in ((1, 64, 64, 3), (3, 128, 96, 3)):
-        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
-        with torch.no_grad():
-            wanted = made["kpnet"].module(torch.as_tensor(pixels), least(len(pixels)))
-        found = graph("kpnet", tuple(wanted), pixels=pixels, least=least(len(pixels)).numpy())
-        for (name, value), there in zip(wanted.items(), found, strict=True):
-            assert there.shape == value.shape
-            alike = np.isclose(there, value, atol=1e-2).reshape(*value.shape[:2], -1).all(axis=-1)
-            alike = alike[
-                np.isfinite(wanted["logit"].numpy())
-            ]  # what is no local maximum fills the list up in any order
-            assert alike.mean() > 0.99, name  # of equals in the last digit either may come first
-    picture = rng.integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    decoded = KPNetDecoder(graph, Config()).propose([picture])
-    assert ((decoded.scores >= 0) & (decoded.scores <= 1)).all()
+def test_printed_proposals_are_cells_and_bins() -> None:
+    scale = torch.full((1, BINS, 24, 24), -9.0)
+    scale[0, 29:32, 10, 7] = torch.tensor([2.0, 3.0, 2.5])
+    scale[0, 30, 10, 8] = 2.8
+    ours, printed = (
+        Heads.of(printed=printed).grouping.propose(scale, {"scale": scale}, thresholds(1, 0.0))
+        for printed in (False, True)
+    )
+    assert printed.centre[0].tolist() == [[15, 21]]
+    assert float(printed.side) == pytest.approx(scales.decode(np.array(30)), rel=1e-5)
+    assert ours.centre[0, 0, 0] > 15.5
+    assert float(ours.side) > float(printed.side)

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import lineament
 from lineament.cli import evaluate
+from lineament.cli.calibrate import calibrate
 from lineament.cli.detect import detect
 from lineament.cli.evaluate_landmarks import landmarks, recall, speed
 from lineament.cli.export import export
@@ -47,7 +48,17 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Faces and facial landmarks: published methods, trained from scratch, shipped as ONNX.",
 )
-for command in (detect, models, train, export, quantise, report, fit_box_convention, search_weights):
+for command in (
+    detect,
+    models,
+    train,
+    export,
+    calibrate,
+    quantise,
+    report,
+    fit_box_convention,
+    search_weights,
+):
     app.command()(command)
 for evaluation in (landmarks, recall, speed):
     evaluate.app.command()(evaluation)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import onnx
 import torch
@@ -38,13 +41,19 @@ def read_network(content: bytes) -> KPNet:
     }
     if any(name.endswith("_quantized") for name in tensors):
         raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
-    config = Config(**settings)
-    network = build(len(schema(config.landmarks)), config.backbone)
+    config = config_of(settings)
+    network = build(sum(len(schema(name)) for name in config.offered), config.backbone)
     try:
         network.unfold(tensors)
     except (KeyError, RuntimeError) as error:
         raise OptionError("expected weights of kpnet itself, found those of a variant of it") from error
     return network
+
+
+def config_of(settings: Mapping[str, Any]) -> Config:
+    """A file's settings, whatever version wrote it: those that this version does not know are dropped."""
+    known = {field.name for field in fields(Config)}
+    return Config(**{name: value for name, value in settings.items() if name in known})
 
 
 def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:

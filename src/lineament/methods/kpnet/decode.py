@@ -49,7 +49,6 @@ class Config(ViewSettings, ConventionSettings):
 
     Attributes:
         backbone: "drnet", "hourglass" or "lite".
-        multiple: what the sides of an input are multiples of.
         overview: also look at the image in at most 160 pixels, for faces of more than 96 pixels of the input.
         overview_share: size of the overview for one of the input, up to those 160 pixels, in (0, 1].
         learned: the convention of the boxes that the network was trained on, whose longer sides the proposals have.
@@ -67,7 +66,6 @@ class Config(ViewSettings, ConventionSettings):
     """
 
     backbone: str = of_weights("drnet")
-    multiple: int = of_weights(8)
     overview: bool = True
     overview_share: float = 0.375
     learned: str | Mapping[str, Any] = "wider"
@@ -78,8 +76,15 @@ class Config(ViewSettings, ConventionSettings):
     landmark_evidence: Sequence[float] | None = None
     nms: float = 0.6
 
+    @property
+    def multiple(self) -> int:
+        """What the sides of an input are multiples of."""
+        return scales.GRIDS[self.backbone].multiple
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.backbone not in scales.GRIDS:
+            raise OptionError(f"kpnet has no backbone {self.backbone!r}; there are: {', '.join(scales.GRIDS)}")
         if not 0 < self.overview_share <= 1:
             raise OptionError(f"overview_share lies in (0, 1], found {self.overview_share}; overview=false is none")
         if self.evidence is not None and len(self.evidence) != len(EVIDENCE):
@@ -135,19 +140,24 @@ class KPNetDecoder:
         found = found[found.scores >= threshold].sized(min_face, max_face)
         return found.suppressed(self.config, self.config.nms, threshold).faces(images, self.schema)
 
-    def propose(self, images: Sequence[Array], threshold: float = 0.0) -> Proposals:
+    def propose(
+        self, images: Sequence[Array], threshold: float = 0.0, *, surpassing: float = float(LOGITS[0])
+    ) -> Proposals:
         """The proposals in every view of one or more images, scored and with their boxes, before suppression.
 
         Those that cannot reach the threshold, wherever their landmarks may be, are left out: nearly all, as a rule.
+
+        Args:
+            images: (h, w, 3) uint8 RGB. threshold: lowest score. surpassing: logit that theirs must surpass.
         """
         shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
-        seen = [self._look(shown, numbers, pixels, threshold) for numbers, pixels in shown.batches(AT_ONCE)]
+        seen = [self._look(shown, numbers, pixels, threshold, surpassing) for numbers, pixels in shown.batches(AT_ONCE)]
         columns = [np.concatenate(parts) for parts in zip(*seen, strict=True)]
         _, logit, _, side, _, peaks = columns
         best = np.full(len(logit), self._best_agreement)
         likely = self._scores(logit, side, best, self._counted(peaks))[0] >= threshold
         view, logit, centre, side, points, peaks = (column[likely] for column in columns)
-        points = shown.points(points[:, self.config.columns], view, self.schema)
+        points = shown.points(points, view, self.schema)
         half = side[:, None] / 2
         square = shown.boxes(np.concatenate([centre - half, centre + half], axis=1), view)
         expected = self.learned.boxes(points, self.schema)
@@ -159,12 +169,7 @@ class KPNetDecoder:
             boxes = corrected(inferred, around, square, self.config.proposal)
         else:
             boxes = corrected(inferred, expected, refined(expected, square, speaks, self._refinement))
-        if self._all_peaks(peaks):
-            peaks = shown.each(peaks[:, self.config.columns], view, self.schema)
-            landmark_scores, speak = self._landmark_scores(peaks, side)
-        else:
-            landmark_scores = np.repeat(scores[:, None], len(self.schema), axis=1)
-            speak = np.zeros((*landmark_scores.shape, LANDMARK_EVIDENCE))
+        landmark_scores, speak = self._landmark_scores(shown.each(peaks, view, self.schema), side)
         return Proposals(
             boxes=box_ops.square(boxes) if self.convention.square else boxes,
             scores=scores,
@@ -177,13 +182,9 @@ class KPNetDecoder:
             landmark_evidence=speak,
         )
 
-    def _all_peaks(self, peaks: Array) -> bool:
-        """Whether the graph gives a peak for every landmark; files exported earlier have those of equation 8 alone."""
-        return peaks.shape[1] == sum(len(schema(name)) for name in self.config.offered)
-
     def _counted(self, peaks: Array) -> Array:
-        """The peaks (n, m) that count in equation 8."""
-        return peaks[:, self.config.columns][:, eyes_and_nose(self.schema)] if self._all_peaks(peaks) else peaks
+        """The peaks (n, m) that count in equation 8, of those of all landmarks (n, k)."""
+        return peaks[:, eyes_and_nose(self.schema)]
 
     def _scores(self, logit: Array, side: Array, agreement: Array, peaks: Array) -> tuple[Array, Array]:
         """Scores (n,) in [0, 1], and the evidence (n, 6) that they are made of; arguments as of ``evidence``."""
@@ -233,14 +234,18 @@ class KPNetDecoder:
             shown += [replace(tile, largest=LARGEST_IN_TILES) for tile in tiles]
         return [*shown, *map(views.mirrored, shown)] if c.flip else shown
 
-    def _look(self, shown: Views, numbers: Array, pixels: Array, threshold: float) -> tuple[Array, ...]:
+    def _look(
+        self, shown: Views, numbers: Array, pixels: Array, threshold: float, surpassing: float
+    ) -> tuple[Array, ...]:
         """The network over views of one shape: each proposal's view, and what the network says of it there."""
-        faintest = np.array([self.faintest(threshold, largest) for largest in shown.largest[numbers]], np.float32)
+        reaching = [self.faintest(threshold, largest) for largest in shown.largest[numbers]]
+        faintest = np.maximum(reaching, surpassing).astype(np.float32)
         outputs = ("logit", "centre", "side", "landmarks", "peaks")
-        found = self.graph("kpnet", outputs, pixels=pixels, least=faintest)
+        found = self.graph("kpnet", outputs, pixels=pixels, threshold=faintest)
         row, rank = np.nonzero((found[0] > faintest[:, None]) & shown.counts(found[2], numbers[:, None]))
         logit, centre, side, points, peaks = (values[row, rank] for values in found)
-        return numbers[row], logit.astype(np.float64), centre, side, points, peaks
+        columns = self.config.columns
+        return numbers[row], logit.astype(np.float64), centre, side, points[:, columns], peaks[:, columns]
 
 
 def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array:

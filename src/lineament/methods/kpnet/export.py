@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from lineament.export import Entry
-from lineament.methods.kpnet.decode import eyes_and_nose
 from lineament.methods.kpnet.heads import Heads
 from lineament.methods.kpnet.heads.base import Proposals, Style
 from lineament.methods.kpnet.heads.scalemap import Scalemap, standing
 from lineament.methods.kpnet.layers import UpConv
 from lineament.methods.kpnet.maps import around
 from lineament.methods.kpnet.network import KPNet
-from lineament.schemas import FIVE, Schema
 
 LEAST = -9.0
 """Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
@@ -26,11 +24,11 @@ ROUGH = 0.5
 """How far a logit of the first of two passes may be from that of the second."""
 
 
-def entries(network: KPNet, heads: Heads, *, landmarks: Schema = FIVE, two_passes: bool = False) -> dict[str, Entry]:
+def entries(network: KPNet, heads: Heads, *, two_passes: bool = False) -> dict[str, Entry]:
     """The file's one network. Pixels are uint8 (n, h, w, 3), h and w multiples of the network's.
 
     Args:
-        network: is left as it is. heads: its heads. landmarks: the schema of its landmarks.
+        network: is left as it is. heads: its heads.
         two_passes: compute the scalemap's logits a second time where the proposals are, so that the map itself may be
             as coarse as integers of 8 bits.
     """
@@ -42,9 +40,9 @@ def entries(network: KPNet, heads: Heads, *, landmarks: Schema = FIVE, two_passe
     folded.fold()
     return {
         "kpnet": Entry(
-            Extractor(folded, heads, eyes_and_nose(landmarks)),
-            {"pixels": pixels, "least": torch.tensor([-100.0, -100.0])},
-            {"pixels": {0: "n", 1: "h", 2: "w"}, "least": {0: "n"}},
+            Extractor(folded, heads),
+            {"pixels": pixels, "threshold": torch.tensor([-100.0, -100.0])},
+            {"pixels": {0: "n", 1: "h", 2: "w"}, "threshold": {0: "n"}},
             multiple=network.multiple,
             listed_by="centre",
             check=heads.grouping.compared,
@@ -55,26 +53,25 @@ def entries(network: KPNet, heads: Heads, *, landmarks: Schema = FIVE, two_passe
 class Extractor(nn.Module):
     """The network and all that its heads find."""
 
-    def __init__(self, network: KPNet, heads: Heads, counting: Sequence[int] = (0, 1, 2)) -> None:
+    def __init__(self, network: KPNet, heads: Heads) -> None:
         super().__init__()
-        self.network, self.heads, self.counting = network, heads, list(counting)
+        self.network, self.heads = network, heads
         self.second = heads.grouping if isinstance(heads.grouping, nn.Module) else None
 
-    def forward(self, pixels: Tensor, least: Tensor) -> dict[str, Tensor]:
-        """The best proposals of each view, best first; coordinates in pixels of the input.
+    def forward(self, pixels: Tensor, threshold: Tensor) -> dict[str, Tensor]:
+        """The faces of each view, best first; coordinates in pixels of the input.
 
         Args:
-            pixels: (n, h, w, 3) uint8. least: (n,) logits that proposals of each view must surpass to count. There are
-                as many rows f as the view with most of them has, at least one; further rows of others may be below.
+            pixels: (n, h, w, 3) uint8. threshold: (n,) logits that faces of each view must surpass. There are as many
+                rows f as the view with most of them has, at least one; further rows of others may be below.
 
         Returns:
-            ``logit`` (n, f) of the scale probability, minus infinity in rows that only fill up; ``centre`` (n, f, 2);
-            ``side`` (n, f); ``landmarks`` (n, f, K, 2); ``peaks`` (n, f, m): largest softmax value of either eye and
-            the nose.
+            ``logit`` (n, f) of a face's probability, minus infinity in rows that only fill up; ``centre`` (n, f, 2) and
+            ``side`` (n, f) of its square; ``landmarks`` (n, f, K, 2); ``peaks`` (n, f, K), the landmarks' largest
+            softmax values.
         """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
-        found = self.heads.find(features, self.network.maps(features), least)
-        return found._replace(peaks=found.peaks[..., self.counting])._asdict()
+        return self.heads.find(features, self.network.maps(features), threshold)._asdict()
 
 
 class TwoPasses(nn.Module, Scalemap):

@@ -52,7 +52,7 @@ def quantise(source: Path, out: Path, views: Iterable[Array]) -> Path:
 
         def get_next(self) -> dict[str, Array] | None:
             view = next(self._views, None)
-            return None if view is None else {PIXELS: view[None], "kpnet.least": np.array([LEAST], np.float32)}
+            return None if view is None else {PIXELS: view[None], "kpnet.threshold": np.array([LEAST], np.float32)}
 
     model = onnx.load(source)
     parts = _parts(model.graph)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,27 +15,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lineament import boxes as box_ops
-from lineament.calibration import fit, logistic, robust, sigmoid
 from lineament.data.cache import Photos
-from lineament.data.canvases import Canvas, LabelRules, Labels
+from lineament.data.canvases import Canvas, Composer, LabelRules, Labels
 from lineament.errors import OptionError
-from lineament.export import describe, export
+from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
-from lineament.methods.kpnet.adopt import adopt, read_network
-from lineament.methods.kpnet.decode import REFINEMENT, Config, KPNetDecoder, terms
+from lineament.methods.kpnet.adopt import adopt, config_of, read_network
+from lineament.methods.kpnet.decode import Config, KPNetDecoder
 from lineament.methods.kpnet.export import entries
+from lineament.methods.kpnet.fitting import CANVASES, fitted
 from lineament.methods.kpnet.heads import Heads, build
-from lineament.methods.kpnet.heads.bells import FAINT, Spread
+from lineament.methods.kpnet.heads.bells import Spread
 from lineament.methods.kpnet.network import KPNet
 from lineament.methods.kpnet.quantise import quantise
-from lineament.methods.kpnet.scales import GRIDS, LARGEST, SMALLEST
-from lineament.runtime import load_graph
+from lineament.methods.kpnet.scales import LARGEST, SMALLEST
+from lineament.runtime import Graph, load_graph, read_metadata
 from lineament.schemas import schema
 from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
 from lineament.train.checkpoint import initial_weights, phases_of
-from lineament.train.recipe import read_phases, settings_of
+from lineament.train.recipe import as_dict, copy_recipe, read_about, read_phases, settings_of
 from lineament.train.run import RECIPE
+from lineament.train.samples import check_learnable, read_split
 from lineament.train.task import Batch, generator, to_input
 from lineament.weights import parse_metadata, register
 
@@ -43,9 +43,8 @@ Array = NDArray[Any]
 METHOD = "kpnet"
 STAGES = (METHOD,)
 CALIBRATION = "calibration.json"
-CANVASES, LEAST_FITTED = 1024, 1000  # that boxes are fitted to, at most; finds there, at least
+PHOTOS = 2048  # of the training's, about, of which canvases are made when a file is calibrated anew
 RANGES = 512  # longer edge in pixels of the pictures that ranges of bytes are taken from
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ class KPNetRecipe(CanvasRecipe):
         extraction: how landmarks are found: in a region by "soft-argmax" or "regression", or as peaks by "argmax"
             (table 2), which is what an embedding takes.
         focal: the focal form of equation 4; else as printed.
+        printed_proposals: the file's proposals have the centres of cells and of bins, as the paper's; else they lie
+            where those around have a say.
         printed_spread: targets spread as in equation 3; else by ...
         spread: ... sigma as a share of the face's side, and ...
         scale_spread: ... sigma over neighbouring bins, in bins.
@@ -73,6 +74,7 @@ class KPNetRecipe(CanvasRecipe):
     grouping: str = "scalemap"
     extraction: str = "soft-argmax"
     focal: bool = True
+    printed_proposals: bool = False
     printed_spread: bool = False
     spread: float = 0.04
     scale_spread: float = 1.0
@@ -97,8 +99,14 @@ class KPNetRecipe(CanvasRecipe):
         Raises:
             OptionError: there are none, or they do not go together.
         """
-        spread = Spread(self.printed_spread, self.spread, self.scale_spread)
-        return Heads.of(self.grouping, self.extraction, self.backbone, focal=self.focal, spread=spread)
+        return Heads.of(
+            self.grouping,
+            self.extraction,
+            self.backbone,
+            focal=self.focal,
+            spread=Spread(self.printed_spread, self.spread, self.scale_spread),
+            printed=self.printed_proposals,
+        )
 
 
 class KPNetTask(CanvasTask):
@@ -149,86 +157,25 @@ def prepare(stage: str, data: Path, recipe: KPNetRecipe, out: Path) -> KPNetTask
 
 
 def finish(stage: str, task: KPNetTask, out: Path) -> None:
-    """Calibrate a trained run's scores on the photos that were held out."""
+    """Fit what validation photos tell, see `lineament.methods.kpnet.fitting`."""
     (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
     with TemporaryDirectory() as folder:
-        file = export_run(out, Path(folder) / "uncalibrated.onnx")
-        write_whole(out / CALIBRATION, json.dumps(calibrated(file, task)))
+        graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
+        write_whole(out / CALIBRATION, json.dumps(_fitted(graph, task)))
 
 
-def calibrated(file: Path, task: KPNetTask) -> dict[str, Any]:
-    """Settings of a file that labelled pictures tell: how boxes are refined, and scores made and calibrated.
-
-    The first is fitted to canvases of the training. What scores are made of is to the photos that were held out, as
-    they are shown by default and as large as a canvas together: fitted to a large input alone, scores rank small faces
-    too low at any. Calibrated they are as shown by default alone.
-
-    Args:
-        file: a file that was not calibrated yet. task: what it was trained for.
-    """
-    graph, r = load_graph(file.read_bytes()), task.recipe
-    config = Config(**parse_metadata(graph.metadata)[1])
-    canvases = (task.composer.canvas(generator(r.seed, i), r.canvas) for i in range(min(r.steps * r.batch, CANVASES)))
-    by_canvases = KPNetDecoder(graph, replace(config, input_size=r.canvas, overview=False))
-    config = replace(config, refinement=refinement(by_canvases, canvases))
-    decoders = [KPNetDecoder(graph, replace(config, input_size=size)) for size in (r.canvas, config.input_size)]
-    return {"refinement": config.refinement} | _scoring([_finds(decoder, task.held_out.photos) for decoder in decoders])
-
-
-def refinement(decoder: KPNetDecoder, canvases: Iterable[Canvas]) -> list[Any] | None:
-    """Coefficients of ``refined`` by which a network's boxes are nearest to those of faces on canvases.
-
-    A mirrored face has the mirrored box. ``None`` of too few faces to tell.
-    """
-    parts = []
-    for canvas in canvases:
-        found = decoder.propose([canvas.pixels])
-        found = found[(found.evidence[:, 0] > FAINT) & np.isfinite(found.expected).all(axis=1)]
-        faces = canvas.boxes[~canvas.ignore]
-        overlaps = box_ops.iou(found.squares, box_ops.square(faces))
-        near = np.flatnonzero(overlaps.max(axis=1, initial=0) > 0.3)
-        found, truth = found[near], faces[overlaps[near].argmax(axis=1)] if len(near) else faces[:0]
-        parts.append((found.evidence, terms(found.expected, found.squares), box_ops.encode_rcnn(truth, found.squares)))
-    speaks, told, wanted = map(np.concatenate, zip(*parts, strict=True))
-    if len(wanted) < LEAST_FITTED:
-        _log.warning("boxes are not refined: %d finds on the training's canvases are too few to fit to", len(wanted))
-        return None
-    coefficients = np.zeros(REFINEMENT)
-    for offset, counting in enumerate(([0], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4])):
-        features = (speaks[:, :, None] * told[:, None, counting]).reshape(len(told), -1)
-        fitted = robust(features, wanted[:, offset])
-        coefficients[:, counting, offset] = fitted.reshape(-1, len(counting))
-    return list(coefficients.round(5).tolist())
-
-
-def _scoring(finds: Sequence[tuple[Array, Array]]) -> dict[str, Any]:
-    """What the scores of finds are made of, and the calibration of the last of them."""
-    evidence, is_face = finds[-1]
-    if is_face.all() or not is_face.any():
-        _log.warning(
-            "scores stay as they are: of %d finds in the validation photos %d are faces", len(is_face), is_face.sum()
-        )
-        return {}
-    coefficients = logistic(*map(np.concatenate, zip(*finds, strict=True)))
-    calibration = fit(sigmoid(evidence @ coefficients), is_face)
-    return {"evidence": coefficients.round(4).tolist(), "calibration": calibration.to_dict()}
-
-
-def _finds(decoder: KPNetDecoder, photos: Photos) -> tuple[Array, Array]:
-    """Evidence (n, 6) for what is found above ``FAINT`` and stands after suppression, and whether it is a face (n,).
-
-    What is no face and lies on ignore regions is left out.
-    """
-    rows, hits = [], []
-    for i, sample in enumerate(photos.samples):
-        found = decoder.propose([photos[i]])
-        found = found[found.evidence[:, 0] > FAINT]
-        found = found[box_ops.nms(found.boxes, found.scores, decoder.config.nms)]
-        hit = box_ops.iou(found.boxes, sample.boxes[~sample.ignore]).max(axis=1, initial=0) >= 0.5
-        unsure = box_ops.coverage(found.boxes, sample.boxes[sample.ignore]).max(axis=1, initial=0) > 0.5
-        rows.append(found.evidence[hit | ~unsure])
-        hits.append(hit[hit | ~unsure])
-    return np.concatenate(rows), np.concatenate(hits)
+def _fitted(graph: Graph, task: KPNetTask) -> dict[str, Any]:
+    """What the photos of a task tell of a file."""
+    r = task.recipe
+    count = min(r.steps * r.batch, CANVASES)
+    return fitted(
+        graph,
+        Config(**parse_metadata(graph.metadata)[1]),
+        canvases=(task.composer.canvas(generator(r.seed, i), r.canvas) for i in range(count)),
+        photos=task.held_out.photos,
+        canvas=r.canvas,
+        given=r.settings.keys(),
+    )
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
@@ -246,7 +193,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     fitted = json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}
     about = {METHOD: phases_of(out / METHOD)}
     export(
-        entries(network, recipe.heads(), landmarks=schema(recipe.landmarks[0])),
+        entries(network, recipe.heads()),
         file,
         metadata=describe(METHOD, _config(recipe, **fitted), out / RECIPE, scores, training=about),
     )
@@ -259,10 +206,77 @@ def _config(recipe: KPNetRecipe, **fitted: Any) -> Config:
     of_weights = {
         "landmarks": recipe.landmarks[0],
         "backbone": recipe.backbone,
-        "multiple": GRIDS[recipe.backbone].multiple,
     }
     config: Config = settings_of(Config, recipe, **of_weights, **fitted)
     return config
+
+
+def calibrate_file(
+    content: bytes,
+    data: Path,
+    recipe: Path,
+    file: Path,
+    overrides: Mapping[str, str] | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> Path:
+    """Write a file's network anew, with boxes and scores fitted anew to a recipe's photos.
+
+    The network computes the same; its file is written as this version writes them, whatever version wrote it.
+
+    Args:
+        content: a KPNet file in floats. data: folder that the recipe's index files lie in.
+        recipe: TOML file that names training photos, to canvases of some of which boxes are fitted, and validation
+            photos, to which scores are. Without training photos boxes stay as they are. If its table ``[weights]`` has
+            the file's name, it is the recipe that made the file, which carries it and keeps the name.
+        file: the ONNX file. overrides: settings that replace the recipe's, written as in TOML.
+        scores: figures that the file should carry, by name.
+
+    Raises:
+        OptionError: a file of another method, of a variant, or of 8 bits.
+        DataError: validation photos without faces.
+    """
+    network, about = read_network(content), read_metadata(content)
+    own = config_of(parse_metadata(about)[1])
+    with TemporaryDirectory() as folder:
+        copy_recipe(recipe, Path(folder) / RECIPE, overrides or {})
+        r = read(Path(folder) / RECIPE)
+        config: Config = settings_of(Config, r, **asdict(own))
+        made = entries(network, Heads.of(backbone=config.backbone))
+        bare = export(made, Path(folder) / "floats.onnx", metadata={"method": METHOD}).read_bytes()
+        photos, canvases = _labelled(data, replace(r, landmarks=config.offered), Path(folder))
+        fits = fitted(
+            load_graph(bare), config, photos=photos, canvases=canvases, canvas=r.canvas, given=r.settings.keys()
+        )
+    told = _told(about, replace(config, **fits), recipe, scores)
+    write_whole(file, with_metadata(bare, told))
+    register(file)
+    return file
+
+
+def _told(
+    about: Mapping[str, str], config: Config, recipe: Path, scores: Mapping[str, float] | None
+) -> Mapping[str, str]:
+    """What a file says of itself with other settings; its name is its own unless the recipe is the one that made it."""
+    if read_about(recipe).get("name") == about["name"]:
+        made = [{"recipe": as_dict(phase), "data": {}} for phase in phases(recipe)]
+        return describe(METHOD, config, recipe, scores, training={METHOD: made})
+    settings = {"config": json.dumps(asdict(config)), "schema": config.landmarks, "version": version("lineament")}
+    name = f"own-{about['name'].removeprefix('own-')}"
+    return {**about, **settings, "name": name, "scores": json.dumps(dict(scores or {}))}
+
+
+def _labelled(data: Path, recipe: KPNetRecipe, folder: Path) -> tuple[Photos, Iterable[Canvas] | None]:
+    """A recipe's validation photos, and canvases of some of its training photos, if it has any."""
+    held_out = read_split(data, recipe, "val", recipe.landmarks).samples
+    check_learnable(held_out, recipe, "val", METHOD, landmarks=False)
+    photos = Photos.build(held_out, folder / "val", recipe.longest)
+    if not recipe.train:
+        return photos, None
+    samples = read_split(data, recipe, "train", recipe.landmarks).samples
+    some = samples[:: max(len(samples) // PHOTOS, 1)]
+    check_learnable(some, recipe, "train", METHOD, landmarks=False)
+    composer = Composer(Photos.build(some, folder / "train", recipe.longest), recipe.composition, recipe.labels)
+    return photos, (composer.canvas(generator(recipe.seed, i), recipe.canvas) for i in range(CANVASES))
 
 
 def export_bytes(
@@ -282,8 +296,7 @@ def export_bytes(
     decoder = KPNetDecoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
     about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
     with TemporaryDirectory() as folder:
-        heads = Heads.of(backbone=decoder.config.backbone)
-        two_passes = entries(network, heads, landmarks=decoder.schema, two_passes=True)
+        two_passes = entries(network, Heads.of(backbone=decoder.config.backbone), two_passes=True)
         whole = export(two_passes, Path(folder) / "floats.onnx", metadata=graph.metadata | about)
         quantise(whole, file, (view.pixels for image in images for view in decoder.views(0, image)))
     register(file)

@@ -1,0 +1,89 @@
+"""KPNet's benchmarks run, with settings so small that their figures mean nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from lineament.methods.kpnet import training
+from lineament.methods.kpnet.heads import Heads
+from lineament.methods.kpnet.network import BACKBONES
+from lineament.train.loop import train
+from lineament.train.run import RECIPE
+from networks import Glance
+from scenes import write_data
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+TINY = """
+train = ["detection-val.json"]
+val = ["detection-val.json"]
+[kpnet]
+canvas = 64
+steps = 1
+batch = 2
+workers = 0
+held_out = 2
+validate_every = 1
+[kpnet.settings]
+input_size = 128
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of one step, of a network that is none, in a folder with the photos that benchmarks ask for."""
+    monkeypatch.setitem(BACKBONES, "drnet", Glance)
+    for name in ("detection-val", "detection-val-crowd"):
+        write_data(tmp_path, 2, name=name)
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / RECIPE).write_text(TINY)
+    recipe = training.read(out / RECIPE)
+    train(training.prepare("kpnet", tmp_path, recipe, out), recipe, out / "kpnet")
+    return out
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where benchmarks keep their results."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import kept
+
+    (tmp_path / "kept").mkdir()
+    monkeypatch.setattr(kept, "FOLDER", tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+def called(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
+    benchmark.main()
+
+
+def test_a_papers_table_is_made(run: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kpnet_experiments
+
+    given = ["--run", run, "--data", run.parent, "--out", run.parent / "out", "--input-size", 64]
+    called(kpnet_experiments, monkeypatch, "table3", *given)
+    rows = json.loads((kept / "kpnet-table3.json").read_text())
+    assert len(rows) == 4
+    for row in rows.values():
+        assert all(0 <= share <= 100 for share in row["scores"].values() if share is not None)
+    for extraction, grouping in kpnet_experiments.VARIANTS.values():
+        Heads.of(grouping, extraction)
+
+
+def test_pictures_a_second_are_counted(run: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kpnet_throughput
+
+    given = ["--run", run, "--data", run.parent, "--size", 64, "--batch", 2, "--seconds", 0.01]
+    called(kpnet_throughput, monkeypatch, *given)
+    figures = json.loads((kept / "kpnet-throughput.json").read_text())
+    assert len(figures) == 3
+    assert all(row["scores"]["pictures a second"] > 0 for row in figures.values())
