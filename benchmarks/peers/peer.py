@@ -69,8 +69,9 @@ def ours(search: Search) -> Detect:
     detector = lineament.load(
         search.weights, threads=search.threads, settings=search.settings, landmarks=search.landmarks
     )
-    smallest = min(search.min_face, detector.settings.min_face)  # of KPNet 1: it saves nothing by more
-    options = {"threshold": LOW[2], "min_face": smallest} if search.low else {}
+    options = {"threshold": LOW[2]} if search.low else {}
+    if search.low and detector.settings.min_face > search.min_face:
+        options["min_face"] = search.min_face
 
     def detect(image: Array) -> Found:
         faces = detector.detect(image, **options)
