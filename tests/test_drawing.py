@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lineament.drawing import BOX, POINT, draw
 from lineament.faces import Faces
 from lineament.images import read_image
+from lineament.schemas import SCHEMAS
 
 GREY = np.full((120, 160, 3), 100, np.uint8)
 
@@ -36,10 +38,18 @@ def test_landmarks_are_centred_and_missing_ones_left_out() -> None:
     assert len(x) < 30
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_lines_grow_smoothly_with_the_face() -> None:
     large = np.zeros((2400, 3000, 3), np.uint8)
+
+    def width(side: float) -> float:
+        """Of the left edge, in pixels, soft ones counted in part."""
+        faces = Faces.of([[500, 500, 500 + side, 500 + side]], [1], np.full((1, 5, 2), np.nan), image_size=(3000, 2400))
+        drawn = np.asarray(draw(large, faces, scores=False))
+        return float(drawn[500 + int(side) // 2, 490:530, 1].sum() / BOX[1])
+
     faces = Faces.of([[500, 500, 1500, 1500]], [1], np.full((1, 5, 2), np.nan), image_size=(3000, 2400))
-    assert where(draw(large, faces, scores=False), BOX)[1000, 490:520].sum() == 8
+    assert width(60) == 1
+    assert [width(side) for side in (100, 125, 150, 1000)] == pytest.approx([1.2, 1.5, 1.8, 12], abs=0.01)
     assert where(draw(large, faces, scores=False, line_width=3), BOX)[1000, 490:520].sum() == 3
 
 
@@ -48,6 +58,23 @@ def test_scores_stay_inside_the_picture() -> None:
         with_score = where(draw(GREY, one_face(boxes=[box]), landmarks=False), BOX)
         without = where(draw(GREY, one_face(boxes=[box]), landmarks=False, scores=False), BOX)
         assert (with_score & ~without).sum() > 20
+
+
+def test_a_score_hides_no_other_face() -> None:
+    boxes = [[40, 16, 80, 56], [40, 58, 80, 98]]  # the lower one's score would stand on the upper one's chin
+    faces = Faces.of(boxes, [0.9, 0.8], np.full((2, 5, 2), np.nan), image_size=(160, 120))
+    image = np.asarray(draw(GREY, faces, boxes=False))
+    for x1, y1, x2, y2 in boxes:
+        assert (image[y1:y2, x1:x2] == 100).all()
+
+
+def test_many_landmarks_leave_the_face_visible() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(20, 100, (1, 68, 2))
+    faces = Faces.of([[20, 20, 100, 100]], [1], points, image_size=(160, 120), schema=SCHEMAS["68"])
+    image = draw(GREY, faces, boxes=False, scores=False)
+    touched = (np.asarray(image)[20:100, 20:100] != 100).any(-1).mean()
+    assert 0.02 < touched < 0.15
 
 
 def test_odd_boxes_and_no_faces() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from lineament.boxes import coverage
 from lineament.checks import whole
 from lineament.faces import Faces, expect_faces
 from lineament.images import Color, Source, read_image
@@ -15,7 +17,12 @@ BOX = (57, 255, 20)
 POINT = (255, 64, 129)
 INK = (0, 0, 0)
 WIDEST = 1000  # lines in pixels
+# Shares of a face's longer side, and the least in pixels that can be seen.
+LINE, THINNEST = 0.012, 1.0
+DOT, FINEST = 0.04, 0.9  # radius of a dot; over the cube root of their number, so that 68 leave the face visible
+TEXT, LOWEST = 0.09, 9.0
 
+Array = NDArray[Any]
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -31,13 +38,15 @@ def draw(
 ) -> Image.Image:
     """The picture with its faces drawn in; the picture itself stays as it is.
 
+    Lines, dots and text grow with each face.
+
     Args:
         image: the picture in which the faces were found, as ``read_image`` takes it.
         faces: what to draw; missing landmarks (NaN) are left out.
         boxes: whether to outline the boxes.
         landmarks: whether to dot the landmarks.
-        scores: whether to write the scores, in per cent, above the boxes.
-        line_width: in pixels; by default a 300th of the picture's shorter side, thinner for small faces, at least 1.
+        scores: whether to write the scores beside the boxes, where they hide as little as possible of other faces.
+        line_width: of the outlines in pixels; ``None`` for a share of each face's size.
         color: order of an array's channels.
 
     Returns:
@@ -50,27 +59,72 @@ def draw(
     expect_faces(faces)
     if line_width is not None:
         line_width = whole(line_width, f"line_width is in pixels, 1 to {WIDEST}, or None", low=1, high=WIDEST)
-    canvas = Image.fromarray(read_image(image, color=color))
-    pen = ImageDraw.Draw(canvas)
-    for box, score, points in zip(faces.boxes, faces.scores, faces.landmarks, strict=True):
-        x1, y1, x2, y2 = np.rint(box).astype(int).tolist()
-        width = line_width or max(1, round(min(min(canvas.size) / 300, (x2 - x1) / 30)))
-        if boxes:  # Pillow names a rectangle's last pixel, a box the edge behind it
-            pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=BOX, width=width)
+    pixels = np.array(read_image(image, color=color))
+    sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1, initial=0)
+    for box, points, side in zip(faces.boxes, faces.landmarks, sides.tolist(), strict=True):
+        if boxes:
+            _outline(pixels, box, line_width or max(LINE * side, THINNEST))
         if landmarks:
-            there = points[np.isfinite(points).all(1)] - 0.5  # from pixels' corners to Pillow's centres
-            radius = max(width, 0.02 * (x2 - x1))
-            for x, y in there.tolist():
-                pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=POINT)
-        if scores:
-            _label(pen, f"{100 * score:.0f}", (x1, y1), ImageFont.load_default(max(8, 5 * width)))
+            there = points[np.isfinite(points).all(1)]
+            _dots(pixels, there, max(DOT * side / np.cbrt(len(points)), FINEST) if len(points) else 0)
+    canvas = Image.fromarray(pixels)
+    if scores:
+        pen = ImageDraw.Draw(canvas)
+        for i, (score, side) in enumerate(zip(faces.scores.tolist(), sides.tolist(), strict=True)):
+            font = ImageFont.load_default(max(TEXT * side, LOWEST))
+            _label(pen, f"{score:.2f}", i, faces.boxes, canvas.size, font)
     return canvas
 
 
-def _label(pen: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], font: _Font) -> None:
-    """The text on a plate that stands on the box's upper left corner, or hangs from the picture's edge."""
+def _outline(pixels: Array, box: Array, width: float) -> None:
+    """The four edges of a box, inside it."""
+    x1, y1, x2, y2 = box.tolist()
+    width = min(width, (x2 - x1) / 2, (y2 - y1) / 2)
+    for edge in (
+        (x1, y1, x2, y1 + width),
+        (x1, y2 - width, x2, y2),
+        (x1, y1 + width, x1 + width, y2 - width),
+        (x2 - width, y1 + width, x2, y2 - width),
+    ):
+        left, top, right, bottom = edge
+        rows, first_row = _covered(top, bottom, pixels.shape[0])
+        columns, first_column = _covered(left, right, pixels.shape[1])
+        _paint(pixels, first_column, first_row, rows[:, None] * columns, BOX)
+
+
+def _covered(low: float, high: float, length: int) -> tuple[Array, int]:
+    """How much of each pixel of an axis an interval covers, (n,) in [0, 1], and the first of these pixels."""
+    first = int(np.clip(np.floor(low), 0, length))
+    at = np.arange(first, int(np.clip(np.ceil(high), first, length)))
+    return np.clip(np.minimum(at + 1, high) - np.maximum(at, low), 0, 1), first
+
+
+def _dots(pixels: Array, points: Array, radius: float) -> None:
+    """Discs with soft edges around points (n, 2)."""
+    h, w = pixels.shape[:2]
+    for x, y in points.astype(float).tolist():
+        left, top = (int(np.clip(np.floor(c - radius - 1), 0, n)) for c, n in ((x, w), (y, h)))
+        right, bottom = (int(np.clip(np.ceil(c + radius + 1), 0, n)) for c, n in ((x, w), (y, h)))
+        away = np.hypot(np.arange(left, right) + 0.5 - x, np.arange(top, bottom)[:, None] + 0.5 - y)
+        _paint(pixels, left, top, np.clip(radius + 0.5 - away, 0, 1), POINT)
+
+
+def _paint(pixels: Array, left: int, top: int, cover: Array, colour: tuple[int, int, int]) -> None:
+    """Lay a colour over a part of the picture, as opaque as ``cover`` (h, w) says."""
+    part = pixels[top : top + cover.shape[0], left : left + cover.shape[1]]
+    part[:] = np.rint(part + (np.array(colour) - part) * cover[..., None])
+
+
+def _label(pen: ImageDraw.ImageDraw, text: str, face: int, boxes: Array, size: tuple[int, int], font: _Font) -> None:
+    """The text on a plate at a corner of the face's box, the one where it hides least of other faces."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    width, height = round(right - left) + 4, round(bottom - top) + 4
-    x, y = max(corner[0], 0), max(corner[1] - height, 0)
-    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=BOX)
+    extent = np.array([round(right - left) + 4, round(bottom - top) + 4])
+    x1, y1, x2, y2 = np.rint(boxes[face]).tolist()
+    corners = [(x, y) for y in (y1 - extent[1], y2) for x in (x1, x2 - extent[0])]  # above, then below
+    places = np.clip(corners, 0, np.maximum(np.array(size) - extent, 0))
+    plates = np.concatenate([places, places + extent], axis=1)
+    hidden = coverage(plates, np.delete(boxes, face, axis=0)).sum(axis=1)
+    own = coverage(plates, boxes[face : face + 1])[:, 0]
+    x, y = places[np.argmin(hidden + own)].tolist()
+    pen.rectangle((x, y, x + extent[0] - 1, y + extent[1] - 1), fill=BOX)
     pen.text((x + 2 - left, y + 2 - top), text, fill=INK, font=font)
