@@ -41,6 +41,7 @@ def test_calibrated_weights_are_the_same_network_with_other_scores(run: Run, tmp
 
 def test_what_cannot_be_calibrated_is_refused(run: Run, tmp_path: Path) -> None:
     for weights, said in (("mtcnn", "mtcnn"), ("kpnet-int8", "8 bits")):
-        result = run("calibrate", weights, "--data", str(tmp_path), "--out", str(tmp_path / "mine.onnx"))
+        given = ["--data", str(tmp_path), "--recipe", "kpnet.toml", "--out", str(tmp_path / "mine.onnx")]
+        result = run("calibrate", weights, *given)
         assert result.exit_code == 2
         assert said in result.stderr

@@ -171,7 +171,7 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
     file = run(training, tmp_path, tmp_path / "r.toml", tmp_path / "run", overrides=overrides)
     network = build(21, "hourglass")
     network.load_state_dict(torch.load(tmp_path / "run" / "kpnet" / CHECKPOINT, weights_only=True)["best"]["weights"])
-    module = entries(network, Heads.of(backbone="hourglass"), landmarks=of)["kpnet"].module
+    module = entries(network, Heads.of(backbone="hourglass"))["kpnet"].module
     outputs = ("logit", "centre", "side", "landmarks", "peaks")
     for runtime in ("onnx", "openvino") if find_spec("openvino") else ("onnx",):
         graph = load_graph(file.read_bytes(), runtime=runtime, threads=1)
