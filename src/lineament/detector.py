@@ -44,7 +44,7 @@ class Detector:
         schema: the landmarks of the faces that ``detect`` returns.
         settings: the method's settings, those of the weights with what ``load`` replaced.
         weights: SHA-256 of the weight files by the name or path they were loaded from: the method's, and those of a
-            landmark stage behind it.
+            landmark stage that ``load`` was given by name or path.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Detector:
         """Pickled as the call of ``load`` that made it: the weights are read again, from the same name or path.
 
         Raises:
-            OptionError: it was not made by ``load``.
+            OptionError: it was not made by ``load``, or with a stage of `load_stage`, which cannot be pickled.
         """
         if self._again is None:
             raise OptionError("only detectors that lineament.load made can be pickled; make this one where it is used")
@@ -188,7 +188,7 @@ def load(
     if not isinstance(kind, DetectionMethod):
         raise OptionError(
             f"{name} finds the landmarks of faces that a detector found: load it behind one, as in "
-            f"lineament.load({DEFAULT!r}, landmarks={str(name)!r})"
+            f"lineament.load({DEFAULT!r}, landmarks={str(name)!r}), on the command line by --landmarks {name}"
         )
     stage = None
     if isinstance(landmarks, (str, Path)):

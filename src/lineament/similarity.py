@@ -114,7 +114,7 @@ def fit(source: ArrayLike, target: ArrayLike, *, symmetric: bool = False) -> Arr
     With centred points z and w as complex numbers, the factor is ``sum(conj(z) w) / sum(|z|^2)``.
 
     Args:
-        source: (n, k, 2) points; a point with NaN does not count.
+        source: (n, k, 2) points; a point that is not finite does not count.
         target: (n, k, 2), or (k, 2) for all.
         symmetric: take the scale that gives both the same extent, ``sqrt(sum(|w|^2) / sum(|z|^2))`` (Horn 1987), so
             that source and target may change places; by least squares it shrinks the less alike the two are.
@@ -140,7 +140,9 @@ def fit(source: ArrayLike, target: ArrayLike, *, symmetric: bool = False) -> Arr
 
 
 def _complex(points: ArrayLike) -> Array:
+    """Points (..., 2) as complex numbers; NaN where either coordinate is not finite."""
     xy = np.asarray(points, np.float64)
+    xy = np.where(np.isfinite(xy).all(axis=-1, keepdims=True), xy, np.nan)
     return np.asarray(xy[..., 0] + 1j * xy[..., 1])
 
 

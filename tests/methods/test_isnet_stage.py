@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -166,6 +168,26 @@ def test_a_box_of_no_area_without_points_has_its_landmarks_in_its_middle_and_sco
     assert (faces.landmark_scores[0] == 0).all()
     assert (faces.landmark_scores[1] > 0).all()
     assert np.isfinite(faces.landmarks).all()
+
+
+def test_points_that_are_not_finite_count_as_missing_without_a_warning() -> None:
+    points = placed(100, 80, 70, 8)
+    image = photo([points])
+    given = np.stack([np.full((5, 2), np.inf), [*points[:2], [np.inf, 0], [0, -np.inf], [np.nan, np.inf]]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (faces,) = stage()([image], [found_in(image, [points, points], landmarks=given)])
+    np.testing.assert_allclose(faces.landmarks, [points, points], atol=0.6)
+
+
+def test_what_a_stage_cannot_do_it_says() -> None:
+    image = photo(TRUE[:1])
+    faces = found_in(image, TRUE[:1])
+    for images, found in (([image], [faces, faces]), ([image, image], [faces])):
+        with pytest.raises(OptionError, match=f"found {len(images)} and {len(found)}"):
+            stage()(images, found)
+    with pytest.raises(OptionError, match="cannot be pickled; load it where it is used"):
+        pickle.dumps(stage())
 
 
 def test_scores_are_the_share_of_the_errors_that_a_spread_promises() -> None:

@@ -308,6 +308,16 @@ def test_trials_are_kept_and_a_search_goes_on_where_it_was(
         trials.search_weights(data, recipe, tmp_path / "search", trials=8, overrides={"steps": "3"})
 
 
+def test_validation_faces_need_landmarks_of_the_schema(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the val data \(scenes.json\) have no landmarks of the schema 68"):
+        task_of(data, tmp_path, 'landmarks = ["68"]')
+
+
+def test_a_trunk_that_is_no_run_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="trunk is the folder of a run, and isnet-5 holds no weights of crops"):
+        task_of(data, tmp_path, 'trunk = "isnet-5"')
+
+
 def test_trials_in_processes_give_what_trials_one_by_one_give(data: Path, tmp_path: Path) -> None:
     task_of(data, tmp_path, 'preset = "paper"', "size = 16")  # cuts the faces
     (tmp_path / "isnet.toml").rename(tmp_path / "recipe.toml")

@@ -103,6 +103,7 @@ def test_overrides_replace_the_settings_of_every_phase(tmp_path: Path) -> None:
         ("[one]\nschedule = 'linear'\n", "schedule must be one of cosine, step, plateau, constant, found 'linear'"),
         ("[one]\nprecision = 'fp16'\n", "precision must be one of no, bf16, found 'fp16'"),
         ("[one]\nsteps = 0\n", "steps must be at least 1, found 0"),
+        ("[one]\nbackgrounds = ['']\n", r"found an empty one; \[\] is none"),
         ("[one]\nbatch = 0\n", "batch must be at least 1, found 0"),
         ("[one]\nvalidate_every = -1\n", "validate_every must be at least 1, found -1"),
         ("[one\n", r"r\.toml is not TOML"),

@@ -22,7 +22,7 @@ def models() -> None:
             "size": f"{model.bytes / 1e6:.2f} MB",
             "licence": model.licence,
             "trained on": model.training_data,
-            "scores": "\n".join(f"{name}: {score:.4g}" for name, score in model.scores.items()),
+            "scores": "\n".join(f"{name}: {round(score, 4)}" for name, score in model.scores.items()) or "none",
             "recipe": model.recipe,
             "sha256": model.sha256,
         }

@@ -88,6 +88,8 @@ class Recipe:
         for name in ("steps", "batch", "validate_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if not all(self.backgrounds):
+            raise OptionError("backgrounds names folders below the data folder, found an empty one; [] is none")
 
 
 _CHOICES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,16 @@ class ISNet:
         self._graph = graph
         self._calibration = Calibration.from_dict(config.scores) if config.scores else None
 
+    def __reduce__(self) -> NoReturn:
+        """A loaded network cannot be pickled.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError(
+            "a loaded landmark stage cannot be pickled; load it where it is used, or give lineament.load its name"
+        )
+
     def __call__(self, images: Sequence[Array], faces: Sequence[Faces]) -> list[Faces]:
         """The same faces with this network's landmarks (see `lineament.methods.LandmarkStage`).
 
@@ -67,7 +77,12 @@ class ISNet:
 
         Args:
             images: (h, w, 3) uint8 RGB. faces: as many.
+
+        Raises:
+            OptionError: not as many images as ``Faces``.
         """
+        if len(images) != len(faces):
+            raise OptionError(f"a landmark stage takes the Faces of each image, found {len(images)} and {len(faces)}")
         image_of = np.repeat(np.arange(len(faces)), [len(found) for found in faces])
         boxes = np.concatenate([np.zeros((0, 4)), *(found.boxes for found in faces)])
         five = np.concatenate([np.zeros((0, 5, 2)), *(_five(found.landmarks, found.schema) for found in faces)])

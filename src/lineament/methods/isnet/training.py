@@ -18,7 +18,7 @@ from lineament import calibration
 from lineament.data.augment import Occlusion, Quality, coarsened, coarseness, covers, distort, looks
 from lineament.data.canvases import Labels
 from lineament.data.crops import CropSet
-from lineament.errors import OptionError
+from lineament.errors import DataError, OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods.isnet import frame, targets
@@ -27,7 +27,7 @@ from lineament.methods.isnet.entries import entries
 from lineament.methods.isnet.network import LightNet, PaperNet, distance, euclidean, spread_loss
 from lineament.methods.isnet.targets import Cutting, Jitter
 from lineament.schemas import FIVE, MAPS, schema
-from lineament.train.checkpoint import initial_weights, phases_of
+from lineament.train.checkpoint import best_weights, initial_weights, phases_of
 from lineament.train.crops import CropRecipe, CropTask
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
@@ -102,6 +102,11 @@ class ISNetTask(CropTask):
         super().__init__(network, recipe, crops, held_out, data)
         self.schema = schema(recipe.landmarks[0])
         whole = crops.labels["weights"].any(axis=1)
+        if not held_out.labels["weights"].any():
+            raise DataError(
+                f"the val data ({', '.join(recipe.val)}) have no landmarks of the schema {self.schema.name}: "
+                "nothing to validate on"
+            )
         self._lots = np.flatnonzero(whole), np.flatnonzero(~whole)
 
     def draw(self, rng: np.random.Generator) -> Array:
@@ -182,7 +187,13 @@ def prepare(stage: str, data: Path, recipe: ISNetRecipe, out: Path) -> ISNetTask
     """The task, ready to train: its faces are cut out, if they are not there yet."""
     network = build(recipe)
     if recipe.trunk:
-        adopt(network, initial_weights(Path(recipe.trunk) / stage))
+        weights = best_weights(Path(recipe.trunk) / stage)
+        if weights is None:
+            raise OptionError(
+                f"trunk is the folder of a run, and {recipe.trunk} holds no weights of {stage}: train that run first, "
+                "or leave it out by --set 'trunk=\"\"'"
+            )
+        adopt(network, weights)
     kind = schema(recipe.landmarks[0])
     train = Cutting(
         schema=kind,
