@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -221,6 +222,7 @@ class Copy:
 
     def _run(self, tests: Sequence[str]) -> None:
         os.setsid()
+        gc.freeze()  # what the parent process holds is never torn down here, where its threads do not run
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         os.chdir(self.folder)
         for name in [name for name in sys.modules if name.partition(".")[0] == "lineament"]:
