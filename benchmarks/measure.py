@@ -299,6 +299,8 @@ class Bench:
         found = read_detections(self.found(name, test), self.pictures(test), self.data)
         result = told.score(name, found, self.data)
         settings = {**result.settings, **DETECTORS[name].settings, "search": "low" if told.low else "as shipped"}
+        if notes := settings.get("notes"):  # without where this machine keeps what was found
+            settings["notes"] = [note.replace(f"{self.work}/", "") for note in notes]
         kept.keep(name, test, with_origin(replace(result, settings=settings), self.origin(name, test, 1)))
         print(f"{name}: {test} in {time.perf_counter() - start:.0f} s", flush=True)
 
