@@ -1,4 +1,4 @@
-# demo: faces in the example photos.  test: everything that must hold.  lint, format, clean: as they say.
+# demo: detect the faces in the example photos.  test: lint, types, import contracts and tests.  docs: build the site from docs/ into site/.
 # results, times: measure all weights on DATA, and other packages in PEERS, where they are not measured yet.  tables: write the pages' tables anew.
 # mutation: what share of small faults the tests notice.
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format clean results times tables mutation
+.PHONY: demo test docs lint format clean results times tables mutation
 MEASURE = $(BIN)/python benchmarks/measure.py --data $(DATA) $(if $(PEERS),--peers $(PEERS))
 
 demo: $(VENV)/core
@@ -15,6 +15,10 @@ demo: $(VENV)/core
 
 test: lint
 	$(BIN)/pytest
+
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open $(CURDIR)/site/index.html, or serve it with search: $(BIN)/mkdocs serve"
 
 mutation: $(VENV)/everything
 	$(BIN)/python benchmarks/mutation.py
@@ -41,15 +45,19 @@ tables: $(VENV)/everything
 	$(BIN)/python benchmarks/tables.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The two stamps say what is installed: the package alone, or with all its extras and the tools.
+# The stamps say what is installed: the package alone, with what builds the site, or with all its other extras and the tools.
 $(VENV)/core: pyproject.toml | $(BIN)/python
 	$(PIP) --editable .
 	touch $@
+
+$(VENV)/docs: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[docs]'
+	touch $(VENV)/core $@
 
 $(VENV)/everything: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[train,evaluate,report,openvino,dev]' --constraint constraints.txt

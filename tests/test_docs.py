@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -11,14 +12,19 @@ from typer.testing import CliRunner
 
 import lineament
 from lineament.cli import app
+from lineament.errors import LineamentError
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGE = re.compile(r"[\w/-]+\.md")
+DESCRIBED = re.compile(r"^::: (lineament[\w.]*)\n(?:    options:\n      members: \[(.*)\])?", re.MULTILINE)
+PYTHON = ROOT / "docs" / "reference" / "python.md"
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
 
 PAGES = [
     "README.md",
+    "docs/index.md",
     "docs/guide.md",
     *(f"docs/methods/{p.name}" for p in sorted((ROOT / "docs" / "methods").glob("*.md"))),
 ]
@@ -43,6 +49,27 @@ def test_links_lead_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
     links = [(page, link) for page in pages for link in LINK.findall(page.read_text())]
     assert not [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+
+
+def test_the_site_lists_every_page() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(PAGE.findall(nav)) == sorted(pages)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "reference").glob("*.md")), ids=lambda page: page.name)
+def test_what_the_reference_describes_exists(page: Path) -> None:
+    described = DESCRIBED.findall(page.read_text())
+    for name, members in described:
+        found = pkgutil.resolve_name(name)
+        for member in filter(None, members.split(", ")):
+            assert hasattr(found, member), f"{name}.{member}"
+
+
+def test_the_reference_describes_all_that_the_package_offers() -> None:
+    described = {pkgutil.resolve_name(name) for name, _ in DESCRIBED.findall(PYTHON.read_text())}
+    errors = {LineamentError}  # described with its module
+    assert {getattr(lineament, name) for name in lineament.__all__} <= described | errors
 
 
 def test_the_changelog_knows_this_version() -> None:

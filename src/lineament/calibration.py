@@ -85,7 +85,8 @@ def fit(scores: ArrayLike, is_face: ArrayLike, *, low: float = 0.0, high: float 
     Args:
         scores: (n,) of detections, before the method's threshold cuts them off.
         is_face: (n,) whether each is a face.
-        low, high: the lowest and highest score that the method can give; others count as these.
+        low: the lowest score that the method can give; lower ones count as it.
+        high: the highest score that the method can give; higher ones count as it.
 
     Raises:
         OptionError: not both faces and other detections, or arrays that do not belong together.

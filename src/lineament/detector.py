@@ -1,4 +1,4 @@
-"""Detectors: any picture or list of pictures in, ``Faces`` or a list of them out."""
+"""Detectors: an image in, its ``Faces`` out; several images in, a list of ``Faces`` out."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ S = TypeVar("S", bound=Source)
 
 _log = logging.getLogger(__name__)
 
-PIXELS_AT_ONCE = 16_000_000  # of pictures that go through a method together
+PIXELS_AT_ONCE = 16_000_000  # in the images that a method processes together
 
 
 class Detector:
-    """Finds faces. Made by ``lineament.load``; may be shared by any number of threads, and pickled.
+    """A face detector. ``lineament.load`` makes it. Threads may share it, and it can be pickled.
 
     Attributes:
-        method: name of the method.
-        schema: the landmarks of the faces that ``detect`` returns.
-        settings: the method's settings, those of the weights with what ``load`` replaced.
-        weights: SHA-256 of the weight files by the name or path they were loaded from: the method's, and those of a
-            landmark stage that ``load`` was given by name or path.
+        method: The name of the method.
+        schema: The landmark schema of the faces that ``detect`` returns.
+        settings: The settings in use: those of the weight file, except where ``load`` replaced them.
+        weights: The SHA-256 of each weight file, by the name or path it was loaded from: the detector's, and the
+            landmark stage's if ``load`` received it by name or path.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Detector:
         return f"Detector({self.method}: {weights}, {told}, schema {self.schema.name!r}, {version})"
 
     def __reduce__(self) -> tuple[Callable[[], Detector], tuple[()]]:
-        """Pickled as the call of ``load`` that made it: the weights are read again, from the same name or path.
+        """Pickle the call of ``load`` that made the detector. Unpickling reads the weights again.
 
         Raises:
-            OptionError: it was not made by ``load``, or with a stage of `load_stage`, which cannot be pickled.
+            OptionError: The detector was not made by ``load``, or it has a stage from `load_stage`.
         """
         if self._again is None:
             raise OptionError("only detectors that lineament.load made can be pickled; make this one where it is used")
@@ -110,23 +110,27 @@ class Detector:
         max_face: float | None = None,
         color: Color = "rgb",
     ) -> Faces | list[Faces]:
-        """The faces of one picture, or of each of a list of pictures of any sizes, in order.
+        """Detect the faces in one image or in several.
 
-        A list gives the same numbers as its pictures one by one. A picture without a face gives an empty ``Faces``.
+        Several images may have different sizes. They give the same numbers as the images one by one.
 
         Args:
-            images: a path, an open file or its bytes, a Pillow image or an array (see ``read_image``), or a list or any
-                other iterable of those.
-            threshold: lowest score, in [0, 1]; ``None`` for the method's own.
-            min_face, max_face: sides in pixels of the smallest and largest faces that are looked for; ``None`` for the
-                method's own, and for no upper limit. A face a little outside the range may still be found. Where a
-                method that brings images to one size cannot find faces as small as ``min_face``, the log says so, once,
-                with what finds them.
-            color: order of an array's channels, "rgb" or "bgr" (OpenCV's). Files say their own.
+            images: One image: a path, an open file, bytes, a Pillow image or an array (see ``read_image``). Or several:
+                a list or any other iterable of these.
+            threshold: The lowest confidence score to return, in [0, 1]. ``None``: the method's default.
+            min_face: The side of the smallest face to look for, in pixels of the image. ``None``: the method's default.
+                A slightly smaller face may still be returned. If the input size in use cannot show faces that small,
+                a warning is logged once. It says what finds them.
+            max_face: The side of the largest face to look for, in pixels of the image. ``None``: no limit.
+            color: The channel order of arrays, "rgb" or "bgr" (OpenCV). Files and Pillow images know their own.
+
+        Returns:
+            One ``Faces`` for one image, a list of ``Faces`` for several, in their order. The ``Faces`` of an image
+            without a face is empty.
 
         Raises:
-            ImageError: a picture cannot be read.
-            OptionError: an option is outside its range.
+            ImageError: An image cannot be read.
+            OptionError: An argument is out of range.
         """
         threshold = self.settings.threshold if threshold is None else threshold
         wanted = min_face
@@ -139,8 +143,8 @@ class Detector:
         several = isinstance(images, Iterable) and not is_source(images) and not isinstance(images, (Set, Mapping))
         sources = cast("Iterable[Source]", images if several else [images])
         found: list[Faces] = []
-        pictures = (read_image(source, color=color) for source in sources)
-        for group in in_groups(pictures, lambda picture: picture.shape[0] * picture.shape[1]):
+        arrays = (read_image(source, color=color) for source in sources)
+        for group in in_groups(arrays, lambda array: array.shape[0] * array.shape[1]):
             faces = self._decoder(group, threshold=threshold, min_face=min_face, max_face=max_face)
             found += self._stage(group, faces) if self._stage else faces
             if wanted is not None:
@@ -148,7 +152,7 @@ class Detector:
         return found if several else found[0]
 
     def _tell_overlooked(self, min_face: float, faces: list[Faces]) -> None:
-        """Log once that faces as small as asked for cannot be found, where that is so."""
+        """Log once if the detector cannot find faces as small as the caller asked for."""
         if self._told or not isinstance(self.settings, ViewSettings):
             return
         reasons = (self.settings.overlooked(min_face, found.image_size) for found in faces)
@@ -166,22 +170,22 @@ def load(
     threads: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """A detector from shipped weights or from a file.
+    """Load a detector from shipped weights or from a file.
 
     Args:
-        name: a name that ``lineament.models()`` lists, or the path of an ONNX file that lineament exported.
-        landmarks: what finds the landmarks; ``None`` for the weights' own first schema. A schema that the weights
-            have (``"68"``) is selected. Weights of a landmark stage (a name, or the path of an ONNX file) run behind
-            the detector: boxes and scores stay, landmarks and landmark scores are the stage's. So does any other
-            `lineament.methods.LandmarkStage`.
+        name: A name that ``lineament.models()`` lists, or the path of an ONNX file that lineament exported.
+        landmarks: What predicts the landmarks. ``None``: the detector, in its first schema. A schema name such as
+            ``"68"``: the detector, in that schema, if its weights have it. The name or path of the weights of a
+            landmark stage, or any `lineament.methods.LandmarkStage`: the stage runs behind the detector and replaces
+            landmarks and landmark scores. Boxes and scores stay the detector's.
         runtime: "onnx" (onnxruntime) or "openvino".
-        device: "cpu", or a device that the runtime has; never silently another.
-        threads: processor threads for one call; ``None`` for all cores.
-        settings: settings of the method to replace, e.g. ``{"pnet_threshold": 0.5}`` of MTCNN.
+        device: "cpu", or another device that the runtime has. A missing device is an error, never replaced.
+        threads: The number of processor threads for one call. ``None``: all cores.
+        settings: Settings of the method to replace, such as ``{"pnet_threshold": 0.5}`` for MTCNN.
 
     Raises:
-        OptionError: no such name, landmarks, runtime, device or setting; the message lists those that exist.
-        WeightsError: the file is damaged or not one of ours.
+        OptionError: The name, schema, runtime, device or setting does not exist. The message lists those that do.
+        WeightsError: The file is damaged, or lineament did not export it.
     """
     graph = _graph(name, runtime, device, threads)
     of, kind, own = _described(graph)
@@ -223,15 +227,18 @@ def load_stage(
     threads: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> LandmarkStage:
-    """A landmark stage, for ``load(..., landmarks=...)`` or for faces that come from elsewhere.
+    """Load a landmark stage, for ``load(..., landmarks=...)`` or for boxes from another source.
 
     Args:
-        name: the name of shipped weights of such a stage, or the path of an ONNX file that lineament exported.
-        runtime, device, threads, settings: as of ``load``.
+        name: The name of the shipped weights of a landmark stage, or the path of an ONNX file that lineament exported.
+        runtime: See ``load``.
+        device: See ``load``.
+        threads: See ``load``.
+        settings: Settings of the stage to replace.
 
     Raises:
-        OptionError: no such weights, or a detector's; or as ``load`` does.
-        WeightsError: the file is damaged or not one of ours.
+        OptionError: The weights do not exist or are a detector's, or an argument is wrong as in ``load``.
+        WeightsError: The file is damaged, or lineament did not export it.
     """
     graph = _graph(name, runtime, device, threads)
     of, kind, own = _described(graph)
@@ -244,7 +251,7 @@ def load_stage(
 
 
 def _graph(name: str | Path, runtime: str, device: str, threads: int | None) -> Graph:
-    """Loaded weights, if they compute right in that runtime."""
+    """Loaded weights; an error if they compute wrongly in that runtime."""
     graph = load_graph(read_weights(name), runtime=runtime, device=device, threads=threads)
     only = graph.metadata.get("runtime", runtime)
     if only != runtime:
@@ -268,10 +275,10 @@ def _shipped_stages() -> str:
 
 
 def _replaced(of: str, own: Any, settings: Mapping[str, Any]) -> Any:
-    """A method's settings with others in place of some.
+    """A method's settings, some of them replaced.
 
     Raises:
-        OptionError: the method has no such setting, or of another kind, or it is part of the weights.
+        OptionError: The method has no such setting, the value has the wrong type, or the weights fix the setting.
     """
     if not isinstance(settings, Mapping):
         raise OptionError(f"settings are values by name, {{name: value}}, found {settings!r:.80}")
@@ -292,10 +299,10 @@ def _replaced(of: str, own: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays, and sequences of them, as plain Python.
+    """Convert NumPy numbers and arrays, and sequences of them, to plain Python.
 
     Raises:
-        OptionError: a number is not finite.
+        OptionError: A number is not finite.
     """
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
@@ -307,7 +314,7 @@ def _plain(value: Any) -> Any:
 
 
 def in_groups(items: Iterable[T], pixels: Callable[[T], int]) -> Iterator[list[T]]:
-    """Items in groups of at most ``PIXELS_AT_ONCE``, or of one that has more; each is taken up only when it is due."""
+    """Group items lazily, up to ``PIXELS_AT_ONCE`` pixels in a group; a larger item is a group of its own."""
     group: list[T] = []
     total = 0
     for item in items:
