@@ -1,27 +1,19 @@
-# demo: detect the faces in the example photos.  test: lint, types, import contracts and tests.  docs: build the site from docs/ into site/.
-# results, times: measure all weights on DATA, and other packages in PEERS, where they are not measured yet.  tables: write the pages' tables anew.
-# mutation: what share of small faults the tests notice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-
-.PHONY: demo test docs lint format clean results times tables mutation
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 MEASURE = $(BIN)/python benchmarks/measure.py --data $(DATA) $(if $(PEERS),--peers $(PEERS))
 
+.PHONY: demo test lint format docs results times tables mutation clean
+
+# Detect the faces in the example photos.
 demo: $(VENV)/core
 	$(BIN)/lineament detect examples/photos --out demo --json demo/faces.jsonl
-	@echo "The pictures and faces.jsonl are in $(CURDIR)/demo"
+	@echo "The annotated images and faces.jsonl are in $(CURDIR)/demo"
 
+# Everything that a change must pass: linters, types, import contracts and tests.
 test: lint
 	$(BIN)/pytest
-
-docs: $(VENV)/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "Open $(CURDIR)/site/index.html, or serve it with search: $(BIN)/mkdocs serve"
-
-mutation: $(VENV)/everything
-	$(BIN)/python benchmarks/mutation.py
 
 lint: $(VENV)/everything
 	$(BIN)/ruff check .
@@ -33,10 +25,17 @@ format: $(VENV)/everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Build the site from docs/ and the docstrings.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open $(CURDIR)/site/index.html, or serve it with search: $(BIN)/mkdocs serve"
+
+# Measure all weights on DATA, and the other packages in PEERS, where results are missing; then write the tables of the docs.
 results: $(VENV)/everything
 	$(MEASURE)
 	$(BIN)/python benchmarks/tables.py
 
+# The same for times. Nothing else may run on the machine.
 times: $(VENV)/everything
 	$(MEASURE) --time
 	$(BIN)/python benchmarks/tables.py
@@ -44,21 +43,26 @@ times: $(VENV)/everything
 tables: $(VENV)/everything
 	$(BIN)/python benchmarks/tables.py
 
+# Measure the share of small faults that the tests notice.
+mutation: $(VENV)/everything
+	$(BIN)/python benchmarks/mutation.py
+
 clean:
 	rm -rf $(VENV) demo site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The stamps say what is installed: the package alone, with what builds the site, or with all its other extras and the tools.
+# Stamps of what is installed: the package, the package with the tools of the site, the package with all other extras.
 $(VENV)/core: pyproject.toml | $(BIN)/python
-	$(PIP) --editable .
+	$(PIP) --quiet --editable .
 	touch $@
 
 $(VENV)/docs: pyproject.toml | $(BIN)/python
-	$(PIP) --editable '.[docs]'
+	$(PIP) --quiet --editable '.[docs]'
 	touch $(VENV)/core $@
 
 $(VENV)/everything: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing all extras and tools into $(VENV), about 2 GB"
 	$(PIP) --editable '.[train,evaluate,report,openvino,dev]' --constraint constraints.txt
 	touch $(VENV)/core $@

