@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+hypothesis.settings.register_profile("lineament", deadline=None)  # a slow machine is no failure
+hypothesis.settings.load_profile("lineament")
 
 
 @pytest.fixture(scope="session")

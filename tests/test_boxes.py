@@ -79,7 +79,7 @@ def test_coverage_is_the_share_of_the_first() -> None:
     over=st.sampled_from(["union", "min"]),
     groups=st.integers(1, 3),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nms_keeps_what_the_sequential_algorithm_keeps(
     seed: int, n: int, threshold: float, over: str, groups: int
 ) -> None:
@@ -141,7 +141,7 @@ def softened(
     over=st.sampled_from(["union", "min"]),
     groups=st.integers(1, 3),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_soft_nms_is_that_of_the_sequential_algorithm(
     seed: int, n: int, sigma: float | None, threshold: float, over: str, groups: int
 ) -> None:
@@ -161,7 +161,7 @@ def test_soft_nms_by_hand() -> None:
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(0, 40), groups=st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_votes_are_weighted_means_of_what_overlaps(seed: int, n: int, groups: int) -> None:
     rng = np.random.default_rng(seed)
     boxes, scores, group = random_boxes(rng, n), rng.random(n), rng.integers(0, groups, n)

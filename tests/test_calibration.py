@@ -38,7 +38,7 @@ def test_shares_are_those_of_the_faces(curve) -> None:  # type: ignore[no-untype
         assert shares[here].mean() == pytest.approx(curve(scores[here] / 4).mean(), abs=0.03)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.5000001, 3.9]) | st.floats(0, 4), st.booleans()), min_size=2)
 )

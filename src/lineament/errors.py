@@ -25,3 +25,13 @@ class DataError(LineamentError):
 
 class MissingExtraError(LineamentError, ImportError):
     """A part of the library that needs packages which are not installed; names the extra that brings them."""
+
+    @classmethod
+    def of(cls, extra: str, needs: str) -> MissingExtraError:
+        """The error of an extra's package that is not installed.
+
+        Args:
+            extra: name of the extra. needs: what needs which package: "a report needs jinja2".
+        """
+        how = f"pip install 'PATH/TO/LINEAMENT[{extra}]', from your copy of its repository"
+        return cls(f"{needs}, of the extra {extra!r}: {how}")

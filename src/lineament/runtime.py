@@ -70,9 +70,7 @@ class OpenVino(Graph):
         try:
             import openvino
         except ImportError as error:
-            raise MissingExtraError(
-                "runtime 'openvino' needs its package: pip install 'lineament[openvino]'"
-            ) from error
+            raise MissingExtraError.of("openvino", "runtime 'openvino' needs the package of that name") from error
         core = openvino.Core()
         there = [d.lower() for d in core.available_devices]
         if device not in there:

@@ -303,7 +303,7 @@ def test_detections_far_outside_find_nothing(far: float) -> None:
 
 def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingExtraError, match=r"needs cv2: pip install 'lineament\[evaluate\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs cv2, of the extra 'evaluate'.*LINEAMENT\[evaluate\]"):
         fddb.evaluate(Detections({"a": np.array([[12.0, 12, 28, 28, 0.75]])}), SQUARE)
 
 

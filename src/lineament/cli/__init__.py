@@ -17,6 +17,7 @@ from lineament.cli.detect import detect
 from lineament.cli.evaluate_landmarks import landmarks, recall, speed
 from lineament.cli.export import export
 from lineament.cli.fit_box_convention import fit_box_convention
+from lineament.cli.messages import messages, with_verbosity
 from lineament.cli.models import models
 from lineament.cli.quantise import quantise
 from lineament.cli.report import report
@@ -33,7 +34,8 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with messages:
+                return super().invoke(ctx)
         except BrokenPipeError as error:  # whoever read our output, such as `head`, has enough
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # or Python would complain at its end
             raise typer.Exit(BROKEN_PIPE) from error
@@ -59,9 +61,9 @@ for command in (
     fit_box_convention,
     search_weights,
 ):
-    app.command()(command)
+    app.command()(with_verbosity(command))
 for evaluation in (landmarks, recall, speed):
-    evaluate.app.command()(evaluation)
+    evaluate.app.command()(with_verbosity(evaluation))
 app.add_typer(evaluate.app, name="evaluate")
 
 

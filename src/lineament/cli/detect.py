@@ -20,11 +20,12 @@ from typing import IO, Annotated, Any, TypeVar
 import typer
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 import lineament
+from lineament.cli.messages import messages
 from lineament.cli.options import Landmarks, Settings, with_settings
 from lineament.detector import in_groups
 from lineament.errors import ImageError, OptionError
@@ -164,7 +165,7 @@ def detect(
     summary = Summary()
     with (
         _own_stderr(),
-        _progress(console := Console(stderr=True)) as progress,
+        messages.progress(*_columns()) as progress,
         _json_lines(json_file, run, files, targets) as (kept, lines),
         ThreadPoolExecutor(jobs) as pool,
     ):
@@ -174,7 +175,7 @@ def detect(
         photos = _in_order(pool, read, files[len(kept) :], ahead=jobs)
         for record, unwritten in _in_order(pool, finish, _seen(photos, find), ahead=jobs):
             for problem in filter(None, (record.get("error"), unwritten)):
-                console.print(Text(problem, style="red"), soft_wrap=True)
+                messages.complain(problem)
             if lines:
                 lines.write(json.dumps(record) + "\n")
                 lines.flush()
@@ -182,10 +183,10 @@ def detect(
             summary.unwritten += bool(unwritten)
             progress.advance(bar)
     if kept:
-        console.print(f"{len(kept)} pictures were finished before")
+        messages.say(f"{len(kept)} pictures were finished before")
     if summary.read and not json_file and not out:
         Console().print(summary.table)
-    console.print(Text(str(summary)))
+    messages.say(str(summary))
     raise typer.Exit(2 if summary.unwritten else 1 if summary.unread else 0)
 
 
@@ -283,7 +284,7 @@ def _json_lines(
     except BaseException:
         count = part.read_bytes().count(b"\n")
         if count:
-            typer.echo(f"stopped; {count} of {len(files)} pictures are kept: the same command goes on there", err=True)
+            messages.say(f"stopped; {count} of {len(files)} pictures are kept: the same command goes on there")
         else:
             part.unlink()
         raise
@@ -335,6 +336,5 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+def _columns() -> tuple[ProgressColumn, ...]:
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()

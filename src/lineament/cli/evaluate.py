@@ -5,7 +5,6 @@ Detections come from a file, or from a method that runs now.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from enum import StrEnum
@@ -16,6 +15,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from lineament.cli.messages import messages, with_verbosity
 from lineament.cli.options import Settings, with_settings
 from lineament.cli.results import tell
 from lineament.cli.run import WORK, Source, Threads, Work
@@ -41,8 +41,8 @@ app = typer.Typer(no_args_is_help=True, help="Score a detector: by the official 
 
 
 @app.callback()
-def _quiet() -> None:
-    logging.getLogger("lineament.evaluate").addHandler(logging.NullHandler())  # notes are printed with the results
+def _evaluate() -> None:
+    messages.hide("lineament.evaluate")  # notes are printed with the results
 
 
 class _Arithmetic(StrEnum):
@@ -130,6 +130,7 @@ def _listed(path: Path) -> list[str]:
 
 
 @app.command()
+@with_verbosity
 @with_settings
 def wider(
     ground_truth: Annotated[Path, typer.Option(metavar="DIR", help="Folder of wider_{face,easy,medium,hard}_val.mat.")],
@@ -171,6 +172,7 @@ def wider(
 
 
 @app.command()
+@with_verbosity
 @with_settings
 def fddb(
     annotations: Annotated[Path, typer.Option(help="Folder of FDDB-fold-NN-ellipseList.txt, or one such file.")],
@@ -232,6 +234,7 @@ def fddb(
 
 
 @app.command()
+@with_verbosity
 @with_settings
 def pascal(
     ground_truth: Annotated[

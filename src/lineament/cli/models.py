@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
 import lineament
 from lineament.methods import METHODS
+from lineament.weights import DEFAULT
 
 
-def models() -> None:
-    """List the weights that ship: method and its kind, landmark schemas, size, licence, training data, scores."""
-    console = Console()
-    for model in lineament.models():
-        table = Table(title=model.name, title_justify="left", title_style="bold", show_header=False, box=None)
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        rows = {
-            "method": f"{model.method}, a {METHODS[model.method].kind}",
-            "landmarks": ", ".join(model.schemas),
-            "size": f"{model.bytes / 1e6:.2f} MB",
-            "licence": model.licence,
-            "trained on": model.training_data,
-            "scores": "\n".join(f"{name}: {round(score, 4)}" for name, score in model.scores.items()) or "none",
-            "recipe": model.recipe,
-            "sha256": model.sha256,
-        }
-        for name, value in rows.items():
-            table.add_row(name, value)
-        console.print(table, markup=False)
+def models(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Everything that is known of them: licence, training data, scores, SHA-256.")
+    ] = False,
+) -> None:
+    """List the weights that ship."""
+    known = [
+        asdict(model) | {"kind": METHODS[model.method].kind, "default": model.name == DEFAULT}
+        for model in lineament.models()
+    ]
+    if as_json:
+        typer.echo(json.dumps(known, indent=2))
+        return
+    table = Table("name", "method", "kind", "landmarks", "size", "SHA-256", box=None)
+    for model in known:
+        name = f"{model['name']} (default)" if model["default"] else model["name"]
+        size = f"{model['bytes'] / 1e6:.2f} MB"
+        table.add_row(name, model["method"], model["kind"], ", ".join(model["schemas"]), size, model["sha256"][:8])
+    Console().print(table)
+    typer.echo("Licence, training data and scores of each: lineament models --json")

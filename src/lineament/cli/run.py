@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import track
 
 import lineament
+from lineament.cli.messages import messages
 from lineament.cli.options import Settings
 from lineament.data.sample import Sample
 from lineament.data.sizes import check_sizes
@@ -120,7 +120,7 @@ class Source:
         min_face = min(detector.settings.min_face, self.at_most) if self.min_face is None else self.min_face
         file = self._file()
         kept, new = _kept(file, detector.schema), 0
-        shown = track(samples, f"{len(samples)} pictures", console=Console(stderr=True), transient=True)
+        shown = track(samples, f"{len(samples)} pictures", console=messages.console, transient=True)
         with file.open("a", encoding="utf-8") as lines:
 
             def detect(path: Path) -> Faces:
@@ -137,7 +137,7 @@ class Source:
 
             evaluated = detect_all(shown, detect, empty=detector.schema)
         before = len(samples) - evaluated.failed - new
-        typer.echo(f"{new} pictures detected now, {before} before; kept in {file}", err=True)
+        messages.say(f"{new} pictures detected now, {before} before; kept in {file}")
         return evaluated
 
     def _file(self) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lineament.cli.messages import messages
 from lineament.cli.options import pairs
 from lineament.cli.train import training_of
 from lineament.errors import OptionError
@@ -49,7 +49,7 @@ def search_weights(
         raise OptionError(f"{method} has no blocks to weigh; isnet has")
     from lineament.methods.isnet import trials as isnet
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    messages.verbose()
     found = isnet.search_weights(
         data,
         recipe or shipped_recipe("isnet-paper"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lineament.cli.messages import messages
 from lineament.cli.options import pairs
 from lineament.errors import MissingExtraError
 from lineament.methods import method as find_method
@@ -61,44 +61,37 @@ def train(
     typer.echo(f"trained: {result}")
 
 
-class _Line(logging.Handler):
+class _Line:
     """One line that always moves: what is done at the moment, as the library's log says, and how far it is."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-        self._progress = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[latest]}"))
+        self._progress = messages.progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[latest]}"))
         self._task = self._progress.add_task("reading", total=None, latest="")
-        self._log = logging.getLogger("lineament")
 
     def __enter__(self) -> _Line:
-        self._level = self._log.level
-        self._log.setLevel(logging.INFO)
-        self._log.addHandler(self)
+        messages.verbose()
+        messages.latest = self._tell
         self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
-        self._log.removeHandler(self)
-        self._log.setLevel(self._level)
+        messages.latest = None
 
     def report(self, title: str, total: int) -> Report:
         """A stage begins; what is returned is told how much of it is done."""
         self._progress.update(self._task, description=title, total=total, completed=0, latest="")
 
         def show(done: int, figures: Mapping[str, float]) -> None:
-            shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
-            self._progress.update(self._task, completed=done, latest=shown)
+            self._progress.update(self._task, completed=done)
+            if figures:
+                self._tell(" ".join(f"{name} {value:.3g}" for name, value in figures.items()))
 
         return show
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show a message of the library in the line; above it, if it is a warning or a file is written to."""
-        if record.levelno >= logging.WARNING or not self._progress.console.is_terminal:
-            self._progress.console.print(record.getMessage(), highlight=False, soft_wrap=True)
-        else:
-            self._progress.update(self._task, latest=record.getMessage()[:100])
+    def _tell(self, latest: str) -> None:
+        self._progress.update(self._task, latest=latest[:100])
 
 
 def training_of(method: str) -> Training:
@@ -107,5 +100,5 @@ def training_of(method: str) -> Training:
     try:
         module: Any = importlib.import_module(found.training)
     except ImportError as error:
-        raise MissingExtraError(f"training needs {error.name}: pip install 'lineament[train]'") from error
+        raise MissingExtraError.of("train", f"this command needs {error.name}") from error
     return module

@@ -19,7 +19,7 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(f"this evaluator needs {module}: pip install 'lineament[evaluate]'") from error
+        raise MissingExtraError.of("evaluate", f"this evaluator needs {module}") from error
 
 
 def read_variables(path: str | Path, *names: str) -> list[Any]:

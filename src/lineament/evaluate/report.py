@@ -23,7 +23,7 @@ try:
     import matplotlib
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise MissingExtraError(f"a report takes {error.name}: pip install 'lineament[report]'") from error
+    raise MissingExtraError.of("report", f"a report needs {error.name}") from error
 
 logger = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ def read_mat(path: str | Path) -> dict[str, Any]:
     found: Any
     kind, found = pickle.loads(done.stdout) if done.returncode == 0 else ("damaged", f"exit code {done.returncode}")
     if kind == "missing":
-        raise MissingExtraError(f"{path} takes {found} to read: pip install 'lineament[evaluate]'")
+        raise MissingExtraError.of("evaluate", f"reading {path} needs {found}")
     if kind == "damaged":
         raise DataError(f"{path}: expected a MATLAB file, found a damaged one or something else: {found}")
     return found

@@ -1,0 +1,114 @@
+"""What a command says while it works, on standard error: the library's messages, problems, and how far it is."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
+from rich.text import Text
+
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
+
+
+class Messages(logging.Handler):
+    """Standard error for all commands: one console, so that messages and a progress bar never mix.
+
+    Attributes:
+        console: where everything goes; with ``--quiet`` all but problems goes nowhere.
+        latest: shows a message that is no warning, where a command has a line of its own for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._log = logging.getLogger("lineament")
+        self._nowhere = logging.NullHandler()  # without it Python would show warnings of other packages
+        self.console, self._hidden = Console(stderr=True), ""
+        self.latest: Callable[[str], None] | None = None
+
+    def __enter__(self) -> None:
+        """Begin a command: warnings of the library are shown, and nothing of other packages."""
+        self.console, self._hidden, self.latest = Console(stderr=True), "", None
+        self.setLevel(logging.WARNING)
+        self._level = self._log.level
+        self._log.addHandler(self)
+        logging.getLogger().addHandler(self._nowhere)
+
+    def __exit__(self, *error: object) -> None:
+        """End it."""
+        self._log.removeHandler(self)
+        self._log.setLevel(self._level)
+        logging.getLogger().removeHandler(self._nowhere)
+
+    def verbose(self) -> None:
+        """Also show what the library logs about its work, unless asked to be quiet."""
+        if not self.console.quiet:
+            self.setLevel(logging.INFO)
+            self._log.setLevel(logging.INFO)
+
+    def quiet(self) -> None:
+        """Show nothing but problems."""
+        self.setLevel(logging.ERROR)
+        self.console.quiet = True
+
+    def hide(self, package: str) -> None:
+        """Show no messages of a part of the library, which the command prints itself."""
+        self._hidden = package
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a message of the library."""
+        if self._hidden and record.name.startswith(self._hidden):
+            return
+        if self.latest and record.levelno < logging.WARNING and self.console.is_terminal:
+            self.latest(record.getMessage())
+        else:
+            self.say(record.getMessage(), _STYLES.get(record.levelno, ""))
+
+    def say(self, text: str, style: str = "") -> None:
+        """Show a line."""
+        self.console.print(Text(text, style=style), soft_wrap=True)
+
+    def complain(self, text: str) -> None:
+        """Show a problem, ``--quiet`` or not."""
+        quiet, self.console.quiet = self.console.quiet, False
+        self.say(text, "red")
+        self.console.quiet = quiet
+
+    def progress(self, *columns: ProgressColumn) -> Progress:
+        """A progress bar that leaves nothing behind; none where nobody would see it move."""
+        shown = self.console.is_terminal and not self.console.quiet
+        return Progress(*columns, console=self.console, transient=True, disable=not shown)
+
+
+messages = Messages()
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the library logs about its work.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results and errors only.")]
+
+
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options ``--verbose`` and ``--quiet`` besides its own."""
+
+    @wraps(command)
+    def run(*, verbose: bool, quiet: bool, **given: Any) -> None:
+        if quiet:
+            messages.quiet()
+        if verbose:
+            messages.verbose()
+        command(**given)
+
+    signature = inspect.signature(command, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shown = [parameter.replace(kind=keyword) for parameter in signature.parameters.values()]
+    shown += [
+        inspect.Parameter(name, keyword, default=False, annotation=kind)
+        for name, kind in (("verbose", Verbose), ("quiet", Quiet))
+    ]
+    run.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined] # what typer reads
+    return run
