@@ -232,7 +232,7 @@ def test_faces_too_small_to_be_found_are_told_once(caplog: pytest.LogCaptureFixt
     (record,) = caplog.records
     assert "faces of 60 pixels in an image of 1200x800 have 6.4 at input_size 128" in record.getMessage()
     assert "tiles=True" in record.getMessage()
-    assert "input_size=160 shows them" in record.getMessage()
+    assert "input_size=160 shows such faces" in record.getMessage()
     settings = detector.settings
     assert not replace(settings, tiles=True).overlooked(60, (1200, 800))
     assert not replace(settings, input_size=160).overlooked(60, (1200, 800))

@@ -44,4 +44,4 @@ def test_a_search_shows_trials_function_and_minimum(run: Run, tmp_path: Path, mo
 def test_methods_without_blocks_to_weigh_are_refused(run: Run, tmp_path: Path) -> None:
     result = run("search-weights", "mtcnn", "--data", str(tmp_path))
     assert result.exit_code == 2
-    assert "mtcnn has no blocks to weigh; isnet has" in result.stderr
+    assert "mtcnn has no block weights to search; use isnet" in result.stderr

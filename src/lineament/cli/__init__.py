@@ -26,17 +26,17 @@ from lineament.cli.train import train
 from lineament.errors import LineamentError
 
 BROKEN_PIPE = 141
-"""Exit code where the reader of our output goes, as shells count it."""
+"""Exit code when the reader closes the pipe, by the convention of shells."""
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors are one line and exit code 2."""
+    """Commands that report an error in one line and exit with code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             with messages:
                 return super().invoke(ctx)
-        except BrokenPipeError as error:  # whoever read our output, such as `head`, has enough
+        except BrokenPipeError as error:  # the reader of our output, such as `head`, has closed the pipe
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # or Python would complain at its end
             raise typer.Exit(BROKEN_PIPE) from error
         except (LineamentError, OSError) as error:
@@ -48,7 +48,7 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Faces and facial landmarks: published methods, trained from scratch, shipped as ONNX.",
+    help="Face detection and facial landmarks.",
 )
 for command in (
     detect,

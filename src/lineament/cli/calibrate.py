@@ -1,4 +1,4 @@
-"""``lineament calibrate``: a weight file whose scores and boxes are fitted anew to labelled photos."""
+"""``lineament calibrate``: fit scores and boxes of a weight file to labelled photos."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from lineament.weights import parse_metadata, read_weights
 
 
 def calibrate(
-    weights: Annotated[str, typer.Argument(help="Shipped weights or an exported ONNX file, in floats.")],
+    weights: Annotated[str, typer.Argument(help="Shipped weights or an exported ONNX file, not quantised.")],
     data: Annotated[
         Path,
-        typer.Option(
-            exists=True, file_okay=False, help="Folder that the recipe's index files (COCO keypoints JSON) lie in."
-        ),
+        typer.Option(exists=True, file_okay=False, help="Folder of the recipe's index files (COCO keypoints JSON)."),
     ],
-    out: Annotated[Path, typer.Option(help="The ONNX file to write; manifest.json beside it lists it.")],
+    out: Annotated[Path, typer.Option(help="ONNX file to write. It is added to manifest.json in its folder.")],
     recipe: Annotated[
         Path | None,
-        typer.Option(help="TOML file that names training and validation photos; that of the weights if they ship."),
+        typer.Option(
+            help="TOML file that names the training and validation photos (default: the recipe of the shipped weights)."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=VALUE: a setting that replaces the recipe's, e.g. train=[]; repeatable."),
+        typer.Option("--set", help="NAME=VALUE: replace a setting of the recipe, such as train=[]. Repeatable."),
     ] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="JSON file with figures by name, which the weight file will carry.")
+        Path | None, typer.Option(help="JSON file of scores by name to store in the weight file.")
     ] = None,
 ) -> None:
-    """Fit what scores mean, and where boxes lie, to labelled photos. The network stays the same.
+    """Fit scores and boxes to labelled photos.
 
-    With photos like those to come, a score of 0.8 is right for four faces of five there. Without training photos
-    (--set 'train=[]') boxes stay as they are.
+    The network does not change. On photos like the labelled ones, four of five detections with a score of 0.8 are then
+    faces. Without training photos (--set 'train=[]') the boxes do not change.
     """
     content = read_weights(weights)
     metadata = read_metadata(content)
     method, _ = parse_metadata(metadata)
     calibrate_file = getattr(training_of(method), "calibrate_file", None)
     if calibrate_file is None:
-        raise OptionError(f"weights of {method} have no scores that are fitted")
+        raise OptionError(f"weights of {method} cannot be calibrated: their scores are not fitted")
     chosen = recipe or shipped_recipe(metadata["name"])
     file = calibrate_file(content, data, chosen, out, pairs(set_ or [], "--set"), figures(scores))
     typer.echo(f"calibrated: {file}")

@@ -1,4 +1,4 @@
-"""``lineament detect``: faces in files and folders, as JSON lines and as drawn pictures."""
+"""``lineament detect``: detect faces in files and folders; write JSON lines and annotated images."""
 
 from __future__ import annotations
 
@@ -85,11 +85,13 @@ class Summary:
 def detect(
     paths: Annotated[
         list[str],
-        typer.Argument(help="Image files, folders (searched to any depth), glob patterns; - for an image on stdin."),
+        typer.Argument(
+            help="Image files, folders (searched recursively) or glob patterns; - reads an image from standard input."
+        ),
     ],
     settings: Settings,
     method: Annotated[
-        str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")
+        str, typer.Option("--method", "-m", help="Name from `lineament models`, or path of an ONNX file.")
     ] = DEFAULT,
     landmarks: Landmarks = None,
     json_file: Annotated[
@@ -97,31 +99,33 @@ def detect(
         typer.Option(
             "--json",
             metavar="FILE",
-            help="Write one JSON object a picture and line; - for stdout. A run that was stopped goes on where it was.",
+            help="Write one JSON object per image and line; - for standard output. A stopped run continues.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the pictures here, with their faces; this folder is not searched."),
+        typer.Option(metavar="DIR", help="Folder for the annotated images. It is not searched for images."),
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Lowest score, 0 to 1 (default: the method's).")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Lowest confidence score, 0 to 1 (default: the method's).")
+    ] = None,
     min_face: Annotated[
-        float | None, typer.Option(help="Smallest face to look for, in pixels of the photo (default: the method's).")
+        float | None, typer.Option(help="Smallest face to look for, in pixels of the image (default: the method's).")
     ] = None,
     max_face: Annotated[
-        float | None, typer.Option(help="Largest face to look for, in pixels of the photo (default: any).")
+        float | None, typer.Option(help="Largest face to look for, in pixels of the image (default: no limit).")
     ] = None,
     runtime: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
-    device: Annotated[str, typer.Option(help="Device of the runtime: used, or an error.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device to run on. A missing device is an error.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime (default: all cores).")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Threads that read and draw pictures.")] = 2,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are not read.")] = MAX_PIXELS,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Threads that read and annotate images.")] = 2,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = MAX_PIXELS,
 ) -> None:
-    """Find the faces in pictures.
+    """Detect faces in images.
 
-    A picture that cannot be read or written is named, and the others go on.
+    If an image cannot be read or written, the command names it and continues with the next.
 
-    Exit code: 0 all pictures were read; 1 some were not; 2 the request was wrong or its result could not be written.
+    Exit codes: 0 all images were read; 1 some could not be read; 2 wrong command, or a result could not be written.
     """
     detector = lineament.load(
         method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings

@@ -1,4 +1,4 @@
-"""``lineament evaluate wider``, ``fddb`` and ``pascal``: the numbers of the official tools.
+"""``lineament evaluate wider``, ``fddb`` and ``pascal``: score a detector as the official tools do.
 
 Detections come from a file, or from a method that runs now.
 """
@@ -37,7 +37,7 @@ from lineament.evaluate.detections import (
 )
 from lineament.images import image_paths
 
-app = typer.Typer(no_args_is_help=True, help="Score a detector: by the official protocols, or on own labels.")
+app = typer.Typer(no_args_is_help=True, help="Evaluate a detector: by official protocols or on your own labels.")
 
 
 @app.callback()
@@ -61,19 +61,22 @@ class _Shape(StrEnum):
 
 
 Method = Annotated[
-    str | None, typer.Option("--method", "-m", help="Run this: a name of `lineament models`, or an ONNX file.")
+    str | None,
+    typer.Option("--method", "-m", help="Method to run: name from `lineament models`, or path of an ONNX file."),
 ]
-Images = Annotated[Path | None, typer.Option(help="With --method: folder of the pictures.")]
-Threshold = Annotated[float, typer.Option(help="With --method: lowest score, 0 to 1. Curves want it low.")]
+Images = Annotated[Path | None, typer.Option(help="With --method: folder of the images.")]
+Threshold = Annotated[
+    float, typer.Option(help="With --method: lowest confidence score, 0 to 1. Keep it low for complete curves.")
+]
 MinFace = Annotated[
     float | None, typer.Option(help="With --method: smallest face to look for, in pixels (default: the method's).")
 ]
 HARD = 10  # pixels of the smallest faces that WIDER FACE's hard setting counts: so small a method looks for there
-Subset = Annotated[Path | None, typer.Option(help="Evaluate only the images that this file lists, one name a line.")]
+Subset = Annotated[Path | None, typer.Option(help="Evaluate only the images that this file lists, one name per line.")]
 Name = Annotated[str | None, typer.Option(help="Name in tables and reports (default: method or file name).")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result for `lineament report`.")]
-DetectionsDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Tree of <event>/<name>.txt.")]
-DetectionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Detections in the protocol's own form.")]
+DetectionsDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of detections, <event>/<name>.txt.")]
+DetectionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Detections in the format of the protocol.")]
 
 
 def _detected(
@@ -137,7 +140,7 @@ def wider(
     settings: Settings,
     detections: DetectionsDir = None,
     arithmetic: Annotated[
-        _Arithmetic, typer.Option(help="The original tool's, in whole numbers where it has them, or plain floats.")
+        _Arithmetic, typer.Option(help="Arithmetic of the official tool (integers in places) or plain floats.")
     ] = _Arithmetic.MATLAB,
     method: Method = None,
     images: Images = None,
@@ -146,11 +149,13 @@ def wider(
     min_face: MinFace = None,
     threads: Threads = None,
     subset: Subset = None,
-    save_detections: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a tree of detections.")] = None,
+    save_detections: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write the detections to.")
+    ] = None,
     name: Name = None,
     json_file: Json = None,
 ) -> None:
-    """Average precision on WIDER FACE: easy, medium, hard."""
+    """Average precision on WIDER FACE."""
     source = Source(detections, method, images, work, threshold, min_face, threads, settings, at_most=HARD)
     truth = wider_protocol.read_ground_truth(ground_truth)
     if subset:
@@ -176,21 +181,26 @@ def wider(
 @with_settings
 def fddb(
     annotations: Annotated[Path, typer.Option(help="Folder of FDDB-fold-NN-ellipseList.txt, or one such file.")],
-    sizes: Annotated[Path, typer.Option(metavar="CSV", help="Table of name, width and height of the images.")],
+    sizes: Annotated[Path, typer.Option(metavar="CSV", help="Table of image names, widths and heights.")],
     settings: Settings,
     detections: DetectionsFile = None,
-    roc: Annotated[Path | None, typer.Option(metavar="DIR", help="Write DiscROC.txt and ContROC.txt here.")] = None,
+    roc: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write DiscROC.txt and ContROC.txt to.")
+    ] = None,
     assignment: Annotated[
-        _Assignment, typer.Option(help="The official tool's assignment of detections to faces, or the optimal one.")
+        _Assignment, typer.Option(help="How detections are assigned to faces: as in the official tool, or optimally.")
     ] = _Assignment.OFFICIAL,
     iou: Annotated[float, typer.Option(help="A face is found when it is overlapped by more than this.")] = 0.5,
     rotate: Annotated[
-        int, typer.Option(help="90 or -90: the pictures were turned so, counter-clockwise; --method turns them.")
+        int,
+        typer.Option(
+            help="Rotation of the images in degrees, 90 or -90, counter-clockwise. --method rotates them itself."
+        ),
     ] = 0,
     drop_images_without_detections: Annotated[
-        bool, typer.Option(help="Leave such images and their faces out, as a common port does.")
+        bool, typer.Option(help="Leave out images without detections, and their faces, as a common port does.")
     ] = False,
-    windows_pi: Annotated[bool, typer.Option(help="Take pi for 3.14156, as some builds of the tool do.")] = False,
+    windows_pi: Annotated[bool, typer.Option(help="Use 3.14156 for pi, as some builds of the tool do.")] = False,
     method: Method = None,
     images: Images = None,
     work: Work = WORK,
@@ -198,14 +208,16 @@ def fddb(
     min_face: MinFace = None,
     threads: Threads = None,
     subset: Subset = None,
-    save_detections: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a results file.")] = None,
+    save_detections: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to write the detections to.")
+    ] = None,
     save_as: Annotated[
-        _Shape, typer.Option(help="Form of that file; ellipses are those inscribed in the boxes.")
+        _Shape, typer.Option(help="Shapes in that file. Ellipses are inscribed in the boxes.")
     ] = _Shape.RECTANGLE,
     name: Name = None,
     json_file: Json = None,
 ) -> None:
-    """ROC curves on FDDB, discrete and continuous."""
+    """ROC curves on FDDB."""
     source = Source(detections, method, images, work, threshold, min_face, threads, settings, turn=rotate // 90)
     upright = fddb_protocol.read_ground_truth(annotations, sizes)
     truth = upright.rotated(rotate)
@@ -244,7 +256,10 @@ def pascal(
     detections: DetectionsFile = None,
     iou: Annotated[float, typer.Option(help="A face is found when it is overlapped by more than this.")] = 0.5,
     correct_style: Annotated[
-        bool, typer.Option("--correct/--no-correct", help="Take off the detector's mean deviation from the faces.")
+        bool,
+        typer.Option(
+            "--correct/--no-correct", help="Correct the mean deviation of the detector's boxes from the labels."
+        ),
     ] = True,
     method: Method = None,
     images: Images = None,
@@ -253,7 +268,9 @@ def pascal(
     min_face: MinFace = None,
     threads: Threads = None,
     subset: Subset = None,
-    save_detections: Annotated[Path | None, typer.Option(metavar="FILE", help="Write lines of detections.")] = None,
+    save_detections: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to write the detections to.")
+    ] = None,
     name: Name = None,
     json_file: Json = None,
 ) -> None:

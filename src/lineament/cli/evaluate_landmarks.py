@@ -1,4 +1,4 @@
-"""``lineament evaluate landmarks``, ``recall`` and ``speed``: scores on one's own labelled pictures, and time."""
+"""``lineament evaluate landmarks``, ``recall`` and ``speed``: scores on your own labelled images, and times."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from lineament.evaluate.speed import COUNTS, FACE, Baseline, cold_start, cut_fac
 from lineament.images import image_paths, read_image
 
 Data = Annotated[Path, typer.Option(help="Labels: COCO keypoints JSON.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of the pictures (default: that of --data).")]
-Method = Annotated[str | None, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images (default: the folder of --data).")]
+Method = Annotated[
+    str | None, typer.Option("--method", "-m", help="Name from `lineament models`, or path of an ONNX file.")
+]
 Detections = Annotated[
-    Path | None, typer.Option(help="Instead of --method: what `lineament detect --json` wrote of these pictures.")
+    Path | None, typer.Option(help="Instead of --method: output of `lineament detect --json` for these images.")
 ]
 Name = Annotated[str | None, typer.Option(help="Name in tables and reports (default: method or file name).")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for `lineament report`.")]
-LowestScore = Annotated[float | None, typer.Option(help="Lowest score of a face, 0 to 1 (default: the method's).")]
+LowestScore = Annotated[float | None, typer.Option(help="Lowest confidence score, 0 to 1 (default: the method's).")]
 MinFace = Annotated[float | None, typer.Option(help="Smallest face to look for, in pixels (default: the method's).")]
 
 
@@ -43,10 +45,10 @@ def landmarks(
     method: Method = None,
     landmarks: Landmarks = None,
     detections: Detections = None,
-    normalise: Annotated[str, typer.Option(help=f"What errors are divided by: {', '.join(NORMALISERS)}.")] = (
+    normalise: Annotated[str, typer.Option(help=f"Length that normalises the errors: {', '.join(NORMALISERS)}.")] = (
         "inter-ocular"
     ),
-    iou: Annotated[float, typer.Option(help="Least overlap of a proposal and a labelled face.")] = 0.3,
+    iou: Annotated[float, typer.Option(help="Smallest IoU of a detection and a labelled face.")] = 0.3,
     threshold: LowestScore = None,
     min_face: MinFace = None,
     threads: Threads = None,
@@ -54,7 +56,10 @@ def landmarks(
     name: Name = None,
     json_file: Json = None,
 ) -> None:
-    """Landmark error of a detector (NME), with recall; failure rates and AUC count missed faces as failures."""
+    """Landmark error of a detector (NME).
+
+    Also recall, failure rates and AUC. These two count missed faces as failures.
+    """
     source = Source(
         detections, method, images or data.parent, work, threshold, min_face, threads, settings, landmarks=landmarks
     )
@@ -69,8 +74,8 @@ def recall(
     images: Images = None,
     method: Method = None,
     detections: Detections = None,
-    at: Annotated[float, typer.Option(help="Threshold that precision, recall and F1 are given at.")] = 0.5,
-    iou: Annotated[float, typer.Option(help="Least overlap of a hit.")] = 0.5,
+    at: Annotated[float, typer.Option(help="Score threshold for precision, recall and F1.")] = 0.5,
+    iou: Annotated[float, typer.Option(help="Smallest IoU of a detection and a labelled face.")] = 0.5,
     threshold: LowestScore = None,
     min_face: MinFace = None,
     threads: Threads = None,
@@ -78,7 +83,10 @@ def recall(
     name: Name = None,
     json_file: Json = None,
 ) -> None:
-    """Precision, recall and F1 of a detector, recall of its top proposals, and recall by face size."""
+    """Precision, recall and F1 of a detector.
+
+    Also average precision, recall of its top detections and recall by face size.
+    """
     source = Source(detections, method, images or data.parent, work, threshold, min_face, threads, settings)
     result = evaluate_recall(name or source.name, _evaluated(source, data), threshold=at, least_iou=iou)
     tell(result, json_file, {"data": data.name, **source.told}, lambda: source.origin(data))
@@ -86,22 +94,29 @@ def recall(
 
 @with_settings
 def speed(
-    method: Annotated[str, typer.Option("--method", "-m", help="A name of `lineament models`, or an ONNX file.")],
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="Name from `lineament models`, or path of an ONNX file.")
+    ],
     settings: Settings,
     images: Annotated[
-        Path | None, typer.Option(help="Photos whose largest faces fill the mosaics (default: one that ships).")
+        Path | None, typer.Option(help="Photos whose largest faces fill the test images (default: one that ships).")
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="CMD", help='Peer to time in turn: reads a picture path a line, answers {"ms": 12.3}.'),
+        typer.Option(
+            metavar="CMD", help='Program to compare with: reads an image path per line, answers {"ms": 12.3}.'
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime (default: all cores).")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Calls a picture; the median counts.")] = 5,
-    faces: Annotated[str, typer.Option(help="Numbers of faces, separated by commas.")] = ",".join(map(str, COUNTS)),
+    repeats: Annotated[int, typer.Option(min=1, help="Calls per image; the median counts.")] = 5,
+    faces: Annotated[str, typer.Option(help="Numbers of faces, comma-separated.")] = ",".join(map(str, COUNTS)),
     name: Name = None,
     json_file: Json = None,
 ) -> None:
-    """Time against the number of faces, cold start and peak memory; with --baseline, a peer call by call."""
+    """Detection time by number of faces.
+
+    Also cold start and peak memory. --baseline times another program alternately.
+    """
     try:
         counts = [int(count) for count in faces.split(",")]
     except ValueError:

@@ -1,4 +1,4 @@
-"""``lineament export``: a run's best weights so far as one ONNX file."""
+"""``lineament export``: export the best weights of a run as an ONNX file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from lineament.cli.train import training_of
 
 
 def export(
-    method: Annotated[str, typer.Argument(help="The method that the run trains, e.g. mtcnn.")],
-    run: Annotated[Path, typer.Option(help="The run's folder, finished or not.")],
-    out: Annotated[Path, typer.Option(help="The ONNX file to write; manifest.json beside it lists it.")],
+    method: Annotated[str, typer.Argument(help="Method that the run trains, such as mtcnn.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run, finished or not.")],
+    out: Annotated[Path, typer.Option(help="ONNX file to write. It is added to manifest.json in its folder.")],
     scores: Annotated[
-        Path | None, typer.Option(help="JSON file with figures by name, which the weight file will carry.")
+        Path | None, typer.Option(help="JSON file of scores by name to store in the weight file.")
     ] = None,
 ) -> None:
-    """Export a run to an ONNX file that describes itself, held against torch."""
+    """Export the best weights of a run to ONNX.
+
+    The file contains its method, settings and licence. The export fails if its outputs differ from PyTorch's.
+    """
     file = training_of(method).export_run(run, out, figures(scores))
     typer.echo(f"exported: {file}")

@@ -1,4 +1,4 @@
-"""``lineament fit-box-convention``: the rule by which a label set's boxes follow from its landmarks."""
+"""``lineament fit-box-convention``: fit the rule that derives bounding boxes from landmarks."""
 
 from __future__ import annotations
 
@@ -30,21 +30,24 @@ MEAN_BOX = "the mean box alone"
 
 
 def fit_box_convention(
-    data: Annotated[list[Path], typer.Option(help="Labels with boxes and landmarks: COCO keypoints JSON; repeatable.")],
-    name: Annotated[str | None, typer.Option(help="Name of the convention (default: that of the first file).")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the convention here, as JSON.")] = None,
-    holdout: Annotated[float, typer.Option(help="Share of the pictures that is measured on, not fitted to.")] = 0.2,
+    data: Annotated[list[Path], typer.Option(help="Labels with boxes and landmarks: COCO keypoints JSON. Repeatable.")],
+    name: Annotated[str | None, typer.Option(help="Name of the convention (default: name of the first file).")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file to write the convention to.")] = None,
+    holdout: Annotated[float, typer.Option(help="Share of the images held out for the measurement.")] = 0.2,
     box_source: Annotated[
-        list[str], typer.Option(help="Whose boxes to learn from, as the labels say it; repeatable.")
+        list[str], typer.Option(help="Use the boxes with this box_source in the labels. Repeatable.")
     ] = ["human", "detector"],  # noqa: B006 # typer copies it
     noise: Annotated[
-        float, typer.Option(help="Standard deviation of a detector's landmarks, over the size of the box.")
+        float, typer.Option(help="Standard deviation of a detector's landmarks, as a fraction of the box size.")
     ] = NOISE,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the overlaps here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="JSON file to write the overlaps to.")
+    ] = None,
 ) -> None:
-    """Fit how boxes follow from landmarks, and measure it beside the conventions that ship.
+    """Fit how boxes follow from landmarks.
 
-    Ignored and masked faces, and boxes of other sources, take no part: they are counted.
+    The result is compared with the built-in conventions. Ignored faces, masked faces and boxes of other sources are not
+    used; the command prints their number.
     """
     if not 0 <= holdout < 1:
         raise OptionError(f"--holdout is a share of the pictures in [0, 1), found {holdout}")

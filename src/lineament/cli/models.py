@@ -1,4 +1,4 @@
-"""``lineament models``: the weights that ship."""
+"""``lineament models``: list the shipped weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lineament.weights import DEFAULT
 
 def models(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Everything that is known of them: licence, training data, scores, SHA-256.")
+        bool, typer.Option("--json", help="Print everything as JSON: also licence, training data, scores and SHA-256.")
     ] = False,
 ) -> None:
-    """List the weights that ship."""
+    """List the shipped weights."""
     known = [
         asdict(model) | {"kind": METHODS[model.method].kind, "default": model.name == DEFAULT}
         for model in lineament.models()

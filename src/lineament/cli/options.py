@@ -21,15 +21,15 @@ Landmarks = Annotated[
     str | None,
     typer.Option(
         metavar="SCHEMA|NAME|FILE",
-        help="What finds the landmarks: a schema of the method's weights, or weights of a landmark stage to run behind "
-        "it (see `lineament models`).",
+        help="Landmarks to predict: a schema of the detector's weights, or the weights of a landmark stage (name or "
+        "ONNX file; see `lineament models`).",
     ),
 ]
 
 
 Setting = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="Any setting of the method, its value as in JSON; repeatable."),
+    typer.Option(metavar="NAME=VALUE", help="Set any setting of the method, its value in JSON. Repeatable."),
 ]
 
 

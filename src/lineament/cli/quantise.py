@@ -1,4 +1,4 @@
-"""``lineament quantise``: a weight file in integers of 8 bits."""
+"""``lineament quantise``: quantise a weight file to 8-bit integers."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from lineament.weights import parse_metadata, read_weights
 
 
 def quantise(
-    weights: Annotated[str, typer.Argument(help="Shipped weights or an exported ONNX file, in floats.")],
+    weights: Annotated[str, typer.Argument(help="Shipped weights or an exported ONNX file, not quantised.")],
     pictures: Annotated[
         list[str],
-        typer.Argument(help="Pictures, folders or patterns: photos like those to come, with faces of all sizes."),
+        typer.Argument(help="Image files, folders or glob patterns: typical photos, with faces of all sizes."),
     ],
-    out: Annotated[Path, typer.Option(help="The ONNX file to write; manifest.json beside it lists it.")],
-    count: Annotated[int, typer.Option(min=1, help="Pictures that are used, drawn evenly.")] = 48,
+    out: Annotated[Path, typer.Option(help="ONNX file to write. It is added to manifest.json in its folder.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of images to use, evenly spaced.")] = 48,
     scores: Annotated[
-        Path | None, typer.Option(help="JSON file with figures by name, which the weight file will carry.")
+        Path | None, typer.Option(help="JSON file of scores by name to store in the weight file.")
     ] = None,
 ) -> None:
-    """Make weights compute in integers of 8 bits, for onnxruntime on processors with instructions for them.
+    """Quantise weights to 8-bit integers.
 
-    Ranges are taken from the pictures; labels are not needed.
+    They run with onnxruntime and are faster on processors with 8-bit instructions (VNNI). The images set the value
+    ranges. They need no labels.
     """
     content = read_weights(weights)
     method, _ = parse_metadata(read_metadata(content))
     export_bytes = getattr(training_of(method), "export_bytes", None)
     if export_bytes is None:
-        raise OptionError(f"weights of {method} have no form in integers of 8 bits")
+        raise OptionError(f"weights of {method} cannot be quantised to 8-bit integers")
     paths = image_paths(pictures)
     chosen = paths[:: max(len(paths) // count, 1)][:count]
     file = export_bytes(content, map(read_image, chosen), out, figures(scores))

@@ -1,4 +1,4 @@
-"""``lineament report``: results of several detectors on one page."""
+"""``lineament report``: compare the results of several detectors on one page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import typer
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of what `lineament evaluate ... --json` wrote.")],
-    out: Annotated[Path, typer.Option(help="The page; its figures go to a folder beside it.")] = Path("report.html"),
-    images: Annotated[Path | None, typer.Option(help="Folder of the evaluated pictures, for thumbnails.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of results from `lineament evaluate ... --json`.")],
+    out: Annotated[Path, typer.Option(help="HTML page to write. Figures go to a folder beside it.")] = Path(
+        "report.html"
+    ),
+    images: Annotated[Path | None, typer.Option(help="Folder of the evaluated images, for thumbnails.")] = None,
 ) -> None:
-    """Put detectors side by side: scores, curves, time, worst errors, as one HTML page."""
+    """Compare detectors on one HTML page: scores, curves, times and worst errors."""
     from lineament.evaluate.report import write_report  # takes the extra 'report'
 
     written = write_report(folder, out, images)

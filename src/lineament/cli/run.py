@@ -28,8 +28,8 @@ from lineament.records import read_records
 from lineament.schemas import Schema
 from lineament.weights import is_weights, read_weights
 
-Work = Annotated[Path, typer.Option(help="With --method: folder of the files that keep each picture's result.")]
-Threads = Annotated[int | None, typer.Option(help="With --method: threads of the runtime (default: all cores).")]
+Work = Annotated[Path, typer.Option(help="With --method: folder in which results are kept, image by image.")]
+Threads = Annotated[int | None, typer.Option(help="With --method: processor threads (default: all cores).")]
 WORK = Path("runs") / "evaluate"
 
 _DIGITS = 7  # enough to give every float32 back

@@ -1,4 +1,4 @@
-"""``lineament search-weights``: which weights of its blocks an Information-Synthesis Network learns best with."""
+"""``lineament search-weights``: search the block weights of an Information-Synthesis Network."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ from lineament.train.recipe import shipped_recipe
 
 
 def search_weights(
-    method: Annotated[str, typer.Argument(help="What to search for: isnet.")],
+    method: Annotated[str, typer.Argument(help="Method to search: isnet.")],
     data: Annotated[
         Path,
-        typer.Option(
-            exists=True, file_okay=False, help="Folder that the recipe's index files (COCO keypoints JSON) lie in."
-        ),
+        typer.Option(exists=True, file_okay=False, help="Folder of the recipe's index files (COCO keypoints JSON)."),
     ],
     recipe: Annotated[
         Path | None,
-        typer.Option(help="TOML file with the settings of a trial; that of the paper's network if not given."),
+        typer.Option(help="TOML file with the settings of a trial (default: the recipe of the paper's network)."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The search's folder; a search that was stopped goes on there.")] = (
+    out: Annotated[Path, typer.Option(help="Folder of the search. A stopped search continues there.")] = (
         Path("runs") / "isnet-search"
     ),
-    trials: Annotated[int, typer.Option(min=8, help="Trainings with random weights.")] = 15,
-    phi: Annotated[float, typer.Option(help="Difference of predicted and measured loss that ends the search.")] = 0.5,
-    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    trials: Annotated[int, typer.Option(min=8, help="Number of trainings with random weights.")] = 15,
+    phi: Annotated[float, typer.Option(help="Stop when the predicted and the measured loss differ by less.")] = 0.5,
+    processes: Annotated[int, typer.Option(min=1, help="Trainings to run at the same time.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting that replaces the recipe's; repeatable.")
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: replace a setting of the recipe. Repeatable.")
     ] = None,
 ) -> None:
-    """Search the weights beta of the synthesised blocks (table 1 of the paper) by trainings and regression."""
+    """Search the block weights (beta) of isnet.
+
+    The search trains with random weights and fits polynomials to the losses (table 1 of the paper).
+    """
     training_of(method)  # says what is missing
     if method != "isnet":
-        raise OptionError(f"{method} has no blocks to weigh; isnet has")
+        raise OptionError(f"{method} has no block weights to search; use isnet")
     from lineament.methods.isnet import trials as isnet
 
     messages.verbose()

@@ -1,4 +1,4 @@
-"""``lineament train``: from photos with labels to an ONNX file."""
+"""``lineament train``: train a method on labelled photos and export it as an ONNX file."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ if TYPE_CHECKING:
 
 
 def train(
-    method: Annotated[str, typer.Argument(help="What to train, e.g. mtcnn.")],
+    method: Annotated[str, typer.Argument(help="Method to train, such as mtcnn.")],
     data: Annotated[
         Path,
-        typer.Option(
-            exists=True, file_okay=False, help="Folder that the recipe's index files (COCO keypoints JSON) lie in."
-        ),
+        typer.Option(exists=True, file_okay=False, help="Folder of the recipe's index files (COCO keypoints JSON)."),
     ],
     recipe: Annotated[
-        Path | None, typer.Option(help="TOML file with the settings; that of the shipped weights if not given.")
+        Path | None, typer.Option(help="TOML file with the settings (default: the recipe of the shipped weights).")
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="Only this stage, where a method has several.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/METHOD if not given.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Train only this stage of a method with several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/METHOD).")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="NAME=VALUE: a setting that replaces the recipe's, written as in TOML, such as steps=2000, "
-            "'train=[\"own.json\"]', light=false or composition.mirror=0; repeatable.",
+            help="NAME=VALUE: replace a setting of the recipe, written as in TOML, such as steps=2000, "
+            "'train=[\"own.json\"]', light=false or composition.mirror=0. Repeatable.",
         ),
     ] = None,
 ) -> None:
-    """Train a method, or go on with a run that was stopped, and export it to ONNX."""
+    """Train a method and export it to ONNX.
+
+    A stopped run continues where it stopped.
+    """
     training = training_of(method)
     from lineament.train.run import run  # imports torch: training_of has seen that it is there
 

@@ -93,7 +93,7 @@ class DetectorSettings(MethodSettings):
 
     threshold: float = 0.5
     min_face: float = 1
-    flip: bool = option(False, "Look at the mirrored image, too: more exact, in twice the time.")
+    flip: bool = option(False, "Detect in the mirrored image as well: more accurate, takes twice the time.")
     suppression: Suppression = "nms"
     sigma: float = 0.5
     over: Overlap = "union"
@@ -122,11 +122,11 @@ class ViewSettings(DetectorSettings):
         margin: black around the image, as a share of the input in [0, 0.5), so that faces that fill it have room.
     """
 
-    input_size: int = option(640, "Longer edge in pixels that images are brought to, e.g. 256, 384, 512, 640.")
-    pyramid: Sequence[float] = ()
-    tiles: bool = option(
-        False, "Look at tiles of the image in its own resolution, too: for small faces in large photos."
+    input_size: int = option(
+        640, "Resize images so that the longer edge has this many pixels, such as 256, 384, 512 or 640."
     )
+    pyramid: Sequence[float] = ()
+    tiles: bool = option(False, "Detect in tiles at full resolution as well: for small faces in large photos.")
     overlap: float = 0.25
     margin: float = 0.0
 
@@ -155,9 +155,9 @@ class ViewSettings(DetectorSettings):
         tiles = math.prod(max(1, math.ceil((edge - self.overlap * self.input_size) / step)) for edge in image_size)
         return (
             f"faces of {min_face:g} pixels in an image of {image_size[0]}x{image_size[1]} have {side:.1f} at "
-            f"input_size {self.input_size}; below {SEEN} few are found. tiles=True looks at the image in its own "
-            f"resolution, too, in about {tiles + 1} times the time; input_size={math.ceil(SEEN / min_face * longer)} "
-            "shows them in one look"
+            f"input_size {self.input_size}; few below {SEEN} are detected. tiles=True detects at full resolution as "
+            f"well, in about {tiles + 1} times the time; input_size={math.ceil(SEEN / min_face * longer)} shows such "
+            "faces without tiles"
         )
 
 
@@ -171,7 +171,7 @@ class ConventionSettings(DetectorSettings):
 
     convention: str | Mapping[str, Any] = option(
         "wider",
-        f"How boxes follow from landmarks: {', '.join(conventions.BUILT_IN)}, or a file of `lineament "
+        f"How boxes follow from landmarks: {', '.join(conventions.BUILT_IN)}, or a file from `lineament "
         "fit-box-convention`.",
         metavar="NAME|FILE",
         read=conventions.named_or_read,
