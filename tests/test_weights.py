@@ -76,7 +76,7 @@ def test_a_foreign_manifest_is_named_and_kept(tmp_path: Path, content: str) -> N
     (tmp_path / MANIFEST).write_text(content, encoding="latin-1")
     for use in (read_weights, register):
         with pytest.raises(
-            WeightsError, match=r"manifest\.json is no list of lineament's weights.*folder of their own"
+            WeightsError, match=r"manifest\.json is not a list of lineament's weights.*folder of their own"
         ):
             use(file)
     assert (tmp_path / MANIFEST).read_text(encoding="latin-1") == content

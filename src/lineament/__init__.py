@@ -1,4 +1,4 @@
-"""Faces and facial landmarks: published methods in one house.
+"""Face detection and facial landmarks by published methods.
 
 >>> import lineament
 >>> faces = lineament.load("mtcnn").detect("photo.jpg")

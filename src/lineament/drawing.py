@@ -1,4 +1,4 @@
-"""Pictures out: boxes, landmarks and scores drawn over a photo."""
+"""Draw bounding boxes, landmarks and scores over an image."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lineament.images import Color, Source, read_image
 BOX = (57, 255, 20)
 POINT = (255, 64, 129)
 INK = (0, 0, 0)
-WIDEST = 1000  # lines in pixels
-# Shares of a face's longer side, and the least in pixels that can be seen.
+WIDEST = 1000  # line width in pixels
+# Fractions of a face's longer side, and the smallest visible sizes in pixels.
 LINE, THINNEST = 0.012, 1.0
-DOT, FINEST = 0.04, 0.9  # radius of a dot; over the cube root of their number, so that 68 leave the face visible
+DOT, FINEST = 0.04, 0.9  # radius of a dot, divided by the cube root of their number, so that 68 leave the face visible
 TEXT, LOWEST = 0.09, 9.0
 
 Array = NDArray[Any]
@@ -36,25 +36,25 @@ def draw(
     line_width: int | None = None,
     color: Color = "rgb",
 ) -> Image.Image:
-    """The picture with its faces drawn in; the picture itself stays as it is.
+    """Draw faces into a copy of their image.
 
-    Lines, dots and text grow with each face.
+    Lines, dots and text scale with each face.
 
     Args:
-        image: the picture in which the faces were found, as ``read_image`` takes it.
-        faces: what to draw; missing landmarks (NaN) are left out.
-        boxes: whether to outline the boxes.
-        landmarks: whether to dot the landmarks.
-        scores: whether to write the scores beside the boxes, where they hide as little as possible of other faces.
-        line_width: of the outlines in pixels; ``None`` for a share of each face's size.
-        color: order of an array's channels.
+        image: The image in which the faces were detected, in any form that ``read_image`` takes.
+        faces: The faces to draw. Missing landmarks (NaN) are skipped.
+        boxes: Whether to draw the bounding boxes.
+        landmarks: Whether to draw the landmarks.
+        scores: Whether to write the confidence scores. They are placed where they cover least of other faces.
+        line_width: Line width of the boxes in pixels. ``None``: in proportion to each face.
+        color: The channel order of an array, "rgb" or "bgr".
 
     Returns:
-        A new RGB image of the upright picture's size.
+        A new RGB image with the size of the upright image.
 
     Raises:
-        ImageError: the picture cannot be read.
-        OptionError: ``faces`` are no ``Faces``, or ``line_width`` is out of range.
+        ImageError: The image cannot be read.
+        OptionError: ``faces`` is not ``Faces``, or ``line_width`` is out of range.
     """
     expect_faces(faces)
     if line_width is not None:
@@ -93,7 +93,7 @@ def _outline(pixels: Array, box: Array, width: float) -> None:
 
 
 def _covered(low: float, high: float, length: int) -> tuple[Array, int]:
-    """How much of each pixel of an axis an interval covers, (n,) in [0, 1], and the first of these pixels."""
+    """The share of each pixel of an axis that an interval covers, (n,) in [0, 1], and the index of the first pixel."""
     first = int(np.clip(np.floor(low), 0, length))
     at = np.arange(first, int(np.clip(np.ceil(high), first, length)))
     return np.clip(np.minimum(at + 1, high) - np.maximum(at, low), 0, 1), first
@@ -110,13 +110,13 @@ def _dots(pixels: Array, points: Array, radius: float) -> None:
 
 
 def _paint(pixels: Array, left: int, top: int, cover: Array, colour: tuple[int, int, int]) -> None:
-    """Lay a colour over a part of the picture, as opaque as ``cover`` (h, w) says."""
+    """Blend a colour into a part of the image with the opacity ``cover`` (h, w)."""
     part = pixels[top : top + cover.shape[0], left : left + cover.shape[1]]
     part[:] = np.rint(part + (np.array(colour) - part) * cover[..., None])
 
 
 def _label(pen: ImageDraw.ImageDraw, text: str, face: int, boxes: Array, size: tuple[int, int], font: _Font) -> None:
-    """The text on a plate at a corner of the face's box, the one where it hides least of other faces."""
+    """Write a text on a plate at the corner of the box where it covers least of other faces."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     extent = np.array([round(right - left) + 4, round(bottom - top) + 4])
     x1, y1, x2, y2 = np.rint(boxes[face]).tolist()

@@ -1,26 +1,26 @@
-"""The errors this library raises: each says what was expected, what was found and what to do."""
+"""The errors that the library raises. Each says what was expected, what was found and what to do."""
 
 from __future__ import annotations
 
 
 class LineamentError(Exception):
-    """Base of every error that the library raises on purpose."""
+    """Base class of all errors that the library raises on purpose."""
 
 
 class ImageError(LineamentError):
-    """A picture that cannot be read, or an array that is no picture."""
+    """An image that cannot be read, or an array that is not an image."""
 
 
 class OptionError(LineamentError, ValueError):
-    """An option, threshold, method, runtime or device that does not exist or lies outside its range."""
+    """An argument that is out of range, or a method, runtime or device that does not exist."""
 
 
 class WeightsError(LineamentError):
-    """A weight file that is missing, damaged or not one of ours."""
+    """A weight file that is missing, damaged or not exported by lineament."""
 
 
 class DataError(LineamentError):
-    """An index, label or detection file that does not say what its format promises; names file and line."""
+    """A file of labels or detections that does not have its format. The message names file and line."""
 
 
 class MissingExtraError(LineamentError, ImportError):

@@ -1,4 +1,4 @@
-"""What a detector returns: the faces of one picture, as arrays."""
+"""What a detector returns: the faces of one image, as arrays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Side = Annotated[int, Meta(ge=0, le=2**31)]
 
 
 class _Face(Struct):
-    """One face of ``to_dict``."""
+    """One face in the form of ``to_dict``."""
 
     box: tuple[float, float, float, float]
     score: float
@@ -30,7 +30,7 @@ class _Face(Struct):
     landmark_scores: list[float | None] | None = None
 
 
-class _Picture(Struct):
+class _Image(Struct):
     """The form of ``to_dict``."""
 
     width: Side
@@ -41,18 +41,21 @@ class _Picture(Struct):
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """The faces of one picture, best score first as detectors return them. No face is an empty ``Faces``.
+    """The faces of one image. Detectors return them with the best score first.
 
-    Coordinates are continuous pixels of the upright picture: (0, 0) is the outer corner of the first pixel,
-    whose centre is (0.5, 0.5). Boxes and landmarks may lie outside the picture where the face does.
+    Coordinates are continuous pixels of the upright image: (0, 0) is the outer corner of the first pixel, whose centre
+    is (0.5, 0.5). Boxes and landmarks may reach beyond the image.
+
+    ``len(faces)`` is the number of faces, ``for face in faces`` gives each as ``Faces`` of length one, and
+    ``faces[index]`` takes an integer, a slice, a list of indices or a boolean mask.
 
     Attributes:
-        boxes: (n, 4) float32, ``x1, y1, x2, y2``; ``x2 - x1`` is the width.
-        scores: (n,) float32 in [0, 1].
-        landmarks: (n, k, 2) float32, ``x, y``; NaN where a method found no such point.
-        landmark_scores: (n, k) float32 in [0, 1]; the face's own score where a method gives none for a point.
-        schema: What the k landmarks are.
-        image_size: ``(width, height)`` of the upright picture, in pixels.
+        boxes: (n, 4) float32, ``x1, y1, x2, y2``. ``x2 - x1`` is the width.
+        scores: (n,) float32, confidence scores in [0, 1].
+        landmarks: (n, k, 2) float32, ``x, y``. NaN where a landmark is missing.
+        landmark_scores: (n, k) float32 in [0, 1]. The face's score where the method does not score landmarks.
+        schema: The schema of the k landmarks.
+        image_size: ``(width, height)`` of the upright image in pixels.
     """
 
     boxes: Array
@@ -66,14 +69,14 @@ class Faces:
         n, k = len(self.scores), len(self.schema)
         shapes = {"boxes": (n, 4), "scores": (n,), "landmarks": (n, k, 2), "landmark_scores": (n, k)}
         for name, shape in shapes.items():
-            array = np.array(getattr(self, name), dtype=np.float32)  # a copy: frozen means that nobody else holds it
+            array = np.array(getattr(self, name), dtype=np.float32)  # a copy, so that nobody else can change it
             if array.shape != shape:
                 raise ValueError(f"Faces.{name}: expected shape {shape} for {n} faces, found {array.shape}")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as its fields, so that what comes back is checked and read-only as well."""
+        """Pickle the fields, so that unpickled faces are checked and read-only as well."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @classmethod
@@ -87,7 +90,16 @@ class Faces:
         schema: Schema = FIVE,
         landmark_scores: ArrayLike | None = None,
     ) -> Faces:
-        """Faces from anything array-like; without ``landmark_scores`` each point takes its face's score."""
+        """Make faces from array-like values.
+
+        Args:
+            boxes: (n, 4) ``x1, y1, x2, y2`` in pixels.
+            scores: (n,) in [0, 1].
+            landmarks: (n, k, 2) in pixels. NaN where a landmark is missing.
+            image_size: ``(width, height)`` of the image in pixels.
+            schema: The schema of the landmarks.
+            landmark_scores: (n, k) in [0, 1]. ``None``: the score of the face for each of its landmarks.
+        """
         s = np.reshape(scores, -1)
         own = np.broadcast_to(s[:, None], (len(s), len(schema))) if landmark_scores is None else landmark_scores
         return cls(
@@ -101,21 +113,22 @@ class Faces:
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], schema: Schema = FIVE) -> Faces:
-        """No faces in a picture of that size."""
+        """Make the ``Faces`` of an image without a face. ``image_size`` is ``(width, height)``."""
         return cls.of([], [], [], image_size=image_size, schema=schema)
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], schema: Schema | None = None) -> Faces:
-        """The inverse of ``to_dict``. Keys that ``to_dict`` does not write are ignored.
+        """Make faces from a dictionary that ``to_dict`` returned. Unknown keys are ignored.
 
         Args:
-            record: width, height, schema and one entry a face; ``landmark_scores`` may be missing.
-            schema: what the landmarks are; left out, the known schema that the record names, or an own one.
+            record: Width, height, schema and one entry per face. ``landmark_scores`` may be missing.
+            schema: The schema of the landmarks. ``None``: the schema that the record names. An unknown name makes a
+                new schema.
 
         Raises:
-            DataError: the record has another form, or a number in it is not finite.
+            DataError: The record has another form, or one of its numbers is not finite.
         """
-        told = as_model(record, _Picture, "faces")
+        told = as_model(record, _Image, "faces")
         if "faces" not in record:
             raise DataError("faces: object missing required field `faces`")
         kind = schema or _schema(told)
@@ -136,7 +149,7 @@ class Faces:
         return len(self.scores)
 
     def __getitem__(self, index: Any) -> Faces:
-        """Those faces that a mask, an index, a list of indices or a slice selects, always as ``Faces``."""
+        """Select faces by an integer, a slice, a list of indices or a boolean mask. The result is ``Faces`` again."""
         if isinstance(index, (int, np.integer)):
             i = int(index)
             if not -len(self) <= i < len(self):
@@ -156,16 +169,20 @@ class Faces:
 
     @property
     def box(self) -> Array:
-        """(4,) the box of the only face, such as each in ``for face in faces``.
+        """The box (4,) of a single face, as in ``for face in faces: face.box``.
 
         Raises:
-            OptionError: there is not exactly one face.
+            OptionError: There is not exactly one face.
         """
         return np.asarray(self.boxes[self._only])
 
     @property
     def score(self) -> float:
-        """The score of the only face; raises as ``box`` does."""
+        """The confidence score of a single face.
+
+        Raises:
+            OptionError: There is not exactly one face.
+        """
         return float(self.scores[self._only])
 
     @property
@@ -182,7 +199,7 @@ class Faces:
         return f"Faces({len(self)} in {w}x{h}, schema {self.schema.name!r})"
 
     def clipped(self) -> Faces:
-        """The same faces with boxes cut at the picture's edges; landmarks stay where they are."""
+        """The same faces with boxes clipped to the image. Landmarks do not change."""
         w, h = self.image_size
         return Faces(
             boxes=np.clip(self.boxes, 0, np.array([w, h, w, h], np.float32)),
@@ -194,10 +211,12 @@ class Faces:
         )
 
     def to_dict(self, digits: int = 2) -> dict[str, Any]:
-        """Plain numbers, ready for JSON: width, height, schema and one entry a face.
+        """Convert to plain numbers, ready for JSON: width, height, schema and one entry per face.
+
+        A missing landmark becomes ``None``.
 
         Args:
-            digits: decimals of coordinates; scores have two more. A missing landmark becomes ``None``.
+            digits: Decimals of coordinates. Scores have two more.
         """
         digits = whole(digits, "digits is a number of decimals, 0 to 9", low=0, high=9)
         w, h = self.image_size
@@ -220,13 +239,15 @@ class Faces:
 
 
 def expect_faces(faces: Any) -> None:
-    """Raise an ``OptionError`` unless it is the ``Faces`` of one image."""
+    """Raise an ``OptionError`` unless the argument is the ``Faces`` of one image."""
     if not isinstance(faces, Faces):
-        raise OptionError(f"expected the Faces of one image, found {type(faces).__name__}; detect() gives one an image")
+        raise OptionError(
+            f"expected the Faces of one image, found {type(faces).__name__}; detect() returns one per image"
+        )
 
 
-def _schema(told: _Picture) -> Schema:
-    """The known schema of that name, or an own one with as many points as the faces have."""
+def _schema(told: _Image) -> Schema:
+    """The known schema of that name, or a new one with as many points as the faces have."""
     if told.schema in SCHEMAS or not told.faces:
         return SCHEMAS.get(told.schema, FIVE)
     return own(told.schema, [f"point_{i}" for i in range(len(told.faces[0].landmarks))])

@@ -1,4 +1,4 @@
-"""Detections in JSON lines, one object an image: what ``lineament detect --json`` writes, read back."""
+"""Read the JSON lines that ``lineament detect --json`` writes, one object per image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lineament.schemas import Schema
 
 
 class Record(NamedTuple):
-    """What one line says of an image.
+    """The result of one image.
 
     Attributes:
-        path: the image, as the line names it.
-        faces: empty where the image could not be read.
-        error: why it could not be read; empty where it was.
+        path: The path of the image, as in the line.
+        faces: Its faces; empty if the image could not be read.
+        error: Why the image could not be read; otherwise empty.
         where: ``file:line``, for messages.
-        sha256: digest of the image file that the faces were found in; empty where the line does not say.
+        sha256: The SHA-256 of the image file, if the line has it; otherwise empty.
     """
 
     path: str
@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 class _Line(msgspec.Struct):
-    """What a line holds beside the faces."""
+    """The keys of a line beside those of the faces."""
 
     path: str
     error: str = ""
@@ -41,18 +41,19 @@ class _Line(msgspec.Struct):
 
 
 def read_records(path: str | Path, schema: Schema | None = None) -> Iterator[Record]:
-    """The lines of a file of detections, one by one.
+    """Read a file of detections line by line.
 
     A line is ``{"path", "width", "height", "schema", "faces": [{"box", "score", "landmarks", "landmark_scores"}]}``,
-    or ``{"path", "error"}`` for an image that could not be read. Without ``landmark_scores`` each landmark has its
-    face's score. Other keys are ignored.
+    or ``{"path", "error"}`` for an image that could not be read. Without ``landmark_scores``, each landmark has the
+    score of its face. Other keys are ignored.
 
     Args:
-        path: the file.
-        schema: what the landmarks are; left out, the known schema of the name that stands there, or an own one.
+        path: The file.
+        schema: The schema of the landmarks. ``None``: the schema that the line names. An unknown name makes a new
+            schema.
 
     Raises:
-        DataError: the file cannot be read, or a line is no such object (file and line are named).
+        DataError: The file cannot be read, or a line has another form. The message names file and line.
     """
     try:
         with open(path, encoding="utf-8") as lines:

@@ -1,7 +1,7 @@
-"""Similarity transforms by least squares, and crops of faces turned upright with them.
+"""Similarity transforms by least squares, and aligned crops of faces.
 
-A plane's points are complex numbers here, so rotation and scale together are one complex factor, a reflection cannot
-come about, and the optimum of Umeyama (1991) has the closed form of a linear regression.
+Points are complex numbers here. Rotation and scale are then one complex factor, reflections cannot occur, and the
+optimum of Umeyama (1991) has the closed form of a linear regression.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from lineament.schemas import FIVE, convert
 
 Array = NDArray[Any]
 
-# Where the five points lie in a crop, over its side. These are the places of the 112 px template on which public
-# recognition networks are trained, made symmetric and read as continuous pixels: each within 0.6 px of that template
-# plus half a pixel, so that crops serve those networks.
+# Positions of the five landmarks in a crop, divided by its side. They are those of the 112 px template on which public
+# recognition networks are trained, made symmetric and in continuous pixels: each within 0.6 px of that template plus
+# half a pixel. So crops suit those networks.
 TEMPLATE = np.array([[0.343, 0.465], [0.657, 0.465], [0.5, 0.645], [0.37, 0.8285], [0.63, 0.8285]])
 
 
-LARGEST = 8192  # side of a crop in pixels: 192 MiB
+LARGEST = 8192  # side of a crop in pixels; the crop has 192 MiB
 
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """Aligned crops of n faces, and the way there and back.
+    """Aligned crops of n faces, with the transforms between image and crop.
 
     Attributes:
-        crops: (n, size, size, 3) uint8 RGB; black where a crop reaches beyond the picture.
-        matrices: (n, 2, 3) float64, from continuous pixels of the picture to those of the crop.
-        inverses: (n, 2, 3) float64, from the crop back to the picture.
+        crops: (n, size, size, 3) uint8 RGB. Black where a crop reaches beyond the image.
+        matrices: (n, 2, 3) float64, from continuous pixels of the image to those of the crop.
+        inverses: (n, 2, 3) float64, from the crop to the image.
     """
 
     crops: Array
@@ -51,18 +51,22 @@ class Crops:
 def align(
     image: Source, faces: Faces, *, size: int = 112, template: ArrayLike = TEMPLATE, color: Color = "rgb"
 ) -> Crops:
-    """Every face upright, at one size, with its eyes, nose and mouth corners near fixed places.
+    """Cut out each face upright and at the same size.
+
+    A similarity transform brings the eyes, the nose and the mouth corners as close as possible to fixed positions.
 
     Args:
-        image: the picture in which the faces were found, as ``read_image`` takes it.
-        faces: n faces; landmarks of larger schemas are reduced to five by ``lineament.schemas.convert``.
-        size: side of a crop in pixels.
-        template: (5, 2) places of right eye, left eye, nose, right and left mouth corner, over the crop's side.
-        color: order of an array's channels.
+        image: The image in which the faces were detected, in any form that ``read_image`` takes.
+        faces: n faces. Larger landmark schemas are reduced to five points by ``lineament.schemas.convert``.
+        size: Side of a crop in pixels.
+        template: (5, 2) positions of right eye, left eye, nose, right and left mouth corner, divided by the crop's
+            side.
+        color: The channel order of an array, "rgb" or "bgr".
 
     Raises:
-        OptionError: the faces belong to a picture of another size, a face has fewer than two of the five
-            points, its schema has no map to five, or ``size`` or ``template`` is out of range.
+        ImageError: The image cannot be read.
+        OptionError: The faces belong to an image of another size, a face has fewer than two of the five landmarks,
+            its schema cannot be reduced to five, or ``size`` or ``template`` is out of range.
     """
     size = whole(size, f"size is a crop's side in pixels, 1 to {LARGEST}", low=1, high=LARGEST)
     places = _template(template)
@@ -71,7 +75,7 @@ def align(
     h, w = pixels.shape[:2]
     if faces.image_size != (w, h):
         fw, fh = faces.image_size
-        raise OptionError(f"the faces were found in a picture of {fw}x{fh}, this one has {w}x{h} (upright)")
+        raise OptionError(f"the faces were found in an image of {fw}x{fh}, this one has {w}x{h} (upright)")
     matrices = fit(convert(faces.landmarks, faces.schema, FIVE), places * size)
     unplaced = np.flatnonzero(np.isnan(matrices).any((1, 2)))
     if len(unplaced):
@@ -92,42 +96,43 @@ def _template(template: ArrayLike) -> Array:
 
 
 def crops(image: Array, matrices: Array, size: int) -> Array:
-    """Square crops of one picture through similarities.
+    """Cut square crops out of one image through similarity transforms.
 
     Args:
-        image: (h, w, 3) uint8. matrices: (n, 2, 3), from continuous pixels of the picture to those of the crop.
-        size: side of a crop in pixels.
+        image: (h, w, 3) uint8.
+        matrices: (n, 2, 3), from continuous pixels of the image to those of the crop.
+        size: Side of a crop in pixels.
 
     Returns:
-        (n, size, size, 3) uint8; black where a crop reaches beyond the picture.
+        (n, size, size, 3) uint8. Black where a crop reaches beyond the image.
     """
-    picture = Image.fromarray(image)
+    whole_image = Image.fromarray(image)
     cut = np.zeros((len(matrices), size, size, 3), np.uint8)
     for crop, inverse in zip(cut, invert(matrices), strict=True):
-        crop[:] = np.asarray(_warp(picture, inverse, size))
+        crop[:] = np.asarray(_warp(whole_image, inverse, size))
     return cut
 
 
 def fit(source: ArrayLike, target: ArrayLike, *, symmetric: bool = False) -> Array:
-    """Similarities that bring source points nearest to target points in the least-squares sense (Umeyama 1991).
+    """Fit the similarity transforms that map source points to target points by least squares (Umeyama 1991).
 
     With centred points z and w as complex numbers, the factor is ``sum(conj(z) w) / sum(|z|^2)``.
 
     Args:
-        source: (n, k, 2) points; a point that is not finite does not count.
+        source: (n, k, 2) points. Points that are not finite are ignored.
         target: (n, k, 2), or (k, 2) for all.
-        symmetric: take the scale that gives both the same extent, ``sqrt(sum(|w|^2) / sum(|z|^2))`` (Horn 1987), so
-            that source and target may change places; by least squares it shrinks the less alike the two are.
+        symmetric: Use the scale that gives both the same extent, ``sqrt(sum(|w|^2) / sum(|z|^2))`` (Horn 1987). Then
+            swapping source and target gives the inverse. The least-squares scale is smaller the less similar they are.
 
     Returns:
-        (n, 2, 3) float64 matrices ``[[a, -b, x], [b, a, y]]``; NaN where fewer than two distinct points are left.
+        (n, 2, 3) float64 matrices ``[[a, -b, x], [b, a, y]]``. NaN with fewer than two distinct points.
     """
     z, w = np.broadcast_arrays(_complex(source), _complex(target))
     there = np.isfinite(z) & np.isfinite(w)
     z, w = np.where(there, z, np.nan), np.where(there, w, np.nan)
     z_mean, w_mean = _mean(z), _mean(w)
     z, w = np.where(there, z - z_mean, 0), np.where(there, w - w_mean, 0)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the promised NaN
         factor = (z.conj() * w).sum(-1, keepdims=True) / (np.abs(z) ** 2).sum(-1, keepdims=True)
         if symmetric:
             factor = (
@@ -147,7 +152,7 @@ def _complex(points: ArrayLike) -> Array:
 
 
 def _mean(z: Array) -> Array:
-    """(n, 1) means over the complex numbers (n, m) that are not NaN; NaN where none is."""
+    """(n, 1) means of the complex numbers (n, m) that are not NaN; NaN if all are."""
     there = np.isfinite(z)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(there, z, 0).sum(-1, keepdims=True) / there.sum(-1, keepdims=True))
@@ -160,22 +165,22 @@ def _matrix(factor: Array, shift: Array) -> Array:
 
 
 def invert(matrices: Array) -> Array:
-    """The ways back (n, 2, 3) of similarities (n, 2, 3)."""
+    """Invert similarity transforms (n, 2, 3)."""
     factor, shift = _complex(matrices[..., 0]), _complex(matrices[..., 2])
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         return _matrix(1 / factor, -shift / factor)
 
 
 def transform(points: Array, matrices: Array) -> Array:
-    """Points (n, k, 2) through one matrix (2, 3) each (n, 2, 3)."""
+    """Apply transforms (n, 2, 3) to points (n, k, 2), or one transform (2, 3) to all."""
     return np.asarray(points @ np.swapaxes(matrices[..., :2], -1, -2) + matrices[..., None, :, 2])
 
 
 def _warp(picture: Image.Image, inverse: Array, size: int) -> Image.Image:
-    """The crop (size, size) whose pixels come from where ``inverse`` leads.
+    """Cut a crop (size, size); ``inverse`` maps its pixels to the image.
 
-    Where that shrinks by two or more, the region is averaged first, or pixels in between would be lost. Pillow's
-    affine transform counts from pixels' outer corners, as this library does.
+    If the crop shrinks the image by two or more, the region is averaged first, so that no pixels are skipped. Pillow's
+    affine transform counts from the outer corners of pixels, as this library does.
     """
     shrink = max(1, int(np.hypot(*inverse[:, 0])))
     if shrink > 1:

@@ -1,4 +1,4 @@
-"""The weights that ship, and any file like them. Nothing is ever fetched: what is not on this disk is an error."""
+"""Weight files: those that ship with the package and your own. Nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lineament.runtime import read_metadata
 
 FOLDER = Path(__file__).parent / "_weights"
 MANIFEST = "manifest.json"
-DEFAULT = "kpnet"  # the weights that are used where none are named
+DEFAULT = "kpnet"  # the weights that `load` and `detect` use by default
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,19 @@ class Model:
     """One shipped weight file, as ``lineament.models()`` lists it.
 
     Attributes:
-        name: what ``lineament.load`` calls it.
-        method: the method it belongs to.
-        schema: name of its landmark schema, the default one where it has several.
-        schemas: names of all its landmark schemas, for ``lineament.load(..., landmarks=...)``.
-        file: name of the ONNX file. bytes: its size. sha256: its digest.
-        licence: what its training data allow, in a sentence.
-        training_data: what it was trained on.
-        scores: figures by test data, score and setting. Of weights that ship they are those of ``docs/results``; of
-            other files what they were told at their export.
-        recipe: the recipe file and the command that made it.
-        version: the package's version that exported it.
+        name: The name for ``lineament.load``.
+        method: The method it belongs to.
+        schema: The name of its landmark schema; the default one if it has several.
+        file: The name of the ONNX file.
+        bytes: The size of the file.
+        sha256: The SHA-256 of the file.
+        licence: What its training data allow, in a sentence.
+        training_data: What it was trained on.
+        recipe: The recipe file and the command that made it.
+        version: The version of the package that exported it.
+        scores: Measured scores by test data, score and setting. For shipped weights they are those of
+            ``docs/results``, for other files those given to ``lineament export``.
+        schemas: The names of all its landmark schemas, for ``lineament.load(..., landmarks=...)``.
     """
 
     name: str
@@ -55,15 +57,15 @@ class Model:
 
 
 def models() -> list[Model]:
-    """The weights that ship with this version, by file name."""
+    """List the weights that ship with this version, by file name."""
     return _listed(FOLDER)
 
 
 def describe_file(path: Path) -> Model:
-    """What a weight file says about itself, with its size and digest.
+    """Describe a weight file from its metadata, its size and its digest.
 
     Raises:
-        WeightsError: the file is not one of ours.
+        WeightsError: lineament did not export the file.
     """
     content = path.read_bytes()
     metadata = read_metadata(content)
@@ -79,26 +81,26 @@ def describe_file(path: Path) -> Model:
 
 
 def register(path: Path) -> None:
-    """List a weight file in the manifest of its folder, so that it can be known and checked without being loaded."""
+    """Add a weight file to the manifest of its folder, which describes it and holds its digest."""
     others = [model for model in _listed(path.parent) if model.file != path.name]
     entries = sorted((*others, describe_file(path)), key=lambda model: model.file)
     write_whole(path.parent / MANIFEST, json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
 
 
 def is_weights(name: str) -> bool:
-    """Whether a name is that of shipped weights, or ends as that of an ONNX file does."""
+    """Whether a name is that of shipped weights or ends in ``.onnx``."""
     return name.endswith(".onnx") or name in {model.name for model in models()}
 
 
 def read_weights(name: str | Path) -> bytes:
-    """A weight file's content, checked against the SHA-256 in the manifest of its folder, if it is listed there.
+    """Read a weight file. If the manifest of its folder lists it, its SHA-256 is checked.
 
     Args:
-        name: a name that ``models`` lists, or the path of an ONNX file that this library exported.
+        name: A name that ``models`` lists, or the path of an ONNX file that lineament exported.
 
     Raises:
-        OptionError: neither a shipped name nor a file.
-        WeightsError: the content is not what its digest says.
+        OptionError: Neither the name of shipped weights nor a file.
+        WeightsError: The file cannot be read, or its digest is wrong.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise OptionError(f"weights are a name or the path of an ONNX file, found {name!r:.80}")
@@ -124,7 +126,7 @@ def read_weights(name: str | Path) -> bytes:
 
 
 def _listed(folder: Path) -> list[Model]:
-    """The entries of a folder's manifest; none where there is no manifest."""
+    """The entries of a folder's manifest; an empty list without a manifest."""
     path = folder / MANIFEST
     if not path.is_file():
         return []
@@ -132,7 +134,7 @@ def _listed(folder: Path) -> list[Model]:
         return [Model(**entry) for entry in json.loads(path.read_bytes())]
     except (ValueError, TypeError) as error:  # no JSON, or JSON of something else
         raise WeightsError(
-            f"{path} is no list of lineament's weights, by which the files beside it are checked ({error}); "
+            f"{path} is not a list of lineament's weights, which checks the files beside it ({error}); "
             "keep weights in a folder of their own"
         ) from error
 
@@ -141,7 +143,7 @@ _OF_WEIGHTS = "of_weights"
 
 
 def of_weights(default: Any) -> Any:
-    """A field of a method's settings that tells what its weights are: only a training changes it."""
+    """A field of a method's settings that describes its weights. Only training changes it."""
     return field(default=default, metadata={_OF_WEIGHTS: True})
 
 
@@ -151,10 +153,10 @@ def belongs_to_weights(setting: Field[Any]) -> bool:
 
 
 def parse_metadata(metadata: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """The method and the method's settings that a weight file names.
+    """Read the method and its settings from the metadata of a weight file.
 
     Raises:
-        WeightsError: the file is not one of ours.
+        WeightsError: lineament did not export the file.
     """
     try:
         return metadata["method"], json.loads(metadata["config"])
