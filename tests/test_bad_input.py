@@ -152,7 +152,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda folder: folder / "gone.jpg", "gone.jpg: no such file"),
     "truncated": (a_file("cut.jpg", PORTRAIT.read_bytes()[:30000]), "cut.jpg: cannot be decoded, probably damaged"),
     "empty": (a_file("zero.jpg", b""), "zero.jpg: empty, 0 bytes"),
-    "text": (a_file("text.jpg", b"Not a photo"), "text.jpg: no picture that Pillow knows"),
+    "text": (a_file("text.jpg", b"Not a photo"), "text.jpg: not an image format that Pillow reads"),
     "bomb": (a_file("bomb.png", encoded(Image.new("1", (20000, 20000)))), "bomb.png: "),
 }
 
@@ -256,4 +256,4 @@ def test_a_folder_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     result = CliRunner().invoke(app, ["detect", str(tmp_path)])
     assert result.exit_code == 2
-    assert "no picture in this folder" in result.stderr
+    assert "no image in this folder" in result.stderr

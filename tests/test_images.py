@@ -297,7 +297,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             read_image(content)
     with pytest.raises(ImageError, match=r"gone\.jpg: no such file"):
         read_image(tmp_path / "gone.jpg")
-    with pytest.raises(ImageError, match=r"a folder, not a picture.*image_paths"):
+    with pytest.raises(ImageError, match=r"a folder, not an image.*image_paths"):
         read_image(tmp_path)
 
 
@@ -308,7 +308,7 @@ def test_damaged_pillow_images_are_named(tmp_path: Path) -> None:
         read_image(Image.open(tmp_path / "cut.png"))
     with pytest.raises(ImageError, match=r"^Pillow image: cannot be decoded"):
         read_image(Image.open(io.BytesIO(cut)))
-    with pytest.raises(ImageError, match=r"^picture of 5000 bytes: cannot be decoded"):
+    with pytest.raises(ImageError, match=r"^image of 5000 bytes: cannot be decoded"):
         read_image(cut)
 
 
@@ -352,11 +352,11 @@ def test_image_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(".") == ["a.png", "b.JPG", "deep/er/c.webp"]
     assert names("raw.dat", "a.png", "a.png", ".") == ["raw.dat", "a.png", "b.JPG", "deep/er/c.webp"]
     assert names("**/*.webp", "*") == ["deep/er/c.webp", "a.png", "b.JPG"]
-    with pytest.raises(ImageError, match="empty: no picture in this folder; looked for"):
+    with pytest.raises(ImageError, match="empty: no image in this folder; looked for"):
         names("empty")
     with pytest.raises(ImageError, match=r"gone: no such file or folder"):
         names("gone")
-    with pytest.raises(ImageError, match=r"\*\.gif: no picture in this pattern"):
+    with pytest.raises(ImageError, match=r"\*\.gif: no image in this pattern"):
         names("*.gif")
     with pytest.raises(ImageError, match="an empty path"):
         names("a.png", "")

@@ -1,7 +1,7 @@
-"""Arithmetic on boxes ``(n, 4)``: ``x1, y1, x2, y2`` in continuous pixels, ``x2 - x1`` the width.
+"""Operations on boxes ``(n, 4)``: ``x1, y1, x2, y2`` in continuous pixels; ``x2 - x1`` is the width.
 
-``encode_corner``/``decode_corner`` and ``encode_rcnn``/``decode_rcnn`` are inverse pairs: the target that a network
-learns for a box seen from a window, and the box that its output stands for.
+``encode_corner``/``decode_corner`` and ``encode_rcnn``/``decode_rcnn`` are inverse pairs. The first gives the target
+that a network learns for a box relative to a window, the second the box for the network's output.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ _PAIRS_AT_ONCE = 1 << 20  # bounds the memory of nms: about 100 MB of float32 te
 
 
 def area(boxes: Array) -> Array:
-    """(n,) areas in square pixels; 0 where a side is negative."""
+    """Areas (n,) in square pixels. 0 if a side is negative."""
     return np.maximum(boxes[..., 2] - boxes[..., 0], 0) * np.maximum(boxes[..., 3] - boxes[..., 1], 0)
 
 
 def intersection(a: Array, b: Array) -> Array:
-    """Common area of boxes that broadcast against each other, e.g. ``a[:, None]`` and ``b[None]`` for all pairs."""
+    """Intersection areas of boxes that broadcast, such as ``a[:, None]`` and ``b[None]`` for all pairs."""
     w = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
     h = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
     return np.maximum(w, 0) * np.maximum(h, 0)
 
 
 def overlap(a: Array, b: Array, *, over: Overlap = "union") -> Array:
-    """Intersection over union, or over the smaller area, of boxes that broadcast; 0 where both are empty."""
+    """Intersection over the union, or over the smaller area, of boxes that broadcast. 0 if both are empty."""
     common, one, other = intersection(a, b), area(a), area(b)
     whole = one + other - common if over == "union" else np.minimum(one, other)
     return _share(common, whole)
 
 
 def iou(a: Array, b: Array) -> Array:
-    """(n, m) intersection over union of every box of ``a`` (n, 4) with every box of ``b`` (m, 4)."""
+    """Intersection over union (n, m) of each box of ``a`` (n, 4) with each box of ``b`` (m, 4)."""
     return overlap(a[:, None], b[None])
 
 
 def coverage(a: Array, b: Array) -> Array:
-    """(n, m) share of every box of ``a`` (n, 4) that lies inside each box of ``b`` (m, 4)."""
+    """Share (n, m) of each box of ``a`` (n, 4) that lies inside each box of ``b`` (m, 4)."""
     common, one = intersection(a[:, None], b[None]), area(a)[:, None]
     return _share(common, np.broadcast_to(one, common.shape))
 
 
 def _share(part: Array, whole: Array) -> Array:
-    """Their ratio; 0 where there is nothing to share."""
+    """Their ratio; 0 where ``whole`` is 0."""
     return np.divide(part, whole, out=np.zeros(part.shape, np.result_type(part, np.float32)), where=whole > 0)
 
 
@@ -58,18 +58,19 @@ def nms(
 ) -> Array:
     """Greedy non-maximum suppression, without a loop over boxes.
 
-    A box falls when a better one that stands overlaps it by more than ``threshold``. Pairs that can overlap are listed
-    by a sweep over x; which boxes stand is then the fixed point of "nobody better that stands overlaps me", reached in
-    as many rounds as the longest chain of suppressions, and equal to what the sequential algorithm keeps.
+    A box is removed if a kept box with a higher score overlaps it by more than ``threshold``. A sweep over x lists the
+    pairs that can overlap. The kept boxes are then the fixed point of this rule. It takes as many rounds as the longest
+    chain of suppressions, and the result equals that of the sequential algorithm.
 
     Args:
-        boxes: (n, 4). scores: (n,); of equal scores the earlier box is the better one.
-        threshold: overlap in [0, 1] above which the worse box falls.
-        groups: (n,) integers; only boxes of the same group (picture, pyramid level) suppress each other.
+        boxes: (n, 4).
+        scores: (n,). Of equal scores, the earlier box wins.
+        threshold: Overlap in [0, 1] above which the box with the lower score is removed.
+        groups: (n,) integers. Only boxes of the same group (image, pyramid level) suppress each other.
         over: "union" for intersection over union, "min" for intersection over the smaller area.
 
     Returns:
-        Indices of the boxes that stand, best score first.
+        The indices of the kept boxes, best score first.
     """
     order = np.argsort(-scores, kind="stable")
     better, worse = _overlapping(boxes[order], None if groups is None else groups[order], threshold, over)
@@ -92,22 +93,23 @@ def soft_nms(
     groups: Array | None = None,
     over: Overlap = "union",
 ) -> Array:
-    """Scores after Soft-NMS (Bodla et al. 2017): a box loses score to every better box that it overlaps.
+    """Soft-NMS (Bodla et al. 2017): each box with a higher score lowers the scores of the boxes that it overlaps.
 
-    The sequential algorithm takes the best box left, lowers the scores of those that overlap it, and repeats. Only
-    boxes that overlap matter to each other, so here all boxes that are the best among those they overlap are taken in
-    one round. The scores are the same, and there are as many rounds as the longest chain of overlaps.
+    The sequential algorithm takes the best remaining box, lowers the scores of the boxes that overlap it, and repeats.
+    Boxes that do not overlap are independent. So each round here takes all boxes that are the best among those they
+    overlap. The scores are the same, in as many rounds as the longest chain of overlaps.
 
     Args:
-        boxes: (n, 4). scores: (n,) at least 0; of equal scores the earlier box is the better one.
-        threshold: linear form (their equation 1): overlaps above it lower a score by the factor ``1 - overlap``.
-        sigma: Gaussian form (their equation 3): every overlap lowers a score by ``exp(-overlap^2 / sigma)``; the
-            threshold has no say. ``None`` for the linear form.
-        groups: (n,) integers; only boxes of the same group (an image) matter to each other.
-        over: what overlaps are measured over, as of ``nms``.
+        boxes: (n, 4).
+        scores: (n,) at least 0. Of equal scores, the earlier box wins.
+        threshold: Linear form (their equation 1): overlaps above it multiply a score by ``1 - overlap``.
+        sigma: Gaussian form (their equation 3): each overlap multiplies a score by ``exp(-overlap^2 / sigma)``, and the
+            threshold is ignored. ``None`` for the linear form.
+        groups: (n,) integers. Only boxes of the same group (an image) affect each other.
+        over: How overlap is measured, as in ``nms``.
 
     Returns:
-        (n,) float64, in the order of the boxes. None is dropped: cut them off at a score, and sort.
+        New scores (n,) float64 in the order of the boxes. No box is removed: apply a threshold and sort.
     """
     one, other = _overlapping(boxes, groups, 0.0 if sigma else threshold, over)
     shared = overlap(boxes[one], boxes[other], over=over).astype(np.float64)
@@ -130,45 +132,46 @@ def soft_nms(
 
 
 def vote(boxes: Array, scores: Array, kept: Array, threshold: float, *, groups: Array | None = None) -> Array:
-    """Box voting (Gidaris and Komodakis 2015): a box becomes the mean of those around it, weighted by their scores.
+    """Box voting (Gidaris and Komodakis 2015): each kept box becomes the score-weighted mean of its neighbours.
 
     Args:
-        boxes: (n, 4) before suppression. scores: (n,) theirs, at least 0.
-        kept: (m,) indices of the boxes that stand.
-        threshold: boxes that overlap one that stands by more than this (intersection over union) have a say in it.
-        groups: (n,) integers; boxes of other groups have no say.
+        boxes: (n, 4) before suppression.
+        scores: (n,) at least 0.
+        kept: (m,) indices of the boxes that suppression keeps.
+        threshold: Boxes that overlap a kept box by more than this (intersection over union) are its neighbours.
+        groups: (n,) integers. Only boxes of the same group are neighbours.
 
     Returns:
         (m, 4) float64.
     """
     one, other = _overlapping(boxes, groups, threshold, "union")
-    own = np.arange(len(boxes))  # each box has a say in itself
+    own = np.arange(len(boxes))  # each box is a neighbour of itself
     place, voter = np.r_[own, one, other], np.r_[own, other, one]
     weights = scores.astype(np.float64)[voter]
     total = np.bincount(place, weights, minlength=len(boxes))
     sums = [np.bincount(place, weights * boxes[voter, side], minlength=len(boxes)) for side in range(4)]
-    means = np.divide(sums, total, out=boxes.T.astype(np.float64), where=total > 0)  # all of score 0: as it is
+    means = np.divide(sums, total, out=boxes.T.astype(np.float64), where=total > 0)  # all scores 0: unchanged
     return np.asarray(means.T[kept])
 
 
 def longer_side(boxes: Array) -> Array:
-    """(n,) width or height, whichever is more."""
+    """The longer side (n,) of each box."""
     return np.asarray((boxes[..., 2:] - boxes[..., :2]).max(axis=-1))
 
 
 def mirror(boxes: Array, width: Array | float) -> Array:
-    """Boxes (n, 4) as they lie in mirrored images of that width (one, or one for each); its own inverse."""
+    """Boxes (n, 4) in the mirrored image of that width (one for all, or one for each). Its own inverse."""
     x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
     return np.stack([width - x2, y1, width - x1, y2], axis=-1)
 
 
 def _overlapping(boxes: Array, groups: Array | None, threshold: float, over: Overlap) -> tuple[Array, Array]:
-    """Index pairs (i, j), i < j, of boxes of one group that overlap by more than the threshold."""
+    """Pairs of indices i < j of boxes in one group that overlap by more than the threshold."""
     left = boxes[:, 0].astype(np.float64)
     reach = boxes[:, 2].astype(np.float64)
     if over == "union":  # the intersection must be at least threshold times each box's own area, hence its width too
         reach = reach - threshold * (reach - left)
-    if groups is not None:  # lay the groups side by side, out of each other's reach
+    if groups is not None:  # place the groups side by side, so that they do not overlap
         step = float(reach.max() - left.min() + 1) if len(left) else 0.0
         left, reach = left + groups * step, reach + groups * step
     sweep = np.argsort(left, kind="stable")
@@ -194,31 +197,34 @@ def _overlapping(boxes: Array, groups: Array | None, threshold: float, over: Ove
 
 
 def square(boxes: Array) -> Array:
-    """Squares around the same centres, as long as each box's longer side."""
+    """Squares with the same centres and each box's longer side."""
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
     half = longer_side(boxes)[..., None] / 2
     return np.concatenate([centre - half, centre + half], axis=-1)
 
 
 def encode_corner(boxes: Array, windows: Array) -> Array:
-    """Offsets of a box's two corners from its window's, over the window's width and height (n, 4)."""
+    """Offsets (n, 4) of the corners of boxes from those of their windows, divided by the windows' width and height."""
     return (boxes - windows) / _sides(windows)
 
 
 def decode_corner(offsets: Array, windows: Array) -> Array:
-    """Inverse of ``encode_corner``: the boxes (n, 4) that offsets from windows stand for."""
+    """Inverse of ``encode_corner``: boxes (n, 4) from offsets and windows."""
     return windows + offsets * _sides(windows)
 
 
 def encode_rcnn(boxes: Array, windows: Array) -> Array:
-    """Centre offset over the window's size, and logarithm of the size ratio (n, 4) (Girshick et al. 2014)."""
+    """Offsets of the centres divided by the windows' sizes, and logarithms of the size ratios (n, 4).
+
+    Girshick et al. 2014.
+    """
     size, window = boxes[..., 2:] - boxes[..., :2], windows[..., 2:] - windows[..., :2]
     shift = (boxes[..., :2] + boxes[..., 2:] - windows[..., :2] - windows[..., 2:]) / 2
     return np.concatenate([shift / window, np.log(size / window)], axis=-1)
 
 
 def decode_rcnn(offsets: Array, windows: Array) -> Array:
-    """Inverse of ``encode_rcnn``: the boxes (n, 4) that offsets from windows stand for."""
+    """Inverse of ``encode_rcnn``: boxes (n, 4) from offsets and windows."""
     window = windows[..., 2:] - windows[..., :2]
     centre = (windows[..., :2] + windows[..., 2:]) / 2 + offsets[..., :2] * window
     half = np.exp(offsets[..., 2:]) * window / 2
@@ -226,17 +232,17 @@ def decode_rcnn(offsets: Array, windows: Array) -> Array:
 
 
 def mirror_corner(offsets: Array) -> Array:
-    """The corner offsets (n, 4) of the mirrored box from the mirrored window."""
+    """Corner offsets (n, 4) of mirrored boxes from mirrored windows."""
     return offsets[..., [2, 1, 0, 3]] * [-1, 1, -1, 1]
 
 
 def mirror_rcnn(offsets: Array) -> Array:
-    """The centre and size offsets (n, 4) of the mirrored box from the mirrored window."""
+    """Centre and size offsets (n, 4) of mirrored boxes from mirrored windows."""
     return offsets * [-1, 1, 1, 1]
 
 
 class Codec(NamedTuple):
-    """How a box is written as offsets from a window: an inverse pair, and what a mirror does to the offsets."""
+    """An encoding of boxes as offsets from windows: an inverse pair, and the mirror of the offsets."""
 
     encode: Callable[[Array, Array], Array]
     decode: Callable[[Array, Array], Array]
@@ -250,13 +256,13 @@ CODECS = {
 
 
 def _sides(boxes: Array) -> Array:
-    """(n, 4) width, height, width, height."""
+    """Width, height, width, height (n, 4)."""
     size = boxes[..., 2:] - boxes[..., :2]
     return np.concatenate([size, size], axis=-1)
 
 
 def encode_points(points: Array, windows: Array) -> Array:
-    """Points (n, k, 2) relative to their windows' corners, over the windows' width and height."""
+    """Points (n, k, 2) relative to the windows' top left corners, divided by the windows' width and height."""
     return (points - windows[:, None, :2]) / (windows[:, None, 2:] - windows[:, None, :2])
 
 

@@ -1,9 +1,8 @@
-"""Scores that mean something, and the fits behind them.
+"""Calibrated scores, and the regressions behind them.
 
-A score in [0, 1] is made in one or two steps. ``logistic`` fits the coefficients of a linear function of what speaks
-for a face, or for a landmark; its ``sigmoid`` is a probability. ``fit`` fits, by isotonic regression, a monotone map
-from any score to the share of such finds that are faces. ``robust`` is the linear fit for anything else than
-probabilities, when some targets are wrong.
+A score in [0, 1] comes about in one or two steps. ``logistic`` fits a linear function of the evidence for a face or a
+landmark; its ``sigmoid`` is a probability. ``fit`` fits a monotone map from scores to the share of detections that are
+faces, by isotonic regression. ``robust`` fits a linear function when some targets are wrong.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from lineament.errors import OptionError
 
 Array = NDArray[Any]
 
-GROUPS = 30  # of scores, each with its own share of faces
-SLOPE = 0.01  # share of a straight line in the map, without which unlike scores could become the same
+GROUPS = 30  # of scores, each with its share of faces
+SLOPE = 0.01  # weight of a straight line in the map; without it, different scores could become equal
 
 
 def sigmoid(logits: ArrayLike) -> Array:
-    """Probabilities of logits, float64 of any shape."""
+    """Convert logits of any shape to probabilities, float64."""
     with np.errstate(over="ignore"):  # far below 0 the probability is 0
         return np.asarray(1 / (1 + np.exp(-np.asarray(logits, np.float64))))
 
 
 def logit(probabilities: ArrayLike) -> Array:
-    """Inverse of ``sigmoid``, infinite at 0 and 1."""
+    """Inverse of ``sigmoid``; infinite at 0 and 1."""
     p = np.asarray(probabilities, np.float64)
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(p) - np.log1p(-p))
@@ -38,11 +37,11 @@ def logit(probabilities: ArrayLike) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A map from scores to shares of faces, straight between its knots. It rises everywhere: no ranking changes.
+    """A map from scores to shares of faces, linear between its knots. It rises everywhere and keeps every ranking.
 
     Attributes:
-        scores: (k,) rising, from the lowest score that a method gives to the highest.
-        shares: (k,) rising, in [0, 1].
+        scores: (k,) increasing, from the lowest to the highest score of the method.
+        shares: (k,) increasing, in [0, 1].
     """
 
     scores: Array
@@ -56,19 +55,19 @@ class Calibration:
             raise OptionError(f"a calibration's shares lie in [0, 1], found {y[0]} to {y[-1]}")
 
     def apply(self, scores: ArrayLike) -> Array:
-        """For scores of any shape the shares, float64 in [0, 1]."""
+        """Map scores of any shape to shares, float64 in [0, 1]."""
         return np.asarray(np.interp(np.asarray(scores, np.float64), self.scores, self.shares))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, ready for JSON."""
+        """Convert to plain numbers, ready for JSON."""
         return {name: knots.tolist() for name, knots in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
-        """The calibration that ``to_dict`` wrote.
+        """Make a calibration from a dictionary that ``to_dict`` returned.
 
         Raises:
-            OptionError: it has another form.
+            OptionError: The dictionary has another form.
         """
         try:
             return cls(*(np.array(content[name], np.float64) for name in ("scores", "shares")))
@@ -77,19 +76,19 @@ class Calibration:
 
 
 def fit(scores: ArrayLike, is_face: ArrayLike, *, low: float = 0.0, high: float = 1.0) -> Calibration:
-    """The map under which, of detections with score s, a share of s are faces, on labelled pictures.
+    """Fit the map from scores to the share of detections that are faces, on labelled images.
 
-    Scores are cut into groups with as many faces and other detections each as can be; the groups' shares are made to
-    rise by isotonic regression (the optimum that pooling adjacent violators finds).
+    Scores are split into groups with about equal numbers of faces and of false positives. Isotonic regression makes the
+    shares of the groups rise (the optimum of the pool-adjacent-violators algorithm).
 
     Args:
-        scores: (n,) of detections, before the method's threshold cuts them off.
-        is_face: (n,) whether each is a face.
-        low: the lowest score that the method can give; lower ones count as it.
-        high: the highest score that the method can give; higher ones count as it.
+        scores: (n,) scores of detections, before a threshold.
+        is_face: (n,) whether each detection is a face.
+        low: The lowest score that the method can give. Lower scores count as this one.
+        high: The highest score that the method can give. Higher scores count as this one.
 
     Raises:
-        OptionError: not both faces and other detections, or arrays that do not belong together.
+        OptionError: There are only faces or only false positives, or the shapes of the arrays do not match.
     """
     raw, hit = np.clip(np.asarray(scores, np.float64), low, high), np.asarray(is_face, bool)
     if raw.ndim != 1 or raw.shape != hit.shape or not np.isfinite(raw).all():
@@ -111,19 +110,18 @@ def fit(scores: ArrayLike, is_face: ArrayLike, *, low: float = 0.0, high: float 
 
 
 def logistic(features: ArrayLike, is_face: ArrayLike, *, ridge: float = 1e-3) -> Array:
-    """Coefficients under which a sigmoid of a linear function tells hits from others, by maximum likelihood.
-
-    Newton's method on the mean cross-entropy.
+    """Fit a logistic regression by maximum likelihood, with Newton's method on the mean cross-entropy.
 
     Args:
-        features: (n, m), a column of ones among them. is_face: (n,) the hits, such as faces.
-        ridge: penalty on the squared coefficients.
+        features: (n, m). Include a column of ones for the intercept.
+        is_face: (n,) whether each row is positive, such as a face.
+        ridge: Penalty on the squared coefficients.
 
     Returns:
-        (m,).
+        The coefficients (m,).
 
     Raises:
-        OptionError: not both faces and others.
+        OptionError: There are only positives or only negatives.
     """
     x, y = np.asarray(features, np.float64), np.asarray(is_face, np.float64)
     if x.ndim != 2 or y.shape != x.shape[:1] or not 0 < y.mean() < 1:
@@ -141,16 +139,16 @@ def logistic(features: ArrayLike, is_face: ArrayLike, *, ridge: float = 1e-3) ->
 
 
 def robust(features: ArrayLike, targets: ArrayLike, *, outlying: float = 0.1, ridge: float = 1e-6) -> Array:
-    """Coefficients of a linear function that most targets lie near, by least squares of Huber's kind.
-
-    Errors beyond a limit weigh less the larger they are, and the fit is repeated.
+    """Fit a linear function robustly, by iteratively reweighted least squares with Huber's weights.
 
     Args:
-        features: (n, m), a column of ones among them if there is to be a constant. targets: (n,). outlying: the limit.
-        ridge: penalty on the squared coefficients.
+        features: (n, m). Include a column of ones for the intercept.
+        targets: (n,).
+        outlying: Errors beyond this weigh less the larger they are.
+        ridge: Penalty on the squared coefficients.
 
     Returns:
-        (m,).
+        The coefficients (m,).
     """
     x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64)
     weights: Array = np.ones(len(y))
@@ -162,10 +160,10 @@ def robust(features: ArrayLike, targets: ArrayLike, *, outlying: float = 0.1, ri
 
 
 def _isotonic(values: Array, weights: Array) -> Array:
-    """The nearest values that do not fall, by weighted least squares (n,).
+    """The nearest non-decreasing values (n,) by weighted least squares.
 
-    By the min-max formula (Barlow et al. 1972): the largest, over starts i up to k, of the smallest mean of i..j over
-    ends j from k on.
+    By the min-max formula (Barlow et al. 1972): the maximum over starts i <= k of the minimum over ends j >= k of the
+    mean of i..j.
     """
     total, mass = np.r_[0, np.cumsum(values * weights)], np.r_[0, np.cumsum(weights)]
     start, end = np.arange(len(values))[:, None], np.arange(len(values))[None] + 1

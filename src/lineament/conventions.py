@@ -1,8 +1,8 @@
-"""Boxes from landmarks: what a label set draws around a face, as a rule that is fitted once (KPNet, section 3.3).
+"""Bounding boxes from landmarks: the box style of a label set, as a rule that is fitted once (KPNet, section 3.3).
 
-A similarity brings a face's landmarks to a mean shape. What is left over between the two is the face's pose, mostly,
-and the box, in that frame, is an affine function of it. Without the linear term this is the mean box in the mean
-shape's frame; with it the boxes of heads that turn or nod fit much better (docs/boxes.md).
+A similarity transform maps the landmarks of a face to a mean shape. The remaining deviation is mostly the pose. In the
+frame of the mean shape, the box is an affine function of that deviation. The constant term is the mean box; the linear
+term fits the boxes of heads that turn or nod (docs/boxes.md).
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from lineament.schemas import schema as find_schema
 
 Array = NDArray[Any]
 
-NOISE = 0.02  # of landmarks that a detector finds, over the size of the box
+NOISE = 0.02  # standard deviation of a detector's landmarks, divided by the size of the box
 FILES = Path(__file__).parent / "_conventions"
 
 FDDB_EDGES = np.array([-0.055, -0.175, 0.055, 0.045])
-"""What to add to the corners of WIDER FACE's box to have the upright box of FDDB's ellipse, over width and height.
+"""Offsets from the corners of WIDER FACE's box to the upright box of FDDB's ellipse, divided by width and height.
 
-The literature gives no such relation. These are medians over the faces of FDDB that three published detectors, trained
-on WIDER FACE, found (FaceBoxes, S3FD, SSH; left and right averaged); a test repeats the measurement.
+The literature has no such relation. These are medians over the faces of FDDB that three published detectors, trained on
+WIDER FACE, detect (FaceBoxes, S3FD, SSH; left and right averaged). A test repeats the measurement.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Convention:
-    """Which box belongs to which landmarks.
+    """A rule that derives bounding boxes from landmarks.
 
-    In the frame the mean shape is upright, the origin the centre of the mean box, and its size (the square root of
-    its area) the unit, but for what the linear term shifts.
+    In the frame of the mean shape, the shape is upright, the origin is the centre of the mean box, and the unit is the
+    size of that box (the square root of its area), except for the shift by the linear term.
 
     Attributes:
-        name: for people.
-        schema: name of the landmarks' schema.
-        shape: (k, 2) the mean shape.
-        box: (4,) ``x1, y1, x2, y2`` of the mean box.
-        pose: (2k, 4) what a deviation from the mean shape, ``dx1, dy1, dx2, ...``, adds to the box.
-        square: whether boxes become the squares around them, as long as the longer side.
+        name: The name of the convention.
+        schema: The name of the landmark schema.
+        shape: (k, 2) mean shape.
+        box: (4,) mean box, ``x1, y1, x2, y2``.
+        pose: (2k, 4) linear term: what a deviation from the mean shape, ``dx1, dy1, dx2, ...``, adds to the box.
+        square: Whether each box becomes a square around its centre, with the longer side.
     """
 
     name: str
@@ -61,17 +61,20 @@ class Convention:
     square: bool = False
 
     def boxes(self, landmarks: ArrayLike, schema: Schema | None = None) -> Array:
-        """The boxes (n, 4), float64, of landmarks (n, k, 2).
+        """Derive the boxes of faces from their landmarks.
 
-        A box is upright whatever the face's own rotation: it encloses the ellipse that the box in the face's frame
-        does, so that a face turned by 90 degrees has width and height exchanged.
+        A box is always upright, even if the face is rotated. It encloses the ellipse inscribed in the box of the face's
+        own frame. So a face rotated by 90 degrees has its width and height swapped.
 
         Args:
-            landmarks: in pixels. Those that are NaN do not count; with fewer than two others the box is NaN.
-            schema: what they are, if not what the convention was fitted to; then they are reduced to that.
+            landmarks: (n, k, 2) in pixels. NaN landmarks are ignored. With fewer than two others, the box is NaN.
+            schema: Their schema. If it is not the schema of the convention, the landmarks are reduced to that one.
+
+        Returns:
+            (n, 4) float64, ``x1, y1, x2, y2`` in pixels.
 
         Raises:
-            OptionError: another number of landmarks, or no map between the schemas.
+            OptionError: The number of landmarks is wrong, or there is no map between the schemas.
         """
         points = np.asarray(landmarks, np.float64)
         if schema is not None and schema.name != self.schema:
@@ -86,10 +89,9 @@ class Convention:
         return box_ops.square(placed) if self.square else placed
 
     def points(self, boxes: ArrayLike) -> Array:
-        """The mean shape in each box (n, 4) -> (n, k, 2): where landmarks are likely to lie.
+        """Place the mean shape in each box (n, 4): the likely landmarks (n, k, 2).
 
-        The way back of ``boxes``: those of these points have the same centres and areas, and are the same where the
-        boxes have the convention's aspect.
+        This inverts ``boxes`` up to the aspect ratio: the boxes of these landmarks have the same centres and areas.
         """
         own = box_ops.square(self.box) if self.square else self.box
         given = np.asarray(boxes, np.float64)
@@ -97,7 +99,7 @@ class Convention:
         return _centre(given)[:, None] + (self.shape - _centre(own)) * scale[:, None, None]
 
     def to_dict(self, digits: int = 6) -> dict[str, Any]:
-        """Plain numbers, ready for JSON, with so many decimals."""
+        """Convert to plain numbers with this many decimals, ready for JSON."""
         return {
             name: (value.round(digits) + 0.0).tolist() if isinstance(value, np.ndarray) else value
             for name, value in asdict(self).items()
@@ -105,10 +107,10 @@ class Convention:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Convention:
-        """The convention that ``to_dict`` wrote.
+        """Make a convention from a dictionary that ``to_dict`` returned.
 
         Raises:
-            OptionError: something is missing, or has not the form of a convention.
+            OptionError: A key is missing or has another form.
         """
         try:
             shape, box, pose = (np.array(content[name], np.float64) for name in ("shape", "box", "pose"))
@@ -127,33 +129,33 @@ class Convention:
         return cls(name, schema, shape, box, pose, square)
 
     def write(self, path: str | Path) -> None:
-        """Write it as a JSON file that ``read`` reads back."""
+        """Write the convention to a JSON file. ``read`` reads it."""
         write_whole(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
 def read(path: str | Path) -> Convention:
-    """The convention in a file that ``lineament fit-box-convention`` wrote.
+    """Read a convention from a file that ``lineament fit-box-convention`` wrote.
 
     Raises:
-        DataError: it cannot be read, or is something else.
+        DataError: The file cannot be read or has another form.
     """
     try:
         return Convention.from_dict(json.loads(Path(path).read_bytes()))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # OptionError is one, too
+    except ValueError as error:  # OptionError is a ValueError, too
         raise DataError(f"{path}: expected a box convention as JSON: {error}") from error
 
 
 @cache
 def convention(name: str) -> Convention:
-    """A convention for five points that comes with the library.
+    """A built-in convention for five landmarks.
 
-    ``wider``: the boxes of WIDER FACE, hairline to chin. ``square``: the squares around those, as long as their longer
-    sides. ``fddb-ellipse``: the upright boxes of FDDB's ellipses, which enclose the whole head's face region.
+    ``wider``: the boxes of WIDER FACE, hairline to chin. ``square``: squares around these boxes, with the longer side.
+    ``fddb-ellipse``: the upright boxes of FDDB's ellipses, which are larger, most of all at the top.
 
     Raises:
-        OptionError: no such name; the message lists those that exist.
+        OptionError: The convention does not exist. The message lists those that do.
     """
     if name not in BUILT_IN:
         raise OptionError(f"unknown box convention {name!r}; there are: {', '.join(BUILT_IN)}")
@@ -161,10 +163,11 @@ def convention(name: str) -> Convention:
 
 
 def named_or_read(name: str) -> str | dict[str, Any]:
-    """The name of a built-in convention as it is; what a file holds, as a dictionary.
+    """Return the name of a built-in convention unchanged; read any other name as a file, into a dictionary.
 
     Raises:
-        OptionError: neither a name nor a file. DataError: the file holds something else.
+        OptionError: Neither a built-in convention nor a file.
+        DataError: The file has another form.
     """
     if name in BUILT_IN:
         return name
@@ -199,23 +202,23 @@ def fit(
     name: str = "fitted",
     noise: float = NOISE,
 ) -> Convention:
-    """The convention by which boxes were drawn around faces, by least squares.
+    """Fit a convention to labelled boxes and landmarks by least squares.
 
-    The mean shape is that of generalised Procrustes analysis; box and pose are a ridge regression of the box on the
-    deviation from it, both in the mean shape's frame. Faces whose schema has mirror pairs count mirrored, too, so
-    that mirrored landmarks get the mirrored box.
+    The mean shape comes from generalised Procrustes analysis. Box and pose come from a ridge regression of the box on
+    the deviation from the mean shape, in its frame. If the schema has mirror pairs, each face also counts mirrored, so
+    mirrored landmarks get the mirrored box.
 
     Args:
-        landmarks: (n, k, 2) in pixels. Faces with a landmark missing take no part.
-        boxes: (n, 4) in pixels. Those of no size take no part.
-        weights: (n,) how much each face counts.
-        schema: what the landmarks are.
-        name: of the convention.
-        noise: standard deviation of the landmarks that boxes will be inferred from, over the size of the box: the
-            less certain they are, the less does the box follow them.
+        landmarks: (n, k, 2) in pixels. Faces with a missing landmark are left out.
+        boxes: (n, 4) in pixels. Boxes without area are left out.
+        weights: (n,) weight of each face. ``None``: all equal.
+        schema: The schema of the landmarks.
+        name: The name of the convention.
+        noise: Standard deviation of the landmarks that boxes will be derived from, divided by the size of the box. The
+            noisier the landmarks, the less the box follows them.
 
     Raises:
-        OptionError: arrays that do not belong together, or no face with a box and all landmarks.
+        OptionError: The shapes of the arrays do not match, or no face has a box and all landmarks.
     """
     points, drawn = np.asarray(landmarks, np.float64), np.asarray(boxes, np.float64)
     counts = np.ones(len(drawn)) if weights is None else np.asarray(weights, np.float64)
@@ -241,7 +244,7 @@ def fit(
     seen_mean, wanted_mean = (np.average(rows, axis=0, weights=counts) for rows in (seen, wanted))
     centred = seen - seen_mean
     weighted = centred.T * (counts / counts.sum())
-    # Noise adds its variance to that of the deviations, which is what a ridge does
+    # Noise adds its variance to that of the deviations, as a ridge does
     pose = np.linalg.solve(weighted @ centred + noise**2 * np.eye(2 * len(schema)), weighted @ (wanted - wanted_mean))
     return Convention(name, schema.name, shape, wanted_mean - seen_mean @ pose, pose)
 
@@ -270,7 +273,7 @@ def _in_frame(boxes: Array, to_frame: Array) -> Array:
 
 
 def _upright(boxes: Array, to_frame: Array) -> Array:
-    """Upright boxes (n, 4) in the picture around the ellipses inscribed in boxes of the frame."""
+    """Upright boxes (n, 4) in the image around the ellipses inscribed in boxes of the frame."""
     to_picture = similarity.invert(to_frame)
     centre = similarity.transform(_centre(boxes)[:, None], to_picture)[:, 0]
     axes = to_picture[:, :, :2] * ((boxes[:, 2:] - boxes[:, :2]) / 2)[:, None]

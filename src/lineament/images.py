@@ -1,4 +1,4 @@
-"""Pictures in: whatever shows one becomes upright RGB, or an ``ImageError`` that names it and says what to do."""
+"""Read images of any kind as upright RGB. An ``ImageError`` names the image and says what to do."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ Color = Literal["rgb", "bgr"]
 
 _log = logging.getLogger(__name__)
 
-MAX_PIXELS = 2**28 // 3  # 89 megapixels, a quarter of a GiB as RGB: where Pillow's own doubts begin
+MAX_PIXELS = 2**28 // 3  # 89 megapixels, a quarter of a GiB as RGB; above it Pillow warns, too
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".heic", ".heif", ".hif"}
     | {".jp2", ".j2k", ".jpx", ".jpf", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
 )
-"""Of files that are taken for images in a folder. Pillow reads HEIC with the package pillow-heif only."""
+"""Suffixes of the image files in a folder. Pillow reads HEIC with the package pillow-heif only."""
 
-BAND = 2**18  # pixels that are converted at once: what conversion takes beside the image and the result
+BAND = 2**18  # pixels that are converted at once: bounds the memory beside the image and the result
 
 
 def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PIXELS) -> Array:
-    """An image as upright RGB.
+    """Read an image as upright RGB.
 
-    Files and Pillow images turn upright by the EXIF orientation that they carry. ``ImageOps.exif_transpose`` takes it
-    away, ``rotate`` and ``transpose`` leave it: after these, ``del image.getexif()[0x0112]``. Transparency is laid over
-    white. Grey is repeated over the three channels. Of an animation or a file of several pages the first image counts.
-    Colour profiles are not applied.
+    Files and Pillow images are turned upright by their EXIF orientation. ``ImageOps.exif_transpose`` removes the
+    orientation, but ``rotate`` and ``transpose`` keep it: delete it after these, ``del image.getexif()[0x0112]``.
+    Transparent pixels are blended with white, grey images get three equal channels, and files with several frames or
+    pages give the first. Colour profiles are not applied.
 
     Args:
-        source: one of
+        source: One of
 
-            - a path, a file's content as ``bytes``, or a file that is open in binary mode, from where it stands: any
-              format that Pillow reads;
+            - a path, the ``bytes`` of a file, or a file open in binary mode (read from its position), in any format
+              that Pillow reads;
             - a Pillow image;
-            - an array: grey (h, w) or (h, w, 1), colour (h, w, 3), colour and alpha (h, w, 4); uint8 as it is,
-              uint16 over its whole range, floats in [0, 1] times 255. Floats beyond [0, 1] are refused: their range is
-              anybody's guess.
+            - an array: grey (h, w) or (h, w, 1), colour (h, w, 3), or colour and alpha (h, w, 4). uint8 is kept,
+              uint16 is divided by 257, and floats in [0, 1] are multiplied by 255. Other floats are an error, since
+              their range is unknown.
 
-            White of a Pillow image in 32-bit integers is 255, 65535 or the largest 32-bit number, whichever is the
-            first that no pixel exceeds.
-        color: order of an *array's* channels, "rgb" or "bgr" (OpenCV's); files and Pillow images know theirs.
-        max_pixels: larger files are refused before they are decoded. Above 179 megapixels Pillow has a limit of its
-            own, ``PIL.Image.MAX_IMAGE_PIXELS``, which is the program's to raise.
+            In a Pillow image of 32-bit integers, white is 255, 65535 or the largest 32-bit number: the smallest of
+            these that no pixel exceeds.
+        color: The channel order of an *array*, "rgb" or "bgr" (OpenCV). Files and Pillow images know their own.
+        max_pixels: Larger images are refused before they are decoded. Above 179 megapixels, Pillow has its own limit,
+            ``PIL.Image.MAX_IMAGE_PIXELS``. Your program can raise it.
 
     Returns:
-        (h, w, 3) uint8, contiguous. An array that is so already is returned itself, not copied.
+        (h, w, 3) uint8, contiguous. An array that already has this form is returned without a copy.
 
     Raises:
-        ImageError: no image, a damaged one, a larger one than allowed, or an array that is none of the above.
-        OptionError: another ``color``, or ``max_pixels`` is no whole number above 0.
+        ImageError: The source is not an image, is damaged or too large, or is an array of another form.
+        OptionError: ``color`` or ``max_pixels`` is out of range.
     """
     if not isinstance(color, str) or color not in ("rgb", "bgr"):
         raise OptionError(f"color must be 'rgb' or 'bgr', found {color!r}")
@@ -77,7 +77,7 @@ def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PI
         with _blaming(name := str(getattr(source, "filename", "") or "Pillow image")):
             return _from_pillow(source, max_pixels, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        with _blaming(name := f"picture of {len(source)} bytes"):
+        with _blaming(name := f"image of {len(source)} bytes"):
             return _from_file(io.BytesIO(source), max_pixels, name)
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "") or "open file")
@@ -95,7 +95,7 @@ def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PI
 
 
 def is_source(value: Any) -> bool:
-    """Whether something is one image, as ``read_image`` takes it, and not several."""
+    """Whether a value is one image, in a form that ``read_image`` takes."""
     one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
     return isinstance(value, one) or hasattr(value, "read")
 
@@ -107,7 +107,7 @@ def _opened(path: str | bytes) -> IO[bytes]:
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{name}: a folder, not a picture; image_paths() lists the pictures in it") from None
+        raise ImageError(f"{name}: a folder, not an image; image_paths() lists the images in it") from None
     except PermissionError:
         raise ImageError(f"{name}: no permission to read it") from None
     except (OSError, ValueError) as error:  # a name that is too long, or has a null byte
@@ -115,7 +115,7 @@ def _opened(path: str | bytes) -> IO[bytes]:
 
 
 def _content(file: Any) -> bytes:
-    """What is left to read of an open file."""
+    """The rest of an open file."""
     try:
         content = file.read()
     except Exception as error:  # a closed file, a broken connection, text that is none
@@ -128,11 +128,11 @@ def _content(file: Any) -> bytes:
 
 
 class Header(NamedTuple):
-    """What a file says of its image before it is decoded.
+    """What the header of a file says about its image.
 
     Attributes:
-        size: ``(width, height)`` of the upright image, in pixels.
-        orientation: the EXIF orientation, 1 to 8; 5 and above swap the stored width and height.
+        size: ``(width, height)`` of the upright image in pixels.
+        orientation: The EXIF orientation, 1 to 8. From 5 on, the stored width and height are swapped.
     """
 
     size: tuple[int, int]
@@ -144,10 +144,10 @@ class Header(NamedTuple):
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """The size of an image file, without decoding it.
+    """Read the size of an image file without decoding it.
 
     Raises:
-        ImageError: no image, or one whose header is damaged.
+        ImageError: The file is not an image, or its header is damaged.
     """
     with _opened(os.fspath(path)) as file, _blaming(os.fspath(path)), Image.open(file) as image:
         orientation = _orientation(image)
@@ -156,16 +156,16 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 @contextmanager
 def _blaming(name: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes an ``ImageError`` that names the picture and says what to do."""
+    """Turn any error inside into an ``ImageError`` that names the image and says what to do."""
     try:
         yield
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except MemoryError:
-        raise ImageError(f"{name}: not enough memory to decode it; a lower max_pixels refuses such pictures") from None
+        raise ImageError(f"{name}: not enough memory to decode it; a lower max_pixels refuses such images") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {error} If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS and max_pixels") from None
-    except Exception as error:  # decoders raise whatever their parsers stumble over: OSError, SyntaxError, struct.error
+    except Exception as error:  # decoders raise errors of any kind: OSError, SyntaxError, struct.error
         raise ImageError(f"{name}: cannot be decoded, probably damaged ({error}); fetch it again") from error
 
 
@@ -186,11 +186,13 @@ def _from_file(file: IO[bytes], max_pixels: int, name: str) -> Array:
                 "HEIC, which Pillow reads after `pip install pillow-heif` and pillow_heif.register_heif_opener(); or "
                 "convert it to JPEG"
             ) from None
-        raise ImageError(f"no picture that Pillow knows, it begins with {start!r}; convert it to JPEG or PNG") from None
+        raise ImageError(
+            f"not an image format that Pillow reads; it begins with {start!r}; convert it to JPEG or PNG"
+        ) from None
     except ValueError:
         if not start.startswith(PNG):
             raise
-    file.seek(0)  # Pillow refuses PNG files with long texts or colour profiles, which are not needed here
+    file.seek(0)  # Pillow refuses PNG files with long texts or colour profiles; neither is needed here
     return _decoded(io.BytesIO(_without_texts(file.read())), max_pixels, name)
 
 
@@ -200,7 +202,7 @@ def _decoded(file: IO[bytes], max_pixels: int, name: str) -> Array:
 
 
 def _without_texts(png: bytes) -> bytes:
-    """A PNG file without the chunks that hold texts and colour profiles."""
+    """Remove texts and colour profiles from a PNG file."""
     kept, start = [png[: len(PNG)]], len(PNG)
     while start + 8 <= len(png):
         (length,) = struct.unpack_from(">I", png, start)
@@ -219,12 +221,12 @@ def _from_pillow(image: Image.Image, max_pixels: int, name: str) -> Array:
             "raise it if you trust the file"
         )
     if not width * height:
-        raise ImageError(f"a picture without pixels, {width}x{height}")
+        raise ImageError(f"an image without pixels, {width}x{height}")
     try:
-        image.load()  # before the EXIF data, or damaged pixels would be taken for damaged EXIF data
+        image.load()  # before reading EXIF data, or damaged pixels would look like damaged EXIF data
     except (AssertionError, ValueError) as error:
         if "closed" in str(error) or getattr(image, "fp", image) is None:
-            raise ImageError("this Pillow image is closed; pass it before it is, or pass its path") from None
+            raise ImageError("this Pillow image is closed; pass it before you close it, or pass its path") from None
         raise
     orientation = _orientation(image, name)
     upright = np.empty((*((height, width) if orientation < 5 else (width, height)), 3), np.uint8)
@@ -235,10 +237,10 @@ def _from_pillow(image: Image.Image, max_pixels: int, name: str) -> Array:
 
 
 def _orientation(image: Image.Image, name: str = "") -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none. Damaged EXIF data of a named picture are logged."""
+    """The EXIF orientation, 1 to 8; 1 if there is none. Damaged EXIF data of a named image are logged."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception as error:  # as decoders, Pillow's parser raises whatever it stumbles over
+    except Exception as error:  # like the decoders, Pillow's EXIF parser raises errors of any kind
         if name:
             _log.warning("%s: not turned, its EXIF data are damaged (%s)", name, error)
         return 1
@@ -255,17 +257,17 @@ _STORED: dict[int, Callable[[Array], Array]] = {
     7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
     8: lambda upright: np.rot90(upright, -1),
 }
-"""By EXIF orientation: a view of an upright picture in the order in which a camera stored it."""
+"""By EXIF orientation: a view of an upright image in the order in which the camera stored its pixels."""
 
 
 def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """First and last row of bands of about ``BAND`` pixels."""
+    """The first row, and the row after the last, of bands of about ``BAND`` pixels."""
     rows = max(1, BAND // max(width, 1))
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Array]:
-    """How a band of a Pillow image becomes (h, w, 3) or, grey, (h, w, 1) uint8."""
+    """The function that converts a band of a Pillow image to (h, w, 3) or, if grey, (h, w, 1) uint8."""
     if image.mode == "F" or image.mode.startswith("I;16"):  # convert("RGB") would cut these off at 255
         if image.mode == "F":
             _check_floats(
@@ -288,12 +290,12 @@ def _from_array(array: Array, color: Color) -> Array:
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         hint = ""
         if array.ndim == 4:
-            hint = "; pass several pictures as a list"
+            hint = "; pass several images as a list"
         elif array.ndim == 3 and array.shape[0] in (1, 3, 4):
             hint = "; channels come last here: array.transpose(1, 2, 0)"
         raise ImageError(f"expected an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), found {array.shape}{hint}")
     if array.size == 0:
-        raise ImageError(f"a picture without pixels: array of shape {array.shape}")
+        raise ImageError(f"an image without pixels: array of shape {array.shape}")
     height, width, channels = array.shape
     if array.dtype == np.uint8 and channels == 3 and color == "rgb":
         return np.ascontiguousarray(array)
@@ -313,7 +315,7 @@ def _check_floats(bands: Iterable[Array]) -> None:
     low, high = math.inf, -math.inf
     for band in bands:
         if not np.isfinite(band).all():
-            raise ImageError("the array has NaN or infinite values; a picture has none: np.nan_to_num(array)?")
+            raise ImageError("the array has NaN or infinite values; replace them, e.g. by np.nan_to_num(array)")
         low, high = min(low, float(band.min())), max(high, float(band.max()))
     if low < 0 or high > 1:
         raise ImageError(
@@ -393,12 +395,12 @@ def _expand(path: Path, leave_out: str | None) -> list[Path]:
     if len(shown) < len(images):
         _log.warning("%s: %d hidden images passed over", path, len(images) - len(shown))
     if not shown:
-        raise ImageError(f"{path}: no picture in this {kind}; looked for {', '.join(sorted(SUFFIXES))}")
+        raise ImageError(f"{path}: no image in this {kind}; looked for {', '.join(sorted(SUFFIXES))}")
     return shown
 
 
 def _matching(pattern: Path, hidden: bool) -> Iterator[Path]:
-    """Files that fit a pattern. ``glob`` itself would follow links in circles below ``**``."""
+    """The files that match a pattern. ``glob`` itself would follow circular links below ``**``."""
     parts = pattern.parts
     if "**" not in parts:
         yield from map(Path, glob.iglob(str(pattern), include_hidden=True))
@@ -418,7 +420,7 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _walk(folder: Path, hidden: bool) -> Iterator[Path]:
-    """All files at any depth, in hidden folders too if asked for. Links are followed, each folder is entered once."""
+    """All files at any depth, in hidden folders if asked for. Links are followed; each folder is entered once."""
     entered = {os.path.realpath(folder)}
     for place, folders, files in os.walk(folder, followlinks=True):
         names = [name for name in sorted(folders) if hidden or not name.startswith(".")]
@@ -429,7 +431,7 @@ def _walk(folder: Path, hidden: bool) -> Iterator[Path]:
 
 
 MEANS_UP_TO = 0.5
-"""Scale up to which ``resize`` may take means: nearer to 1 they would stand for one pixel here and for two there."""
+"""Largest scale at which ``resize`` averages pixels: nearer to 1, some means would cover one pixel and others two."""
 
 
 def resize(
@@ -439,17 +441,17 @@ def resize(
     box: tuple[float, float, float, float] | None = None,
     means: bool = False,
 ) -> Array:
-    """The picture, or a region of it, at another size; bilinear, antialiased where it shrinks.
+    """Resize an image or a region of it: bilinear, antialiased when it shrinks.
 
     Args:
         image: (h, w, 3) or (h, w) uint8.
-        size: ``(width, height)`` in pixels.
-        box: region ``x1, y1, x2, y2`` in continuous pixels, inside the picture; all of it by default.
-        means: where it shrinks to half or less, each pixel is the mean of those that it covers: a little sharper, in
-            two thirds of the time, or less for a large photo.
+        size: ``(width, height)`` of the result in pixels.
+        box: The region ``x1, y1, x2, y2`` in continuous pixels inside the image. ``None``: all of it.
+        means: If the image shrinks to half or less, average the pixels that each new pixel covers: slightly sharper,
+            in two thirds of the time or less.
 
     Returns:
-        (height, width, 3) or (height, width) uint8; the picture itself where nothing changes.
+        (height, width, 3) or (height, width) uint8. The image itself if nothing changes.
     """
     everything = (0, 0, image.shape[1], image.shape[0])
     left, top, right, bottom = box = box or everything
@@ -461,15 +463,15 @@ def resize(
 
 
 def letterbox(image: Array, size: int) -> tuple[Array, float]:
-    """The picture with its longer edge at ``size``, in the top left corner of a black square.
+    """Resize an image so that its longer edge is ``size``, and place it in the top left corner of a black square.
 
     Args:
         image: (h, w, 3) uint8.
-        size: side of the square, in pixels.
+        size: Side of the square in pixels.
 
     Returns:
-        The square (size, size, 3) uint8, and the scale: a point of the picture times the scale is its place in the
-        square. One scale holds for both axes: a last row that the picture would fill only in part is left out.
+        The square (size, size, 3) uint8, and the scale that maps points of the image to the square. The scale is the
+            same for both axes, so a last row or column that the image would fill only in part is left out.
     """
     h, w = image.shape[:2]
     scale = size / max(h, w)

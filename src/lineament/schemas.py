@@ -1,8 +1,8 @@
-"""Landmark schemas: what each point is called, which change places in a mirror, and maps from one schema to another.
+"""Landmark schemas: the names of their points, their mirror pairs, and maps from one schema to another.
 
-Right and left are the subject's, so in an upright picture the right eye lies left of the left eye. Names carry the
-structure: a mirror swaps the words ``right`` and ``left``, and the first words of a name say which part of the face a
-point belongs to. Points in a row are numbered from the outer end to the middle of the face, on both sides.
+Right and left are the subject's: in an upright image, the right eye is to the left of the left eye. The names carry
+the structure. A mirror swaps the words ``right`` and ``left``. The first words of a name are the part of the face.
+Points in a row are numbered from the outer end to the middle of the face, on both sides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from lineament.errors import OptionError
 
 PARTS = ("jaw", "right_brow", "left_brow", "nose", "right_eye", "left_eye", "right_pupil", "left_pupil", "mouth")
-"""The groups that a schema's own point names yield."""
+"""The parts of the face that point names may begin with."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Schema:
 
     Attributes:
         name: Short name, written into results and weight files.
-        points: One name a landmark, in order.
-        mirror: For each landmark, the index of the one it becomes in a mirrored picture.
+        points: The names of the landmarks, in order.
+        mirror: For each landmark, the index of the one that it becomes in a mirrored image.
         groups: Named index sets ("right_eye", "mouth", ...), for normalisers and reports.
     """
 
@@ -46,16 +46,16 @@ def own(
     mirror_pairs: Sequence[tuple[int, int]] = (),
     groups: Mapping[str, Sequence[int]] | None = None,
 ) -> Schema:
-    """A schema of the user's own: point names, and the pairs of indices that a mirror swaps.
+    """Define a schema of your own.
 
     Args:
-        name: short name, not one of ours.
-        points: one name a landmark.
-        mirror_pairs: indices that a mirror swaps; all others stay.
-        groups: named index sets; left out, those of `PARTS` that the names begin with.
+        name: A short name that no built-in schema has.
+        points: The names of the landmarks, in order.
+        mirror_pairs: Pairs of indices that a mirror swaps. All other points stay.
+        groups: Named index sets. ``None``: the parts of the face that the names begin with (`PARTS`).
 
     Raises:
-        OptionError: a pair names a point that does not exist, or a point stands in two pairs.
+        OptionError: A pair has an index that does not exist, or a point is in two pairs.
     """
     mirror = list(range(len(points)))
     for a, b in mirror_pairs:
@@ -69,10 +69,10 @@ def own(
 
 
 def schema(name: str) -> Schema:
-    """The schema of that name.
+    """The built-in schema of that name.
 
     Raises:
-        OptionError: no such schema; the message lists those that exist.
+        OptionError: The schema does not exist. The message lists those that do.
     """
     try:
         return SCHEMAS[name]
@@ -81,18 +81,18 @@ def schema(name: str) -> Schema:
 
 
 def convert(landmarks: ArrayLike, source: Schema, target: Schema) -> NDArray[Any]:
-    """Landmarks of one schema as those of a coarser one: each point is picked, or the mean of several.
+    """Reduce landmarks to a coarser schema. Each new point is one of the old points or the mean of several.
 
     Args:
         landmarks: (..., len(source), 2).
-        source: what they are.
-        target: what they shall become; ``source`` itself changes nothing.
+        source: Their schema.
+        target: The coarser schema. ``source`` itself changes nothing.
 
     Returns:
-        (..., len(target), 2); NaN where a point that is needed is NaN.
+        (..., len(target), 2). NaN where a required point is NaN.
 
     Raises:
-        OptionError: there is no map between the two; the message lists the targets there are.
+        OptionError: There is no map between the two schemas. The message lists the possible targets.
     """
     points = np.asarray(landmarks)
     if source == target:
@@ -112,7 +112,7 @@ def _numbered(name: str, count: int) -> tuple[str, ...]:
 
 
 def _groups(points: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """The parts of the face that the names begin with, and the outer eye corners where they are points."""
+    """The parts of the face that the names begin with, and the outer eye corners if the schema has them."""
     parts = {part: tuple(i for i, point in enumerate(points) if point.startswith(part)) for part in PARTS}
     corners = tuple(i for i, point in enumerate(points) if point.endswith("_eye_outer"))
     return {part: indices for part, indices in (parts | {"outer_eye_corners": corners}).items() if indices}
@@ -123,13 +123,13 @@ def _swap(name: str) -> str:
 
 
 def _named(name: str, points: Sequence[str]) -> Schema:
-    """A schema whose mirror is what its names say."""
+    """A schema whose mirror pairs follow from its names."""
     index = {point: i for i, point in enumerate(points)}
     return Schema(name, tuple(points), tuple(index[_swap(point)] for point in points), _groups(points))
 
 
 def _sides(right: Sequence[str], *middle: str) -> tuple[str, ...]:
-    """A row from the subject's right to the left: the right half, the middle, the right half mirrored."""
+    """A row of points from the subject's right to the left: the right half, the middle, the mirrored right half."""
     return (*right, *middle, *(_swap(name) for name in reversed(right)))
 
 
@@ -239,7 +239,7 @@ def _picked(*indices: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _to_five(source: Schema) -> tuple[tuple[int, ...], ...]:
-    """Pupils, or the middle of an eye's contour where they are not points; nose tip; mouth corners."""
+    """Pupils, or the mean of the eye's contour if the schema has no pupils; nose tip; mouth corners."""
     eyes = (source.groups.get(f"{side}_pupil", source.groups[f"{side}_eye"]) for side in ("right", "left"))
     return (*eyes, *_picked(*(source.points.index(name) for name in FIVE.points[2:])))
 
@@ -257,4 +257,4 @@ MAPS: dict[tuple[str, str], tuple[tuple[int, ...], ...]] = {
         *range(76, 96),
     ),
 }
-"""For (source, target): for each landmark of the target the landmarks of the source whose mean it is."""
+"""By (source, target): for each landmark of the target, the landmarks of the source that it averages."""

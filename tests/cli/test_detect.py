@@ -86,7 +86,7 @@ def test_json_lines_keep_the_order_and_name_what_cannot_be_read(
             }
         ],
     }
-    assert "18 faces in 18 pictures; 1 could not be read" in result.stderr
+    assert "18 faces in 18 images; 1 could not be read" in result.stderr
     assert result.stdout == ""
 
 
@@ -164,7 +164,7 @@ def test_a_folder_for_drawn_pictures_is_not_searched(tmp_path: Path, run: Run, m
     for _ in range(2):
         result = run("detect", ".", "-m", "middle", "--out", "drawn")
         assert result.exit_code == 0, result.output
-        assert "1 face in 1 picture" in result.stderr
+        assert "1 face in 1 image" in result.stderr
         assert sorted(p.as_posix() for p in Path().rglob("*.png")) == ["a.png", "drawn/a.png"]
 
 
@@ -173,7 +173,7 @@ def test_nothing_but_the_librarys_own_words_is_said_of_pictures(tmp_path: Path, 
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     result = run("detect", tmp_path / "a.jpg", "-m", "middle", "--json", "-")
     assert result.exit_code == 0
-    assert result.stderr == "1 face in 1 picture\n"
+    assert result.stderr == "1 face in 1 image\n"
     result = run("detect", tmp_path / "b.jpg", "-m", "middle")
     assert result.exit_code == 1
     assert result.stdout == ""  # no table without a row
@@ -192,7 +192,7 @@ def test_without_a_file_there_is_a_table(tmp_path: Path, run: Run) -> None:
     rows = [line.split() for line in result.stdout.splitlines()]
     assert [row[1:] for row in rows[1:]] == [["12x12", "0"], ["80x60", "1", "1.00"]]
     assert rows[1][0].endswith("[b].png")
-    assert "1 face in 2 pictures" in result.stderr
+    assert "1 face in 2 images" in result.stderr
 
 
 def test_options_reach_the_detector(tmp_path: Path, run: Run) -> None:
@@ -271,8 +271,8 @@ def test_a_picture_that_its_format_cannot_hold_is_named_and_the_rest_goes_on(tmp
     out = tmp_path / "out"
     result = run("detect", tmp_path / "in", "-m", "middle", "--out", out, "--json", tmp_path / "faces.jsonl")
     assert result.exit_code == 2
-    assert "out/a.webp: a picture of 17000x2 cannot be written" in result.stderr
-    assert "2 pictures; 1 could not be written" in result.stderr
+    assert "out/a.webp: an image of 17000x2 cannot be written" in result.stderr
+    assert "2 images; 1 could not be written" in result.stderr
     assert [p.name for p in out.iterdir()] == ["b.webp"]
     assert len(read_lines((tmp_path / "faces.jsonl").read_text())) == 2
 
@@ -323,14 +323,14 @@ def test_a_stopped_run_goes_on_where_it_was(
     stopped = run(*command)
     assert stopped.exit_code != 0
     assert not target.exists()
-    kept = int(stopped.stderr.split("stopped; ")[1].split(" of 6 pictures are kept")[0])
+    kept = int(stopped.stderr.split("stopped; ")[1].split(" of 6 images are kept")[0])
     assert kept > 0
     (part,) = tmp_path.glob(".*.part.jsonl")
     part.write_bytes(part.read_bytes() + b'{"path": "half a li')
     seen[:] = [Path()] * 6
     result = run(*command)
     assert result.exit_code == 0, result.output
-    assert f"{kept} pictures were finished before" in result.stderr
+    assert f"{kept} images were finished before" in result.stderr
     assert seen[6:] == photos[kept:]
     assert [record["path"] for record in read_lines(target.read_text())] == list(map(str, photos))
     assert not part.exists()

@@ -103,20 +103,20 @@ def test_wider_with_a_method_goes_on_where_it_stopped(
     result = run(*common, "--save-detections", tmp_path / "tree")
     assert result.exit_code == 0, result.output
     assert "1 of 3,226 images" in result.output
-    assert "1 pictures detected now, 0 before" in result.output
+    assert "1 images detected now, 0 before" in result.output
     assert (tmp_path / "tree/0--E/a.txt").read_text().startswith("a\n1\n20 15 40 30 0.78")
-    assert "0 pictures detected now, 1 before" in run(*common).output
+    assert "0 images detected now, 1 before" in run(*common).output
     (kept,) = (tmp_path / "runs/evaluate").iterdir()
     whole = kept.read_text()
     kept.write_text(whole + whole[:20])  # stopped in the middle of a line
-    assert "0 pictures detected now, 1 before" in run(*common).output
+    assert "0 images detected now, 1 before" in run(*common).output
     assert kept.read_text() == whole
     monkeypatch.setattr("lineament.cli.run.read_weights", lambda name: b"new weights")
-    assert "1 pictures detected now, 0 before" in run(*common).output
-    assert "1 pictures detected now, 0 before" in run(*common, "--threshold", "0.1").output
-    assert "1 pictures detected now, 0 before" in run(*common, "--setting", "factor=0.5").output
-    assert "1 pictures detected now, 0 before" in run(*common, "--work", tmp_path / "work").output
-    assert "1 pictures detected now, 0 before" in run(*common, "--work", tmp_path / "work", "--min-face", 20).output
+    assert "1 images detected now, 0 before" in run(*common).output
+    assert "1 images detected now, 0 before" in run(*common, "--threshold", "0.1").output
+    assert "1 images detected now, 0 before" in run(*common, "--setting", "factor=0.5").output
+    assert "1 images detected now, 0 before" in run(*common, "--work", tmp_path / "work").output
+    assert "1 images detected now, 0 before" in run(*common, "--work", tmp_path / "work", "--min-face", 20).output
     assert len(list((tmp_path / "work").glob("middle-*.jsonl"))) == 2
 
 
@@ -161,8 +161,8 @@ def test_pascal_with_a_method_and_from_its_file(tmp_path: Path, photos: Path, ru
         ((), "give either --detections, a file of earlier results, or --method"),
         (("--detections", "found", "--method", "middle"), "give either --detections"),
         (("--method", "middle"), "--method takes --images"),
-        (("--method", "middle", "--images", "empty"), "none of its 1 pictures is one of the 2 of the ground truth"),
-        (("--method", "middle", "--images", "twice"), "a second picture of the image 0--E/a, after"),
+        (("--method", "middle", "--images", "empty"), "none of its 1 images is one of the 2 of the ground truth"),
+        (("--method", "middle", "--images", "twice"), "a second file of the image 0--E/a, after"),
         (("--detections", "found", "--subset", "none.txt"), "none.txt: expected a list of image names"),
     ],
 )

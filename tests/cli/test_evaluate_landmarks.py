@@ -48,9 +48,9 @@ def test_landmarks(labels: Path, run: Run) -> None:
     found = json.loads(out.read_text())
     assert (found["name"], found["settings"]["data"]) == ("middle", "labels.json")
     assert (found["scores"]["recall"], found["scores"]["nme"]) == (0.5, pytest.approx(0.1))
-    assert "2 pictures detected now, 0 before" in result.output
+    assert "2 images detected now, 0 before" in result.output
     again = run("evaluate", "recall", "-m", "middle", "--data", labels, "--threshold", 0.5)
-    assert "0 pictures detected now, 2 before" in again.output
+    assert "0 images detected now, 2 before" in again.output
 
 
 def test_landmarks_of_a_stage(labels: Path, run: Run) -> None:
@@ -60,7 +60,7 @@ def test_landmarks_of_a_stage(labels: Path, run: Run) -> None:
             *("evaluate", "landmarks", "-m", "middle", "--data", labels, "--threshold", 0.5, "--json", out), *options
         )
         assert result.exit_code == 0, result.output
-        assert "2 pictures detected now" in result.output  # results of the other landmarks are not taken for these
+        assert "2 images detected now" in result.output  # results of the other landmarks are not taken for these
         found = json.loads(out.read_text())
         assert (found["name"], found["scores"]["nme"]) == (name, pytest.approx(nme, abs=1e-4))
     result = run("evaluate", "landmarks", "--detections", "x.jsonl", "--landmarks", "placed", "--data", labels)

@@ -58,7 +58,7 @@ def test_it_fits_measures_and_writes(labels: Path, run: Run) -> None:
         labels.with_name("overlaps.json"),
     )
     assert result.exit_code == 0, result.output
-    assert "fitted to 64 faces, measured on 16 of other pictures" in result.stdout
+    assert "fitted to 64 faces, measured on 16 of other images" in result.stdout
     assert "left out: 40 ignored, 40 masked, 40 box of another source" in result.stdout
     rows = json.loads(labels.with_name("overlaps.json").read_text())["tables"]["overlap"]
     overlap = {name: row["mean IoU"] for name, row in rows.items()}
@@ -71,7 +71,7 @@ def test_it_fits_measures_and_writes(labels: Path, run: Run) -> None:
 
 def test_pictures_may_be_too_few_to_hold_some_out(labels: Path, run: Run) -> None:
     result = run("fit-box-convention", "--data", labels, "--holdout", 0)
-    assert "fitted to 80 faces, measured on 80 of the same pictures" in result.stdout
+    assert "fitted to 80 faces, measured on 80 of the same images" in result.stdout
 
 
 def test_what_cannot_be_fitted_is_named(labels: Path, run: Run) -> None:

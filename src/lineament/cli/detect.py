@@ -40,13 +40,13 @@ R = TypeVar("R")
 TABLE_ROWS = 40
 STDIN = Path("-")
 DRAWN = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"})
-"""Suffixes that drawn pictures keep; those of others are written as PNG."""
+"""Suffixes that annotated images keep. Others are written as PNG."""
 NAME_BYTES = 255  # of a file's name, in all common file systems
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture file, read; or why it could not be."""
+    """An image file that was read, or why it could not be read."""
 
     path: Path
     image: Array | None = None
@@ -57,11 +57,11 @@ class Summary:
     """What a person wants to know at the end."""
 
     def __init__(self) -> None:
-        self.table = Table("picture", "size", "faces", "best score", box=None)
+        self.table = Table("image", "size", "faces", "best score", box=None)
         self.read = self.unread = self.unwritten = self.faces = 0
 
     def add(self, record: dict[str, Any]) -> None:
-        """Count one picture, and list it while the table is short."""
+        """Count one image, and list it while the table is short."""
         if "error" in record:
             self.unread += 1
             return
@@ -77,8 +77,8 @@ class Summary:
     def __str__(self) -> str:
         unread = f"; {self.unread} could not be read" if self.unread else ""
         unread += f"; {self.unwritten} could not be written" if self.unwritten else ""
-        faces, pictures = ("s" if count != 1 else "" for count in (self.faces, self.read))
-        return f"{self.faces} face{faces} in {self.read} picture{pictures}{unread}"
+        faces, images = ("s" if count != 1 else "" for count in (self.faces, self.read))
+        return f"{self.faces} face{faces} in {self.read} image{images}{unread}"
 
 
 @with_settings
@@ -150,22 +150,22 @@ def detect(
             return Photo(path, error=str(error))
 
     def finish(seen: tuple[Photo, Faces | None]) -> tuple[dict[str, Any], str]:
-        """The record of a picture, and why it could not be written, if so."""
+        """The record of an image, and why its annotated copy could not be written, if so."""
         photo, faces = seen
         if photo.image is None or faces is None:
             return {"path": str(photo.path), "error": photo.error}, ""
         record = {"path": str(photo.path), "method": detector.method, "detector": made_by} | faces.to_dict()
         return record, _draw(photo.image, faces, targets[photo.path]) if out else ""
 
-    find([])  # wrong options, paths and folders end here, before the first picture
+    find([])  # wrong options, paths and folders are reported here, before the first image
     named = [path for path in paths if path != str(STDIN)]
     files = [STDIN][: len(paths) - len(named)] + (image_paths(named, leave_out=out) if named else [])
     targets = _targets(files, out) if out else {}
     weights = [name for name in (method, landmarks or "") if is_weights(name)]
     options = (settings, threshold, min_face, max_face, landmarks, runtime, device, out, lineament.__version__)
     run = hashlib.sha256(repr(options).encode() + b"".join(map(read_weights, weights))).hexdigest()
-    Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)  # Pillow's own limit, or there were no going beyond it
-    warnings.filterwarnings("ignore", module="PIL")  # what matters of a picture is said in its own line
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)  # raise Pillow's own limit with ours
+    warnings.filterwarnings("ignore", module="PIL")  # problems of an image are reported in its own line
     summary = Summary()
     with (
         _own_stderr(),
@@ -173,7 +173,7 @@ def detect(
         _json_lines(json_file, run, files, targets) as (kept, lines),
         ThreadPoolExecutor(jobs) as pool,
     ):
-        bar = progress.add_task("pictures", total=len(files), completed=len(kept))
+        bar = progress.add_task("images", total=len(files), completed=len(kept))
         for record in kept:
             summary.add(record)
         photos = _in_order(pool, read, files[len(kept) :], ahead=jobs)
@@ -187,7 +187,7 @@ def detect(
             summary.unwritten += bool(unwritten)
             progress.advance(bar)
     if kept:
-        messages.say(f"{len(kept)} pictures were finished before")
+        messages.say(f"{len(kept)} images were finished before")
     if summary.read and not json_file and not out:
         Console().print(summary.table)
     messages.say(str(summary))
@@ -195,20 +195,20 @@ def detect(
 
 
 def _draw(image: Array, faces: Faces, target: Path) -> str:
-    """Write a picture with its faces; what kept it from being written, if its format cannot hold it."""
+    """Write an annotated image. Returns the reason if its format cannot hold it."""
     try:
         with whole(target) as part:
             lineament.draw(image, faces).save(part, quality=92)
     except (OSError, ValueError) as error:  # encoders raise both
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # so would the others
+            raise  # the others would fail, too
         height, width = image.shape[:2]
-        return f"{target}: a picture of {width}x{height} cannot be written: {error}"
+        return f"{target}: an image of {width}x{height} cannot be written: {error}"
     return ""
 
 
 def _in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """``pool.map`` that takes up items only so far ahead of what is asked for: memory stays bounded."""
+    """``pool.map`` that submits only a few items ahead, so that memory stays bounded."""
     waiting: deque[Future[R]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
@@ -219,7 +219,7 @@ def _in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], ah
 
 
 def _seen(photos: Iterator[Photo], find: Callable[[list[Source]], list[Faces]]) -> Iterator[tuple[Photo, Faces | None]]:
-    """Every photo with its faces; ``None`` for those that could not be read."""
+    """Each photo with its faces; ``None`` if it could not be read."""
     for group in in_groups(photos, lambda photo: 0 if photo.image is None else photo.image.size // 3):
         faces = iter(find([photo.image for photo in group if photo.image is not None]))
         for photo in group:
@@ -227,11 +227,11 @@ def _seen(photos: Iterator[Photo], find: Callable[[list[Source]], list[Faces]]) 
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
-    """Where each drawn picture goes: under the part of its path that not all pictures share.
+    """Where each annotated image is written: in ``out``, below the part of its path that not all images share.
 
     Raises:
-        OptionError: the folder cannot be written, a picture would be overwritten, two would be written to one file, or
-            a name is too long.
+        OptionError: The folder cannot be written, an image would be overwritten, two would be written to one file, or a
+            name is too long.
     """
     places = [Path(os.path.abspath("stdin" if file == STDIN else file)) for file in files]
     common = os.path.commonpath([place.parent for place in places])
@@ -264,10 +264,10 @@ def _check_writable(folder: Path, option: str) -> None:
 def _json_lines(
     name: str | None, run: str, files: list[Path], targets: dict[Path, Path]
 ) -> Iterator[tuple[list[dict[str, Any]], IO[str] | None]]:
-    """What an earlier run of the same command finished, and where lines go, if anywhere.
+    """Yield the records that an earlier run of the same command finished, and the stream for new lines, if any.
 
-    That is standard output, a pipe, or a file beside the one that is asked for. It takes that one's place when all
-    lines are written; until then it is kept, whatever stops the run.
+    The stream is standard output, a pipe, or a temporary file beside the target. The temporary file replaces the target
+    when all lines are written. If the run is stopped, it is kept.
     """
     if name is None or name == "-":
         yield [], sys.stdout if name else None
@@ -288,7 +288,7 @@ def _json_lines(
     except BaseException:
         count = part.read_bytes().count(b"\n")
         if count:
-            messages.say(f"stopped; {count} of {len(files)} pictures are kept: the same command goes on there")
+            messages.say(f"stopped; {count} of {len(files)} images are kept; the same command continues there")
         else:
             part.unlink()
         raise
@@ -296,7 +296,7 @@ def _json_lines(
 
 
 def _finished(part: Path, files: list[Path], targets: dict[Path, Path]) -> list[dict[str, Any]]:
-    """The records with which a stopped run began, while they are of these files as they are; the rest is cut off."""
+    """The leading records of a stopped run that still belong to these unchanged files; the rest is cut off."""
     if not part.exists():
         return []
     written = part.stat().st_mtime
@@ -315,9 +315,9 @@ def _finished(part: Path, files: list[Path], targets: dict[Path, Path]) -> list[
 
 @contextmanager
 def _own_stderr() -> Iterator[None]:
-    """Standard error for Python alone: what C libraries, such as libtiff, print meanwhile goes nowhere."""
+    """Discard what C libraries such as libtiff print to standard error; Python's own output still appears."""
     stream = sys.__stderr__
-    if stream is None or sys.stderr is not stream:  # somebody else's already
+    if stream is None or sys.stderr is not stream:  # already redirected
         yield
         return
     stream.flush()
@@ -334,7 +334,7 @@ def _own_stderr() -> Iterator[None]:
 
 
 class _Rate(ProgressColumn):
-    """Pictures a second."""
+    """Images per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "")

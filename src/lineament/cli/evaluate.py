@@ -71,7 +71,7 @@ Threshold = Annotated[
 MinFace = Annotated[
     float | None, typer.Option(help="With --method: smallest face to look for, in pixels (default: the method's).")
 ]
-HARD = 10  # pixels of the smallest faces that WIDER FACE's hard setting counts: so small a method looks for there
+HARD = 10  # pixels of the smallest faces that WIDER FACE's hard setting counts; a method looks for faces this small
 Subset = Annotated[Path | None, typer.Option(help="Evaluate only the images that this file lists, one name per line.")]
 Name = Annotated[str | None, typer.Option(help="Name in tables and reports (default: method or file name).")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result for `lineament report`.")]
@@ -85,10 +85,10 @@ def _detected(
     name_of: Callable[[Path], str],
     sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> Detections:
-    """What the method finds in those images of the ground truth that lie in the folder.
+    """Detect faces in those images of the ground truth that are in the folder.
 
     Raises:
-        DataError: none does, or one has another size than the ground truth says.
+        DataError: None is there, or one has another size than in the ground truth.
     """
     pictures = _pictures(source.images or Path(), names, name_of)
     found = source.over([Sample.of(path, [], size=sizes.get(name, (0, 0))) for name, path in pictures.items()])
@@ -96,21 +96,21 @@ def _detected(
 
 
 def _pictures(folder: Path, names: Collection[str], name_of: Callable[[Path], str]) -> dict[str, Path]:
-    """Those images of the ground truth that lie in the folder, in the ground truth's order.
+    """The files of those images of the ground truth that are in the folder, in the order of the ground truth.
 
     Raises:
-        DataError: none does, or two pictures stand for one image.
+        DataError: None is there, or two files belong to one image.
     """
     files: dict[str, Path] = {}
     for path in image_paths([folder]):
         name = name_of(path.relative_to(folder))
         if name in names and name in files:
-            raise DataError(f"{path}: a second picture of the image {name}, after {files[name]}; leave one of them out")
+            raise DataError(f"{path}: a second file of the image {name}, after {files[name]}; leave one of them out")
         files[name] = path
     found = {name: files[name] for name in names if name in files}
     if not found:
         raise DataError(
-            f"{folder}: none of its {len(files)} pictures is one of the {len(names)} of the ground truth; expected "
+            f"{folder}: none of its {len(files)} images is one of the {len(names)} of the ground truth; expected "
             f"e.g. {next(iter(names), '')}.jpg, found e.g. {next(iter(files))}"
         )
     return found
@@ -121,7 +121,7 @@ def _relative_name(path: Path) -> str:
 
 
 def _images(ground_truth: Path, subset: Path | None, *more: str) -> str:
-    """Which images results are of: those of one name compare."""
+    """Name the images of a result. Results with the same name are comparable."""
     return ", ".join((ground_truth.resolve().name, *((subset.name,) if subset else ()), *more))
 
 

@@ -50,7 +50,7 @@ def fit_box_convention(
     used; the command prints their number.
     """
     if not 0 <= holdout < 1:
-        raise OptionError(f"--holdout is a share of the pictures in [0, 1), found {holdout}")
+        raise OptionError(f"--holdout is a share of the images in [0, 1), found {holdout}")
     samples = [sample for path in data for sample in read_coco(path)]
     check_sizes(samples)
     schema = _schema(samples, data)
@@ -67,7 +67,7 @@ def fit_box_convention(
     others = _faces(measured_on, schema, box_source)
     if len(others[1]):
         landmarks, boxes, _ = others
-    typer.echo(f"fitted to {seen}, measured on {len(boxes):,} of {'other' if len(others[1]) else 'the same'} pictures")
+    typer.echo(f"fitted to {seen}, measured on {len(boxes):,} of {'other' if len(others[1]) else 'the same'} images")
     typer.echo(f"left out: {_counted(left_out + others[2])}")
     told = {"data": [path.name for path in data], "holdout": holdout, "box source": box_source, "noise": noise}
     tell(
@@ -83,7 +83,7 @@ def fit_box_convention(
 def _schema(samples: Sequence[Sample], data: Sequence[Path]) -> Schema:
     schemas = {sample.schema.name: sample.schema for sample in samples}
     if len(schemas) != 1:
-        found = f"schemas {', '.join(schemas)}" if schemas else "no picture"
+        found = f"schemas {', '.join(schemas)}" if schemas else "no image"
         raise DataError(f"{', '.join(map(str, data))}: a convention is for one landmark schema; found {found}")
     return next(iter(schemas.values()))
 

@@ -17,7 +17,7 @@ from lineament.weights import parse_metadata, read_weights
 
 def quantise(
     weights: Annotated[str, typer.Argument(help="Shipped weights or an exported ONNX file, not quantised.")],
-    pictures: Annotated[
+    images: Annotated[
         list[str],
         typer.Argument(help="Image files, folders or glob patterns: typical photos, with faces of all sizes."),
     ],
@@ -37,7 +37,7 @@ def quantise(
     export_bytes = getattr(training_of(method), "export_bytes", None)
     if export_bytes is None:
         raise OptionError(f"weights of {method} cannot be quantised to 8-bit integers")
-    paths = image_paths(pictures)
+    paths = image_paths(images)
     chosen = paths[:: max(len(paths) // count, 1)][:count]
     file = export_bytes(content, map(read_image, chosen), out, figures(scores))
     typer.echo(f"quantised: {file}")

@@ -1,4 +1,4 @@
-"""Detections for an evaluator: of a file, or of a method that runs now and goes on where it was stopped."""
+"""Detections for an evaluator: from a file, or from a method that runs now and continues a stopped run."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ _DIGITS = 7  # enough to give every float32 back
 
 @dataclass(frozen=True)
 class Source:
-    """Where detections come from: a file of earlier results, or a method that runs now.
+    """The source of detections: a file of earlier results, or a method that runs now.
 
     Attributes:
-        detections: the file.
-        method: a name, or an ONNX file.
-        images: folder of the pictures.
-        work: folder for what the method finds: a file whose name stands for weights and options.
-        threshold: lowest score; ``None`` is the method's own.
-        min_face: smallest face in pixels; ``None`` is the method's own, or ``at_most`` where that is smaller.
-        threads: of the runtime.
-        settings: of the method.
-        turn: by how many quarter turns, counter-clockwise, pictures are turned before.
-        landmarks: what finds the landmarks, as of ``lineament.load``; ``None`` is the method itself.
+        detections: The file.
+        method: The name of weights, or an ONNX file.
+        images: Folder of the images.
+        work: Folder in which the results of the method are kept, one file for each choice of weights and options.
+        threshold: Lowest confidence score. ``None``: the method's default.
+        min_face: Smallest face in pixels. ``None``: the method's default, or ``at_most`` if that is smaller.
+        threads: Processor threads.
+        settings: Settings of the method.
+        turn: Number of quarter turns, counter-clockwise, by which images are rotated before detection.
+        landmarks: As in ``lineament.load``.
+        at_most: Upper limit of the default of ``min_face``.
 
     Raises:
-        OptionError: both or neither is given, or a method without pictures.
+        OptionError: Both or neither of file and method are given, or a method without images.
     """
 
     detections: Path | None
@@ -73,18 +74,18 @@ class Source:
         if self.landmarks and not self.method:
             raise OptionError("--landmarks takes --method, whose faces it finds the landmarks of")
         if self.method and not self.images:
-            raise OptionError("--method takes --images, the folder of the benchmark's pictures")
+            raise OptionError("--method takes --images, the folder of the benchmark's images")
 
     @property
     def name(self) -> str:
-        """What results are called if not otherwise."""
+        """The default name of results."""
         if self.detections:
             return self.detections.stem
         return " + ".join(filter(None, (self.method, self.landmarks)))
 
     @property
     def told(self) -> dict[str, Any]:
-        """What a result depends on, for its file."""
+        """What a result depends on, for its JSON file."""
         if self.detections:
             return {"detections": self.detections.name}
         return {
@@ -95,23 +96,23 @@ class Source:
         }
 
     def origin(self, data: Path) -> Origin:
-        """Where a result on these labels comes from."""
+        """The origin of a result on these labels."""
         return origin(weights=self._weights, data=data, threads=self.threads)
 
     @property
     def _weights(self) -> list[str]:
-        """The method's, and those of a landmark stage behind it."""
+        """The weights of the method, and of a landmark stage behind it."""
         stage = [self.landmarks] if self.landmarks and is_weights(self.landmarks) else []
         return [self.method, *stage] if self.method else []
 
     def over(self, samples: Sequence[Sample]) -> Evaluated:
-        """What the method finds in these pictures.
+        """Run the method on these images.
 
-        Each result is appended to a file as it comes, in the form of ``lineament detect --json``, with the
-        digest of the picture's file; a picture that the file has is not looked at again.
+        Each result is appended to a file at once, in the form of ``lineament detect --json``, with the digest of the
+        image file. Images in the file are not processed again.
 
         Raises:
-            DataError: labels are of another size than their picture, or not one picture can be read.
+            DataError: Labels have another size than their image, or no image can be read.
         """
         check_sizes(samples)
         detector = lineament.load(
@@ -120,7 +121,7 @@ class Source:
         min_face = min(detector.settings.min_face, self.at_most) if self.min_face is None else self.min_face
         file = self._file()
         kept, new = _kept(file, detector.schema), 0
-        shown = track(samples, f"{len(samples)} pictures", console=messages.console, transient=True)
+        shown = track(samples, f"{len(samples)} images", console=messages.console, transient=True)
         with file.open("a", encoding="utf-8") as lines:
 
             def detect(path: Path) -> Faces:
@@ -137,11 +138,11 @@ class Source:
 
             evaluated = detect_all(shown, detect, empty=detector.schema)
         before = len(samples) - evaluated.failed - new
-        messages.say(f"{new} pictures detected now, {before} before; kept in {file}")
+        messages.say(f"{new} images detected now, {before} before; kept in {file}")
         return evaluated
 
     def _file(self) -> Path:
-        """A file that another method, other weights or options would not have."""
+        """The file for this choice of method, weights and options."""
         weights = [hashlib.sha256(read_weights(name)).hexdigest() for name in self._weights]
         options = (self.threshold, self.min_face, self.at_most, self.turn, self.landmarks)
         parts = repr((weights, lineament.__version__, *options, *sorted(self.settings.items())))
@@ -150,7 +151,7 @@ class Source:
 
 
 def _kept(file: Path, schema: Schema) -> dict[str, Faces]:
-    """Earlier results by the digest of their picture's file; half a line at the end, of a stopped run, is cut off."""
+    """Earlier results by the digest of the image file. An incomplete last line, of a stopped run, is cut off."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as lines:
         lines.seek(0)
@@ -159,7 +160,7 @@ def _kept(file: Path, schema: Schema) -> dict[str, Faces]:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a picture's file; none of what cannot be read."""
+    """SHA-256 of an image file; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
