@@ -19,7 +19,8 @@ BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGE = re.compile(r"[\w/-]+\.md")
 DESCRIBED = re.compile(r"^::: (lineament[\w.]*)\n(?:    options:\n      members: \[(.*)\])?", re.MULTILINE)
 PYTHON = ROOT / "docs" / "reference" / "python.md"
-LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 PAGES = [
@@ -47,8 +48,17 @@ def test_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_links_lead_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-    links = [(page, link) for page in pages for link in LINK.findall(page.read_text())]
-    assert not [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+    links = [(page, *link) for page in pages for link in LINK.findall(page.read_text())]
+    assert not [f"{page.name}: {link}" for page, link, _ in links if not (page.parent / link).exists()]
+    anchors = [(page, (page.parent / link) if link else page, anchor) for page, link, anchor in links if anchor]
+    assert not [
+        f"{page.name}: {target.name}#{anchor}" for page, target, anchor in anchors if anchor not in _anchors(target)
+    ]
+
+
+def _anchors(page: Path) -> list[str]:
+    """Of its headings, as GitHub and the site make them."""
+    return [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in HEADING.findall(page.read_text())]
 
 
 def test_the_site_lists_every_page() -> None:
