@@ -99,7 +99,7 @@ def describe(
     """
     unsaid = {
         "name": f"own-{method}",
-        "licence": "not stated",
+        "licence": _licence(training),
         "training_data": _data(training),
         "recipe": recipe.name,
     }
@@ -114,6 +114,13 @@ def describe(
         "scores": json.dumps(dict(scores or {})),
         "version": version("lineament"),
     }
+
+
+def _licence(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """What is known of the terms of weights whose recipe states none."""
+    begun = [phase.get("initial", "") for phases in training.values() for phase in phases]
+    files = dict.fromkeys(initial.partition(",")[0] for initial in begun if "SHA-256" in initial)
+    return "not stated" + (f"; the terms of {', '.join(files)} hold, with which the training began" if files else "")
 
 
 def _data(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -52,3 +52,34 @@ def test_a_method_without_a_recipe_of_its_name_lists_those_there_are(
     assert result.exit_code == 2
     assert "no recipe ships as 'isnet'" in result.output
     assert "isnet-68" in result.output
+
+
+def test_own_labels_replace_the_recipes_lists_and_backgrounds(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def trained(*arguments: Any, **others: Any) -> Path:
+        given.append(others | {"recipe": arguments[2]})
+        return tmp_path
+
+    monkeypatch.setattr(run_module, "run", trained)
+    own = ("--train", "a.json", "--train", "b.json", "--val", "c.json", "--initial", "kpnet", "--minutes", "2.5")
+    assert run("train", "kpnet", "--data", tmp_path, *own, "--recipe", "kpnet-lite").exit_code == 0
+    assert run("train", "kpnet", "--data", tmp_path, *own, "--set", 'backgrounds=["none"]').exit_code == 0
+    lists = {"train": '["a.json", "b.json"]', "val": '["c.json"]', "initial": '"kpnet"', "minutes": "2.5"}
+    assert given[0]["overrides"] == {**lists, "backgrounds": "[]"}
+    assert given[0]["recipe"] == shipped_recipe("kpnet-lite")
+    assert given[1]["overrides"] == {**lists, "backgrounds": '["none"]'}
+
+
+def test_settings_are_listed_without_data(run: Callable[..., Result]) -> None:
+    lines = run("train", "mtcnn", "--list-settings", "--recipe", "mtcnn-paper").stdout.splitlines()
+    assert [line for line in lines if line.startswith("[")] == [
+        f"[{stage}] of mtcnn-paper.toml" for stage in ("pnet", "rnet", "onet")
+    ]
+    assert 'optimizer = "sgd"' in lines
+    assert "light = false" in lines
+    missing = run("train", "mtcnn")
+    assert missing.exit_code == 2
+    assert "--data" in missing.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from lineament.methods.kpnet import training  # noqa: E402
 from lineament.methods.kpnet.adopt import adopt, narrowed, read_network, settle  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, DRNet, Lite  # noqa: E402
-from lineament.runtime import load_graph  # noqa: E402
-from lineament.train.run import run  # noqa: E402
-from lineament.weights import read_weights  # noqa: E402
+from lineament.runtime import load_graph, read_metadata  # noqa: E402
+from lineament.train.recipe import shipped_recipe  # noqa: E402
+from lineament.train.run import RECIPE, run  # noqa: E402
+from lineament.weights import parse_metadata, read_weights  # noqa: E402
 from networks import thresholds, unlike  # noqa: E402
 from scenes import write_data  # noqa: E402
 
@@ -108,16 +110,34 @@ def test_weights_of_another_kind_are_refused(backbone: str, weights: str, messag
         adopt(build(5, backbone), read_weights(weights), pixels().float())
 
 
-def test_a_training_begins_with_shipped_weights(tmp_path: Path) -> None:
+def test_a_fine_tuning_with_few_photos_begins_with_shipped_weights_and_keeps_how_scores_are_made(
+    tmp_path: Path,
+) -> None:
+    """Trained without a rate, the recipe for small data sets gives the weights that it began with back."""
     write_data(tmp_path, 4)
-    (tmp_path / "recipe.toml").write_text(
-        'train = ["scenes.json"]\nval = ["scenes.json"]\n[kpnet]\n'
-        'initial = "kpnet"\nsteps = 1\nbatch = 2\nlearning_rate = 0.0\nworkers = 0\ncanvas = 96\nheld_out = 2\n'
-    )
-    file = run(training, tmp_path, tmp_path / "recipe.toml", tmp_path / "run")
-    mine, theirs = (
-        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(content).graph.initializer}
-        for content in (file.read_bytes(), read_weights("kpnet"))
-    )
-    for name in ("scale.weight", "scale.bias", "response.weight", "response.bias"):
-        np.testing.assert_array_equal(mine[f"kpnet.network.{name}"], theirs[f"kpnet.network.{name}"])
+    few = {
+        "minutes": "0",
+        "steps": "1",
+        "batch": "2",
+        "learning_rate": "0.0",
+        "held_out": "2",
+        "canvas": "96",
+        "workers": "0",
+    }
+    lists = {"train": '["scenes.json"]', "val": '["scenes.json"]'}
+    file = run(training, tmp_path, shipped_recipe("kpnet-lite-finetune"), tmp_path / "run", overrides=few | lists)
+    mine, theirs = (parse_metadata(read_metadata(read_weights(name)))[1] for name in (file, "kpnet-lite"))
+    for name in ("evidence", "calibration", "landmark_evidence", "backbone", "overview_share"):
+        assert mine[name] == theirs[name]
+    about = read_metadata(file.read_bytes())
+    assert (about["name"], about["licence"].split(";")[0]) == ("own-kpnet", "not stated")
+    assert "the terms of kpnet-lite hold" in about["licence"]
+    recipe = training.read(tmp_path / "run" / RECIPE)
+    config = training._config(recipe)
+    assert training._kept(recipe, config, faces=training.LEAST_JUDGED) == {}
+    assert training._kept(recipe, replace(config, landmarks="68"), faces=3) == {}
+    assert training._kept(replace(recipe, initial=""), config, faces=3) == {}
+    assert training._kept(replace(recipe, settings={"evidence": False}), config, faces=3).keys() == {
+        "calibration",
+        "landmark_evidence",
+    }

@@ -62,6 +62,15 @@ def test_a_run_begins_with_the_best_weights_of_another(tmp_path: Path) -> None:
         train(Brightness(), replace(RECIPE, initial=str(tmp_path / "third")), tmp_path / "fourth" / "stage")
 
 
+def test_a_training_never_ends_with_worse_weights_than_it_began_with(tmp_path: Path) -> None:
+    first = train(Brightness(), RECIPE, tmp_path / "first" / "stage")
+    ruinous = replace(RECIPE, steps=8, validate_every=4, learning_rate=50.0, average=0.0)
+    second = train(Brightness(), replace(ruinous, initial=str(tmp_path / "first")), tmp_path / "second" / "stage")
+    assert [line["step"] for line in lines(tmp_path / "second" / "stage", "validation")] == [0, 4, 8]
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_method_that_cannot_begin_with_a_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="folder of a run"):
         train(Brightness(), replace(RECIPE, initial="mtcnn"), tmp_path)
@@ -184,7 +193,7 @@ def test_a_phase_begins_with_the_best_weights_before_it_and_both_are_on_record(t
     train(Brightness(), replace(still, initial=str(tmp_path)), tmp_path / "other" / "stage")
     records = phases_of(tmp_path / "other" / "stage")
     assert [record["steps"] for record in records] == [60, 7, 7]
-    assert [record["step"] for record in records] == [first["step"], 7, 7]
+    assert [record["step"] for record in records] == [first["step"], 0, 0]  # a step of no rate is no better
     assert [record["recipe"]["seed"] for record in records] == [3, 9, 9]
     assert [record["initial"] for record in records] == ["", "the phase before", tmp_path.name]
     assert records[1]["data"] == task.data

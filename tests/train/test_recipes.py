@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import tomllib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from lineament.train.recipe import (
     Recipe,
     as_dict,
     copy_recipe,
+    find_recipe,
+    list_settings,
     read_about,
     read_phases,
     read_recipe,
     settings_of,
+    to_toml,
 )
 
 
@@ -154,3 +158,30 @@ def test_settings_at_inference_go_before_what_the_training_knows() -> None:
 def test_a_recipe_as_plain_values() -> None:
     found = as_dict(Own(train=("a.json",), steps=3))
     assert (found["train"], found["steps"], found["light"]) == (("a.json",), 3, {"brightness": 5, "hues": (1, 2)})
+
+
+def test_initial_weights_that_replace_a_recipes_are_those_of_the_first_phase(tmp_path: Path) -> None:
+    path = written(tmp_path, COMMON + '[one]\ninitial = "a"\n[[one.phases]]\n[[one.phases]]\ninitial = ""\n')
+    copy_recipe(path, tmp_path / "copy.toml", {"initial": '"b"'})
+    assert [recipe.initial for recipe in read_phases(tmp_path / "copy.toml", Own, "one")] == ["b", ""]
+
+
+def test_settings_are_listed_as_they_are_replaced(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, COMMON + "[one]\nsteps = 5\nlight.hues = [7]\n"), Own, "one")
+    listed = list_settings(recipe)
+    assert (listed["steps"], listed["light.hues"]) == ("5", "[7]")
+    copy_recipe(tmp_path / "r.toml", tmp_path / "copy.toml", {**listed, "steps": "6"})
+    assert read_recipe(tmp_path / "copy.toml", Own, "one") == replace(recipe, steps=6)
+
+
+@pytest.mark.parametrize("value", [True, 3, 0.5, float("inf"), 'a "quoted" wörd', ["a", "b"], {"a": 1, "b": [False]}])
+def test_values_are_read_back_from_toml(value: object) -> None:
+    assert tomllib.loads(f"value = {to_toml(value)}")["value"] == value
+
+
+def test_a_recipe_is_a_file_or_the_name_of_one_that_ships(tmp_path: Path) -> None:
+    path = written(tmp_path, COMMON + "[one]\n")
+    assert find_recipe(str(path)) == path
+    assert find_recipe("kpnet-lite").name == "kpnet-lite.toml"
+    with pytest.raises(OptionError, match=r"'away'.*kpnet-lite-finetune"):
+        find_recipe("away")

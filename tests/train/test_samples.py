@@ -120,3 +120,14 @@ def test_data_that_teach_something_are_enough() -> None:
     recipe = Recipe(train=("a.json",))
     check_learnable([photo(2, landmarks=False)], recipe, "train", "kpnet", landmarks=False)
     check_learnable([photo(0), photo(1, landmarks=False), photo(1)], recipe, "train", "kpnet", landmarks=True)
+
+
+def test_what_the_data_folder_lacks_is_named_with_what_to_do(data: Path) -> None:
+    with pytest.raises(DataError, match=r"away\.json: no such file.*'val'.*--val FILE"):
+        read_split(data, Recipe(train=("five.json",), val=("away.json",)), "val", ["5"])
+    recipe = Recipe(train=("five.json",), backgrounds=("away",))
+    with pytest.raises(DataError, match=r"away: no such folder.*--set 'backgrounds=\[\]'"):
+        read_split(data, recipe, "train", ["5"])
+    assert read_split(
+        data, Recipe(train=("five.json",), val=("five.json",), backgrounds=("away",)), "val", ["5"]
+    ).samples

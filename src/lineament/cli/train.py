@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +12,9 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 
 from lineament.cli.messages import messages
 from lineament.cli.options import pairs
-from lineament.errors import MissingExtraError
+from lineament.errors import MissingExtraError, OptionError
 from lineament.methods import method as find_method
-from lineament.train.recipe import shipped_recipe
+from lineament.train.recipe import find_recipe, list_settings, to_toml
 
 if TYPE_CHECKING:
     from lineament.train.loop import Report
@@ -24,22 +24,45 @@ if TYPE_CHECKING:
 def train(
     method: Annotated[str, typer.Argument(help="Method to train, such as mtcnn.")],
     data: Annotated[
-        Path,
-        typer.Option(exists=True, file_okay=False, help="Folder of the recipe's index files (COCO keypoints JSON)."),
-    ],
-    recipe: Annotated[
-        Path | None, typer.Option(help="TOML file with the settings (default: the recipe of the shipped weights).")
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the labels. Required to train.")
     ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            metavar="FILE",
+            help="Labels to train on (COCO keypoints JSON below --data), instead of the recipe's lists and backgrounds. "
+            "Repeatable.",
+        ),
+    ] = None,
+    val: Annotated[
+        list[str] | None,
+        typer.Option("--val", metavar="FILE", help="Labels of other photos, to validate on. Repeatable."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Name of a shipped recipe, or a TOML file (default: METHOD)."),
+    ] = None,
+    initial: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE|RUN", help="Weights to begin with: a shipped name, an ONNX file, or the folder of a run."
+        ),
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Length of the training, instead of a number of steps.")] = None,
     stage: Annotated[str | None, typer.Option(help="Train only this stage of a method with several.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/METHOD).")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="NAME=VALUE: replace a setting of the recipe, written as in TOML, such as steps=2000, "
-            "'train=[\"own.json\"]', light=false or composition.mirror=0. Repeatable.",
+            help="NAME=VALUE: replace a setting of the recipe, written as in TOML, such as steps=2000, light=false or "
+            "composition.mirror=0. Repeatable. --list-settings prints them all.",
         ),
     ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list-settings", help="Print the settings that --set can replace, and exit.")
+    ] = False,
 ) -> None:
     """Train a method and export it to ONNX.
 
@@ -48,12 +71,21 @@ def train(
     training = training_of(method)
     from lineament.train.run import run  # imports torch: training_of has seen that it is there
 
-    overrides = pairs(set_ or [], "--set")
+    file = find_recipe(recipe or method)
+    own: dict[str, Any] = {"backgrounds": ()} if train else {}
+    own |= {"train": train or None, "val": val or None, "initial": initial, "minutes": minutes}
+    given = {name: to_toml(value) for name, value in own.items() if value is not None}
+    overrides = given | pairs(set_ or [], "--set")
+    if list_:
+        _print_settings(training, file, [stage] if stage else training.STAGES)
+        return
+    if data is None:
+        raise OptionError("--data FOLDER, where the labels lie, is missing")
     with _Line() as line:
         result = run(
             training,
             data,
-            recipe or shipped_recipe(method),
+            file,
             out or Path("runs") / method,
             stage=stage,
             overrides=overrides,
@@ -93,6 +125,14 @@ class _Line:
 
     def _tell(self, latest: str) -> None:
         self._progress.update(self._task, latest=latest[:100])
+
+
+def _print_settings(training: Training, recipe: Path, stages: Sequence[str]) -> None:
+    """Print what a recipe's settings are in the last phase of each stage."""
+    for stage in stages:
+        typer.echo(f"[{stage}] of {recipe.name}")
+        for name, value in list_settings(training.phases(recipe, stage)[-1]).items():
+            typer.echo(f"{name} = {value}")
 
 
 def training_of(method: str) -> Training:

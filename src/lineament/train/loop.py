@@ -35,7 +35,8 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     """Train one phase to the end of its recipe, from the folder's checkpoint if it has one.
 
     Writes ``log.jsonl`` (a line at every start, every 100 steps and every validation) and ``checkpoint.pt`` into the
-    folder. A phase begins with the best weights of the one before it. A training by the clock that is resumed goes on
+    folder. A phase begins with the best weights of the one before it; weights that a training begins with count as a
+    first validation, and stay the best if it never improves on them. A training by the clock that is resumed goes on
     for the time that was left when its checkpoint was written.
 
     Args:
@@ -75,6 +76,21 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
     upcoming = batches(task, part, step, recipe.workers)
     log, latest = _Log(folder / "log.jsonl", writes=main), {}
     log.write({"phase": phase, "from": step, "recipe": as_dict(recipe)})
+
+    def judge() -> None:
+        """Validate the averaged weights, and keep them if they are the best so far."""
+        if main:
+            with autocast(), torch.no_grad():
+                figures = task.validate(average)
+            log.write({"step": step, "validation": figures})
+            _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        score = _agreed(next(iter(figures.values())) if main else 0.0, shared=part.count > 1)
+        schedule.validated(score)
+        if score > state["best"]["score"]:
+            state["best"] = {"score": score, "step": step, "weights": copy.deepcopy(average.state_dict())}
+
+    if state["initial"] and not step:
+        judge()  # a training never ends with worse weights than it began with
     while not schedule.over(step, seconds / 60):
         batch = complete(tensors(next(upcoming), device))
         step += 1
@@ -95,15 +111,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         if report and main:
             report(round(seconds) if recipe.minutes else step, latest)
         if step % recipe.validate_every == 0 or schedule.over(step, seconds / 60):
-            if main:
-                with autocast(), torch.no_grad():
-                    figures = task.validate(average)
-                log.write({"step": step, "validation": figures})
-                _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-            score = _agreed(next(iter(figures.values())) if main else 0.0, shared=part.count > 1)
-            schedule.validated(score)
-            if score > state["best"]["score"]:
-                state["best"] = {"score": score, "step": step, "weights": copy.deepcopy(average.state_dict())}
+            judge()
             state |= {"step": step, "seconds": seconds, "network": network.state_dict()}
             state |= {"average": average.state_dict(), "optimizer": optimise.state_dict()}
             if main:

@@ -1,13 +1,16 @@
 """Recipes: everything that decides what a training gives, as tables of a TOML file.
 
 A recipe file has a table for each stage of a method. What stands above the tables is common to all stages; an array of
-tables ``[[STAGE.phases]]`` lists what changes from phase to phase; ``[overrides]`` replaces settings of every phase.
+tables ``[[STAGE.phases]]`` lists what changes from phase to phase; ``[overrides]`` replaces settings of every phase,
+but ``initial`` of the first one only.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -121,7 +124,11 @@ def read_phases(path: Path, kind: type[R], table: str) -> list[R]:
     shared = _merged(common, document[table])
     phases = overrides.get("phases", shared.pop("phases", [])) or [{}]
     changes = {name: value for name, value in overrides.items() if name != "phases"}
-    return [_filled(kind, _merged(_merged(shared, phase), changes), f"{path} [{table}]") for phase in phases]
+    later = {name: value for name, value in changes.items() if name != "initial"}
+    return [
+        _filled(kind, _merged(_merged(shared, phase), later if number else changes), f"{path} [{table}]")
+        for number, phase in enumerate(phases)
+    ]
 
 
 def read_recipe(path: Path, kind: type[R], table: str) -> R:
@@ -211,6 +218,43 @@ def check_name(path: Path) -> None:
     own = name not in _shipped() or path.read_text() != _shipped()[name].read_text()
     if own and name in {model.name for model in models()}:
         raise OptionError(f"{path} [weights]: {name!r} is the name of weights that ship; give yours another")
+
+
+def find_recipe(name: str) -> Path:
+    """The recipe in a TOML file, or one that ships, by its name.
+
+    Raises:
+        OptionError: neither.
+    """
+    return Path(name) if Path(name).is_file() else shipped_recipe(name)
+
+
+def list_settings(recipe: Recipe) -> dict[str, str]:
+    """Every setting of a recipe by the name that replaces it, such as ``composition.mirror``, with its value as TOML.
+
+    A table that is switched off is ``false``.
+    """
+    return dict(_listed(recipe, ""))
+
+
+def _listed(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    for setting in fields(values):
+        value = getattr(values, setting.name)
+        if is_dataclass(value):
+            yield from _listed(value, f"{prefix}{setting.name}.")
+        else:
+            yield prefix + setting.name, to_toml(value)
+
+
+def to_toml(value: Any) -> str:
+    """A plain value as TOML writes it; none is ``false``."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {to_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    return json.dumps(False if value is None else value, ensure_ascii=False)
 
 
 def shipped_recipe(name: str) -> Path:

@@ -48,9 +48,11 @@ def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -
         schemas: names of the landmark schemas to learn.
 
     Raises:
-        DataError: an index file that cannot be read, or with landmarks that can become none of these schemas.
+        DataError: an index file or a folder that is not there or cannot be read, or landmarks that can become those of
+            none of these schemas.
     """
     wanted = [schema(name) for name in schemas]
+    _check_there(data, recipe, split)
     parts = {name: [_in_one_of(wanted, s, name) for s in read_coco(data / name)] for name in getattr(recipe, split)}
     named = [sample for name in getattr(recipe, split) for sample in parts[name]]
     if split == "train":
@@ -62,6 +64,22 @@ def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -
         lists={name: {"photos": len(samples), "faces": _faces(samples)} for name, samples in parts.items()},
         sources=dict(Counter(sample.source for samples in parts.values() for sample in samples)),
     )
+
+
+def _check_there(data: Path, recipe: Recipe, split: str) -> None:
+    """Raise `DataError` if a list or a folder of images without faces is not in the data folder."""
+    for name in getattr(recipe, split):
+        if not (data / name).is_file():
+            raise DataError(
+                f"{data / name}: no such file; the recipe's {split!r} names it. Name your own labels: "
+                f"--{split} FILE, a COCO keypoints JSON below {data}"
+            )
+    for name in recipe.backgrounds if split == "train" else ():
+        if not (data / name).is_dir():
+            raise DataError(
+                f"{data / name}: no such folder; the recipe's 'backgrounds' names it, for photos without faces. Put "
+                "some there, or train without: --set 'backgrounds=[]'"
+            )
 
 
 def check_learnable(samples: Sequence[Sample], recipe: Recipe, split: str, stage: str, *, landmarks: bool) -> None:
