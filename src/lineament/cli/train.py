@@ -31,8 +31,8 @@ def train(
         typer.Option(
             "--train",
             metavar="FILE",
-            help="Labels to train on (COCO keypoints JSON below --data), instead of the recipe's lists and backgrounds. "
-            "Repeatable.",
+            help="Labels to train on (COCO keypoints JSON below --data), in place of the recipe's lists and "
+            "backgrounds. Repeatable.",
         ),
     ] = None,
     val: Annotated[
