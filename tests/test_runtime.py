@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from lineament.errors import LineamentError, OptionError, WeightsError  # noqa: E402
 from lineament.export import Entry, export  # noqa: E402
-from lineament.runtime import load_graph, read_metadata  # noqa: E402
+from lineament.runtime import RUNTIMES, load_graph, read_metadata  # noqa: E402
 
 
 class Twice(nn.Module):
@@ -116,3 +117,34 @@ def test_unknown_runtime_and_no_threads_teach(file: Path) -> None:
         load_graph(file.read_bytes(), runtime="tensorrt")
     with pytest.raises(OptionError, match="at least 1"):
         load_graph(file.read_bytes(), threads=0)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_auto_is_the_fastest_device_that_starts(
+    file: Path, runtime: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    caplog.set_level("INFO", "lineament")
+    there = RUNTIMES[runtime].devices()
+    assert there[-1] == "cpu"
+    monkeypatch.setattr(
+        RUNTIMES[runtime], "devices", staticmethod(lambda: ["cuda", "cpu"])
+    )  # it is none that starts here
+    assert load_graph(file.read_bytes(), runtime=runtime, device="AUTO").device == "cpu"
+    assert [message.split(":")[1] for message in caplog.messages] == [" not cuda", " cpu"]
+    with pytest.raises(WeightsError, match="cannot load"):
+        load_graph(b"no model", runtime=runtime, device="auto")
+
+
+def test_devices_of_onnxruntime_are_ordered_by_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ["CPUExecutionProvider", "AnotherExecutionProvider", "CoreMLExecutionProvider", "CUDAExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
+    assert RUNTIMES["onnx"].devices() == ["cuda", "coreml", "cpu"]
+
+
+def test_devices_of_openvino_are_ordered_by_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino, "Core", lambda: SimpleNamespace(available_devices=["CPU", "GPU.1", "NPU"]))
+    assert RUNTIMES["openvino"].devices() == ["gpu.1", "npu", "cpu"]

@@ -45,6 +45,7 @@ class Detector:
         settings: The settings in use: those of the weight file, except where ``load`` replaced them.
         weights: The SHA-256 of each weight file, by the name or path it was loaded from: the detector's, and the
             landmark stage's if ``load`` received it by name or path.
+        device: The device that the detector runs on.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Detector:
         stage: LandmarkStage | None = None,
         again: Callable[[], Detector] | None = None,
         weights: Mapping[str, str] = MappingProxyType({}),
+        device: str = "cpu",
     ) -> None:
         self.method, self.settings = method, settings
-        self.weights = dict(weights)
+        self.weights, self.device = dict(weights), device
         self._again, self._told = again, False
         self.schema = stage.schema if stage else decoder.schema
         self._decoder, self._stage = decoder, stage
@@ -67,7 +69,7 @@ class Detector:
         shown = {name: getattr(self.settings, name, None) for name in ("threshold", "input_size")}
         told = ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
         version = f"lineament {lineament.__version__}"
-        return f"Detector({self.method}: {weights}, {told}, schema {self.schema.name!r}, {version})"
+        return f"Detector({self.method}: {weights}, {told}, schema {self.schema.name!r}, on {self.device}, {version})"
 
     def __reduce__(self) -> tuple[Callable[[], Detector], tuple[()]]:
         """Pickle the call of ``load`` that made the detector. Unpickling reads the weights again.
@@ -179,7 +181,8 @@ def load(
             landmark stage, or any `lineament.methods.LandmarkStage`: the stage runs behind the detector and replaces
             landmarks and landmark scores. Boxes and scores stay the detector's.
         runtime: "onnx" (onnxruntime) or "openvino".
-        device: "cpu", or another device that the runtime has. A missing device is an error, never replaced.
+        device: "cpu", or another device that the runtime has. A missing device is an error, never replaced. "auto": the
+            fastest device that the runtime has and that starts; the detector's ``device`` says which.
         threads: The number of processor threads for one call. ``None``: all cores.
         settings: Settings of the method to replace, such as ``{"pnet_threshold": 0.5}`` for MTCNN.
 
@@ -216,7 +219,7 @@ def load(
     again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings)
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
     weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}
-    return Detector(of, kind.decoder(graph, own), own, stage, again, weights)
+    return Detector(of, kind.decoder(graph, own), own, stage, again, weights, graph.device)
 
 
 def load_stage(

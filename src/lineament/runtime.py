@@ -6,6 +6,7 @@ call runs one entry. So a cascade is one file, one session and one pool of threa
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from typing import Any
@@ -14,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.checks import whole
-from lineament.errors import MissingExtraError, OptionError, WeightsError
+from lineament.errors import LineamentError, MissingExtraError, OptionError, WeightsError
 
 Array = NDArray[Any]
+
+_log = logging.getLogger(__name__)
 
 
 class Graph(ABC):
@@ -24,16 +27,28 @@ class Graph(ABC):
 
     Attributes:
         metadata: The key-value pairs that the file carries.
+        device: The device that it runs on.
     """
 
     metadata: dict[str, str]
+    device: str
+
+    @abstractmethod
+    def __init__(self, model: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
+        """Load the bytes of an ONNX file for one device."""
+
+    @staticmethod
+    @abstractmethod
+    def devices() -> list[str]:
+        """The devices that this runtime has here, fastest first, "cpu" last."""
 
     @abstractmethod
     def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
         """Those outputs of one entry, in the order asked for. Safe to call from several threads at once."""
 
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider", "cpu": "CPUExecutionProvider"}
+"""Of onnxruntime, by device; fastest first."""
 
 
 class OnnxRuntime(Graph):
@@ -42,9 +57,8 @@ class OnnxRuntime(Graph):
     def __init__(self, model: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
         import onnxruntime as ort
 
-        there = [d for d, p in PROVIDERS.items() if p in ort.get_available_providers()]
-        if device not in there:
-            raise OptionError(f"device {device!r} is not there; this onnxruntime has: {', '.join(there)}")
+        if device not in self.devices():
+            raise OptionError(f"device {device!r} is not there; this onnxruntime has: {', '.join(self.devices())}")
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
@@ -54,9 +68,15 @@ class OnnxRuntime(Graph):
                 f"device {device!r} does not start: this onnxruntime is built for it and fell back to the processor, "
                 "often for want of a driver or library; device 'cpu' is there"
             )
-        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.device, self.metadata = device, dict(self._session.get_modelmeta().custom_metadata_map)
         # The session wants every input named: the other entries work on an empty batch, which costs microseconds.
         self._idle = {i.name: _empty_batch(i.shape, i.type) for i in self._session.get_inputs()}
+
+    @staticmethod
+    def devices() -> list[str]:  # noqa: D102
+        import onnxruntime as ort
+
+        return [device for device, provider in PROVIDERS.items() if provider in ort.get_available_providers()]
 
     def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:  # noqa: D102
         feed = self._idle | {f"{entry}.{name}": value for name, value in inputs.items()}
@@ -67,12 +87,10 @@ class OpenVino(Graph):
     """OpenVINO on the device asked for; every entry is compiled on its first use."""
 
     def __init__(self, model: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingExtraError.of("openvino", "runtime 'openvino' needs the package of that name") from error
+        there = self.devices()
+        import openvino
+
         core = openvino.Core()
-        there = [d.lower() for d in core.available_devices]
         if device not in there:
             raise OptionError(f"device {device!r} is not there; this OpenVINO has: {', '.join(there)}")
         try:
@@ -83,9 +101,27 @@ class OpenVino(Graph):
         self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads
-        self._core, self._device = core, device.upper()
+        self._core, self.device = core, device
         self._entries: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
+        if device != "cpu":
+            self._try_to_compile()
+
+    @staticmethod
+    def devices() -> list[str]:  # noqa: D102
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtraError.of("openvino", "runtime 'openvino' needs the package of that name") from error
+        found = [device.lower() for device in openvino.Core().available_devices]
+        return sorted(found, key=lambda device: (not device.startswith("gpu"), device == "cpu"))
+
+    def _try_to_compile(self) -> None:
+        """Raise `OptionError` where a device is there and cannot run the file, before the first image comes."""
+        try:
+            self._core.compile_model(self._model, self.device.upper(), self._settings)
+        except RuntimeError as error:
+            raise OptionError(f"device {self.device!r} cannot run this file: {error}") from error
 
     def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:  # noqa: D102
         compiled = self._entry(entry, outputs)
@@ -102,11 +138,11 @@ class OpenVino(Graph):
                 results = [r for r in self._model.get_results() if r.input_value(0).get_names() & wanted]
                 inputs = [p for p in self._model.get_parameters() if p.output(0).get_any_name().startswith(f"{entry}.")]
                 part = openvino.Model(results, inputs, entry).clone()
-                self._entries[entry, outputs] = self._core.compile_model(part, self._device, self._settings)
+                self._entries[entry, outputs] = self._core.compile_model(part, self.device.upper(), self._settings)
             return self._entries[entry, outputs]
 
 
-RUNTIMES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
+RUNTIMES: dict[str, type[Graph]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
 
 
 def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", threads: int | None = None) -> Graph:
@@ -115,7 +151,8 @@ def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", thre
     Args:
         model: the file's content.
         runtime: "onnx" (onnxruntime) or "openvino".
-        device: "cpu", or a device that the runtime has on this machine; upper or lower case.
+        device: "cpu", or a device that the runtime has on this machine, in upper or lower case; "auto" for the fastest
+            one that starts. The log tells which that is.
         threads: threads for one call; ``None`` leaves it to the runtime (all cores).
 
     Raises:
@@ -129,7 +166,23 @@ def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", thre
         threads = whole(threads, "threads must be at least 1, a whole number, or None for all cores", low=1, high=4096)
     if not isinstance(device, str):
         raise OptionError(f"device is a name such as 'cpu', found {device!r:.80}")
-    return RUNTIMES[runtime](model, device=device.lower(), threads=threads)
+    kind, name = RUNTIMES[runtime], device.lower()
+    return _fastest(kind, model, threads) if name == "auto" else kind(model, device=name, threads=threads)
+
+
+def _fastest(kind: type[Graph], model: bytes, threads: int | None) -> Graph:
+    """The file on the first device that starts."""
+    *faster, last = kind.devices()
+    for device in faster:
+        try:
+            graph = kind(model, device=device, threads=threads)
+        except LineamentError as error:
+            _log.info("device auto: not %s: %s", device, error)
+        else:
+            _log.info("device auto: %s", device)
+            return graph
+    _log.info("device auto: %s", last)
+    return kind(model, device=last, threads=threads)
 
 
 def read_metadata(model: bytes) -> dict[str, str]:

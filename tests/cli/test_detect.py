@@ -75,6 +75,7 @@ def test_json_lines_keep_the_order_and_name_what_cannot_be_read(
             "threshold": 0.0,
             "min_face": 10,
             "input_size": None,
+            "device": "cpu",
         },
         "schema": "5",
         "faces": [

@@ -116,7 +116,9 @@ def detect(
         float | None, typer.Option(help="Largest face to look for, in pixels of the image (default: no limit).")
     ] = None,
     runtime: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
-    device: Annotated[str, typer.Option(help="Device to run on. A missing device is an error.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Device to run on, or auto for the fastest that starts. A missing device is an error.")
+    ] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime (default: all cores).")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Threads that read and annotate images.")] = 2,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = MAX_PIXELS,
@@ -137,6 +139,7 @@ def detect(
         "threshold": detector.settings.threshold if threshold is None else threshold,
         "min_face": detector.settings.min_face if min_face is None else min_face,
         "input_size": getattr(detector.settings, "input_size", None),
+        "device": detector.device,
     }
 
     def find(images: list[Source]) -> list[Faces]:
