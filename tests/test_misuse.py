@@ -114,7 +114,7 @@ def test_a_detector_is_pickled_as_the_call_that_made_it(detector: lineament.Dete
     (model,) = (model for model in lineament.models() if model.name == "mtcnn")
     assert made.weights == {"mtcnn": model.sha256}
     assert repr(made) == (
-        f"Detector(mtcnn: mtcnn ({model.sha256[:12]}), threshold={made.settings.threshold}, schema '5', "
+        f"Detector(mtcnn: mtcnn ({model.sha256[:12]}), threshold={made.settings.threshold}, schema '5', on cpu, "
         f"lineament {lineament.__version__})"
     )
     by_hand = lineament.Detector("mtcnn", made._decoder, made.settings)

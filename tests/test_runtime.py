@@ -129,9 +129,7 @@ def test_auto_is_the_fastest_device_that_starts(
     caplog.set_level("INFO", "lineament")
     there = RUNTIMES[runtime].devices()
     assert there[-1] == "cpu"
-    monkeypatch.setattr(
-        RUNTIMES[runtime], "devices", staticmethod(lambda: ["cuda", "cpu"])
-    )  # it is none that starts here
+    monkeypatch.setattr(RUNTIMES[runtime], "devices", staticmethod(lambda: ["cuda", "cpu"]))
     assert load_graph(file.read_bytes(), runtime=runtime, device="AUTO").device == "cpu"
     assert [message.split(":")[1] for message in caplog.messages] == [" not cuda", " cpu"]
     with pytest.raises(WeightsError, match="cannot load"):
