@@ -342,7 +342,9 @@ def _over_white(rgba: Array) -> Array:
 
 
 def image_paths(
-    paths: Iterable[str | os.PathLike[str]], *, leave_out: str | os.PathLike[str] | None = None
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    leave_out: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
 ) -> list[Path]:
     """The image files that paths stand for: each once, in the order given, a folder's or pattern's own sorted.
 
@@ -353,7 +355,7 @@ def image_paths(
     Args:
         paths: files (of whatever suffix, pipes too), folders (searched to any depth) and glob patterns (``**`` for any
             depth). A pattern may name hidden files, as in ``.cache/*.jpg``.
-        leave_out: a folder that is not searched where it lies inside one that is.
+        leave_out: a folder, or several, not searched where it lies inside one that is.
 
     Raises:
         ImageError: a path that is empty or not there, a folder or pattern without images.
@@ -367,15 +369,16 @@ def image_paths(
         raise OptionError(f"image_paths takes paths, found {paths!r:.80}: {error}") from None
     if "" in listed:
         raise ImageError("an empty path: expected a file, a folder ('.' for this one) or a pattern")
-    hidden = os.path.realpath(leave_out) if leave_out is not None else None
+    hidden = [leave_out] if isinstance(leave_out, (str, os.PathLike)) else leave_out
+    left_out = [Path(os.path.realpath(folder)) for folder in hidden]
     found: dict[str, Path] = {}
     for path in listed:
-        for file in _expand(Path(path), hidden):
+        for file in _expand(Path(path), left_out):
             found.setdefault(os.path.realpath(file), file)
     return list(found.values())
 
 
-def _expand(path: Path, leave_out: str | None) -> list[Path]:
+def _expand(path: Path, leave_out: Sequence[Path]) -> list[Path]:
     text = str(path)
     try:
         kind = "folder" if path.is_dir() else "file" if path.exists() else "pattern"
@@ -389,8 +392,9 @@ def _expand(path: Path, leave_out: str | None) -> list[Path]:
     hidden = any(part.startswith(".") for part in path.parts[fixed:])
     found = _walk(path, hidden) if kind == "folder" else _matching(path, hidden)
     images = sorted(file for file in found if file.suffix.lower() in SUFFIXES and file.is_file())
-    if leave_out and leave_out != os.path.realpath(path):
-        images = [file for file in images if Path(leave_out) not in Path(os.path.realpath(file)).parents]
+    inside = {folder for folder in leave_out if folder != Path(os.path.realpath(path))}
+    if inside:
+        images = [file for file in images if inside.isdisjoint(Path(os.path.realpath(file)).parents)]
     shown = [file for file in images if hidden or not any(part.startswith(".") for part in file.parts[fixed:])]
     if len(shown) < len(images):
         _log.warning("%s: %d hidden images passed over", path, len(images) - len(shown))

@@ -20,7 +20,10 @@ from typer.testing import Result
 
 import lineament
 from lineament import detector
+from lineament.cli.outputs import FaceCrops, check_alignable, plain_crops
 from lineament.drawing import BOX
+from lineament.errors import OptionError
+from lineament.schemas import own
 
 detect = importlib.import_module("lineament.cli.detect")  # the package's attribute of that name is the command
 
@@ -341,9 +344,9 @@ def test_a_stopped_run_does_not_go_on_with_replaced_pictures(tmp_path: Path, run
     a, b = photo(tmp_path / "a.png"), photo(tmp_path / "b.png")
     lines = tmp_path / "part.jsonl"
     lines.write_text("".join(json.dumps({"path": str(path)}) + "\n" for path in (a, b)))
-    assert [record["path"] for record in detect._finished(lines, [a, b], {})] == [str(a), str(b)]
+    assert [record["path"] for record in detect._finished(lines, [a, b], [])] == [str(a), str(b)]
     os.utime(b, (lines.stat().st_mtime + 9,) * 2)
-    assert [record["path"] for record in detect._finished(lines, [a, b], {})] == [str(a)]
+    assert [record["path"] for record in detect._finished(lines, [a, b], [])] == [str(a)]
     assert len(lines.read_text().splitlines()) == 1
 
 
@@ -361,3 +364,81 @@ def test_a_json_file_is_written_whole_or_not_at_all(tmp_path: Path, run: Run, mo
     assert "No space left on device" in result.stderr
     assert target.read_text() == "as it was"
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in ("a.png", "faces.jsonl")]
+
+
+# --- crops ---
+
+
+def test_crops_are_aligned_and_named_after_image_and_face(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "in/a.jpg", (400, 300))
+    photo(tmp_path / "in/deep/a.png")
+    photo(tmp_path / "in/deep/faceless.png", (10, 10))
+    result = run("detect", tmp_path / "in", "-m", "middle", "--crops", tmp_path / "crops", "--json", "-")
+    assert result.exit_code == 0, result.output
+    crops = sorted(path.relative_to(tmp_path / "crops").as_posix() for path in (tmp_path / "crops").rglob("*.*"))
+    assert crops == ["a.jpg-0.png", "deep/a.png-0.png"]
+    image = lineament.read_image(tmp_path / "in/a.jpg")
+    faces = lineament.Faces.from_dict(read_lines(result.stdout)[0])
+    aligned = lineament.align(image, faces).crops[0]
+    assert np.abs(lineament.read_image(tmp_path / "crops/a.jpg-0.png").astype(int) - aligned).max() <= 1
+    assert run("detect", tmp_path, "-m", "middle", "--crops", tmp_path / "crops", "--crop-size", 40).exit_code == 0
+    assert Image.open(tmp_path / "crops/a.jpg-0.png").size == (40, 40)
+    assert not (tmp_path / "crops/crops").exists()
+
+
+def test_plain_crops_are_the_boxes(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "a.png")
+    result = run("detect", tmp_path / "a.png", "-m", "middle", "--crops", tmp_path / "crops", "--no-align")
+    assert result.exit_code == 0, result.output
+    assert Image.open(tmp_path / "crops/a.png-0.png").size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        ([2.5, 3.0, 6.5, 8.0], (5, 5)),  # whole pixels around it
+        ([-5.0, -9.0, 4.0, 5.0], (4, 5)),
+        ([8.0, 8.0, 99.0, 99.0], (2, 2)),
+        ([50.0, -20.0, 60.0, -10.0], (1, 1)),  # outside: the nearest pixel
+        ([4.0, 4.0, 4.0, 4.0], (1, 1)),
+    ],
+)
+def test_plain_crops_lie_in_the_image(box: list[float], size: tuple[int, int]) -> None:
+    faces = lineament.Faces.of([box], [1.0], np.zeros((1, 5, 2)), image_size=(10, 10))
+    (crop,) = plain_crops(np.zeros((10, 10, 3), np.uint8), faces)
+    assert crop.shape == (size[1], size[0], 3)
+
+
+def test_crops_that_would_replace_something_are_refused(tmp_path: Path, run: Run) -> None:
+    photo(tmp_path / "a.png")
+    photo(tmp_path / "a.png-0.png")
+    result = run("detect", tmp_path, "-m", "middle", "--crops", tmp_path)
+    assert result.exit_code == 2
+    assert "would overwrite" in result.stderr
+    both = run("detect", tmp_path, "-m", "middle", "--crops", tmp_path / "x", "--out", tmp_path / "x")
+    assert both.exit_code == 2
+    assert "choose two folders" in both.stderr
+    size = run("detect", tmp_path, "-m", "middle", "--crops", tmp_path / "x", "--no-align", "--crop-size", "9")
+    assert size.exit_code == 2
+    assert "--no-align" in size.stderr
+    with pytest.raises(OptionError, match=r"'mine' cannot be aligned.*--no-align"):
+        check_alignable(own("mine", ["tip"]))
+
+
+def test_a_stopped_run_goes_on_only_where_the_crops_are(tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png")
+    crops = FaceCrops(tmp_path / "crops", 8)
+    crops.plan([image])
+    faces = lineament.Faces.of([[10, 10, 50, 50]], [1.0], np.eye(5, 2)[None] * 9, image_size=(80, 60))
+    assert crops.has(image, 0)
+    assert not crops.has(image, 1)
+    assert crops.write(image, lineament.read_image(image), faces) == ""
+    assert crops.has(image, 1)
+    assert not crops.has(image, 2)
+    lines = tmp_path / "part.jsonl"
+    line = json.dumps({"path": str(image)} | faces.to_dict()) + "\n"
+    lines.write_text(line)
+    assert len(detect._finished(lines, [image], [crops])) == 1
+    (tmp_path / "crops/a.png-0.png").unlink()
+    lines.write_text(line)
+    assert detect._finished(lines, [image], [crops]) == []

@@ -1,16 +1,14 @@
-"""``lineament detect``: detect faces in files and folders; write JSON lines and annotated images."""
+"""``lineament detect``: detect faces in files and folders; write JSON lines, annotated images and crops of faces."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import sys
-import tempfile
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -27,21 +25,19 @@ from rich.text import Text
 import lineament
 from lineament.cli.messages import messages
 from lineament.cli.options import Landmarks, Settings, with_settings
+from lineament.cli.outputs import STDIN, AnnotatedImages, FaceCrops, Output, check_alignable, check_writable
 from lineament.detector import in_groups
 from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
-from lineament.files import whole
 from lineament.images import MAX_PIXELS, Array, Source, image_paths, read_image
+from lineament.similarity import LARGEST
 from lineament.weights import DEFAULT, is_weights, read_weights
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 TABLE_ROWS = 40
-STDIN = Path("-")
-DRAWN = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"})
-"""Suffixes that annotated images keep. Others are written as PNG."""
-NAME_BYTES = 255  # of a file's name, in all common file systems
+CROP_SIZE = 112  # pixels: what face recognition networks take
 
 
 @dataclass(frozen=True)
@@ -106,6 +102,16 @@ def detect(
         Path | None,
         typer.Option(metavar="DIR", help="Folder for the annotated images. It is not searched for images."),
     ] = None,
+    crops: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for a PNG file of each face. It is not searched for images."),
+    ] = None,
+    align: Annotated[
+        bool, typer.Option("--align/--no-align", help="With --crops: turn the faces upright, or cut along their boxes.")
+    ] = True,
+    crop_size: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST, help=f"Side of aligned crops in pixels (default: {CROP_SIZE}).")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Lowest confidence score, 0 to 1 (default: the method's).")
     ] = None,
@@ -153,27 +159,40 @@ def detect(
             return Photo(path, error=str(error))
 
     def finish(seen: tuple[Photo, Faces | None]) -> tuple[dict[str, Any], str]:
-        """The record of an image, and why its annotated copy could not be written, if so."""
+        """The record of an image, and what could not be written of it and why, if so."""
         photo, faces = seen
         if photo.image is None or faces is None:
             return {"path": str(photo.path), "error": photo.error}, ""
         record = {"path": str(photo.path), "method": detector.method, "detector": made_by} | faces.to_dict()
-        return record, _draw(photo.image, faces, targets[photo.path]) if out else ""
+        written = [output.write(photo.path, photo.image, faces) for output in outputs]
+        return record, next(filter(None, written), "")
 
+    if crop_size is not None and not (crops and align):
+        raise OptionError("--crop-size is the size of aligned crops: it takes --crops DIR and not --no-align")
+    if out and crops and out.resolve() == crops.resolve():
+        raise OptionError(f"--out and --crops are both {out}; choose two folders")
+    if crops and align:
+        check_alignable(detector.schema)
+    outputs: list[Output] = [AnnotatedImages(out)] if out else []
+    outputs += [FaceCrops(crops, (crop_size or CROP_SIZE) if align else None)] if crops else []
     find([])  # wrong options, paths and folders are reported here, before the first image
     named = [path for path in paths if path != str(STDIN)]
-    files = [STDIN][: len(paths) - len(named)] + (image_paths(named, leave_out=out) if named else [])
-    targets = _targets(files, out) if out else {}
+    files = [STDIN][: len(paths) - len(named)] + (
+        image_paths(named, leave_out=[output.folder for output in outputs]) if named else []
+    )
+    for output in outputs:
+        output.plan(files)
     weights = [name for name in (method, landmarks or "") if is_weights(name)]
-    options = (settings, threshold, min_face, max_face, landmarks, runtime, device, out, lineament.__version__)
-    run = hashlib.sha256(repr(options).encode() + b"".join(map(read_weights, weights))).hexdigest()
+    options = (settings, threshold, min_face, max_face, landmarks, runtime, device, out, crops, align, crop_size)
+    given = repr((*options, lineament.__version__)).encode()
+    run = hashlib.sha256(given + b"".join(map(read_weights, weights))).hexdigest()
     Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)  # raise Pillow's own limit with ours
     warnings.filterwarnings("ignore", module="PIL")  # problems of an image are reported in its own line
     summary = Summary()
     with (
         _own_stderr(),
         messages.progress(*_columns()) as progress,
-        _json_lines(json_file, run, files, targets) as (kept, lines),
+        _json_lines(json_file, run, files, outputs) as (kept, lines),
         ThreadPoolExecutor(jobs) as pool,
     ):
         bar = progress.add_task("images", total=len(files), completed=len(kept))
@@ -191,23 +210,10 @@ def detect(
             progress.advance(bar)
     if kept:
         messages.say(f"{len(kept)} images were finished before")
-    if summary.read and not json_file and not out:
+    if summary.read and not json_file and not outputs:
         Console().print(summary.table)
     messages.say(str(summary))
     raise typer.Exit(2 if summary.unwritten else 1 if summary.unread else 0)
-
-
-def _draw(image: Array, faces: Faces, target: Path) -> str:
-    """Write an annotated image. Returns the reason if its format cannot hold it."""
-    try:
-        with whole(target) as part:
-            lineament.draw(image, faces).save(part, quality=92)
-    except (OSError, ValueError) as error:  # encoders raise both
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # the others would fail, too
-        height, width = image.shape[:2]
-        return f"{target}: an image of {width}x{height} cannot be written: {error}"
-    return ""
 
 
 def _in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
@@ -229,43 +235,9 @@ def _seen(photos: Iterator[Photo], find: Callable[[list[Source]], list[Faces]]) 
             yield photo, None if photo.image is None else next(faces)
 
 
-def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
-    """Where each annotated image is written: in ``out``, below the part of its path that not all images share.
-
-    Raises:
-        OptionError: The folder cannot be written, an image would be overwritten, two would be written to one file, or a
-            name is too long.
-    """
-    places = [Path(os.path.abspath("stdin" if file == STDIN else file)) for file in files]
-    common = os.path.commonpath([place.parent for place in places])
-    targets: dict[Path, Path] = {}
-    written: dict[Path, Path] = {}
-    for file, place in zip(files, places, strict=True):
-        target = out / place.relative_to(common)
-        target = target if target.suffix.lower() in DRAWN else target.with_name(target.name + ".png")
-        if len(os.fsencode(target.name)) > NAME_BYTES:
-            raise OptionError(f"--out: {file} would be written as a name of over {NAME_BYTES} bytes; rename it")
-        if target in written:
-            raise OptionError(f"--out: {written[target]} and {file} would both be written to {target}; rename one")
-        targets[file], written[target] = target, file
-    overwritten = {target.resolve() for target in targets.values()} & {place.resolve() for place in places}
-    if overwritten:
-        raise OptionError(f"--out {out} would overwrite {min(overwritten)}; choose another folder")
-    _check_writable(out, "--out")
-    return targets
-
-
-def _check_writable(folder: Path, option: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OptionError(f"{option}: cannot write into {folder}: {error.strerror}; choose another folder") from error
-
-
 @contextmanager
 def _json_lines(
-    name: str | None, run: str, files: list[Path], targets: dict[Path, Path]
+    name: str | None, run: str, files: list[Path], outputs: Sequence[Output]
 ) -> Iterator[tuple[list[dict[str, Any]], IO[str] | None]]:
     """Yield the records that an earlier run of the same command finished, and the stream for new lines, if any.
 
@@ -282,9 +254,9 @@ def _json_lines(
         with path.open("w", encoding="utf-8") as file:
             yield [], file
         return
-    _check_writable(path.parent, "--json")
+    check_writable(path.parent, "--json")
     part = path.with_name(f".{hashlib.sha256(f'{run} {path.name}'.encode()).hexdigest()[:16]}.part.jsonl")
-    kept = _finished(part, files, targets)
+    kept = _finished(part, files, outputs)
     try:
         with part.open("a", encoding="utf-8") as file:
             yield kept, file
@@ -298,7 +270,7 @@ def _json_lines(
     os.replace(part, path.resolve())
 
 
-def _finished(part: Path, files: list[Path], targets: dict[Path, Path]) -> list[dict[str, Any]]:
+def _finished(part: Path, files: list[Path], outputs: Sequence[Output]) -> list[dict[str, Any]]:
     """The leading records of a stopped run that still belong to these unchanged files; the rest is cut off."""
     if not part.exists():
         return []
@@ -307,8 +279,9 @@ def _finished(part: Path, files: list[Path], targets: dict[Path, Path]) -> list[
     with part.open("rb+") as lines:
         for line, file in zip(lines, files, strict=False):
             record = json.loads(line) if line.endswith(b"\n") else {}
-            drawn = file not in targets or "error" in record or targets[file].exists()
-            if record.get("path") != str(file) or file == STDIN or not drawn or file.stat().st_mtime > written:
+            if record.get("path") != str(file) or file == STDIN or file.stat().st_mtime > written:
+                break
+            if "error" not in record and not all(output.has(file, len(record["faces"])) for output in outputs):
                 break
             kept.append(record)
             size += len(line)

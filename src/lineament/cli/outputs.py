@@ -1,0 +1,185 @@
+"""What ``lineament detect`` writes of each image into a folder: the annotated image, or a crop of each face."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import lineament
+from lineament.errors import OptionError
+from lineament.faces import Faces
+from lineament.files import whole
+from lineament.schemas import FIVE, MAPS, Schema
+
+Array = NDArray[Any]
+
+STDIN = Path("-")
+ANNOTATED = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"}
+)
+"""Suffixes that annotated images keep. Others are written as PNG."""
+NAME_BYTES = 255  # of a file's name, in all common file systems
+CROP = re.compile(r"(.+)-\d+\.png")
+
+
+class Output(ABC):
+    """A folder with files made of each image, below the part of its path that not all images share.
+
+    Attributes:
+        option: The option that names the folder, for messages.
+        folder: The folder.
+    """
+
+    option: str
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._targets: dict[Path, Path] = {}
+
+    def plan(self, files: Sequence[Path]) -> None:
+        """Decide where the files of each image go, and make the folder.
+
+        Raises:
+            OptionError: The folder cannot be written, an image would be overwritten, two images would be written to one
+                file, or a name is too long.
+        """
+        places = [Path(os.path.abspath("stdin" if file == STDIN else file)) for file in files]
+        common = os.path.commonpath([place.parent for place in places])
+        of: dict[Path, Path] = {}
+        for file, place in zip(files, places, strict=True):
+            target = self.target(self.folder / place.relative_to(common))
+            if len(os.fsencode(self.longest(target.name))) > NAME_BYTES:
+                raise OptionError(
+                    f"{self.option}: {file} would be written as a name of over {NAME_BYTES} bytes; rename it"
+                )
+            if target in of:
+                raise OptionError(
+                    f"{self.option}: {of[target]} and {file} would both be written to {target}; rename one"
+                )
+            self._targets[file], of[target] = target, file
+        written = {target.resolve() for target in of}
+        for place in (place.resolve() for place in places):
+            if self.image_of(place) in written:
+                raise OptionError(f"{self.option} {self.folder} would overwrite {place}; choose another folder")
+        check_writable(self.folder, self.option)
+
+    @abstractmethod
+    def target(self, path: Path) -> Path:
+        """The file, or what the files' names begin with, of the image whose path in the folder this is."""
+
+    def longest(self, name: str) -> str:
+        """The longest name of a file of an image whose target has this name."""
+        return name
+
+    def image_of(self, path: Path) -> Path | None:
+        """The target of the image of which a file would be written to a path."""
+        return path
+
+    @abstractmethod
+    def write(self, file: Path, image: Array, faces: Faces) -> str:
+        """Write what is made of an image. Returns what cannot be written and why, if so."""
+
+    @abstractmethod
+    def has(self, file: Path, faces: int) -> bool:
+        """Whether the files of an image with so many faces are there, from an earlier run."""
+
+
+class AnnotatedImages(Output):
+    """The images with their faces drawn in."""
+
+    option = "--out"
+
+    def target(self, path: Path) -> Path:  # noqa: D102
+        return path if path.suffix.lower() in ANNOTATED else path.with_name(path.name + ".png")
+
+    def write(self, file: Path, image: Array, faces: Faces) -> str:  # noqa: D102
+        return _write(lineament.draw(image, faces), self._targets[file])
+
+    def has(self, file: Path, faces: int) -> bool:  # noqa: D102
+        return self._targets[file].exists()
+
+
+class FaceCrops(Output):
+    """A PNG file of each face, named after the image and the face's index in the JSON: ``a.jpg-0.png``.
+
+    Args:
+        folder: The folder.
+        size: Side of an aligned crop in pixels; ``None`` for plain crops, cut along the bounding box.
+    """
+
+    option = "--crops"
+
+    def __init__(self, folder: Path, size: int | None) -> None:
+        super().__init__(folder)
+        self._size = size
+
+    def target(self, path: Path) -> Path:  # noqa: D102
+        return path
+
+    def longest(self, name: str) -> str:  # noqa: D102
+        return f"{name}-9999.png"
+
+    def image_of(self, path: Path) -> Path | None:  # noqa: D102
+        found = CROP.fullmatch(path.name)
+        return path.with_name(found[1]) if found else None
+
+    def write(self, file: Path, image: Array, faces: Faces) -> str:  # noqa: D102
+        crops = (
+            plain_crops(image, faces) if self._size is None else lineament.align(image, faces, size=self._size).crops
+        )
+        problems = [_write(Image.fromarray(crop), self._crop(file, i)) for i, crop in enumerate(crops)]
+        return next(filter(None, problems), "")
+
+    def has(self, file: Path, faces: int) -> bool:  # noqa: D102
+        return all(self._crop(file, i).exists() for i in range(faces))
+
+    def _crop(self, file: Path, index: int) -> Path:
+        target = self._targets[file]
+        return target.with_name(f"{target.name}-{index}.png")
+
+
+def check_alignable(schema: Schema) -> None:
+    """Raise `OptionError` if faces with these landmarks cannot be aligned."""
+    if schema != FIVE and (schema.name, FIVE.name) not in MAPS:
+        raise OptionError(
+            f"--crops: landmarks of schema {schema.name!r} cannot be aligned; --no-align cuts plain crops"
+        )
+
+
+def plain_crops(image: Array, faces: Faces) -> list[Array]:
+    """Of each face the pixels of its bounding box that lie in the image: at least one, the nearest."""
+    height, width = image.shape[:2]
+    first = np.clip(np.floor(faces.boxes[:, :2]), 0, [width - 1, height - 1]).astype(int)
+    last = np.clip(np.ceil(faces.boxes[:, 2:]), first + 1, [width, height]).astype(int)
+    return [image[y1:y2, x1:x2] for (x1, y1), (x2, y2) in zip(first, last, strict=True)]
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Make a folder. Raises `OptionError` if files cannot be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OptionError(f"{option}: cannot write into {folder}: {error.strerror}; choose another folder") from error
+
+
+def _write(image: Image.Image, target: Path) -> str:
+    """Write an image. Returns the reason if its format cannot hold it."""
+    try:
+        with whole(target) as part:
+            image.save(part, quality=92)
+    except (OSError, ValueError) as error:  # encoders raise both
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the others would fail, too
+        return f"{target}: an image of {image.width}x{image.height} cannot be written: {error}"
+    return ""
