@@ -31,13 +31,13 @@ def train(
         typer.Option(
             "--train",
             metavar="FILE",
-            help="Labels to train on (COCO keypoints JSON below --data), in place of the recipe's lists and "
-            "backgrounds. Repeatable.",
+            help="Labels to train on (COCO keypoints JSON in --data), in place of the recipe's lists and backgrounds. "
+            "Repeatable.",
         ),
     ] = None,
     val: Annotated[
         list[str] | None,
-        typer.Option("--val", metavar="FILE", help="Labels of other photos, to validate on. Repeatable."),
+        typer.Option("--val", metavar="FILE", help="Labels of other photos for validation. Repeatable."),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -46,10 +46,10 @@ def train(
     initial: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE|RUN", help="Weights to begin with: a shipped name, an ONNX file, or the folder of a run."
+            metavar="NAME|FILE|RUN", help="Initial weights: a shipped name, an ONNX file, or the folder of a run."
         ),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Length of the training, instead of a number of steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for this time, instead of a number of steps.")] = None,
     stage: Annotated[str | None, typer.Option(help="Train only this stage of a method with several.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/METHOD).")] = None,
     set_: Annotated[
@@ -80,7 +80,7 @@ def train(
         _print_settings(training, file, [stage] if stage else training.STAGES)
         return
     if data is None:
-        raise OptionError("--data FOLDER, where the labels lie, is missing")
+        raise OptionError("--data is missing: the folder of the labels")
     with _Line() as line:
         result = run(
             training,
