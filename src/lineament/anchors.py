@@ -1,6 +1,6 @@
-"""Grids and anchors: the places and boxes that the cells of a network's maps stand for.
+"""Grids and anchors: the positions and boxes of the cells of a network's maps.
 
-They depend on the input's size alone, so they are made once for each size and kept, read-only.
+They depend only on the size of the input. They are computed once for each size and cached, read-only.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Level(NamedTuple):
     """The anchors of one map.
 
     Attributes:
-        stride: pixels of the input for one cell.
-        sides: square roots of the areas of a cell's anchors, in pixels of the input.
-        ratios: heights over widths; every cell has an anchor of each side at each ratio.
+        stride: Pixels of the input per cell.
+        sides: Square roots of the areas of a cell's anchors, in pixels of the input.
+        ratios: Heights divided by widths. Each cell has an anchor for each side and ratio.
     """
 
     stride: int
@@ -31,15 +31,15 @@ class Level(NamedTuple):
 
 
 def octaves(strides: Sequence[int], *, side: float = 4.0, per_octave: int = 3) -> tuple[Level, ...]:
-    """Levels whose smallest anchors are ``side`` strides long, with so many, evenly spaced, up to twice that."""
+    """Levels whose smallest anchors have ``side`` strides, with ``per_octave`` evenly spaced sizes up to twice that."""
     return tuple(Level(s, tuple(side * s * 2 ** (i / per_octave) for i in range(per_octave))) for s in strides)
 
 
 @lru_cache(maxsize=64)
 def grid(width: int, height: int, stride: int) -> Array:
-    """Centres of the cells of a map, (rows, columns, 2) as x and y in pixels of the input.
+    """Centres of the cells of a map, (rows, columns, 2), x and y in pixels of the input.
 
-    An input that is no multiple of the stride has cells that reach beyond its edge.
+    If the input is not a multiple of the stride, the last cells reach beyond its edge.
     """
     x, y = ((np.arange(math.ceil(length / stride)) + 0.5) * stride for length in (width, height))
     return _kept(np.stack(np.meshgrid(x, y), axis=-1))
@@ -47,7 +47,7 @@ def grid(width: int, height: int, stride: int) -> Array:
 
 @lru_cache(maxsize=64)
 def anchors(width: int, height: int, level: Level) -> Array:
-    """The anchors of one map, boxes (rows, columns, a, 4) in pixels of the input; sides outer, ratios inner."""
+    """The anchors of one map, boxes (rows, columns, a, 4) in pixels of the input, by side and then by ratio."""
     side, ratio = (values.ravel() for values in np.meshgrid(level.sides, level.ratios, indexing="ij"))
     half = np.stack([side / np.sqrt(ratio), side * np.sqrt(ratio)], axis=-1) / 2
     centre = grid(width, height, level.stride)[:, :, None]
@@ -56,10 +56,10 @@ def anchors(width: int, height: int, level: Level) -> Array:
 
 @lru_cache(maxsize=16)
 def all_anchors(width: int, height: int, levels: tuple[Level, ...]) -> Array:
-    """The anchors of all maps, (n, 4): map by map, row by row, cell by cell."""
+    """The anchors of all maps (n, 4), by map, row and cell."""
     return _kept(np.concatenate([anchors(width, height, level).reshape(-1, 4) for level in levels]))
 
 
 def _kept(array: Array) -> Array:
-    array.flags.writeable = False  # the same array is handed out again
+    array.flags.writeable = False  # the cache returns the same array again
     return array

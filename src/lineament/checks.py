@@ -1,4 +1,4 @@
-"""Arguments held to their kind: what is none becomes an ``OptionError`` that says what was expected."""
+"""Check arguments. A wrong one raises an ``OptionError`` that says what was expected."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from lineament.errors import OptionError
 
 
 def number(value: Any, expected: str, *, low: float, high: float = math.inf) -> float:
-    """A finite real number in [low, high], NumPy's too, as a plain one.
+    """Check for a finite real number in [low, high], also NumPy's, and return it as a Python float.
 
     Args:
-        value: what was given.
-        expected: what the argument is, for the message: "threshold must lie in [0, 1]".
-        low, high: its range.
+        value: The argument.
+        expected: What the argument should be, for the message, such as "threshold must lie in [0, 1]".
+        low: The smallest value.
+        high: The largest value.
 
     Raises:
-        OptionError: something else.
+        OptionError: The argument is something else.
     """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
@@ -35,10 +36,10 @@ def number(value: Any, expected: str, *, low: float, high: float = math.inf) -> 
 
 
 def whole(value: Any, expected: str, *, low: int, high: int = 2**31 - 1) -> int:
-    """A whole number in [low, high], NumPy's too, as a plain one; 2.0 is none.
+    """Check for an integer in [low, high], also NumPy's, and return it as a Python int. 2.0 is not an integer.
 
     Raises:
-        OptionError: something else.
+        OptionError: The argument is something else.
     """
     flag = isinstance(value, bool)
     if isinstance(value, Integral) and not flag and low <= int(value) <= high:

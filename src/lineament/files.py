@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """A temporary name in the file's folder to write under; moved in place at the end, removed if anything fails.
+    """Yield a temporary name to write to. It replaces the file at the end, and is removed if anything fails.
 
     Args:
-        path: the file that comes about; its folder is made where it does not exist. A link leads to the file that is
-            replaced. A pipe or a device is no file: it is written to as it stands.
+        path: The file to write. Its folder is created if it does not exist. If it is a link, the target is replaced. A
+            pipe or a device is written directly.
 
     Yields:
-        The temporary name, with the same suffix.
+        The temporary name, in the same folder and with the same suffix.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -36,11 +36,11 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that no half of it is ever read.
+    """Write a file so that nobody ever reads an incomplete one.
 
     Args:
-        path: the file; its folder is made where it does not exist.
-        content: text (written as UTF-8) or bytes.
+        path: The file. Its folder is created if it does not exist.
+        content: Text (written as UTF-8) or bytes.
     """
     with whole(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)

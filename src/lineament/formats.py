@@ -1,4 +1,4 @@
-"""Files held against a model of their format: what they promise is checked before anything reads it."""
+"""Check the content of files against a model of their format."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lineament.errors import DataError
 T = TypeVar("T")
 
 LARGEST = 1e15
-"""Numbers beyond this are no coordinates; up to here areas are finite in float32."""
+"""Larger numbers are not coordinates. Up to here, areas are finite in float32."""
 
 
 def parse_json(content: bytes | str, where: str) -> Any:
-    """The value that a text of JSON holds.
+    """Parse JSON.
 
     Args:
-        content: text, or bytes in UTF-8, -16 or -32.
-        where: place for messages: a file, or ``file:line``.
+        content: Text, or bytes in UTF-8, UTF-16 or UTF-32.
+        where: The source for messages: a file, or ``file:line``.
 
     Raises:
-        DataError: not JSON.
+        DataError: The content is not JSON.
     """
     try:
         return json.loads(content)
@@ -33,23 +33,23 @@ def parse_json(content: bytes | str, where: str) -> Any:
 
 
 def as_model(value: Any, model: type[T], where: str) -> T:
-    """A parsed JSON object as the type that describes it.
+    """Convert a parsed JSON object to the type that describes it.
 
-    An empty list or object, or null, says nothing: the key counts as absent.
+    A key with an empty list, an empty object or null counts as missing.
 
     Args:
-        value: the object, such as ``parse_json`` returns it.
-        model: the type, such as a ``msgspec.Struct``.
-        where: place for messages.
+        value: The object, from ``parse_json``.
+        model: The type, such as a ``msgspec.Struct``.
+        where: The source for messages.
 
     Raises:
-        DataError: the value has another form; the message names the key.
+        DataError: The object has another form. The message names the key.
     """
     return as_models([value], model, lambda _: where)[0]
 
 
 def as_models(values: Iterable[Any], model: type[T], where: Callable[[int], str]) -> list[T]:
-    """``as_model`` of each value; ``where`` gives the place of a value from its index."""
+    """Apply ``as_model`` to each value. ``where`` returns the source of a value from its index."""
     models: list[T] = []
     try:
         for value in values:
@@ -62,7 +62,7 @@ def as_models(values: Iterable[Any], model: type[T], where: Callable[[int], str]
 
 
 def _without_blanks(value: Any) -> Any:
-    """The object without the keys that say nothing; whatever is no object, as it is."""
+    """Remove empty keys from an object. Other values are returned unchanged."""
     if not isinstance(value, dict):
         return value
     return {key: item for key, item in value.items() if item is not None and item != [] and item != {}}

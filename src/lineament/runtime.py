@@ -1,7 +1,7 @@
-"""ONNX files behind one call: onnxruntime or OpenVINO. The device asked for is the device used, or an error says why.
+"""Run ONNX files with onnxruntime or OpenVINO. A device that is missing or does not start is an error.
 
-A file may hold several networks that share nothing, its *entries*: inputs and outputs are called ``entry.name``, and a
-call runs one entry. So a cascade is one file, one session and one pool of threads. Every input's first axis is a batch.
+A file may hold several independent networks, its *entries*. Inputs and outputs are named ``entry.name``, and a call
+runs one entry. So a cascade is one file, one session and one pool of threads. The first axis of every input is a batch.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class Graph(ABC):
     @staticmethod
     @abstractmethod
     def devices() -> list[str]:
-        """The devices that this runtime has here, fastest first, "cpu" last."""
+        """The devices of this runtime on this machine, fastest first, "cpu" last."""
 
     @abstractmethod
     def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
-        """Those outputs of one entry, in the order asked for. Safe to call from several threads at once."""
+        """Run one entry. Returns the outputs in the given order. Several threads may call it at the same time."""
 
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider", "cpu": "CPUExecutionProvider"}
-"""Of onnxruntime, by device; fastest first."""
+"""Of onnxruntime, by device, fastest first."""
 
 
 class OnnxRuntime(Graph):
-    """onnxruntime on the device asked for."""
+    """onnxruntime on one device."""
 
     def __init__(self, model: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
         import onnxruntime as ort
@@ -84,7 +84,7 @@ class OnnxRuntime(Graph):
 
 
 class OpenVino(Graph):
-    """OpenVINO on the device asked for; every entry is compiled on its first use."""
+    """OpenVINO on one device. Each entry is compiled when it is first used."""
 
     def __init__(self, model: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
         there = self.devices()
@@ -117,7 +117,7 @@ class OpenVino(Graph):
         return sorted(found, key=lambda device: (not device.startswith("gpu"), device == "cpu"))
 
     def _try_to_compile(self) -> None:
-        """Raise `OptionError` where a device is there and cannot run the file, before the first image comes."""
+        """Raise an `OptionError` if the device cannot run the file, before the first image comes."""
         try:
             self._core.compile_model(self._model, self.device.upper(), self._settings)
         except RuntimeError as error:
@@ -146,19 +146,19 @@ RUNTIMES: dict[str, type[Graph]] = {"onnx": OnnxRuntime, "openvino": OpenVino}
 
 
 def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", threads: int | None = None) -> Graph:
-    """An ONNX file's bytes, ready to run.
+    """Load the bytes of an ONNX file.
 
     Args:
-        model: the file's content.
+        model: The content of the file.
         runtime: "onnx" (onnxruntime) or "openvino".
-        device: "cpu", or a device that the runtime has on this machine, in upper or lower case; "auto" for the fastest
-            one that starts. The log tells which that is.
-        threads: threads for one call; ``None`` leaves it to the runtime (all cores).
+        device: "cpu", or another device that the runtime has, in upper or lower case. "auto" selects the fastest one
+            that starts, and logs it.
+        threads: Processor threads for one call. ``None`` leaves it to the runtime (all cores).
 
     Raises:
-        OptionError: no such runtime, device or number of threads; the message names those that are there.
-        WeightsError: the bytes are no ONNX model.
-        MissingExtraError: the runtime's package is not installed.
+        OptionError: The runtime, device or number of threads does not exist. The message names those that do.
+        WeightsError: The bytes are not an ONNX model.
+        MissingExtraError: The package of the runtime is not installed.
     """
     if not isinstance(runtime, str) or runtime not in RUNTIMES:
         raise OptionError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
@@ -171,7 +171,7 @@ def load_graph(model: bytes, *, runtime: str = "onnx", device: str = "cpu", thre
 
 
 def _fastest(kind: type[Graph], model: bytes, threads: int | None) -> Graph:
-    """The file on the first device that starts."""
+    """Load the file on the first device that starts."""
     *faster, last = kind.devices()
     for device in faster:
         try:
@@ -186,10 +186,10 @@ def _fastest(kind: type[Graph], model: bytes, threads: int | None) -> Graph:
 
 
 def read_metadata(model: bytes) -> dict[str, str]:
-    """The key-value pairs that an ONNX file carries.
+    """Read the metadata of an ONNX file.
 
     Raises:
-        WeightsError: the bytes are no ONNX model.
+        WeightsError: The bytes are not an ONNX model.
     """
     import onnxruntime as ort
 
@@ -211,8 +211,9 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64
 
 
 def _empty_batch(shape: list[Any], dtype: str) -> Array:
-    """An array of an input's shape whose first axis, the batch, is empty.
+    """An array with the shape of an input and an empty batch.
 
-    Other open axes get a length that any network takes: a convolution wants room for its window even in nothing.
+    Other open axes get a length that every network accepts: a convolution needs room for its window even in an empty
+    batch.
     """
     return np.empty([0, *(d if isinstance(d, int) else 64 for d in shape[1:])], _DTYPES[dtype])

@@ -1,7 +1,7 @@
-"""What a network is shown of an image: the whole of it, an overview, tiles, a pyramid, mirrored; and the way back.
+"""Views: what a network sees of an image (whole, overview, tiles, pyramid, mirrored), and the way back.
 
-A view is pixels and the place they have in the image. Functions make single views; `Views` holds those of all images of
-a call, hands them out in batches of one shape, and brings boxes and landmarks back into the images.
+A view has pixels and a position in the image. Functions make single views. `Views` holds the views of all images of a
+call, yields them in batches of one shape, and maps boxes and landmarks back to the images.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ class View:
     """A part of an image as a network sees it.
 
     Attributes:
-        image: index of the image.
-        pixels: (h, w, 3) uint8, black where the image ends.
-        scale: pixels of the view for one of the image.
-        corner: (2,), in pixels of the image, the place of the upper left corner of the view, not mirrored.
-        smallest, largest: sides in pixels of the view between which a face counts; others are another view's.
-        mirrored: whether the view shows the image mirrored.
+        image: Index of the image.
+        pixels: (h, w, 3) uint8. Black beyond the image.
+        scale: Pixels of the view per pixel of the image.
+        corner: (2,) position of the view's top left corner in pixels of the image, before mirroring.
+        smallest: Smallest side of a face that counts in this view, in its pixels. Other views detect smaller faces.
+        largest: Largest side of a face that counts in this view, in its pixels.
+        mirrored: Whether the view shows the image mirrored.
     """
 
     image: int
@@ -54,17 +55,19 @@ def part(
     border: int = 0,
     multiple: int = 1,
 ) -> View:
-    """A view of the part of an image that begins at ``corner``, letterboxed.
+    """Make a letterboxed view of a part of an image.
 
-    One scale holds for both axes: a last row that the part would fill only in part is left out. Where the scale is a
-    half or less, pixels are means of those they cover; else bilinear.
+    Both axes have the same scale. A last row or column that the part would fill only in part is left out. At a scale of
+    a half or less, pixels are averaged; otherwise they are bilinear.
 
     Args:
-        number: index of the image. image: (h, w, 3) uint8.
-        scale: pixels of the view for one of the image.
-        corner, size: ``(x, y)`` and ``(width, height)`` of the part in pixels of the image; left out, the whole.
-        border: black pixels around.
-        multiple: black fills the view up to multiples of it, to the right and below.
+        number: Index of the image.
+        image: (h, w, 3) uint8.
+        scale: Pixels of the view per pixel of the image.
+        corner: ``(x, y)`` of the top left corner of the part, in pixels of the image.
+        size: ``(width, height)`` of the part, in pixels of the image. ``None``: to the end of the image.
+        border: Width of the black border in pixels.
+        multiple: Black padding to the right and below makes the sides multiples of this.
     """
     h, w = image.shape[:2]
     width, height = np.minimum(np.array([w, h]) - corner, size or (w, h))
@@ -83,10 +86,14 @@ def part(
 
 
 def whole(number: int, image: Array, longer: int, *, margin: float = 0.0, multiple: int = 1) -> View:
-    """The whole image with its longer edge brought to ``longer`` pixels.
+    """Make a view of the whole image with a longer edge of ``longer`` pixels.
 
     Args:
-        margin: black around the image, as a share of ``longer`` on each side; the image gets the smaller for it.
+        number: Index of the image.
+        image: (h, w, 3) uint8.
+        longer: Longer edge of the view in pixels, including the margin.
+        margin: Black margin on each side as a share of ``longer``. It makes the image smaller.
+        multiple: See ``part``.
     """
     border = round(margin * longer)
     scale = (longer - 2 * border) / max(image.shape[:2])
@@ -94,9 +101,9 @@ def whole(number: int, image: Array, longer: int, *, margin: float = 0.0, multip
 
 
 def overview(view: View, longer: float, *, multiple: int = 1) -> View:
-    """What a view shows, in a smaller view: its longer edge is brought to ``longer`` pixels.
+    """Resize a view so that its longer edge has ``longer`` pixels.
 
-    It is made of the view, as to shrink a large image once more would take far longer.
+    It starts from the view, since resizing a large image again would take far longer.
     """
     ratio = longer / max(view.pixels.shape[:2])
     small = part(view.image, view.pixels, scale=ratio, multiple=multiple)
@@ -104,10 +111,14 @@ def overview(view: View, longer: float, *, multiple: int = 1) -> View:
 
 
 def tiles(number: int, image: Array, side: int, *, overlap: float, multiple: int = 1) -> Iterator[View]:
-    """Squares of ``side`` pixels in the image's own resolution that cover it; the last are flush with its end.
+    """Cover an image with square tiles at full resolution. The last tiles end at the edge of the image.
 
     Args:
-        overlap: share of a tile's side in [0, 1) that it has in common with the next, at least.
+        number: Index of the image.
+        image: (h, w, 3) uint8.
+        side: Side of a tile in pixels.
+        overlap: Smallest share of a tile's side, in [0, 1), that it has in common with the next tile.
+        multiple: See ``part``.
     """
     h, w = image.shape[:2]
     for top in _starts(h, side, overlap):
@@ -116,25 +127,26 @@ def tiles(number: int, image: Array, side: int, *, overlap: float, multiple: int
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
-    """Where tiles begin that cover a length."""
+    """The starts of the tiles that cover a length."""
     count = max(math.ceil((length - side * overlap) / (side * (1 - overlap))), 1)
     return np.linspace(0, max(length - side, 0), count).round().astype(int).tolist()
 
 
 def mirrored(view: View) -> View:
-    """The view's mirror image, at the same place."""
+    """The mirrored view, at the same position."""
     return replace(view, pixels=np.ascontiguousarray(view.pixels[:, ::-1]), mirrored=not view.mirrored)
 
 
 class Views:
     """The views of all images of a call.
 
-    Boxes and landmarks that a network finds are rows of one table for all views, and each row says its view's number.
+    The boxes and landmarks of all views are rows of one table. Each row has the number of its view.
 
     Attributes:
-        views: in the order given, which numbers them.
+        views: The views. Their order defines their numbers.
         image: (v,) index of each view's image.
-        smallest, largest: (v,) as of `View`.
+        smallest: (v,) see `View`.
+        largest: (v,) see `View`.
     """
 
     def __init__(self, views: Iterable[View]) -> None:
@@ -148,10 +160,10 @@ class Views:
         self._mirrored = np.array([view.mirrored for view in self.views], bool)
 
     def batches(self, pixels: int) -> Iterator[tuple[Array, Array]]:
-        """All views, those of one shape together: numbers (n,) and pixels (n, h, w, 3) uint8.
+        """Yield all views in batches of one shape: numbers (n,) and pixels (n, h, w, 3) uint8.
 
         Args:
-            pixels: of the views of one batch in all, at most, unless a single one has more.
+            pixels: Largest number of pixels in a batch. A larger view is a batch of its own.
         """
 
         def shape_of(number: int) -> tuple[int, ...]:
@@ -165,19 +177,19 @@ class Views:
                 yield batch, np.stack([self.views[number].pixels for number in batch])
 
     def counts(self, sides: Array, view: Array) -> Array:
-        """(n,) whether faces with such sides, in pixels of their views, are theirs to find."""
+        """Whether faces with these sides, in pixels of their views, count in their views (n,)."""
         return np.asarray((sides >= self.smallest[view]) & (sides <= self.largest[view]))
 
     def boxes(self, boxes: Array, view: Array) -> Array:
-        """Boxes (n, 4) in pixels of their views as boxes in pixels of their images, float64."""
+        """Map boxes (n, 4) from pixels of their views to pixels of their images, float64."""
         there = np.asarray(boxes, np.float64)
         there = np.where(self._mirrored[view, None], box_ops.mirror(there, self._width[view]), there)
         return np.asarray(there / self._scale[view, None] + np.tile(self._corner[view], 2))
 
     def points(self, points: Array, view: Array, schema: Schema) -> Array:
-        """Landmarks (n, k, 2) of a schema in pixels of their views as landmarks in pixels of their images, float64.
+        """Map landmarks (n, k, 2) from pixels of their views to pixels of their images, float64.
 
-        Those of mirrored views change places with their mirror partners: a right eye is the mirror image's left eye.
+        In mirrored views, landmarks swap with their mirror partners: a right eye is the left eye of the mirror image.
         """
         there = np.asarray(points, np.float64)
         if self._mirrored.any():
@@ -187,7 +199,7 @@ class Views:
         return np.asarray(there / self._scale[view, None, None] + self._corner[view, None])
 
     def each(self, values: Array, view: Array, schema: Schema) -> Array:
-        """What is known of each landmark (n, k), such as its score, likewise in the order of the image's landmarks."""
+        """Reorder values of the landmarks (n, k), such as scores, in the same way."""
         if not self._mirrored.any():
             return values
         return np.where(self._mirrored[view, None], values[:, schema.mirror], values)

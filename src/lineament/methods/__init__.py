@@ -1,4 +1,4 @@
-"""The one registry of methods, and what a method is: a detector, or a landmark stage that runs behind one."""
+"""The registry of methods. A method is a detector, or a landmark stage that runs behind one."""
 
 from __future__ import annotations
 
@@ -24,51 +24,52 @@ Array = NDArray[Any]
 
 
 class Decoder(Protocol):
-    """A detector at inference: images in, faces out."""
+    """A detector at inference."""
 
     schema: Schema
 
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
     ) -> list[Faces]:
-        """The faces of images (h, w, 3) uint8 RGB of any sizes, in order; best score first in each."""
+        """Detect faces in images (h, w, 3) uint8 RGB of any sizes. One ``Faces`` per image, best score first."""
         ...
 
 
 @runtime_checkable
 class LandmarkStage(Protocol):
-    """A second stage at inference: images and the faces in them in, the same faces with better landmarks out.
+    """A landmark stage at inference: it predicts the landmarks of faces that a detector has found.
 
     Attributes:
-        schema: the landmarks that it finds.
+        schema: The schema of the landmarks that it predicts.
     """
 
     schema: Schema
 
     def __call__(self, images: Sequence[Array], faces: Sequence[Faces]) -> list[Faces]:
-        """The same faces with this stage's schema, landmarks and landmark scores.
+        """Predict landmarks and landmark scores.
 
-        All faces of all images go through the network in one batch, or in a few of bounded memory.
+        All faces of all images go through the network in one batch, or in a few batches of bounded memory.
 
         Args:
             images: (h, w, 3) uint8 RGB of any sizes.
-            faces: as many; each may be empty. Their landmarks, of any schema, may be NaN or of no points at all: then
-                the boxes say where the faces are.
+            faces: One ``Faces`` per image, possibly empty. Their landmarks may have any schema, and may be NaN or have
+                no points. Then the boxes locate the faces.
 
         Returns:
-            One ``Faces`` for each image, with the boxes and scores, and in the order, that were given.
+            One ``Faces`` per image, with the same boxes and scores in the same order.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Method:
-    """One method; see the two kinds below.
+    """A method; the two kinds are below.
 
     Attributes:
-        title, paper: for people.
-        settings: dataclass of what a weight file says about itself; a detector's inherits `DetectorSettings`.
-        training: module with ``run``, imported only to train.
+        title: The name of the method.
+        paper: The paper that describes it.
+        settings: The dataclass of its settings. A detector's inherits `DetectorSettings`.
+        training: The module that trains it. It is imported only for training.
     """
 
     kind: ClassVar[str]
@@ -80,10 +81,10 @@ class Method:
 
 @dataclass(frozen=True)
 class DetectionMethod(Method):
-    """A method that finds faces.
+    """A method that detects faces.
 
     Attributes:
-        decoder: makes the detector from a loaded file and its settings.
+        decoder: Makes the detector from a loaded file and its settings.
     """
 
     kind: ClassVar[str] = "detector"
@@ -93,10 +94,10 @@ class DetectionMethod(Method):
 
 @dataclass(frozen=True)
 class LandmarkMethod(Method):
-    """A method that finds the landmarks of faces that a detector found.
+    """A method that predicts the landmarks of faces that a detector has found.
 
     Attributes:
-        stage: makes the landmark stage from a loaded file and its settings.
+        stage: Makes the landmark stage from a loaded file and its settings.
     """
 
     kind: ClassVar[str] = "landmark stage"
@@ -132,7 +133,7 @@ def method(name: str) -> Method:
     """The method of that name.
 
     Raises:
-        OptionError: no such method; the message lists those that exist.
+        OptionError: The method does not exist. The message lists those that do.
     """
     if name not in METHODS:
         raise OptionError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")

@@ -1,4 +1,4 @@
-"""Settings that methods share. A method's own are a dataclass that inherits the blocks it uses."""
+"""Settings that methods share. The settings of a method are a dataclass that inherits the blocks it uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Suppression = Literal["nms", "soft-linear", "soft-gaussian"]
 _OPTION = "option"
 
 SEEN = 8
-"""Side of a face in pixels of the input below which few are found: of 24 photos' faces, KPNet found 3 at 7, 10 at 8."""
+"""Side of a face in pixels of the input. Smaller ones are rarely detected: of 24 photos, 3 at 7 pixels, 10 at 8."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Option:
     """How a setting appears on the command line, where ``--setting`` takes all others.
 
     Attributes:
-        help: what it does, in a sentence.
-        metavar: what its value is called, if not by its type.
-        read: makes the value of what was typed; without it the setting's type does.
+        help: What it does, in a sentence.
+        metavar: The name of its value in the help. ``None``: the name of its type.
+        read: Converts the text to the value. ``None``: by its type.
     """
 
     help: str
@@ -36,12 +36,12 @@ class Option:
 
 
 def option(default: Any, help: str, *, metavar: str | None = None, read: Callable[[str], Any] | None = None) -> Any:
-    """A field of settings that is an option of its own on the command line; arguments as of `Option`."""
+    """A field of settings that has its own option on the command line. The arguments are those of `Option`."""
     return field(default=default, metadata={_OPTION: Option(help, metavar, read)})
 
 
 def option_of(setting: Field[Any]) -> Option | None:
-    """The option that a setting is, if it is one."""
+    """The command-line option of a setting, if it has one."""
     return setting.metadata.get(_OPTION)
 
 
@@ -50,9 +50,9 @@ class MethodSettings:
     """Settings of every method.
 
     Attributes:
-        landmarks: name of the landmark schema that is found.
-        schemas: names of the schemas whose landmarks the network gives, one after the other in its outputs; empty where
-            ``landmarks`` is the only one.
+        landmarks: Name of the predicted landmark schema.
+        schemas: Names of all schemas that the network predicts, in the order of its outputs. Empty if ``landmarks`` is
+            the only one.
     """
 
     landmarks: str = of_weights("5")
@@ -69,7 +69,7 @@ class MethodSettings:
 
     @property
     def columns(self) -> slice:
-        """Which of all the landmarks that the network gives are those of ``landmarks``."""
+        """The part of the network's landmark outputs that belongs to ``landmarks``."""
         before = self.offered[: self.offered.index(self.landmarks)]
         start = sum(len(schema(name)) for name in before)
         return slice(start, start + len(schema(self.landmarks)))
@@ -77,18 +77,18 @@ class MethodSettings:
 
 @dataclass(frozen=True)
 class DetectorSettings(MethodSettings):
-    """Settings of every detector: when a candidate is a face, and what becomes of several for one face.
+    """Settings of every detector: the thresholds for faces, and the suppression of duplicates.
 
     Attributes:
-        threshold: lowest score in [0, 1] of a face that is returned, unless a call says otherwise.
-        min_face: side in pixels of the smallest face that is returned, unless a call says otherwise.
-        flip: look at the mirrored image, too; what is found there counts as much. Twice the time.
-        suppression: what happens to the worse of two boxes that overlap, at the end. "nms": it falls. "soft-linear" and
-            "soft-gaussian": its score falls by how much they overlap (Soft-NMS, see ``lineament.boxes.soft_nms``).
-        sigma: of "soft-gaussian": how slowly it falls, above 0.
-        over: what overlaps count over at that end: "union", or "min" for the smaller of the two areas.
-        voting: each box becomes the mean of those that overlap it by more than this, weighted by score (box voting, see
-            ``lineament.boxes.vote``); ``None`` for the box as it is.
+        threshold: Default of the lowest confidence score, in [0, 1].
+        min_face: Default of the side of the smallest face, in pixels.
+        flip: Also detect in the mirrored image, with equal weight. Takes twice the time.
+        suppression: What happens at the end to the lower-scoring of two overlapping boxes. "nms" removes it.
+            "soft-linear" and "soft-gaussian" lower its score (Soft-NMS, see ``lineament.boxes.soft_nms``).
+        sigma: For "soft-gaussian": how slowly scores fall, above 0.
+        over: How that overlap is measured: over the "union", or over the smaller area ("min").
+        voting: Each box becomes the score-weighted mean of the boxes that overlap it by more than this (box voting, see
+            ``lineament.boxes.vote``). ``None``: boxes are not changed.
     """
 
     threshold: float = 0.5
@@ -112,14 +112,14 @@ class DetectorSettings(MethodSettings):
 
 @dataclass(frozen=True)
 class ViewSettings(DetectorSettings):
-    """Settings of detectors that see an image as a whole, brought to one size.
+    """Settings of detectors that resize each image to one size.
 
     Attributes:
-        input_size: longer edge in pixels to which an image is brought.
-        pyramid: further sizes at which the image is shown, over ``input_size``: ``(0.5, 2)`` for half and twice.
-        tiles: also look at overlapping tiles of ``input_size`` in the image's own resolution.
-        overlap: share of a tile's side that it has in common with the next, in [0, 1).
-        margin: black around the image, as a share of the input in [0, 0.5), so that faces that fill it have room.
+        input_size: Longer edge of the resized image, in pixels.
+        pyramid: More input sizes as multiples of ``input_size``: ``(0.5, 2)`` for half and twice.
+        tiles: Also detect in overlapping tiles of ``input_size`` at full resolution.
+        overlap: Share of a tile's side that it has in common with the next, in [0, 1).
+        margin: Black margin around the image, as a share of the input in [0, 0.5), for faces that the edge cuts off.
     """
 
     input_size: int = option(
@@ -140,10 +140,10 @@ class ViewSettings(DetectorSettings):
             raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
 
     def overlooked(self, min_face: float, image_size: tuple[int, int]) -> str:
-        """Why faces of ``min_face`` pixels are not found in an image of that size; empty if they are.
+        """Why faces of ``min_face`` pixels cannot be detected in an image of that size; empty if they can.
 
         Args:
-            min_face: side of a face in pixels of the image.
+            min_face: Side of a face in pixels of the image.
             image_size: ``(width, height)`` in pixels.
         """
         longer = max(image_size)
@@ -163,10 +163,10 @@ class ViewSettings(DetectorSettings):
 
 @dataclass(frozen=True)
 class ConventionSettings(DetectorSettings):
-    """Settings of detectors that infer boxes from landmarks.
+    """Settings of detectors that derive boxes from landmarks.
 
     Attributes:
-        convention: which boxes: the name of a convention that is built in, or a fitted one as a dictionary.
+        convention: The box convention: the name of a built-in one, or a fitted one as a dictionary.
     """
 
     convention: str | Mapping[str, Any] = option(
