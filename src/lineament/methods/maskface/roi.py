@@ -1,0 +1,64 @@
+"""RoIAlign (He et al. 2017) over the levels of a pyramid, in torch.
+
+An exported file uses the ONNX operator of that name; a test holds both against sums in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SAMPLES = 2  # along each side of a bin
+
+
+def bins(
+    features: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, level: Tensor, size: int
+) -> Tensor:
+    """Means of the features in ``size`` x ``size`` bins of each box, from bilinear samples, 2x2 a bin.
+
+    Coordinates are continuous: the centre of a map's first cell lies at half a cell. Samples up to one cell beyond the
+    edge are those at the edge; farther out they are 0.
+
+    Args:
+        features: maps (n, c, h, w), one a level.
+        strides: pixels for one cell of each.
+        boxes: (r, 4) in pixels. image: (r,) numbers of images. level: (r,) numbers of levels.
+        size: bins along a side.
+
+    Returns:
+        (r, c, size, size).
+    """
+    heights, widths = (torch.tensor([f.shape[axis] for f in features], device=boxes.device) for axis in (2, 3))
+    areas = heights * widths * features[0].shape[0]
+    start = (areas.cumsum(0) - areas)[level]
+    table = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])  # all cells of all maps
+    height, width = heights[level], widths[level]
+    cells = boxes / torch.tensor(strides, device=boxes.device, dtype=boxes.dtype)[level, None]
+    steps = (torch.arange(size * SAMPLES, device=boxes.device) + 0.5) / (size * SAMPLES)
+    x, y = (cells[:, i, None] + steps * (cells[:, i + 2] - cells[:, i])[:, None] - 0.5 for i in (0, 1))
+    columns, rows = _neighbours(x, width), _neighbours(y, height)
+    first = (start + image * height * width)[:, None, None]
+    total: Tensor | None = None
+    for row, share_y in rows:
+        for column, share_x in columns:
+            cell = first + row[:, :, None] * width[:, None, None] + column[:, None, :]
+            share = (share_y[:, :, None] * share_x[:, None, :])[..., None]
+            seen = table.index_select(0, cell.flatten()).view(*cell.shape, -1) * share.to(table.dtype)
+            total = seen if total is None else total + seen
+    assert total is not None
+    r, channels = len(boxes), total.shape[-1]
+    pooled = total.view(r, size, SAMPLES, size, SAMPLES, channels).mean(dim=(2, 4))
+    return pooled.permute(0, 3, 1, 2)
+
+
+def _neighbours(at: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The two cells (r, s) on either side of positions (r, s), counted from the centres of cells, and their shares."""
+    last = length[:, None] - 1
+    inside = (at >= -1) & (at <= last + 1)
+    at = at.clamp(min=0).minimum(last.to(at.dtype))
+    low = at.floor().long().minimum(last)
+    high = (low + 1).minimum(last)
+    share = (at - low).to(at.dtype)
+    return [(low, (1 - share) * inside), (high, share * inside)]

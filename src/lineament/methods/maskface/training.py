@@ -1,0 +1,219 @@
+"""Training MaskFace on canvases: anchors, boxes and masks of landmarks at once (Yashunin et al. 2020, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lineament import boxes as box_ops
+from lineament.anchors import all_anchors
+from lineament.data.canvases import LabelRules, Labels
+from lineament.errors import OptionError
+from lineament.methods import backbones
+from lineament.methods.backbones.base import freeze
+from lineament.methods.maskface.levels import FINEST, SMALLEST, levels
+from lineament.methods.maskface.network import MaskFace
+from lineament.methods.maskface.targets import BACKGROUND, FACE, match, regions
+from lineament.schemas import MAPS, convert, schema
+from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
+from lineament.train.precision import in_float32
+from lineament.train.recipe import read_phases
+from lineament.train.task import Batch, to_input
+
+Array = NDArray[Any]
+METHOD = "maskface"
+STAGES = (METHOD,)
+BETA = 1 / 9  # of the smooth L1 loss
+
+
+@dataclass(frozen=True)
+class MaskFaceRecipe(CanvasRecipe):
+    """Settings beside those of every training on canvases.
+
+    Attributes:
+        backbone: see `lineament.methods.backbones`. pretrained: its weights, likewise.
+        frozen: how many of its first convolutions do not learn; its normalisation never does.
+        width, head_width, head_layers, finest, context, norm: as of ``MaskFace``.
+        smallest: side in pixels of the smallest anchor.
+        k0: level of a face of 224 pixels (equation 6).
+        regions: for each landmark schema, of how many faces of a batch landmarks are learnt, at most.
+        jitter: sigma by which their regions differ from their boxes, as a share of the sides.
+        alpha, gamma: of the focal loss (equation 2).
+        landmark_weight: lambda of equation 1.
+        labels: faces far from all anchors' sizes are ignored, as they would be matched badly.
+    """
+
+    backbone: str = "efficientnet-lite0"
+    pretrained: str = "imagenet"
+    frozen: int = 2
+    width: int = 256
+    head_width: int = 256
+    head_layers: int = 8
+    finest: int = FINEST
+    context: bool = True
+    norm: str = "group"
+    smallest: float = SMALLEST
+    k0: int = 3
+    regions: tuple[int, ...] = (48,)
+    jitter: float = 0.06
+    alpha: float = 0.25
+    gamma: float = 2.0
+    landmark_weight: float = 0.25
+    labels: LabelRules = LabelRules(smallest=0.4**0.5 * 16, largest=2.5**0.5 * 406)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm not in ("group", "batch"):
+            raise OptionError(f"norm is group or batch, found {self.norm!r}")
+        if len(self.regions) != len(self.landmarks):
+            raise OptionError(f"regions has a number for each of landmarks {self.landmarks}, found {self.regions}")
+
+
+class MaskFaceTask(CanvasTask):
+    """Canvases and what is to be found on them."""
+
+    recipe: MaskFaceRecipe
+
+    def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
+        """What anchors are, offsets of those that are faces, and regions with landmarks."""
+        r = self.recipe
+        kinds = levels(r.finest, r.smallest)
+        boxes = all_anchors(r.canvas, r.canvas, kinds)
+        matches = [match(kinds, r.canvas, c.boxes[~c.ignore], c.boxes[c.ignore]) for c in canvases]
+        image = np.concatenate([np.full((m.label == FACE).sum(), i) for i, m in enumerate(matches)])
+        anchor = np.concatenate([np.flatnonzero(m.label == FACE) for m in matches])
+        truth = np.concatenate(
+            [c.boxes[~c.ignore][m.face[m.face >= 0]] for c, m in zip(canvases, matches, strict=True)]
+        )
+        return {
+            "label": np.stack([m.label for m in matches]),
+            "positive": np.stack([image, anchor], axis=1),
+            "offset": box_ops.encode_rcnn(truth.astype(np.float64), boxes[anchor]).astype(np.float32),
+            **self._regions(rng, canvases),
+        }
+
+    def _regions(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
+        """By schema, as many regions as the recipe says, of faces whose landmarks are known; the last may be empty.
+
+        Their number is always the same, since convolutions are prepared anew for every new size of a batch.
+        """
+        r = self.recipe
+        batch: Batch = {}
+        for name, most in zip(r.landmarks, r.regions, strict=True):
+            rows = [self._known(canvas, name) for canvas in canvases]
+            boxes, points, weights = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+            image = np.repeat(np.arange(len(rows)), [len(mine[0]) for mine in rows])
+            some = np.sort(rng.permutation(len(boxes))[:most])
+            found = regions(rng, boxes[some], points[some], weights[some], jitter=r.jitter, k0=r.k0, finest=r.finest)
+            fill = most - len(some)
+            batch |= {
+                f"boxes_{name}": np.concatenate([found.boxes, np.tile([0, 0, 1, 1], (fill, 1))]).astype(np.float32),
+                f"level_{name}": np.pad(found.level, (0, fill)),
+                f"image_{name}": np.pad(image[some], (0, fill)),
+                f"points_{name}": np.pad(found.points, ((0, fill), (0, 0), (0, 0))).astype(np.float32),
+                f"weights_{name}": np.pad(found.weights, ((0, fill), (0, 0))).astype(np.float32),
+            }
+        return batch
+
+    def _known(self, canvas: Labels, name: str) -> tuple[Array, Array, Array]:
+        """Boxes, landmarks and weights of a canvas's faces that have landmarks of a schema, or of a finer one."""
+        wanted = schema(name)
+        parts = [(np.zeros((0, 4)), np.zeros((0, len(wanted), 2)), np.zeros((0, len(wanted))))]
+        for number, has in enumerate(self.composer.schemas):
+            rows = (canvas.schema == number) & ~canvas.ignore & (canvas.weights > 0).any(axis=1)
+            points, weights = canvas.landmarks[rows][:, : len(has)], canvas.weights[rows][:, : len(has)]
+            if has == wanted:
+                parts.append((canvas.boxes[rows], points, weights))
+            elif (has.name, name) in MAPS:
+                least = [weights[:, list(i)].min(axis=1) for i in MAPS[has.name, name]]
+                parts.append((canvas.boxes[rows], convert(points, has, wanted), np.stack(least, axis=1)))
+        boxes, points, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return boxes, points, weights
+
+    def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Anchors everywhere, masks in the batch's regions."""
+        where = {n: tuple(batch[f"{part}_{n}"] for part in ("boxes", "image", "level")) for n in self.recipe.landmarks}
+        outputs: dict[str, Tensor] = network(to_input(batch["pixels"]), where)
+        return outputs
+
+    @in_float32
+    def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Equation 1, its landmarks' part by schema."""
+        r = self.recipe
+        image, anchor = batch["positive"].unbind(1)
+        offsets = outputs["offset"][image, anchor]
+        parts = {
+            "score": focal(outputs["logit"], batch["label"], r.alpha, r.gamma),
+            "box": functional.smooth_l1_loss(offsets, batch["offset"], beta=BETA, reduction="sum")
+            / max(len(offsets), 1),
+        }
+        for name in r.landmarks:
+            given = (batch[f"{part}_{name}"] for part in ("boxes", "points", "weights"))
+            parts[f"landmarks_{name}"] = r.landmark_weight * spatial(outputs[name], *given)
+        return parts
+
+
+def focal(logit: Tensor, label: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Equation 2 of logits (n, a) and labels (n, a); ignored anchors have no part in it."""
+    face = label == FACE
+    wrong = torch.where(face, -logit, logit)  # probability of what an anchor is not, as a logit
+    weight = torch.where(face, alpha, 1 - alpha) * (face | (label == BACKGROUND))
+    loss = weight * wrong.sigmoid() ** gamma * functional.softplus(wrong)
+    return loss.sum() / face.sum().clamp(min=1)
+
+
+def spatial(logits: Tensor, boxes: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    """Equation 4: cross-entropy over the cells of masks (r, K, m, m), in the weighted mean of landmarks.
+
+    Args:
+        logits: (r, K, m, m). boxes: (r, 4) regions. points: (r, K, 2), in the same pixels. weights: (r, K).
+    """
+    side = logits.shape[-1]
+    share = (points - boxes[:, None, :2]) / (boxes[:, None, 2:] - boxes[:, None, :2])
+    column, row = (share * side).floor().long().clamp(0, side - 1).unbind(-1)
+    known = logits.flatten(2).log_softmax(2).gather(2, (row * side + column)[..., None])[..., 0]
+    return -(known * weights).sum() / weights.sum().clamp(min=1)
+
+
+def phases(recipe: Path, stage: str = METHOD) -> list[MaskFaceRecipe]:
+    """The settings of every phase of a recipe file."""
+    return read_phases(recipe, MaskFaceRecipe, stage)
+
+
+def read(recipe: Path, stage: str = METHOD) -> MaskFaceRecipe:
+    """The settings of the last phase."""
+    return phases(recipe, stage)[-1]
+
+
+def prepare(stage: str, data: Path, recipe: MaskFaceRecipe, out: Path) -> MaskFaceTask:
+    """The task, ready to train: photos are decoded first, if they are not yet."""
+    return MaskFaceTask(build(recipe), recipe, *composers(stage, data, recipe, out))
+
+
+def build(recipe: MaskFaceRecipe, pretrained: str | None = None) -> MaskFace:
+    """The network of a recipe, untrained but for its backbone.
+
+    Args:
+        recipe: the settings. pretrained: in place of the recipe's.
+    """
+    torch.manual_seed(recipe.seed)
+    backbone = backbones.build(recipe.backbone, recipe.pretrained if pretrained is None else pretrained)
+    freeze(backbone, recipe.frozen)
+    return MaskFace(
+        backbone,
+        {name: len(schema(name)) for name in recipe.landmarks},
+        width=recipe.width,
+        head_width=recipe.head_width,
+        head_layers=recipe.head_layers,
+        finest=recipe.finest,
+        context=recipe.context,
+        norm=recipe.norm,
+    )
