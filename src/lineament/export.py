@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Entry:
             compared in its order, since a rank may turn on the last digit.
         check: whether to hold the exported entry against the module (not where torch has no such operator,
             or where an output turns on the last digit).
+        translations: torch's own name of an operator, and the function of onnxscript that stands for it in ONNX.
     """
 
     module: nn.Module
@@ -48,6 +49,7 @@ class Entry:
     multiple: int = 1
     listed_by: str | None = None
     check: bool = True
+    translations: Mapping[Any, Callable[..., Any]] = field(default_factory=dict)
 
 
 def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, str], tolerance: float = 1e-3) -> Path:
@@ -155,6 +157,7 @@ def _convert(name: str, entry: Entry) -> onnx.ModelProto:
             output_names=names,
             dynamic_shapes=tuple(axes.values()),
             verbose=False,
+            custom_translation_table=dict(entry.translations),
         )
     assert program is not None
     model = program.model_proto

@@ -93,8 +93,14 @@ class SameConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
-        weight = functional.pad(self.weight, (self._before, 0) * 2) if self._before else self.weight
-        return self._conv_forward(x, weight, self.bias)
+        return self._conv_forward(x, self._padded(), self.bias)
+
+    def settle(self) -> None:
+        """Keep the padded kernel, for inference."""
+        self.weight, self._before = nn.Parameter(self._padded().detach()), 0
+
+    def _padded(self) -> Tensor:
+        return functional.pad(self.weight, (self._before, 0) * 2) if self._before else self.weight
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
