@@ -88,7 +88,7 @@ class Peaks(nn.Module):
             the parabola through its neighbours. ``mass`` (r, K): the probability of the 3x3 cells around the peak.
         """
         masks = self.head(pooled, self.schema)
-        r, landmarks, side = masks.shape[:3]
+        side = masks.shape[2]
         flat = masks.flatten(2)
         # one cell inside, so that all have neighbours
         inner = masks[..., 1:-1, 1:-1].flatten(2)
