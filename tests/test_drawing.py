@@ -91,3 +91,11 @@ def test_the_picture_itself_stays_as_it_is() -> None:
     photo = Image.fromarray(GREY)
     draw(photo, one_face())
     assert np.array_equal(read_image(photo), GREY)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e15])
+def test_boxes_far_beyond_the_image_are_drawn_where_they_meet_it(far: float) -> None:
+    drawn = draw(GREY, one_face(boxes=[[-far, 20, far, far]]))
+    assert where(drawn, BOX).any()
+    assert drawn.size == (160, 120)
+    draw(GREY, one_face(landmarks=np.full((1, 5, 2), far)))

@@ -61,6 +61,7 @@ def draw(
         line_width = whole(line_width, f"line_width is in pixels, 1 to {WIDEST}, or None", low=1, high=WIDEST)
     pixels = np.array(read_image(image, color=color))
     sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1, initial=0)
+    sides = np.minimum(sides, 2 * max(pixels.shape[:2]))  # no font is large enough for a box of a million pixels
     for box, points, side in zip(faces.boxes, faces.landmarks, sides.tolist(), strict=True):
         if boxes:
             _outline(pixels, box, line_width or max(LINE * side, THINNEST))

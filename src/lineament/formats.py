@@ -12,8 +12,8 @@ from lineament.errors import DataError
 
 T = TypeVar("T")
 
-LARGEST = 1e15
-"""Larger numbers are not coordinates. Up to here, areas are finite in float32."""
+LARGEST = 1e9
+"""Larger numbers are not coordinates. Up to here, the sum of two fits into 32 bits."""
 
 
 def parse_json(content: bytes | str, where: str) -> Any:

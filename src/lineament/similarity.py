@@ -182,7 +182,7 @@ def _warp(picture: Image.Image, inverse: Array, size: int) -> Image.Image:
     If the crop shrinks the image by two or more, the region is averaged first, so that no pixels are skipped. Pillow's
     affine transform counts from the outer corners of pixels, as this library does.
     """
-    shrink = max(1, int(np.hypot(*inverse[:, 0])))
+    shrink = max(1, int(min(np.hypot(*inverse[:, 0]), max(picture.size))))
     if shrink > 1:
         corners = transform(np.array([[[0.0, 0.0], [size, 0.0], [0.0, size], [size, size]]]), inverse[None])[0]
         limits = np.array(picture.size)
