@@ -71,6 +71,23 @@ def test_a_training_never_ends_with_worse_weights_than_it_began_with(tmp_path: P
         assert torch.equal(one, other)
 
 
+def test_a_share_of_the_initial_weights_is_kept(tmp_path: Path) -> None:
+    first = train(Brightness(), RECIPE, tmp_path / "first" / "stage")
+    recipe = replace(RECIPE, initial=str(tmp_path / "first"), steps=40, seed=8, average=0.0)
+    free, bound = (replace(recipe, keep=keep) for keep in (0.0, 0.75))
+    train(Brightness(), free, tmp_path / "free" / "stage")
+    with pytest.raises(KeyboardInterrupt):
+        train(Brightness(stop_after=30), bound, tmp_path / "bound" / "stage")
+    train(Brightness(), bound, tmp_path / "bound" / "stage")
+    moved, kept = checkpoint(tmp_path / "free" / "stage"), checkpoint(tmp_path / "bound" / "stage")
+    assert moved["best"]["step"] == kept["best"]["step"] > 0
+    for name, value in first.state_dict().items():
+        between = value + 0.25 * (moved["best"]["weights"][name] - value)
+        torch.testing.assert_close(kept["best"]["weights"][name], between)
+    with pytest.raises(OptionError, match="keep"):
+        replace(RECIPE, keep=1.0)
+
+
 def test_a_method_that_cannot_begin_with_a_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="folder of a run"):
         train(Brightness(), replace(RECIPE, initial="mtcnn"), tmp_path)

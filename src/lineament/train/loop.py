@@ -68,6 +68,8 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         for name, kept in saved.items():
             kept.load_state_dict(state[name])
     average.to(device).eval()
+    if recipe.keep:
+        state.setdefault("start", copy.deepcopy(average.state_dict()))
     complete = task.on(device)
     wrapped, optimise = accelerator.prepare(network.train(), optimise)
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
@@ -79,15 +81,16 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
 
     def judge() -> None:
         """Validate the averaged weights, and keep them if they are the best so far."""
+        judged = _between(average, state["start"], recipe.keep) if recipe.keep else average
         if main:
             with autocast(), torch.no_grad():
-                figures = task.validate(average)
+                figures = task.validate(judged)
             log.write({"step": step, "validation": figures})
             _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
         score = _agreed(next(iter(figures.values())) if main else 0.0, shared=part.count > 1)
         schedule.validated(score)
         if score > state["best"]["score"]:
-            state["best"] = {"score": score, "step": step, "weights": copy.deepcopy(average.state_dict())}
+            state["best"] = {"score": score, "step": step, "weights": copy.deepcopy(judged.state_dict())}
 
     if state["initial"] and not step:
         judge()  # a training never ends with worse weights than it began with
@@ -155,6 +158,16 @@ class _Log:
         """Add a line."""
         if self._file:
             self._file.write(json.dumps(line) + "\n")
+
+
+@torch.no_grad()
+def _between(network: nn.Module, start: Mapping[str, Any], share: float) -> nn.Module:
+    """A network between two of one kind: of the weights it started with it has a share, of the others the rest."""
+    made = copy.deepcopy(network)
+    for name, value in made.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(start[name].to(value.device), share)
+    return made
 
 
 @torch.no_grad()

@@ -49,6 +49,8 @@ class Recipe:
         weight_decay: of weights; biases and normalisation have none.
         clip: norm to which a larger gradient of all weights together is shortened; 0 leaves it as it is.
         average: decay of the moving average of the weights, which is what is validated and exported; 0 for none.
+        keep: share of the initial weights in what is validated and exported, in [0, 1). A fine-tuning that keeps some
+            forgets less (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
         precision: "no" for float32 or "bf16" for autocast.
         validate_every: steps between validations; each also writes the checkpoint.
         workers: processes that prepare batches beside the training.
@@ -78,6 +80,7 @@ class Recipe:
     weight_decay: float = 1e-4
     clip: float = 0.0
     average: float = 0.999
+    keep: float = 0.0
     precision: str = "no"
     validate_every: int = 1000
     workers: int = 1
@@ -91,6 +94,8 @@ class Recipe:
         for name in ("steps", "batch", "validate_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if not 0 <= self.keep < 1:
+            raise OptionError(f"keep is the share of the initial weights that stays, in [0, 1), found {self.keep}")
         if not all(self.backgrounds):
             raise OptionError("backgrounds names folders below the data folder, found an empty one; [] is none")
 
