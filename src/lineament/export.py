@@ -24,6 +24,8 @@ from lineament.train.recipe import read_about
 
 Array = NDArray[Any]
 OPSET = 18
+LARGE = 256  # values of a constant from which it pays to share it or to store it in fewer bits
+HALF = ".half"  # ends the names of constants that are stored in 16 bits
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +54,14 @@ class Entry:
     translations: Mapping[Any, Callable[..., Any]] = field(default_factory=dict)
 
 
-def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, str], tolerance: float = 1e-3) -> Path:
+def export(
+    entries: Mapping[str, Entry],
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    tolerance: float = 1e-3,
+    half: bool = False,
+) -> Path:
     """Write entries into one ONNX file, and hold it against torch.
 
     Args:
@@ -60,11 +69,15 @@ def export(entries: Mapping[str, Entry], path: Path, *, metadata: Mapping[str, s
         path: the file to write; nothing is left of it when a check fails.
         metadata: key-value pairs that the file carries.
         tolerance: largest difference between torch and onnxruntime that passes, relative to the output's own size.
+        half: store weights that floats of 16 bits hold exactly as such; they compute in 32 bits. See `round_to_half`.
 
     Raises:
         LineamentError: the exported file does not compute what the modules compute.
     """
     model = _merge({name: _convert(name, entry) for name, entry in entries.items()})
+    _share(model.graph)
+    if half:
+        _halve(model.graph)
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
     content = model.SerializeToString()
@@ -196,6 +209,41 @@ def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
     return onnx.helper.make_model(
         graph, producer_name="lineament", opset_imports=first.opset_import, ir_version=min(first.ir_version, 10)
     )
+
+
+@torch.no_grad()
+def round_to_half(module: nn.Module) -> None:
+    """Bring weights to the nearest floats of 16 bits, which then take half the space in a file."""
+    for weight in module.parameters():
+        weight.copy_(weight.half().float())
+
+
+def _share(graph: onnx.GraphProto) -> None:
+    """Keep one of several large constants that are the same: entries may have layers in common."""
+    kept: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    for tensor in graph.initializer:
+        if onnx.numpy_helper.to_array(tensor).size >= LARGE:
+            nameless = onnx.TensorProto()
+            nameless.CopyFrom(tensor)
+            nameless.name = ""
+            same[tensor.name] = kept.setdefault(nameless.SerializeToString(deterministic=True), tensor.name)
+    for node in graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
+    left = [tensor for tensor in graph.initializer if same.get(tensor.name, tensor.name) == tensor.name]
+    del graph.initializer[:]
+    graph.initializer.extend(left)
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Store large constants of floats that 16 bits hold exactly in those; a runtime widens them when it loads."""
+    for tensor in graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= LARGE and (values.astype(np.float16) == values).all():
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + HALF))
+            widen = onnx.helper.make_node("Cast", [name + HALF], [name], name + ".widen", to=onnx.TensorProto.FLOAT)
+            graph.node.insert(0, widen)
 
 
 def _check_parity(content: bytes, name: str, entry: Entry, tolerance: float) -> None:

@@ -16,9 +16,10 @@ from torch import nn  # noqa: E402
 
 from lineament.errors import OptionError, WeightsError  # noqa: E402
 from lineament.methods.kpnet import training  # noqa: E402
-from lineament.methods.kpnet.adopt import adopt, narrowed, read_network, settle  # noqa: E402
+from lineament.methods.kpnet.adopt import adopt, narrowed, read_network  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, DRNet, Lite  # noqa: E402
+from lineament.methods.normalisation import settle  # noqa: E402
 from lineament.runtime import load_graph, read_metadata  # noqa: E402
 from lineament.train.recipe import shipped_recipe  # noqa: E402
 from lineament.train.run import RECIPE, run  # noqa: E402
@@ -48,7 +49,7 @@ def test_settled_normalisation_knows_the_pictures_and_changes_nothing() -> None:
     network = unlike(build())
     with torch.no_grad():
         before = network(pixels())["scale"]
-        settle(network, pixels())
+        settle(network, lambda: network(pixels()))
         torch.testing.assert_close(network(pixels())["scale"], before)
         torch.testing.assert_close(network.train()(pixels())["scale"], before)  # by what it meets, too
 

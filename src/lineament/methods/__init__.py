@@ -14,6 +14,8 @@ from lineament.methods.isnet.decode import Config as ISNetConfig
 from lineament.methods.isnet.decode import ISNet
 from lineament.methods.kpnet.decode import Config as KPNetConfig
 from lineament.methods.kpnet.decode import KPNetDecoder
+from lineament.methods.maskface.decode import Config as MaskFaceConfig
+from lineament.methods.maskface.decode import MaskFaceDecoder
 from lineament.methods.mtcnn.decode import MTCNN
 from lineament.methods.mtcnn.decode import Config as MTCNNConfig
 from lineament.methods.settings import DetectorSettings, MethodSettings
@@ -118,6 +120,13 @@ METHODS: dict[str, Method] = {
         settings=MTCNNConfig,
         decoder=MTCNN,
         training="lineament.methods.mtcnn.training",
+    ),
+    "maskface": DetectionMethod(
+        title="MaskFace",
+        paper="Yashunin et al. 2020, MaskFace: multi-task face and landmark detector",
+        settings=MaskFaceConfig,
+        decoder=MaskFaceDecoder,
+        training="lineament.methods.maskface.training",
     ),
     "isnet": LandmarkMethod(
         title="Information-Synthesis Network",

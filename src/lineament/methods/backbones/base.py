@@ -10,6 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from lineament.methods.normalisation import folded
+
 
 class Backbone(nn.Module, ABC):
     """A classification network without its classifier; its maps C2 to C5 are what a detector reads.
@@ -50,7 +52,9 @@ def freeze(network: nn.Module, convolutions: int) -> None:
         convolutions: how many of the first are fixed.
     """
     for parent, conv, name, norm in list(_normalised(network)):
-        fold(conv, norm)
+        with torch.no_grad():
+            weight, bias = folded(conv.weight, norm, conv.bias)
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias, requires_grad=False)
         setattr(parent, name, nn.Identity())
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     for i, layer in enumerate(layers):
@@ -64,14 +68,3 @@ def _normalised(network: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d, str,
         for (_, conv), (name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 yield parent, conv, name, norm
-
-
-@torch.no_grad()
-def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Make one convolution of a convolution and the batch normalisation behind it, as it is in evaluation."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    bias = norm.running_mean.new_zeros(()) if conv.bias is None else conv.bias
-    conv.weight.mul_(scale[:, None, None, None])
-    conv.bias = nn.Parameter(norm.bias + (bias - norm.running_mean) * scale, requires_grad=False)

@@ -16,6 +16,7 @@ from lineament.methods.kpnet.decode import Config
 from lineament.methods.kpnet.heads import build
 from lineament.methods.kpnet.layers import ConvNorm
 from lineament.methods.kpnet.network import DRNet, KPNet, Lite
+from lineament.methods.normalisation import settle
 from lineament.runtime import read_metadata
 from lineament.schemas import schema
 from lineament.weights import parse_metadata
@@ -81,31 +82,8 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     mine = network.state_dict()
     fitting = {name: value for name, value in state.items() if name in mine and mine[name].shape == value.shape}
     network.load_state_dict(mine | fitting)
-    settle(network, pixels)
+    settle(network, lambda: network(pixels))
     _log.info("begins with %d of %d tensors of the file", len(fitting), len(mine))
-
-
-@torch.no_grad()
-def settle(network: nn.Module, pixels: Tensor) -> None:
-    """Let every normalisation normalise what it meets in these pictures, and its gain and bias undo that."""
-
-    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        mean, variance = inputs[0].mean(dim=(0, 2, 3)), inputs[0].var(dim=(0, 2, 3), correction=0)
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        norm.bias.add_(gain * (mean - norm.running_mean))
-        norm.weight.copy_(gain * torch.sqrt(variance + norm.eps))
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-
-    hooks = [m.register_forward_pre_hook(measure) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    training = network.training
-    network.eval()(pixels)
-    network.train(training)
-    for hook in hooks:
-        hook.remove()
 
 
 def narrowed(wide: DRNet, lite: Lite) -> dict[str, Tensor]:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
-from lineament import views
 from lineament.calibration import Calibration, sigmoid
 from lineament.conventions import Convention, convention
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.methods.candidates import Candidates
 from lineament.methods.kpnet import scales
-from lineament.methods.settings import ConventionSettings, ViewSettings
+from lineament.methods.looks import Limits, OverviewSettings, looks
+from lineament.methods.settings import ConventionSettings
 from lineament.runtime import Graph
 from lineament.schemas import FIVE, MAPS, Schema, schema
 from lineament.views import View, Views
@@ -26,13 +26,11 @@ from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
-# Side in pixels of the input up to which a face counts where the overview shows it, too: landmarks of larger ones are
-# less exact, and most of what seems that large is no face.
 LARGEST_IN_WHOLE = 96.0
-LARGEST_IN_TILES = 160.0  # more, as a whole large image may show such a face too small
-COMMON = 0.8  # share of the largest side in one view that is the smallest in the next
-OVERVIEW = 160  # longer edge in pixels of the largest overview
-SMALLEST_OVERVIEW = 64  # longer edge in pixels of the smallest
+"""Side in pixels of the input up to which a face counts where the overview shows it, too: landmarks of larger ones are
+less exact, and most of what seems that large is no face."""
+OVERVIEW = 160
+"""Longer edge in pixels of the largest overview."""
 AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
 LOGITS = np.linspace(-12, 12, 97)  # of proposals; below the first there is none at any threshold
 
@@ -44,13 +42,11 @@ REFINEMENT = (len(EVIDENCE), 5, 4)  # evidence for a face, what landmarks say of
 
 
 @dataclass(frozen=True)
-class Config(ViewSettings, ConventionSettings):
+class Config(OverviewSettings, ConventionSettings):
     """Settings of KPNet; those of the weights travel with them.
 
     Attributes:
         backbone: "drnet", "hourglass" or "lite".
-        overview: also look at the image in at most 160 pixels, for faces of more than 96 pixels of the input.
-        overview_share: size of the overview for one of the input, up to those 160 pixels, in (0, 1].
         learned: the convention of the boxes that the network was trained on, whose longer sides the proposals have.
         refinement: coefficients (6, 5, 4) of where boxes are to be expected, see ``refined``; ``None`` where none were
             fitted.
@@ -66,8 +62,6 @@ class Config(ViewSettings, ConventionSettings):
     """
 
     backbone: str = of_weights("drnet")
-    overview: bool = True
-    overview_share: float = 0.375
     learned: str | Mapping[str, Any] = "wider"
     refinement: Sequence[Sequence[Sequence[float]]] | None = None
     proposal: float = 0.7
@@ -85,8 +79,6 @@ class Config(ViewSettings, ConventionSettings):
         super().__post_init__()
         if self.backbone not in scales.GRIDS:
             raise OptionError(f"kpnet has no backbone {self.backbone!r}; there are: {', '.join(scales.GRIDS)}")
-        if not 0 < self.overview_share <= 1:
-            raise OptionError(f"overview_share lies in (0, 1], found {self.overview_share}; overview=false is none")
         if self.evidence is not None and len(self.evidence) != len(EVIDENCE):
             raise OptionError(f"evidence has {len(EVIDENCE)} coefficients, e.g. {EVIDENCE}, found {self.evidence}")
         if self.landmark_evidence is not None and np.shape(self.landmark_evidence) != (LANDMARK_EVIDENCE,):
@@ -216,23 +208,7 @@ class KPNetDecoder:
 
     def views(self, number: int, image: Array) -> list[View]:
         """What the network is shown of an image, and which faces count in which view."""
-        c = self.config
-        whole = views.whole(number, image, c.input_size, margin=c.margin, multiple=c.multiple)
-        tiled = c.tiles and max(image.shape[:2]) > c.input_size
-        if tiled:  # which show larger what is small enough to lie whole in one of them, wherever it is
-            whole = replace(whole, smallest=COMMON * min(c.overlap * c.input_size, LARGEST_IN_TILES) * whole.scale)
-        shown = [whole]
-        size = min(c.overview_share * c.input_size, OVERVIEW)
-        if c.overview and size >= SMALLEST_OVERVIEW:
-            small = views.overview(whole, size, multiple=c.multiple)
-            smallest = COMMON * LARGEST_IN_WHOLE * small.scale / whole.scale
-            shown = [replace(whole, largest=LARGEST_IN_WHOLE), replace(small, smallest=smallest)]
-        for ratio in c.pyramid or ():
-            shown.append(views.whole(number, image, round(ratio * c.input_size), margin=c.margin, multiple=c.multiple))
-        if tiled:
-            tiles = views.tiles(number, image, c.input_size, overlap=c.overlap, multiple=c.multiple)
-            shown += [replace(tile, largest=LARGEST_IN_TILES) for tile in tiles]
-        return [*shown, *map(views.mirrored, shown)] if c.flip else shown
+        return looks(number, image, self.config, Limits(self.config.multiple, LARGEST_IN_WHOLE, OVERVIEW))
 
     def _look(
         self, shown: Views, numbers: Array, pixels: Array, threshold: float, surpassing: float

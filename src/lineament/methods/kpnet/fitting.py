@@ -18,14 +18,14 @@ from lineament import boxes as box_ops
 from lineament.calibration import fit, logistic, robust, sigmoid
 from lineament.data.cache import Photos
 from lineament.data.canvases import Canvas
-from lineament.data.sample import VISIBLE, Sample
+from lineament.methods.judging import judged as match
+from lineament.methods.judging import nearest, right
 from lineament.methods.kpnet.decode import (
     EVIDENCE,
     LANDMARK_EVIDENCE,
     REFINEMENT,
     Config,
     KPNetDecoder,
-    Proposals,
     terms,
 )
 from lineament.runtime import Graph
@@ -42,9 +42,6 @@ SIZES = (256, 384, 640)
 """Input sizes, in pixels, whose mean average precision decides to which sizes scores are fitted."""
 FOLDS = 5
 """Parts of the validation photos, each judged by what was fitted to the others."""
-NEAR = 0.05
-"""Share of a face's size, the root of its box's area, up to which a landmark counts as right. Between the eyes of a
-frontal face it is about a tenth of their distance."""
 _log = logging.getLogger(__name__)
 
 
@@ -151,31 +148,13 @@ def judged(decoder: KPNetDecoder, photos: Photos) -> Finds:
     for i, sample in enumerate(photos.samples):
         found = decoder.propose([photos[i]], surpassing=DOUBTFUL)
         found = found[box_ops.nms(found.boxes, found.scores, decoder.config.nms)]
-        boxes = sample.boxes[~sample.ignore]
-        face = nearest(found.boxes, boxes, 0.5)
-        unsure = box_ops.coverage(found.boxes, sample.boxes[sample.ignore]).max(axis=1, initial=0) > 0.5
-        counts = (face >= 0) | ~unsure
-        found, face = found[counts], face[counts]
-        right = found[face >= 0]
-        near = _near(right, sample, face[face >= 0])
+        counts, face = match(found.boxes, sample)
+        found = found[counts]
+        faces = found[face >= 0]
+        near = right(faces.landmarks, sample, face[face >= 0])
         photo = np.full(len(found), i)
-        parts.append(Finds(found.scores, found.evidence, face, photo, right.landmark_evidence, near))
+        parts.append(Finds(found.scores, found.evidence, face, photo, faces.landmark_evidence, near))
     return Finds(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def nearest(boxes: Array, faces: Array, overlap: float) -> Array:
-    """Which face (m, 4) each box (n, 4) overlaps most, by at least an intersection over union; -1 for none -> (n,)."""
-    overlaps = np.pad(box_ops.iou(boxes, faces), ((0, 0), (0, 1)))  # the last column: no face at all
-    best = overlaps.argmax(axis=1)
-    return np.where((overlaps.max(axis=1) >= overlap) & (best < len(faces)), best, -1)
-
-
-def _near(found: Proposals, sample: Sample, face: Array) -> Array:
-    """Whether landmarks lie near the labelled ones (n, k), NaN of those that are not labelled or hidden."""
-    mine = np.flatnonzero(~sample.ignore)[face]
-    size = np.sqrt(box_ops.area(sample.boxes[mine]))
-    apart = np.linalg.norm(found.landmarks - sample.landmarks[mine], axis=2)
-    return np.where(sample.visibility[mine] == VISIBLE, apart <= NEAR * size[:, None], np.nan)
 
 
 def fit_evidence(finds: Mapping[int, Finds], faces: int, *, shown: int, canvas: int) -> Array:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lineament.methods.normalisation import folded, only_shift
+
 
 class ConvNorm(nn.Module):
     """Convolution and batch normalisation."""
@@ -30,14 +32,14 @@ class ConvNorm(nn.Module):
 
     def fold(self) -> None:
         """Make one convolution of both."""
-        weight, bias = _normalised(self.conv.weight, self.norm)
+        weight, bias = folded(self.conv.weight, self.norm)
         self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
 
     def unfold(self, weight: Tensor, bias: Tensor) -> None:
         """Begin with what folding made, of which channels beyond these were filled in (see `DRNet.fill`)."""
         outputs, inputs = self.conv.weight.shape[:2]
         self.conv.weight.copy_(weight[:outputs, :inputs])
-        _only_shift(self.norm, bias[:outputs])
+        only_shift(self.norm, bias[:outputs])
 
 
 class Residual(nn.Module):
@@ -79,7 +81,7 @@ class Stem(nn.Module):
         """Make one convolution of all three."""
         assert isinstance(self.second, nn.Conv2d)
         both = functional.conv_transpose2d(self.second.weight, self.first.weight, stride=2)
-        weight, bias = _normalised(both, self.norm)
+        weight, bias = folded(both, self.norm)
         self.first = nn.Conv2d(3, len(weight), 7, stride=2)
         self.first.weight, self.first.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.second, self.norm = nn.Identity(), nn.Identity()
@@ -95,7 +97,7 @@ class Stem(nn.Module):
         each = functional.conv_transpose2d(unit, self.first.weight, stride=2).flatten(1).double()
         second = torch.linalg.lstsq(each.T, weight.flatten(1).double().T, driver="gelsd").solution
         self.second.weight.copy_(second.T.reshape(shape))
-        _only_shift(self.norm, bias)
+        only_shift(self.norm, bias)
 
 
 class UpConv(nn.Module):
@@ -127,7 +129,7 @@ class UpConv(nn.Module):
         assert isinstance(self.conv, nn.Conv2d)
         weight, bias = self.conv.weight, self.conv.bias
         if isinstance(self.norm, nn.BatchNorm2d):
-            weight, bias = _normalised(weight, self.norm)
+            weight, bias = folded(weight, self.norm)
         assert bias is not None
         self.conv, self.norm = Phases(weight, bias), nn.Identity()
 
@@ -138,7 +140,7 @@ class UpConv(nn.Module):
         self.conv.weight.copy_(_whole(even, odd, axis=2))
         shift = bias[: self.conv.out_channels]
         if self.conv.bias is None:
-            _only_shift(self.norm, shift)
+            only_shift(self.norm, shift)
         else:
             self.conv.bias.copy_(shift)
 
@@ -194,26 +196,6 @@ def _whole(even: Tensor, odd: Tensor, axis: int) -> Tensor:
     first, others = even.unbind(axis)
     third = odd.select(axis, 1)
     return torch.stack([first, others - third, third], dim=axis)
-
-
-def _normalised(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution without bias and the batch normalisation behind it."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-
-
-def _only_shift(norm: nn.Module, bias: Tensor) -> None:
-    """Make a batch normalisation that, as it validates, adds a bias and does nothing else."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1 - norm.eps)
-    norm.weight.fill_(1)
-    norm.bias.copy_(bias)
 
 
 def expect_rarely(head: nn.Module, prior: float = 1e-4) -> None:

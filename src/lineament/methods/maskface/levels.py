@@ -15,6 +15,8 @@ FINEST, COARSEST = 2, 6
 """Levels of the paper's pyramid, P2 to P6."""
 SMALLEST = 16.0
 """Side in pixels of the paper's smallest anchor."""
+POOLED = 14
+"""Cells along a side of a region's features; masks have four times as many."""
 CANONICAL = 224.0
 """Side in pixels of a face that is read from level k0 (equation 6)."""
 

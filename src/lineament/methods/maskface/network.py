@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lineament.methods.backbones.base import Backbone
+from lineament.methods.maskface.levels import COARSEST, FINEST, POOLED
 from lineament.methods.maskface.roi import bins
+from lineament.methods.normalisation import folded
 
-FINEST, COARSEST = 2, 6
 ANCHORS = 3  # a cell
 PRIOR = 0.01  # probability of a face that every anchor begins with
 GROUPS = 32
-POOLED, MASK = 14, 56  # cells along a side of a region's features, and of a landmark's mask
 
 
 class MaskFace(nn.Module):
@@ -177,6 +177,12 @@ class ConvNorm(nn.Module):
         """(n, inputs, h, w) -> (n, outputs, h, w)."""
         out: Tensor = self.norm(self.conv(x))
         return out
+
+    def fold(self) -> None:
+        """Make one convolution of both, for inference; group normalisation stays."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            weight, bias = folded(self.conv.weight, self.norm)
+            self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,20 +19,32 @@ from lineament import boxes as box_ops
 from lineament.anchors import all_anchors
 from lineament.data.canvases import LabelRules, Labels
 from lineament.errors import OptionError
+from lineament.export import describe, export
+from lineament.files import write_whole
 from lineament.methods import backbones
 from lineament.methods.backbones.base import freeze
+from lineament.methods.maskface.adopt import adopt
+from lineament.methods.maskface.decode import Config
+from lineament.methods.maskface.export import entries
+from lineament.methods.maskface.fitting import fitted
 from lineament.methods.maskface.levels import FINEST, SMALLEST, levels
 from lineament.methods.maskface.network import MaskFace
 from lineament.methods.maskface.targets import BACKGROUND, FACE, match, regions
+from lineament.methods.normalisation import settle
+from lineament.runtime import load_graph
 from lineament.schemas import MAPS, convert, schema
 from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
+from lineament.train.checkpoint import initial_weights, phases_of
 from lineament.train.precision import in_float32
-from lineament.train.recipe import read_phases
-from lineament.train.task import Batch, to_input
+from lineament.train.recipe import read_phases, settings_of
+from lineament.train.run import RECIPE
+from lineament.train.task import Batch, tensors, to_input
+from lineament.weights import parse_metadata, register
 
 Array = NDArray[Any]
 METHOD = "maskface"
 STAGES = (METHOD,)
+CALIBRATION = "calibration.json"  # in a run's folder: what scores are worth
 BETA = 1 / 9  # of the smooth L1 loss
 
 
@@ -81,6 +95,13 @@ class MaskFaceTask(CanvasTask):
     """Canvases and what is to be found on them."""
 
     recipe: MaskFaceRecipe
+
+    def adopt(self, content: bytes) -> None:
+        """Begin with a file's weights, wherever they fit; normalisation learns from the first canvases."""
+        assert isinstance(self.network, MaskFace)
+        adopt(self.network, content)
+        batch = tensors(self.batch(0), torch.device("cpu"))
+        settle(self.network, lambda: self.forward(self.network, batch))
 
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
         """What anchors are, offsets of those that are faces, and regions with landmarks."""
@@ -196,6 +217,37 @@ def read(recipe: Path, stage: str = METHOD) -> MaskFaceRecipe:
 def prepare(stage: str, data: Path, recipe: MaskFaceRecipe, out: Path) -> MaskFaceTask:
     """The task, ready to train: photos are decoded first, if they are not yet."""
     return MaskFaceTask(build(recipe), recipe, *composers(stage, data, recipe, out))
+
+
+def finish(stage: str, task: MaskFaceTask, out: Path) -> None:
+    """Calibrate the scores of faces and landmarks on validation photos."""
+    (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
+    with TemporaryDirectory() as folder:
+        graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
+        config = Config(**parse_metadata(graph.metadata)[1])
+        write_whole(out / CALIBRATION, json.dumps(fitted(graph, config, task.held_out.photos)))
+
+
+def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
+    """Write a run's best weights so far as an ONNX file that describes itself; a finished run's scores are calibrated.
+
+    Args:
+        out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+
+    Raises:
+        OptionError: nothing was trained there.
+    """
+    recipe = read(out / RECIPE)
+    network = build(recipe, pretrained="")
+    network.load_state_dict(initial_weights(out / METHOD))
+    fits = json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}
+    own: dict[str, Any] = {"landmarks": recipe.landmarks[0], "schemas": list(recipe.landmarks)}
+    own |= {name: getattr(recipe, name) for name in ("finest", "smallest", "k0")}
+    config = settings_of(Config, recipe, **own, **fits)
+    about = describe(METHOD, config, out / RECIPE, scores, training={METHOD: phases_of(out / METHOD)})
+    export(entries(network), file, metadata=about, half=True)
+    register(file)
+    return file
 
 
 def build(recipe: MaskFaceRecipe, pretrained: str | None = None) -> MaskFace:

@@ -1,0 +1,79 @@
+"""Which views of an image a detector is shown, and which faces count in which of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from lineament import views
+from lineament.errors import OptionError
+from lineament.methods.settings import ViewSettings
+from lineament.views import View
+
+Array = NDArray[Any]
+
+LARGEST_IN_TILES = 160.0
+"""Side in pixels up to which a face counts in a tile, where others show more of what is around it."""
+COMMON = 0.8
+"""Share of the largest side in one view that is the smallest in the next."""
+SMALLEST_OVERVIEW = 64
+"""Longer edge in pixels of the smallest overview."""
+
+
+@dataclass(frozen=True)
+class OverviewSettings(ViewSettings):
+    """Settings of detectors that also look at a smaller view, for large faces.
+
+    Attributes:
+        overview: whether they do.
+        overview_share: longer edge of that view, over the input's, in (0, 1].
+    """
+
+    overview: bool = True
+    overview_share: float = 0.375
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.overview_share <= 1:
+            raise OptionError(f"overview_share lies in (0, 1], found {self.overview_share}; overview=false is none")
+
+
+class Limits(NamedTuple):
+    """What a network is good for.
+
+    Attributes:
+        multiple: what the sides of an input are multiples of.
+        largest: side in pixels of the input up to which a face counts where an overview shows it, too.
+        overview: longer edge in pixels of the largest overview.
+    """
+
+    multiple: int
+    largest: float
+    overview: float
+
+
+def looks(number: int, image: Array, settings: OverviewSettings, limits: Limits) -> list[View]:
+    """The views of an image: the whole, an overview, further sizes, tiles; and the mirror images of all.
+
+    Args:
+        number: index of the image. image: (h, w, 3) uint8.
+    """
+    s, multiple = settings, limits.multiple
+    whole = views.whole(number, image, s.input_size, margin=s.margin, multiple=multiple)
+    tiled = s.tiles and max(image.shape[:2]) > s.input_size
+    if tiled:  # which show larger what is small enough to lie whole in one of them, wherever it is
+        whole = replace(whole, smallest=COMMON * min(s.overlap * s.input_size, LARGEST_IN_TILES) * whole.scale)
+    shown = [whole]
+    size = min(s.overview_share * s.input_size, limits.overview)
+    if s.overview and size >= SMALLEST_OVERVIEW:
+        small = views.overview(whole, size, multiple=multiple)
+        smallest = COMMON * limits.largest * small.scale / whole.scale
+        shown = [replace(whole, largest=limits.largest), replace(small, smallest=smallest)]
+    for ratio in s.pyramid or ():
+        shown.append(views.whole(number, image, round(ratio * s.input_size), margin=s.margin, multiple=multiple))
+    if tiled:
+        tiles = views.tiles(number, image, s.input_size, overlap=s.overlap, multiple=multiple)
+        shown += [replace(tile, largest=LARGEST_IN_TILES) for tile in tiles]
+    return [*shown, *map(views.mirrored, shown)] if s.flip else shown

@@ -1,0 +1,56 @@
+"""What labelled photos tell of MaskFace's scores once it is trained: calibrations, fitted to validation photos."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.calibration import fit
+from lineament.data.cache import Photos
+from lineament.methods.judging import judged, right
+from lineament.methods.maskface.decode import Config, MaskFaceDecoder
+from lineament.runtime import Graph
+
+Array = NDArray[Any]
+
+DOUBTFUL = 0.02
+"""Probability from which detections are fitted to. Below it they are never returned."""
+_log = logging.getLogger(__name__)
+
+
+def fitted(graph: Graph, config: Config, photos: Photos) -> dict[str, Any]:
+    """Settings of a file that labelled photos tell: ``calibration`` and ``landmark_calibration``.
+
+    Where all detections or landmarks are right, or all wrong, there is nothing to fit, and the log says so.
+    """
+    bare = replace(config, calibration=None, landmark_calibration=None)
+    decoders = {name: MaskFaceDecoder(graph, replace(bare, landmarks=name)) for name in config.offered}
+    scores, hits, masses, rights = [], [], [], []
+    for i, sample in enumerate(photos.samples):
+        decoder = decoders.get(sample.schema.name, decoders[config.landmarks])
+        (found,) = decoder([photos[i]], threshold=DOUBTFUL, min_face=1, max_face=None)
+        counts, face = judged(found.boxes, sample)
+        hit = face >= 0
+        scores.append(found.scores[counts])
+        hits.append(hit)
+        if decoder.schema == sample.schema:
+            masses.append(found.landmark_scores[counts[hit]].ravel())
+            rights.append(right(found.landmarks[counts[hit]], sample, face[hit]).ravel())
+    fits = {"calibration": _fit(scores, hits), "landmark_calibration": _fit(masses, rights)}
+    return {name: value for name, value in fits.items() if value is not None}
+
+
+def _fit(scores: Sequence[Array], hits: Sequence[Array]) -> dict[str, Any] | None:
+    """The map from scores to shares of hits, of those that are known."""
+    given, hit = np.concatenate([np.zeros(0), *scores]), np.concatenate([np.zeros(0), *hits]).astype(float)
+    known = np.isfinite(hit)
+    given, hit = given[known], hit[known] > 0
+    if hit.all() or not hit.any():
+        _log.warning("scores stay as they are: of %d that are known %d are right", len(hit), hit.sum())
+        return None
+    return fit(given, hit).to_dict()

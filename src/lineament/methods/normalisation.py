@@ -1,0 +1,62 @@
+"""Batch normalisation behind a convolution: one layer for inference, two again to learn on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def folded(weight: Tensor, norm: nn.Module, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Kernel (outputs, ...) and bias (outputs,) of a convolution and the normalisation behind it, in evaluation."""
+    mean, variance = _statistics(norm)
+    assert isinstance(norm, nn.BatchNorm2d)
+    scale = norm.weight / torch.sqrt(variance + norm.eps)
+    shift = -mean if bias is None else bias - mean
+    return weight * scale[:, None, None, None], norm.bias + shift * scale
+
+
+def only_shift(norm: nn.Module, bias: Tensor) -> None:
+    """Make a normalisation that in evaluation adds a bias and does nothing else."""
+    mean, variance = _statistics(norm)
+    assert isinstance(norm, nn.BatchNorm2d)
+    mean.zero_()
+    variance.fill_(1 - norm.eps)
+    norm.weight.fill_(1)
+    norm.bias.copy_(bias)
+
+
+@torch.no_grad()
+def settle(network: nn.Module, run: Callable[[], object]) -> None:
+    """Let every normalisation normalise what it meets in a run of the network, and its gain and bias undo that.
+
+    Args:
+        network: computes the same before and after in evaluation. run: calls it, on samples of the training.
+    """
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        mean, variance = _statistics(norm)
+        assert isinstance(norm, nn.BatchNorm2d)
+        met = inputs[0].mean(dim=(0, 2, 3)), inputs[0].var(dim=(0, 2, 3), correction=0)
+        gain = norm.weight / torch.sqrt(variance + norm.eps)
+        norm.bias.add_(gain * (met[0] - mean))
+        norm.weight.copy_(gain * torch.sqrt(met[1] + norm.eps))
+        mean.copy_(met[0])
+        variance.copy_(met[1])
+
+    hooks = [m.register_forward_pre_hook(measure) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    training = network.training
+    network.eval()
+    run()
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+
+
+def _statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Mean and variance that a normalisation keeps."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
