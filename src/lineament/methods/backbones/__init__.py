@@ -11,8 +11,17 @@ from torch import Tensor
 from lineament.errors import MissingExtraError, OptionError, WeightsError
 from lineament.methods.backbones.base import Backbone
 from lineament.methods.backbones.efficientnet_lite import EfficientNetLite0
+from lineament.methods.backbones.mobilenet import MobileNetV2
+from lineament.methods.backbones.resnet import ResNet50, ResNeXt101, ResNeXt152
 
-BACKBONES: dict[str, type[Backbone]] = {"efficientnet-lite0": EfficientNetLite0}
+BACKBONES: dict[str, type[Backbone]] = {
+    "efficientnet-lite0": EfficientNetLite0,
+    "mobilenet-v2": MobileNetV2,
+    "resnet-50": ResNet50,
+    "resnext-101": ResNeXt101,
+    "resnext-152": ResNeXt152,
+}
+COUNTER = ".num_batches_tracked"
 SHOWN = 3  # keys of a state dict that a message names
 
 
@@ -40,12 +49,18 @@ def build(name: str, pretrained: str = "") -> Backbone:
 def load(network: Backbone, weights: Mapping[str, Tensor]) -> None:
     """Give a network the weights of a state dict, all of them but the classifier's.
 
+    Older state dicts lack batch normalisation's counters of batches, which nothing here reads.
+
     Raises:
         WeightsError: it belongs to another network; the message names the first keys that differ.
     """
-    own = network.state_dict()
-    classifies = any(name.startswith(network.classifier) for name in own)
-    given = {name: w for name, w in weights.items() if classifies or not name.startswith(network.classifier)}
+    own = {name: w for name, w in network.state_dict().items() if not name.endswith(COUNTER)}
+    classifies = any(name.startswith(network.classifier_keys) for name in own)
+    given = {
+        name: w
+        for name, w in weights.items()
+        if not name.endswith(COUNTER) and (classifies or not name.startswith(network.classifier_keys))
+    }
     missing, extra = ([n for n in a if n not in b] for a, b in ((own, given), (given, own)))
     shaped = [
         f"{n} {tuple(given[n].shape)} instead of {tuple(own[n].shape)}"

@@ -19,13 +19,13 @@ class Backbone(nn.Module, ABC):
     Attributes:
         channels: of C2, C3, C4 and C5.
         mean, std: by which pixels in [0, 255] were normalised when it was trained, by channel.
-        classifier: first parts of the names of the classifier's weights.
+        classifier_keys: first parts of the names of the classifier's weights.
     """
 
     channels: ClassVar[tuple[int, int, int, int]]
     mean: ClassVar[tuple[float, float, float]] = (123.675, 116.28, 103.53)
     std: ClassVar[tuple[float, float, float]] = (58.395, 57.12, 57.375)
-    classifier: ClassVar[tuple[str, ...]] = ("fc.",)
+    classifier_keys: ClassVar[tuple[str, ...]] = ("fc.",)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(n, 3, h, w) in [0, 255], h and w multiples of 32 -> C2 to C5, (n, channels, h/stride, w/stride)."""

@@ -30,7 +30,7 @@ class EfficientNetLite0(Backbone):
     channels = (24, 40, 112, 320)
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
-    classifier = ("_conv_head.", "_bn1.", "_fc.")
+    classifier_keys = ("_conv_head.", "_bn1.", "_fc.")
 
     def __init__(self, classes: int = 0) -> None:
         super().__init__()
@@ -55,8 +55,8 @@ class EfficientNetLite0(Backbone):
                 kept.append(x)
         return kept
 
-    def classify(self, x: Tensor) -> Tensor:  # noqa: D102
-        x = functional.relu6(self._bn1(self._conv_head(self(x)[-1])))
+    def classify(self, pixels: Tensor) -> Tensor:  # noqa: D102
+        x = functional.relu6(self._bn1(self._conv_head(self(pixels)[-1])))
         logits: Tensor = self._fc(x.mean(dim=(2, 3)))
         return logits
 
