@@ -87,6 +87,8 @@ class Detector:
 
 KPNETS = ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8", "kpnet-hourglass")
 SIZES = (256, 384, 512, 640)
+TEST_TIME = {"flip": True, "pyramid": [0.7, 1.4], "suppression": "soft-gaussian", "voting": 0.6}
+"""MaskFace's options at test time."""
 UNREFINED = {"input_size": 640, "refinement": None}
 DETECTORS = {
     "mtcnn": Detector(weights="mtcnn", about="thresholds 0.85, 0.5, 0.6; faces from 20 px"),
@@ -108,6 +110,25 @@ DETECTORS = {
         for front, weights, settings in (("kpnet-256", "kpnet", {"input_size": 256}), ("mtcnn", "mtcnn", {}))
         for stage in ("isnet-5", "isnet-68")
     },
+    **{
+        f"maskface-{size}": Detector(
+            weights="maskface", settings={"input_size": size}, about=f"threshold 0.5; photos brought to {size} px"
+        )
+        for size in (256, 640)
+    },
+    "maskface-256, 68 points": Detector(
+        weights="maskface",
+        settings={"input_size": 256},
+        landmarks="68",
+        about="68 points; photos brought to 256 px",
+        tests=("landmarks68-test",),
+    ),
+    "maskface-640, all options": Detector(
+        weights="maskface",
+        settings={"input_size": 640, **TEST_TIME},
+        about="flip, a pyramid of three sizes, Soft-NMS, box voting",
+        tests=("wider-val",),
+    ),
     **{f"{name}-640-unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},
     "scrfd-500m": Detector("scrfd", "scrfd_500m_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
     "scrfd-2.5g": Detector("scrfd", "scrfd_2.5g_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import kept
 from kept import ROOT
-from measure import DETECTORS, KPNETS, SIZES
+from measure import DETECTORS, KPNETS, REFERENCE, SIZES
 
 from lineament.evaluate.origin import is_current
 from lineament.evaluate.results import Result
@@ -115,7 +115,10 @@ MOSAICS = [
     Column("found of 50", "mosaics", "found of 50", count),
 ]
 
-SHOWN = ("mtcnn", *(f"{weights}-{size}" for weights in KPNETS[:4] for size in (256, 640)))  # of ours, beside peers
+SHOWN = (
+    "mtcnn",
+    *(f"{weights}-{size}" for weights in (*KPNETS[:4], "maskface") for size in (256, 640)),
+)  # of ours, beside peers
 ALL = (*SHOWN, *(name for name in DETECTORS if not DETECTORS[name].ours))
 
 
@@ -252,6 +255,8 @@ def stored(name: str, heading: str, columns: dict[str, Callable[[float], str]]) 
     return rows
 
 
+BESIDE = ("kpnet-640", "kpnet-int8-640", "mtcnn", REFERENCE, "deface")  # in MaskFace's table of times
+MASKFACE = ("maskface-256", "maskface-640", "maskface-640, all options", "maskface-256, 68 points")
 STAGES = ("kpnet-256", "kpnet-256 + isnet-5", "kpnet-256 + isnet-68", "mtcnn", "mtcnn + isnet-5", "mtcnn + isnet-68")
 
 
@@ -374,6 +379,14 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         "network",
         {"ms a face": digits(3), "fastest": digits(3), "processor ms, 1 thread": digits(3), "KB": count},
     ),
+    "maskface": lambda: compared([*WIDER, *FDDB, *(c for c in VALIDATION if "alike" not in c.title)], MASKFACE),
+    "maskface landmarks": lambda: compared([*AFLW, *HELEN], MASKFACE),
+    "maskface speed": lambda: compared([*SPEED, *MOSAICS], ("maskface-256", "maskface-640", *BESIDE)),
+    "maskface cost": stored("maskface-cost", "network, what", {"GMAC": digits(2)}),
+    "maskface forward": stored("maskface-forward", "landmarks", {"ms a face": digits(2), "fastest": digits(2)}),
+    "maskface levels": stored("maskface-levels", "level", {"NME": digits(2)}),
+    "maskface table 5": stored("maskface-table5", "backbone", {"AP": percent, "NME": percent}),
+    "maskface table 6": stored("maskface-table6", "network", {"AP": percent, "NME": percent}),
     "box conventions": conventions,
     "mutation": mutation,
 }

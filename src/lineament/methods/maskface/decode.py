@@ -37,6 +37,7 @@ class Config(OverviewSettings):
 
     Attributes:
         finest: level of the finest map. smallest: side in pixels of the smallest anchor.
+        keypoint_head: whether the file has one; without, landmarks are NaN.
         k0: level that the landmarks of a face of 224 pixels are read from (equation 6).
         nms: overlap above which the worse of two faces falls.
         calibration: knots of the map from an anchor's probability to the share of such detections that are faces;
@@ -47,6 +48,7 @@ class Config(OverviewSettings):
 
     finest: int = of_weights(FINEST)
     smallest: float = of_weights(SMALLEST)
+    keypoint_head: bool = of_weights(True)
     k0: int = 3
     nms: float = 0.4
     calibration: Mapping[str, Any] | None = None
@@ -162,9 +164,9 @@ class MaskFaceDecoder:
     def _with_landmarks(self, shown: Views, found: Detections) -> Detections:
         """The same with landmarks and their scores, from the features of their regions, some at a time."""
         entry = f"landmarks_{self.schema.name}"
-        points = np.zeros((len(found), len(self.schema), 2))
+        points = np.full((len(found), len(self.schema), 2), np.nan)
         mass = np.zeros((len(found), len(self.schema)))
-        for start in range(0, len(found), FACES_AT_ONCE):
+        for start in range(0, len(found) * self.config.keypoint_head, FACES_AT_ONCE):
             some = slice(start, start + FACES_AT_ONCE)
             points[some], mass[some] = self.graph(entry, ("points", "mass"), pooled=found.pooled[some])
         points = shown.points(box_ops.decode_points(points, found.regions), found.view, self.schema)

@@ -28,7 +28,8 @@ class MaskFace(nn.Module):
         width: channels of the pyramid and of the context modules.
         head_width, head_layers: channels and number of the landmark head's convolutions.
         finest: level of the finest map that is used, 2 for stride 4.
-        context: whether there are context modules (table 6).
+        context: the context modules: "branches" (the paper), "shared", whose larger windows begin with one convolution
+            in common as in SSH, or "none" (table 6).
         norm: "group" (32 groups, the paper) or "batch", which inference need not pay for; see `normalisation`.
 
     Attributes:
@@ -44,14 +45,14 @@ class MaskFace(nn.Module):
         head_width: int = 256,
         head_layers: int = 8,
         finest: int = FINEST,
-        context: bool = True,
+        context: str = "branches",
         norm: str = "group",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pyramid = Pyramid(backbone.channels[finest - FINEST :], width, norm)
         self.strides = tuple(2**level for level in range(finest, COARSEST + 1))
-        self.context = nn.ModuleList(Context(width, norm) if context else nn.Identity() for _ in self.strides)
+        self.context = nn.ModuleList(CONTEXTS[context](width, norm) for _ in self.strides)
         self.score = nn.Conv2d(width, ANCHORS, 1)
         self.offset = nn.Conv2d(width, 4 * ANCHORS, 1)
         nn.init.normal_(self.score.weight, std=0.01)
@@ -116,23 +117,54 @@ class Pyramid(nn.Module):
 
 
 class Context(nn.Module):
-    """The context module (figure 3): windows of 3, 5 and 7 cells by stacked convolutions, concatenated.
-
-    As in SSH, from which the paper takes it, the two larger windows begin with one convolution that they share.
-    """
+    """The context module (figure 3): windows of 3, 5 and 7 cells by stacked convolutions, concatenated."""
 
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
-        half, quarter = width // 2, width // 4
-        self.three = ConvNorm(width, half, norm)
-        self.shared = ConvNorm(width, quarter, norm)
-        self.five = ConvNorm(quarter, quarter, norm)
-        self.seven = nn.Sequential(ConvNorm(quarter, quarter, norm), nn.ReLU(), ConvNorm(quarter, quarter, norm))
+        self.three, self.five, self.seven = (
+            _stack(width, channels, layers, norm) for layers, channels in enumerate((width // 2, *[width // 4] * 2), 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, width, h, w), and so again."""
-        shared = functional.relu(self.shared(x))
-        return functional.relu(torch.cat([self.three(x), self.five(shared), self.seven(shared)], 1))
+        return torch.cat([self.three(x), self.five(x), self.seven(x)], 1)
+
+
+class SharedContext(nn.Module):
+    """The context module with one convolution in common for the two larger windows, as in SSH (Najibi et al. 2017)."""
+
+    def __init__(self, width: int, norm: str) -> None:
+        super().__init__()
+        quarter = width // 4
+        self.three = _stack(width, width // 2, 1, norm)
+        self.shared = _stack(width, quarter, 1, norm)
+        self.five = _stack(quarter, quarter, 1, norm)
+        self.seven = _stack(quarter, quarter, 2, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, width, h, w), and so again."""
+        shared = self.shared(x)
+        return torch.cat([self.three(x), self.five(shared), self.seven(shared)], 1)
+
+
+class NoContext(nn.Identity):
+    """The pyramid's features as they are."""
+
+    def __init__(self, width: int, norm: str) -> None:
+        super().__init__()
+
+
+CONTEXTS: dict[str, type[Context] | type[SharedContext] | type[NoContext]] = {
+    "branches": Context,
+    "shared": SharedContext,
+    "none": NoContext,
+}
+
+
+def _stack(inputs: int, channels: int, layers: int, norm: str) -> nn.Sequential:
+    """Convolutions with ReLU after each."""
+    convs = [ConvNorm(channels if i else inputs, channels, norm) for i in range(layers)]
+    return nn.Sequential(*(layer for conv in convs for layer in (conv, nn.ReLU())))
 
 
 class LandmarkHead(nn.Module):

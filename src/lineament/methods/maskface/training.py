@@ -28,7 +28,7 @@ from lineament.methods.maskface.decode import Config
 from lineament.methods.maskface.export import entries
 from lineament.methods.maskface.fitting import fitted
 from lineament.methods.maskface.levels import FINEST, SMALLEST, levels
-from lineament.methods.maskface.network import MaskFace
+from lineament.methods.maskface.network import CONTEXTS, MaskFace
 from lineament.methods.maskface.targets import BACKGROUND, FACE, match, regions
 from lineament.methods.normalisation import settle
 from lineament.runtime import load_graph
@@ -56,6 +56,7 @@ class MaskFaceRecipe(CanvasRecipe):
         backbone: see `lineament.methods.backbones`. pretrained: its weights, likewise.
         frozen: how many of its first convolutions do not learn; its normalisation never does.
         width, head_width, head_layers, finest, context, norm: as of ``MaskFace``.
+        keypoint_head: whether there is one; without, boxes alone are learnt and found (table 6).
         smallest: side in pixels of the smallest anchor.
         k0: level of a face of 224 pixels (equation 6).
         regions: for each landmark schema, of how many faces of a batch landmarks are learnt, at most.
@@ -72,7 +73,8 @@ class MaskFaceRecipe(CanvasRecipe):
     head_width: int = 256
     head_layers: int = 8
     finest: int = FINEST
-    context: bool = True
+    context: str = "branches"
+    keypoint_head: bool = True
     norm: str = "group"
     smallest: float = SMALLEST
     k0: int = 3
@@ -87,8 +89,15 @@ class MaskFaceRecipe(CanvasRecipe):
         super().__post_init__()
         if self.norm not in ("group", "batch"):
             raise OptionError(f"norm is group or batch, found {self.norm!r}")
+        if self.context not in CONTEXTS:
+            raise OptionError(f"context is one of {', '.join(CONTEXTS)}, found {self.context!r}")
         if len(self.regions) != len(self.landmarks):
             raise OptionError(f"regions has a number for each of landmarks {self.landmarks}, found {self.regions}")
+
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        """Names of the schemas whose landmarks are learnt."""
+        return self.landmarks if self.keypoint_head else ()
 
 
 class MaskFaceTask(CanvasTask):
@@ -128,7 +137,7 @@ class MaskFaceTask(CanvasTask):
         """
         r = self.recipe
         batch: Batch = {}
-        for name, most in zip(r.landmarks, r.regions, strict=True):
+        for name, most in zip(r.learnt, r.regions, strict=False):
             rows = [self._known(canvas, name) for canvas in canvases]
             boxes, points, weights = (np.concatenate(parts) for parts in zip(*rows, strict=True))
             image = np.repeat(np.arange(len(rows)), [len(mine[0]) for mine in rows])
@@ -161,7 +170,7 @@ class MaskFaceTask(CanvasTask):
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Anchors everywhere, masks in the batch's regions."""
-        where = {n: tuple(batch[f"{part}_{n}"] for part in ("boxes", "image", "level")) for n in self.recipe.landmarks}
+        where = {n: tuple(batch[f"{part}_{n}"] for part in ("boxes", "image", "level")) for n in self.recipe.learnt}
         outputs: dict[str, Tensor] = network(to_input(batch["pixels"]), where)
         return outputs
 
@@ -176,7 +185,7 @@ class MaskFaceTask(CanvasTask):
             "box": functional.smooth_l1_loss(offsets, batch["offset"], beta=BETA, reduction="sum")
             / max(len(offsets), 1),
         }
-        for name in r.landmarks:
+        for name in r.learnt:
             given = (batch[f"{part}_{name}"] for part in ("boxes", "points", "weights"))
             parts[f"landmarks_{name}"] = r.landmark_weight * spatial(outputs[name], *given)
         return parts
@@ -242,7 +251,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     network.load_state_dict(initial_weights(out / METHOD))
     fits = json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}
     own: dict[str, Any] = {"landmarks": recipe.landmarks[0], "schemas": list(recipe.landmarks)}
-    own |= {name: getattr(recipe, name) for name in ("finest", "smallest", "k0")}
+    own |= {name: getattr(recipe, name) for name in ("finest", "smallest", "k0", "keypoint_head")}
     config = settings_of(Config, recipe, **own, **fits)
     about = describe(METHOD, config, out / RECIPE, scores, training={METHOD: phases_of(out / METHOD)})
     export(entries(network), file, metadata=about, half=True)
@@ -261,7 +270,7 @@ def build(recipe: MaskFaceRecipe, pretrained: str | None = None) -> MaskFace:
     freeze(backbone, recipe.frozen)
     return MaskFace(
         backbone,
-        {name: len(schema(name)) for name in recipe.landmarks},
+        {name: len(schema(name)) for name in recipe.learnt},
         width=recipe.width,
         head_width=recipe.head_width,
         head_layers=recipe.head_layers,

@@ -1,0 +1,197 @@
+"""The experiments of the paper on MaskFace at our scale, kept in docs/results/data.
+
+python benchmarks/maskface_experiments.py cost                     # table 1: operations, counted
+python benchmarks/maskface_experiments.py forward                  # time of the landmark head for a face
+python benchmarks/maskface_experiments.py levels --data DATA       # k0 of equation 6, with the weights that ship
+python benchmarks/maskface_experiments.py backbones --data DATA    # table 5: each trained under one budget
+python benchmarks/maskface_experiments.py parts --data DATA        # table 6: context modules and keypoint head
+
+``backbones`` and ``parts`` train, on validation photos they are judged; stopped, they go on where they were.
+``tables.py`` writes the tables of docs/results/maskface.md from the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import kept
+import numpy as np
+import torch
+from torch import nn
+
+import lineament
+from lineament.data.readers.coco import read_coco
+from lineament.evaluate.labelled import Evaluated
+from lineament.evaluate.landmarks import evaluate_landmarks
+from lineament.evaluate.origin import origin
+from lineament.evaluate.recall import evaluate_recall
+from lineament.evaluate.results import Result
+from lineament.methods.backbones import BACKBONES
+from lineament.methods.maskface import training
+from lineament.methods.maskface.levels import POOLED
+from lineament.methods.maskface.network import MaskFace
+from lineament.train.run import run
+
+VAL, POINTS, MANY = "detection-val.json", "landmarks5-val.json", "landmarks68-val.json"
+EVERY = 8  # of the faces of POINTS one is looked at
+SIDE = 640  # pixels of the input whose operations are counted
+FACES = 32  # of a pass whose time is taken
+PASSES = 100
+LIGHT = {"width": 64, "head_width": 64, "head_layers": 4, "norm": "batch"}
+CONTEXTS = {"none": "FPN", "branches": "FPN and context", "shared": "FPN and shared context"}
+SCRATCH = {"pretrained": '""', "frozen": "-1"}
+
+
+# --- table 1 ---
+
+
+def operations(network: nn.Module, *inputs: torch.Tensor, of: Any = None) -> float:
+    """Multiply-adds of the convolutions of a call, in thousand millions."""
+    total = 0
+
+    def count(layer: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        nonlocal total
+        places = given[0] if isinstance(layer, nn.ConvTranspose2d) else out
+        total += layer.weight.numel() * places.shape[0] * places.shape[2] * places.shape[3]
+
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    (of or network)(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return total / 1e9
+
+
+def cost(args: argparse.Namespace) -> None:
+    """Operations of the features of a photo of 640x640 pixels, and of one face's landmarks."""
+    with torch.device("meta"):
+        pixels, pooled = torch.zeros(1, 3, SIDE, SIDE), {w: torch.zeros(1, w, POOLED, POOLED) for w in (256, 64)}
+        for name, backbone, settings in (
+            ("ResNet-50, as printed", "resnet-50", {}),
+            ("EfficientNet-Lite0, as it ships", "efficientnet-lite0", LIGHT),
+        ):
+            rows = {}
+            for context, what in CONTEXTS.items():
+                network = MaskFace(BACKBONES[backbone](), {"5": 5, "68": 68}, context=context, **settings).eval()
+                rows[f"{name}: {what}"] = operations(network, pixels)
+            width = network.score.in_channels
+            for schema in ("5", "68"):
+                rows[f"{name}: a face's {schema} landmarks"] = operations(
+                    network, pooled[width], of=lambda x, n=network, s=schema: n.landmarks(x, s)
+                )
+            for row, value in rows.items():
+                keep("cost", row, {"GMAC": value}, {"input": SIDE}, [])
+
+
+# --- time ---
+
+
+def forward(args: argparse.Namespace) -> None:
+    """Milliseconds for the landmarks of a face in the weights that ship, features of its region included."""
+    for schema in ("5", "68"):
+        decoder = lineament.load("maskface", landmarks=schema, threads=args.threads)._decoder
+        graph, random = decoder.graph, np.random.default_rng(0)
+        maps = random.standard_normal((1, 64, SIDE // 4, SIDE // 4)).astype(np.float32)
+        boxes = random.uniform(0, 60, (FACES, 4)).astype(np.float32)
+        boxes[:, 2:] = boxes[:, :2] + 25
+        image, times = np.zeros(FACES, np.int64), []
+        for _ in range(PASSES):
+            start = time.perf_counter()
+            (pooled,) = graph("regions", ("pooled",), features=maps, boxes=boxes, image=image)
+            graph(f"landmarks_{schema}", ("points", "mass"), pooled=pooled)
+            times.append(1e3 * (time.perf_counter() - start) / FACES)
+        scores = {"ms a face": float(np.median(times)), "fastest": float(min(times))}
+        keep("forward", f"{schema} landmarks", scores, {"faces": FACES}, ["maskface"], args.threads)
+
+
+# --- accuracy ---
+
+
+def levels(args: argparse.Namespace) -> None:
+    """NME on validation faces, their landmarks read from other levels."""
+    for k0 in (3, 4, 5):
+        detector = lineament.load("maskface", settings={"k0": k0}, threads=args.threads)
+        keep("levels", f"k0 = {k0}", {"NME": nme(detector, args.data, POINTS)}, {"every": EVERY}, ["maskface"])
+
+
+def backbones(args: argparse.Namespace) -> None:
+    """Table 5. ImageNet weights can be had for one alone, so all but the first row begin with random weights."""
+    rows = {"efficientnet-lite0, ImageNet": {}}
+    rows |= {name: {"backbone": f'"{name}"', **SCRATCH} for name in ("efficientnet-lite0", "mobilenet-v2", "resnet-50")}
+    for name, settings in rows.items():
+        trained(args, "table5", name, settings)
+
+
+def parts(args: argparse.Namespace) -> None:
+    """Table 6."""
+    for context in ("none", "shared"):
+        for head in (False, True):
+            row = f"{'without' if context == 'none' else 'with'} context, {'with' if head else 'without'} keypoint head"
+            settings = {"context": f'"{context}"', "keypoint_head": str(head).lower()}
+            trained(args, "table6", row, settings)
+
+
+def trained(args: argparse.Namespace, table: str, row: str, settings: dict[str, str]) -> None:
+    """One variant of the light build, trained for so many steps and judged on validation photos."""
+    scores: list[dict[str, float]] = []
+    for seed in range(args.seeds):
+        out = args.out / f"{table}-{row}-{seed}".replace(" ", "-").replace(",", "")
+        file = out / "maskface.onnx"
+        if not file.exists():
+            budget = {"minutes": 0, "steps": args.steps, "warmup": args.steps // 10, "validate_every": args.steps}
+            budget |= {"batch": args.batch, "canvas": args.canvas, "average": 0.99, "seed": seed, "regions": [24, 6]}
+            overrides = {name: str(value) for name, value in budget.items()} | settings
+            run(training, args.data, args.recipe, out, overrides=overrides)
+        detector = lineament.load(file, threads=args.threads, settings={"input_size": 384})
+        samples = read_coco(args.data / VAL)
+        found = Evaluated(samples, [detector.detect(s.path, threshold=0.02) for s in samples])
+        figures = {"AP": 100 * float(evaluate_recall(row, found).scores["ap"] or 0)}
+        if settings.get("keypoint_head") != "false":
+            figures["NME"] = nme(detector, args.data, POINTS)
+        scores.append(figures)
+    means = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
+    means |= {f"{name}: deviation": float(np.std([s[name] for s in scores])) for name in scores[0]}
+    told = {"steps": args.steps, "batch": args.batch, "canvas": args.canvas, "seeds": args.seeds}
+    keep(table, row, means, told, [])
+
+
+def nme(detector: lineament.Detector, data: Path, index: str) -> float:
+    """In percent of the distance between the eyes, on a part of the validation faces."""
+    samples = read_coco(data / index)[::EVERY]
+    found = Evaluated(samples, [detector.detect(sample.path) for sample in samples])
+    return 100 * float(evaluate_landmarks("maskface", found).scores["nme"] or np.nan)
+
+
+def keep(
+    table: str, row: str, scores: dict[str, float], settings: dict[str, Any], weights: list[str], threads: int = 1
+) -> None:
+    found = origin(weights=weights, data=None, threads=threads)
+    kept.keep(f"maskface-{table}", row, Result("experiment", row, dict(scores), settings=settings, origin=found))
+    print(row, scores, flush=True)
+
+
+EXPERIMENTS = {f.__name__: f for f in (cost, forward, levels, backbones, parts)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/maskface-experiments"))
+    parser.add_argument("--recipe", type=Path, default=kept.ROOT / "recipes" / "maskface.toml")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--canvas", type=int, default=192)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    if args.experiment not in ("cost", "forward") and args.data is None:
+        parser.error("--data is missing: the folder of the data sets")
+    EXPERIMENTS[args.experiment](args)
+
+
+if __name__ == "__main__":
+    main()
