@@ -150,15 +150,20 @@ class MaskFaceDecoder:
         return pooled
 
     def _merged(self, seen: Seen, found: Detections, threshold: float) -> Detections:
-        """One detection for each face of an image, best first, of those that stand in its views."""
+        """One detection for each face of an image, best first, of those that stand in its views.
+
+        Where boxes vote, all that were seen have a say; after Soft-NMS those that are left, with the scores left.
+        """
         c = self.config
+        voters = seen if c.suppression == "nms" else found
         if c.suppression == "nms" or len(np.unique(found.view)) > len(np.unique(found.image)):
             found = found.suppressed(replace(c, suppression="nms", voting=None), c.nms, threshold)
         if c.voting is None:
             return found
-        boxes, scores, image = (
-            np.concatenate([getattr(part, name) for part in (found, seen)]) for name in ("boxes", "scores", "image")
+        boxes, image = (
+            np.concatenate([getattr(part, name) for part in (found, voters)]) for name in ("boxes", "image")
         )
+        scores = np.concatenate([np.zeros(len(found)), voters.scores])  # a box is among the voters already
         return replace(found, boxes=box_ops.vote(boxes, scores, np.arange(len(found)), c.voting, groups=image))
 
     def _with_landmarks(self, shown: Views, found: Detections) -> Detections:
