@@ -68,7 +68,7 @@ def test_wider_from_files(tmp_path: Path, wider_truth: Path, run: Run) -> None:
         assert [found[setting] for setting in ("easy", "medium", "hard")] == [50, 50, 50]
         assert found["settings"]["arithmetic"] == arithmetic
     assert "2 of 3,226 images" in result.output
-    assert "1 images of the ground truth that the detections do not name" in result.output
+    assert "1 images of the ground truth without an entry" in result.output
     (tmp_path / "list.txt").write_text("0--E/a\n")
     run(*common, "--subset", tmp_path / "list.txt", "--json", tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["easy"] == 100

@@ -101,7 +101,7 @@ def test_from_faces() -> None:
         ("a\n", 0, "1 files without a count in their second line: no detections.*a.txt"),
         ("a\nmany\n", 0, "1 files without a count in their second line: no detections.*a.txt"),
         ("a\n1\n1 2 3 4 .5 9\n", 1, "1 rows with more than five numbers; the fifth is the score.*a.txt:3"),
-        ("a\n2\n1 2 -3 4 .5\n1 2 3 0 .4\n", 2, "2 detections of no or negative size, kept as they are.*a.txt:3"),
+        ("a\n2\n1 2 -3 4 .5\n1 2 3 0 .4\n", 2, "2 detections with a size of zero or less, kept.*a.txt:3"),
         ("a\n2\n1 2 3 4 .5\n1 2 3 4 7\n", 2, r"1 scores outside \[0, 1\], kept.*a.txt:4"),
         ("a\n2\n1 2 3 4 .5\n1 2 3 4 .7\n", 2, "1 rows with a higher score than the row before; sorted.*a.txt:4"),
     ],
@@ -146,7 +146,7 @@ def test_files_that_are_no_detections_are_counted(tmp_path: Path) -> None:
     [
         ("a\n2\n1 2 3 4 .5\nb\n0\n", r"f\.txt:4: expected a rectangle"),
         ("a\n1\n1 2 3 4 .5\n1 2 3 4 .5\nb\n0\n", r"f\.txt:5: expected the number of faces"),
-        ("a\n1\n1 2 3 4 .5\na\n0\n", r"f\.txt:4: the image a stands in this file twice, first at .*f\.txt:1"),
+        ("a\n1\n1 2 3 4 .5\na\n0\n", r"f\.txt:4: the image a is in this file twice, first at .*f\.txt:1"),
         ("a\n2\n1 2 3 4 .5\n1 2 3 4 5 .5\n", r"f\.txt:4: expected a rectangle \(5 numbers\) or an ellipse"),
         ("a\n1\n1 2 nan 4 .5\n", r"f\.txt:3: a number is not finite"),
         ("a\n2\n1 2 0 4 5 .5\n2 -1 0 4 5 .5\n", r"f\.txt:4: expected radii of 0 or more, found a negative one"),

@@ -277,7 +277,7 @@ def test_toolbox_rate_sorts_each_column() -> None:
 def test_subset_and_unknown_images() -> None:
     rows = np.array([[12, 12, 28, 28, 0.75]])
     result = fddb.evaluate(Detections({"a": rows, "x": rows}), SQUARE)
-    assert "1 images that the ground truth does not have, ignored (first: x)" in result.notes
+    assert "1 images that are not in the ground truth, ignored (first: x)" in result.notes
     with pytest.raises(DataError, match="name no image of the ground truth"):
         fddb.evaluate(Detections({"x": rows}), SQUARE)
     with pytest.raises(DataError, match="subset"):

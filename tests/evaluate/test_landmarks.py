@@ -305,7 +305,7 @@ def test_nothing_to_compare_with() -> None:
 
 def test_no_picture_at_all() -> None:
     for evaluate in (L.evaluate_landmarks, evaluate_recall):
-        with pytest.raises(OptionError, match="no labelled picture"):
+        with pytest.raises(OptionError, match="no labelled image"):
             evaluate("made-up", Evaluated([], []))
 
 
@@ -345,10 +345,10 @@ def test_what_is_strange_in_a_file_is_counted_with_its_line(tmp_path: Path) -> N
     samples = [Sample.of(tmp_path / f"{name}.jpg", [[0, 0, 5, 5]], np.ones((1, 5, 2))) for name in "abc"]
     found = read_detections(path, samples, tmp_path)
     assert found.notes == (
-        f"1 pictures that could not be read: nothing found there (first: {path}:1: b.jpg)",
-        f"1 pictures without labels, ignored (first: {path}:2: z.jpg)",
-        f"1 labelled pictures without a line, left out (first: {tmp_path}/c.jpg)",
-        f"1 detections of no or negative size, kept as they are (first: {path}:3)",
+        f"1 images that could not be read: their faces are missed (first: {path}:1: b.jpg)",
+        f"1 images without labels, ignored (first: {path}:2: z.jpg)",
+        f"1 labelled images without a line, left out (first: {tmp_path}/c.jpg)",
+        f"1 detections with a size of zero or less, kept (first: {path}:3)",
         f"1 scores outside [0, 1], kept: only their order counts (first: {path}:3)",
         f"1 rows with a higher score than the row before; sorted where the protocol sorts (first: {path}:3)",
     )
@@ -374,12 +374,12 @@ def test_wrong_detection_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"found\.jsonl:1: .* not finite"):
         read_detections(path, scene().samples, tmp_path)
     path.write_text(f"{line_of('a.jpg', scene().faces[0])}\n" * 2)
-    with pytest.raises(DataError, match=r"found\.jsonl:2: a\.jpg stands in the file twice"):
+    with pytest.raises(DataError, match=r"found\.jsonl:2: a\.jpg is in the file twice"):
         read_detections(path, scene().samples, tmp_path)
     with pytest.raises(DataError, match=r"gone\.jsonl: cannot be read"):
         read_detections(tmp_path / "gone.jsonl", scene().samples, tmp_path)
     path.write_text(line_of("z.jpg", scene().faces[0]))
-    with pytest.raises(DataError, match="none of its 1 pictures"):
+    with pytest.raises(DataError, match="none of its 1 images"):
         read_detections(path, scene().samples, tmp_path)
 
 
@@ -391,15 +391,15 @@ def test_a_picture_that_cannot_be_read_has_no_face(tmp_path: Path) -> None:
 
     found = detect_all([Sample.of("b.jpg", []), *scene().samples], detect, empty=FIVE)
     assert (found.failed, len(found.faces[1])) == (1, 0)
-    assert found.notes == ("1 pictures that could not be read: nothing found there (first: a.jpg: damaged)",)
+    assert found.notes == ("1 images that could not be read: their faces are missed (first: a.jpg: damaged)",)
 
 
 def test_no_picture_that_could_be_read_is_an_error(tmp_path: Path) -> None:
     def damaged(path: Path) -> Faces:
         raise ImageError(f"{path}: damaged")
 
-    with pytest.raises(DataError, match=r"not one picture could be read.* a\.jpg: damaged"):
+    with pytest.raises(DataError, match=r"no image could be read.* a\.jpg: damaged"):
         detect_all(scene().samples, damaged, empty=FIVE)
     (tmp_path / "found.jsonl").write_text(json.dumps({"path": str(scene().samples[0].path), "error": "damaged"}))
-    with pytest.raises(DataError, match="not one picture could be read"):
+    with pytest.raises(DataError, match="no image could be read"):
         read_detections(tmp_path / "found.jsonl", scene().samples, tmp_path)

@@ -129,10 +129,10 @@ def test_small_and_unknown_detections_are_counted() -> None:
     result = pascal.evaluate(found, TRUTH)
     assert (result.true_positives, result.false_positives) == (0, 1)
     assert "1 detections with neither side above 21 pixels, left out (first: a)" in result.notes
-    assert "1 detections in images that the ground truth does not have: false positives (first: b)" in result.notes
+    assert "1 detections in images that are not in the ground truth: false positives (first: b)" in result.notes
     assert "1 images with 1 faces that count" in result.notes[-1]
     missing = pascal.evaluate(Detections({}), TRUTH)
-    assert any("do not name" in note for note in missing.notes)
+    assert any("without an entry" in note for note in missing.notes)
     assert missing.ap == 0
 
 
@@ -184,7 +184,7 @@ def test_both_layouts(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"x": np.ones(1)}, "expected the variable Annotations or anno; found x"),
-        (annotations(("a.1", np.ones((1, 4))), ("a.2", np.ones((1, 4)))), "the image a stands there twice"),
+        (annotations(("a.1", np.ones((1, 4))), ("a.2", np.ones((1, 4)))), "the image a is there twice"),
         (annotations(("a.jpg", np.array([[np.nan, 1, 2, 3]]))), "a.jpg: expected finite boxes"),
         ({"Annotations": np.ones((1, 2))}, "not laid out as annotations"),
     ],

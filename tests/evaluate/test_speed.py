@@ -46,7 +46,7 @@ def test_cut_face_takes_the_largest() -> None:
     picture = np.arange(100 * 100 * 3).reshape(100, 100, 3).astype(np.uint8)
     faces = Faces.of([[0, 0, 4, 4], [40, 50, 60, 70]], [0.9, 0.8], np.zeros((2, 5, 2)), image_size=(100, 100))
     np.testing.assert_array_equal(cut_face(picture, faces), picture[40:80, 30:70])
-    with pytest.raises(OptionError, match="no face was found"):
+    with pytest.raises(OptionError, match="no face was detected"):
         cut_face(picture, Faces.empty((100, 100)))
 
 

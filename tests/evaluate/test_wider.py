@@ -203,7 +203,7 @@ def test_ground_truth_without_faces_counts_nothing(tmp_path: Path) -> None:
         (np.ones((2, 4), np.int32), [3], ("a",), r"wider_easy_val.mat: 0--E/a: expected indices from 1 to 2, found 3"),
         (np.ones((2, 3)), [1], ("a",), r"0--E/a: expected finite boxes of shape \(n, 4\)"),
         (np.array([[0, np.nan, 1, 1]]), [1], ("a",), "expected finite boxes"),
-        (np.ones((1, 4)), [1], ("a", "a"), "0--E/a stands there twice"),
+        (np.ones((1, 4)), [1], ("a", "a"), "0--E/a is there twice"),
     ],
 )
 def test_bad_ground_truth(tmp_path: Path, boxes: Array, indices: list[int], names: Any, message: str) -> None:
@@ -220,9 +220,9 @@ def test_images_only_one_side_knows(tmp_path: Path) -> None:
     truth = wider.read_ground_truth(write_truth(tmp_path, np.ones((1, 4), np.int32), [1], ("a", "b")))
     rows = np.array([[1, 1, 2, 2, 0.5], [9, 9, 12, 12, 0.1]], float)
     result = wider.evaluate(Detections({"0--E/a": rows, "0--E/x": rows}), truth)
-    assert "1 images that the ground truth does not have, ignored (first: 0--E/x)" in result.notes
+    assert "1 images that are not in the ground truth, ignored (first: 0--E/x)" in result.notes
     assert "2 detections in such images, ignored (first: 0--E/x)" in result.notes
-    assert any(note.startswith("1 images of the ground truth that the detections do not name") for note in result.notes)
+    assert any(note.startswith("1 images of the ground truth without an entry") for note in result.notes)
     assert result.ap["hard"] == 0.5
     with pytest.raises(DataError, match="name no image of the ground truth"):
         wider.evaluate(Detections({"0--E/x": rows}), truth)

@@ -1,4 +1,4 @@
-"""Which detection stands for which face: the optimum, and what FDDB's official tool makes of it."""
+"""Assign detections to faces: optimally, or as FDDB's official tool does."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lineament.evaluate.extra import require
 
 Array = NDArray[Any]
 TOLERANCE = 1e-15
-MOST_STEPS = 100_000  # the method may go in circles; published results stay far below
+MOST_STEPS = 100_000  # the method may never end; published results need far fewer steps
 ZERO, ONE, STAR = 0, 1, 2
 
 
 def optimal(gains: Array) -> Array:
-    """The gains of the pairs of the assignment with the largest sum; (m, n) gives (min(m, n),)."""
+    """The gains (min(m, n),) of the pairs in the assignment with the largest sum, for gains (m, n)."""
     rows, columns = require("scipy.optimize").linear_sum_assignment(gains, maximize=True)
     return np.asarray(gains[rows, columns])
 
 
 def official(gains: Array) -> Array:
-    """The gains of the pairs that FDDB's tool assigns, (m, n) gives (min(m, n),).
+    """The gains (min(m, n),) of the pairs that FDDB's tool assigns, for gains (m, n).
 
-    Its solver looks for a cover ``u_i + v_j >= gain_ij`` of least sum (Kuhn's method), but a slip in the choice of the
-    step makes it stop early at times, and a row that is left without a partner is taken for a partner of column 0.
+    The tool's solver looks for a cover ``u_i + v_j >= gain_ij`` of least sum (Kuhn's method). A mistake in the choice
+    of the step makes it stop too early in some cases. A row without a partner then counts as a partner of column 0.
     """
     if not gains.size:
         return np.zeros(0)
@@ -36,7 +36,7 @@ def official(gains: Array) -> Array:
 
 
 class _Kuhn:
-    """One problem, rows not more than columns. Marks: ONE where the cover is tight, STAR where a pair is chosen."""
+    """One problem with no more rows than columns. Marks: ONE where the cover is tight, STAR for a chosen pair."""
 
     def __init__(self, gains: list[list[float]]) -> None:
         self.gains = gains
@@ -61,7 +61,7 @@ class _Kuhn:
         raise LineamentError(f"FDDB's assignment did not end within {MOST_STEPS} steps; use the optimal one")
 
     def _mark(self) -> None:
-        """Tight cells; a star that is no longer tight is lost."""
+        """Mark tight cells. A star that is no longer tight is removed."""
         self.tight = [
             [abs(u + v - gain) < TOLERANCE for v, gain in zip(self.v, row, strict=True)]
             for u, row in zip(self.u, self.gains, strict=True)
@@ -83,7 +83,7 @@ class _Kuhn:
                 self._star(i, j)
 
     def _augment(self) -> set[int]:
-        """Lengthen the matching along alternating paths while there are any; then the rows found to be essential."""
+        """Extend the matching along alternating paths while there are any. Returns the essential rows."""
         while True:
             essential: set[int] = set()
             path = self._find_path(essential)
@@ -95,9 +95,10 @@ class _Kuhn:
                 self._star(i, j)
 
     def _find_path(self, essential: set[int]) -> list[tuple[int, int]] | None:
-        """Cells by turns tight and starred, from a column without a star to a row without one.
+        """The cells of an alternating path, tight and starred in turn, from a column without a star to a row without
+        one.
 
-        The search goes back over rows that it knows to be essential, as the tool's does.
+        The search returns to rows that it knows to be essential, as in the tool.
         """
         for start in range(self.n):
             if self.star_in_column[start] is not None:
@@ -129,7 +130,7 @@ class _Kuhn:
         raise LineamentError(f"FDDB's assignment did not end within {MOST_STEPS} steps; use the optimal one")
 
     def _improve_cover(self, essential: set[int]) -> bool:
-        """One step of the dual; False where there is none left."""
+        """One step of the dual. False if there is none left."""
         rows = [i for i in range(self.m) if i not in essential]
         held = {j for i in rows if (j := self.star_in_row[i]) is not None}
         columns = [j for j in range(self.n) if j not in held]
@@ -137,7 +138,7 @@ class _Kuhn:
         for i in rows:
             for j in columns:
                 slack = self.u[i] + self.v[j] - self.gains[i][j]
-                # The slip: a least slack of zero gives way to whatever follows it.
+                # The mistake: a least slack of zero gives way to whatever follows it.
                 if abs(step) < TOLERANCE or -TOLERANCE < slack < step:
                     step = slack
         if abs(step) < TOLERANCE:

@@ -1,4 +1,4 @@
-"""Precision and recall over falling thresholds, and the area below them."""
+"""Precision and recall over falling thresholds, and average precision."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class PrecisionRecall:
     """A precision-recall curve.
 
     Attributes:
-        recall: (n,) float64 in [0, 1], not falling.
-        precision: (n,) float64 in [0, 1]; NaN where nothing has been detected yet.
+        recall: (n,) float64 in [0, 1], non-decreasing.
+        precision: (n,) float64 in [0, 1]. NaN before the first detection.
     """
 
     recall: Array
@@ -25,19 +25,19 @@ class PrecisionRecall:
 
     @property
     def ap(self) -> float:
-        """Average precision, in [0, 1]."""
+        """Average precision in [0, 1]."""
         return average_precision(self.recall, self.precision)
 
 
 def average_precision(recall: ArrayLike, precision: ArrayLike) -> float:
-    """The area below a precision-recall curve made monotone, over all its points (PASCAL VOC from 2010 on).
+    """Area under the monotone precision-recall curve, over all its points (PASCAL VOC since 2010).
 
     Args:
-        recall: (n,), not falling.
-        precision: (n,); NaN counts as nothing known and never wins.
+        recall: (n,) non-decreasing.
+        precision: (n,). NaN is ignored.
 
     Returns:
-        The sum, over the steps of recall, of the step times the best precision at that recall or beyond.
+        The sum over the steps of recall: the step times the best precision at this recall or higher.
     """
     r = np.concatenate(([0.0], np.asarray(recall, np.float64), [1.0]))
     p = np.concatenate(([0.0], np.asarray(precision, np.float64), [0.0]))
@@ -47,6 +47,6 @@ def average_precision(recall: ArrayLike, precision: ArrayLike) -> float:
 
 
 def ratio(part: Array, whole: Array | float) -> Array:
-    """``part / whole``, NaN for 0 / 0."""
+    """``part / whole``; NaN for 0 / 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.true_divide(part, whole))

@@ -1,6 +1,6 @@
-"""Detections of a whole benchmark, and the files that the official tools exchange them in.
+"""Detections of a whole benchmark, and the files of the official tools.
 
-The evaluators take the numbers of the files as they stand; a method's boxes are written unchanged too, so ``width`` is
+The evaluators use the numbers of the files unchanged. A method's boxes are also written unchanged, so ``width`` is
 ``x2 - x1``, as in the labels of WIDER FACE.
 """
 
@@ -28,14 +28,14 @@ Shape = Literal["rectangle", "ellipse"]
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in the images of a benchmark.
+    """The detections in the images of a benchmark.
 
     Attributes:
-        images: rows by image name, float64, in the file's order. A rectangle is (n, 5) ``x1, y1, x2, y2, score``, an
-            ellipse (n, 6) ``major radius, minor radius, angle, cx, cy, score``, pixels and radians as FDDB has them.
-        shape: which of the two.
-        notes: what a reader skipped, changed or found strange, counted, for people.
-        places: by image name where its rows stand, ``file:line``; empty for detections that come from no file.
+        images: Rows by image name, float64, in the order of the file. A rectangle is (n, 5) ``x1, y1, x2, y2, score``,
+            an ellipse (n, 6) ``major radius, minor radius, angle, cx, cy, score`` in pixels and radians, as in FDDB.
+        shape: Rectangles or ellipses.
+        notes: What a reader skipped or changed, with counts, for people.
+        places: The source of an image's rows by image name, ``file:line``. Empty if they do not come from a file.
     """
 
     images: Mapping[str, Array]
@@ -49,15 +49,15 @@ class Detections:
 
     @classmethod
     def of(cls, faces: Mapping[str, Faces]) -> Detections:
-        """Rectangles from a detector's results by image name."""
+        """Make rectangles from the results of a detector by image name."""
         return cls({name: rectangles(found) for name, found in faces.items()})
 
     def where(self, name: str) -> str:
-        """An image for messages: its name, after the place of its rows."""
+        """The name of an image for messages, after the source of its rows."""
         return f"{self.places[name]}: {name}" if name in self.places else name
 
     def ellipses(self) -> Detections:
-        """Rectangles as the upright ellipses inscribed in them; ellipses as they are."""
+        """Convert rectangles to their inscribed upright ellipses. Ellipses are returned unchanged."""
         if self.shape == "ellipse":
             return self
         return replace(self, images={name: _inscribed(rows) for name, rows in self.images.items()}, shape="ellipse")
@@ -66,7 +66,7 @@ class Detections:
         """These detections, if they are rectangles.
 
         Raises:
-            OptionError: they are ellipses.
+            OptionError: They are ellipses.
         """
         if self.shape == "ellipse":
             raise OptionError("this protocol and its files take rectangles; these detections are ellipses")
@@ -74,7 +74,7 @@ class Detections:
 
 
 def rectangles(faces: Faces) -> Array:
-    """(n, 5) float64 ``x1, y1, x2, y2, score``."""
+    """Rows (n, 5) float64 ``x1, y1, x2, y2, score``."""
     return np.column_stack([faces.boxes, faces.scores]).astype(np.float64)
 
 
@@ -86,23 +86,23 @@ def _inscribed(rows: Array) -> Array:
 
 
 class Tally:
-    """Counts what readers skip or change, and remembers where each first happened."""
+    """Count what readers skip or change, and remember the first case of each kind."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, str]] = {}
 
     def add(self, what: str, where: str, count: int = 1) -> None:
-        """``count`` more cases of ``what``; only the first place is kept."""
+        """Count ``count`` more cases of ``what``. Only the first place is kept."""
         before, first = self._seen.get(what, (0, where))
         self._seen[what] = (before + count, first)
 
     def notes(self) -> tuple[str, ...]:
-        """One sentence a kind, such as "3 rows beyond the count line, ignored (first: a.txt:7)"."""
+        """One sentence per kind, such as "3 rows beyond the count line, ignored (first: a.txt:7)"."""
         return tuple(f"{count:,} {what} (first: {first})" for what, (count, first) in self._seen.items() if count)
 
 
 class Collector:
-    """Rows on their way from files to ``Detections``, with the places that they came from."""
+    """Collect rows from files, with their sources, for ``Detections``."""
 
     def __init__(self, shape: Shape = "rectangle") -> None:
         self.shape = shape
@@ -112,15 +112,15 @@ class Collector:
         self._rows: list[str] = []
 
     def add(self, name: str, where: str, rows: Array, places: Iterable[str]) -> None:
-        """An image that stands at ``where``, and its rows with one place each."""
+        """Add an image found at ``where``, and its rows with their places."""
         self.images[name], self.places[name] = rows, where
         self._rows += places
 
     def detections(self) -> Detections:
-        """All rows, looked over.
+        """All rows, checked.
 
         Raises:
-            DataError: a number that is not finite, or an ellipse of negative radius.
+            DataError: A number is not finite, or an ellipse has a negative radius.
         """
         if self._rows:
             rows = np.concatenate(list(self.images.values()))
@@ -142,7 +142,7 @@ class Collector:
         scores = rows[:, -1]
         image = np.repeat(np.arange(len(self.images)), [len(found) for found in self.images.values()])
         rising = np.concatenate([[False], (np.diff(scores) > 0) & (np.diff(image) == 0)])
-        self._remark("detections of no or negative size, kept as they are", sizes.min(axis=1) <= 0)
+        self._remark("detections with a size of zero or less, kept", sizes.min(axis=1) <= 0)
         self._remark("scores outside [0, 1], kept: only their order counts", (scores < 0) | (scores > 1))
         self._remark("rows with a higher score than the row before; sorted where the protocol sorts", rising)
 
@@ -151,21 +151,21 @@ class Collector:
             self.tally.add(what, self._rows[int(where.argmax())], int(where.sum()))
 
 
-# --- WIDER FACE: one file an image, <event>/<name>.txt ---
+# --- WIDER FACE: one file per image, <event>/<name>.txt ---
 
 
 def read_wider(folder: str | Path) -> Detections:
-    """A detection tree of WIDER FACE; images are called ``<event>/<name>``.
+    """Read a folder of WIDER FACE detections. Image names are ``<event>/<name>``.
 
-    A file holds the image's name, the number N of detections and N rows ``left top width height score``. As in the
-    official tool, rows beyond N do not count, and a file with fewer rows or with one that cannot be read stands for an
-    image without detections.
+    A file has the name of the image, the number N of detections and N rows ``left top width height score``. As in the
+    official tool, rows beyond N are ignored, and a file with fewer rows or with an unreadable row counts as an image
+    without detections.
 
     Args:
-        folder: the folder that holds the events' folders.
+        folder: The folder with the folders of the events.
 
     Raises:
-        DataError: no such files below the folder, one that cannot be read, or a number that is not finite.
+        DataError: The folder has no such files, a file cannot be read, or a number is not finite.
     """
     folder = Path(folder)
     files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -184,7 +184,7 @@ def read_wider(folder: str | Path) -> Detections:
 
 
 def _wider_rows(lines: Sequence[Line], path: str, tally: Tally) -> Array:
-    """Rows ``x1, y1, x2, y2, score``; none where the official tool would read none."""
+    """Rows ``x1, y1, x2, y2, score``; none if the official tool would read none."""
     none = np.empty((0, 5))
     try:
         count = max(int(lines[1].text), 0)
@@ -209,12 +209,12 @@ def _wider_rows(lines: Sequence[Line], path: str, tally: Tally) -> Array:
 
 
 def _with_corners(rows: Array) -> Array:
-    """``left, top, width, height, score`` as ``x1, y1, x2, y2, score``."""
+    """Convert ``left, top, width, height, score`` to ``x1, y1, x2, y2, score``."""
     return np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4], rows[:, 4]])
 
 
 def _with_sizes(rows: Array) -> Array:
-    """The inverse of ``_with_corners``."""
+    """Inverse of ``_with_corners``."""
     return np.column_stack([rows[:, :2], rows[:, 2:4] - rows[:, :2], rows[:, 4]])
 
 
@@ -226,7 +226,7 @@ def _are_numbers(words: Sequence[str], count: int) -> bool:
 
 
 def write_wider(detections: Detections, folder: str | Path) -> None:
-    """A detection tree of WIDER FACE, one file an image, best score first."""
+    """Write a folder of WIDER FACE detections, one file per image, best score first."""
     for name, rows in detections.rectangles().images.items():
         order = np.argsort(-rows[:, 4], kind="stable")
         path = Path(folder) / f"{name}.txt"
@@ -241,19 +241,20 @@ def _text(rows: Iterable[Iterable[float]]) -> str:
 
 
 def read_fddb(path: str | Path) -> Detections:
-    """A results file of FDDB: blocks of a name, a count and rows, ``x y width height score`` or
-    ``major minor angle cx cy score``.
+    """Read an FDDB results file: blocks of a name, a count and rows.
+
+    Rows are ``x y width height score`` or ``major minor angle cx cy score``.
 
     Raises:
-        DataError: an image that stands there twice, a count that disagrees with the rows, a row of other numbers, a
-            negative radius; file and line are named.
+        DataError: An image is repeated, a count does not match its rows, a row has other numbers, or a radius is
+            negative. The message names file and line.
     """
     images: dict[str, tuple[Line, list[Line]]] = {}
     columns = 0
     for name, lines in blocks(read_lines(path)):
         if name.text in images:
             first = images[name.text][0]
-            raise DataError(f"{name.where}: the image {name.text} stands in this file twice, first at {first.where}")
+            raise DataError(f"{name.where}: the image {name.text} is in this file twice, first at {first.where}")
         for line in lines:
             width = len(line.text.split())
             columns = columns or width
@@ -272,7 +273,7 @@ def read_fddb(path: str | Path) -> Detections:
 
 
 def write_fddb(detections: Detections, path: str | Path) -> None:
-    """A results file of FDDB, rectangles or ellipses as they come, images in their order."""
+    """Write an FDDB results file with rectangles or ellipses, in the order of the images."""
     rectangle = detections.shape == "rectangle"
     write_whole(
         path,
@@ -283,25 +284,25 @@ def write_fddb(detections: Detections, path: str | Path) -> None:
     )
 
 
-# --- AFW and PASCAL faces: one file, a row a detection, in five forms ---
+# --- AFW and PASCAL faces: one file, one row per detection, in five formats ---
 
 
 def image_key(name: str) -> str:
-    """What the AFW and PASCAL toolbox calls an image: its file name up to the first dot."""
+    """The key of an image in the AFW and PASCAL toolbox: its file name up to the first dot."""
     return name.replace("\\", "/").rsplit("/", 1)[-1].split(".", 1)[0]
 
 
 def read_pascal(path: str | Path) -> Detections:
-    """Detections on AFW or PASCAL faces; images are called by their file names up to the first dot.
+    """Read detections on AFW or PASCAL faces. Images are named by their file names up to the first dot.
 
-    The form follows from the suffix: ``.txt`` has rows ``key score x1 y1 x2 y2``; ``.mat`` the variables ids,
-    confidence, BB (4, n) and perhaps del, a mask of rows to leave out; ``.ramananmat`` ids, BB and perhaps sc;
-    ``.shenmat`` DetectionResults with rows ``x y width height score``; ``.csv`` (Picasa) has the file name in column 3
-    and ``x;y;width;height`` from column 8. Where a form has no scores they are 1.
+    The suffix decides the format. ``.txt`` has rows ``key score x1 y1 x2 y2``. ``.mat`` has the variables ids,
+    confidence, BB (4, n) and optionally del, a mask of rows to leave out. ``.ramananmat`` has ids, BB and optionally
+    sc. ``.shenmat`` has DetectionResults with rows ``x y width height score``. ``.csv`` (Picasa) has the file name in
+    column 3 and ``x;y;width;height`` from column 8. Missing scores are 1.
 
     Raises:
-        DataError: the file does not have the form that its suffix promises.
-        MissingExtraError: a MATLAB file, and SciPy is not installed.
+        DataError: The file does not have the format of its suffix.
+        MissingExtraError: The file is a MATLAB file, and SciPy is not installed.
     """
     path = Path(path)
     if path.suffix not in _PASCAL_FORMS:
@@ -375,7 +376,7 @@ _PASCAL_FORMS = {
 
 
 def write_pascal(detections: Detections, path: str | Path) -> None:
-    """Rows ``key score x1 y1 x2 y2``, images in their order."""
+    """Write rows ``key score x1 y1 x2 y2`` in the order of the images."""
     write_whole(
         path,
         "".join(
@@ -386,14 +387,14 @@ def write_pascal(detections: Detections, path: str | Path) -> None:
     )
 
 
-# --- detections against a ground truth ---
+# --- detections and ground truth ---
 
 
 def choose(names: Collection[str], known: Collection[str]) -> list[str]:
-    """The names, each once, of images that are to be evaluated.
+    """The unique names of the images to evaluate.
 
     Raises:
-        DataError: a name that is not known.
+        DataError: A name is unknown.
     """
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -402,10 +403,10 @@ def choose(names: Collection[str], known: Collection[str]) -> list[str]:
 
 
 def pick(detections: Detections, names: Collection[str]) -> Detections:
-    """The detections in these images, with notes on the images that only one side knows.
+    """The detections in these images, with notes on images that only one side has.
 
     Raises:
-        DataError: the two have no image in common.
+        DataError: The two have no image in common.
     """
     known = {name: rows for name, rows in detections.images.items() if name in names}
     if not known and detections.images:
@@ -416,9 +417,9 @@ def pick(detections: Detections, names: Collection[str]) -> Detections:
     tally = Tally()
     for name, rows in detections.images.items():
         if name not in known:
-            tally.add("images that the ground truth does not have, ignored", detections.where(name))
+            tally.add("images that are not in the ground truth, ignored", detections.where(name))
             tally.add("detections in such images, ignored", detections.where(name), len(rows))
     for name in names:
         if name not in known:
-            tally.add("images of the ground truth that the detections do not name: nothing found there", name)
+            tally.add("images of the ground truth without an entry in the detections: all their faces are missed", name)
     return replace(detections, images=known, notes=detections.notes + tally.notes())

@@ -1,4 +1,4 @@
-"""What the evaluators need beyond the core: packages of the ``evaluate`` extra, and variables of MATLAB files."""
+"""What the evaluators need in addition: packages of the extra ``evaluate``, and variables of MATLAB files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lineament.errors import DataError, MissingExtraError
 
 
 def require(module: str) -> Any:
-    """A module of a package that the ``evaluate`` extra brings.
+    """Import a module of the extra ``evaluate``.
 
     Raises:
-        MissingExtraError: the package is not installed.
+        MissingExtraError: The package is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -23,10 +23,10 @@ def require(module: str) -> Any:
 
 
 def read_variables(path: str | Path, *names: str) -> list[Any]:
-    """Variables of a MATLAB file as plain Python.
+    """Read variables of a MATLAB file as plain Python.
 
     Raises:
-        DataError: no MATLAB file, or one without these variables.
+        DataError: The file is not a MATLAB file, or has no such variables.
         MissingExtraError: SciPy is not installed.
     """
     content = read_mat(path)

@@ -1,8 +1,8 @@
-"""ROC curves on FDDB, discrete and continuous, line for line those of the official tool.
+"""ROC curves on FDDB, discrete and continuous, line by line as the official tool computes them.
 
-Faces are ellipses. Regions are compared as masks, drawn as OpenCV draws them, so the ``evaluate`` extra is needed. At
-each score an image's detections are assigned to its faces; a pair counts one in the discrete score where the masks
-overlap by more than half, and its overlap in the continuous score.
+Faces are ellipses. Regions are compared as masks drawn by OpenCV, so the extra ``evaluate`` is needed. At each score,
+the detections of an image are assigned to its faces. A pair adds one to the discrete score if its masks overlap by more
+than half, and its overlap to the continuous score.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ Array = NDArray[Any]
 Assignment = Literal["official", "optimal"]
 ASSIGNMENTS: dict[str, Callable[[Array], Array]] = {"official": official, "optimal": optimal}
 IMAGES, FACES = 2845, 5171  # of the ten folds, as published
-NO_DETECTION = float(np.finfo(np.float64).max)  # the threshold that an image without detections stands at
-READ_AT = (1, 50, 100, 500, 1000, 2000)  # false positives that papers read recall at
-WINDOWS_PI = 3.14156  # what builds of the tool took for pi where the compiler's headers had none
+NO_DETECTION = float(np.finfo(np.float64).max)  # the threshold of an image without detections
+READ_AT = (1, 50, 100, 500, 1000, 2000)  # false positives at which papers report recall
+WINDOWS_PI = 3.14156  # the value of pi in builds of the tool whose compiler headers had none
 FAR = 2.0**30  # pixels; nothing beyond can be drawn
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Faces and sizes of images.
+    """Faces, and sizes of images.
 
     Attributes:
-        ellipses: by image name, (n, 5) ``major radius, minor radius, angle, cx, cy``, pixels and radians.
-        sizes: by image name, ``(width, height)`` in pixels; masks end there.
+        ellipses: By image name, (n, 5) ``major radius, minor radius, angle, cx, cy`` in pixels and radians.
+        sizes: By image name, ``(width, height)`` in pixels. Masks end there.
     """
 
     ellipses: Mapping[str, Array]
@@ -55,19 +55,19 @@ class GroundTruth:
         return sum(map(len, self.ellipses.values()))
 
     def subset(self, names: Collection[str]) -> GroundTruth:
-        """Only these images, such as those with profile faces.
+        """The ground truth of only these images, such as those with profile faces.
 
         Raises:
-            DataError: a name that the ground truth does not have.
+            DataError: A name is not in the ground truth.
         """
         kept = choose(names, self.ellipses.keys())
         return GroundTruth({name: self.ellipses[name] for name in kept}, {name: self.sizes[name] for name in kept})
 
     def rotated(self, degrees: int) -> GroundTruth:
-        """The faces of the images turned by 90 degrees, counter-clockwise where positive (KPNet, table 2).
+        """The faces in images rotated by 90 degrees, counter-clockwise if positive (KPNet, table 2).
 
         Raises:
-            OptionError: other than 0, 90 or -90 degrees.
+            OptionError: The angle is not 0, 90 or -90 degrees.
         """
         if degrees not in (0, 90, -90):
             raise OptionError(f"images are rotated by 0, 90 or -90 degrees, not {degrees}")
@@ -91,12 +91,12 @@ class Result:
 
     Attributes:
         thresholds: (n,) scores.
-        discrete: (n,) number of faces found.
+        discrete: (n,) number of matched faces.
         continuous: (n,) sum of their overlaps.
-        false_positives: (n,) detections that found no face.
-        faces: number of faces in all.
-        images: number of images.
-        notes: what was skipped, changed or strange, counted.
+        false_positives: (n,) number of detections that match no face.
+        faces: Total number of faces.
+        images: Number of images.
+        notes: What was skipped or changed, with counts.
     """
 
     thresholds: Array
@@ -108,13 +108,15 @@ class Result:
     notes: tuple[str, ...]
 
     def recall(self, false_positives: int, *, continuous: bool = False) -> float:
-        """The best true positive rate, in [0, 1], with at most so many false positives."""
+        """The best true positive rate, in [0, 1], with at most this many false positives."""
         found = self.continuous if continuous else self.discrete
         return float(found[self.false_positives <= false_positives].max(initial=0)) / self.faces
 
     def write_roc(self, folder: str | Path) -> None:
-        """``DiscROC.txt`` (rate, false positives, threshold) and ``ContROC.txt`` (rate, false positives) as the tool
-        prints them: six significant digits."""
+        """Write ``DiscROC.txt`` and ``ContROC.txt`` like the tool, with six significant digits.
+
+        The columns are rate, false positives and threshold; ``ContROC.txt`` has no threshold.
+        """
         rows = list(zip(self.discrete, self.continuous, self.false_positives, self.thresholds, strict=True))
         disc = "".join(f"{d / self.faces:g} {float(f):g} {t:g}\n" for d, _, f, t in rows)
         cont = "".join(f"{c / self.faces:g} {float(f):g}\n" for _, c, f, _ in rows)
@@ -122,7 +124,7 @@ class Result:
         write_whole(Path(folder) / "ContROC.txt", cont)
 
     def summary(self, name: str) -> results.Result:
-        """The result as reports take it, in percent."""
+        """The result for reports, in percent."""
         wrong = self.false_positives
         return results.Result(
             protocol="fddb",
@@ -142,24 +144,26 @@ class Result:
 
 
 def toolbox_rate(rates: ArrayLike, false_positives: ArrayLike, limit: float = 1000) -> float:
-    """The number in the legends of published figures: each column sorted by itself, falling; the rate in the first row
-    with fewer than ``limit`` false positives."""
+    """The number in the legends of published figures.
+
+    Each column is sorted by itself in falling order. The number is the rate in the first row with fewer than ``limit``
+    false positives.
+    """
     rate, wrong = -np.sort(-np.asarray(rates, np.float64)), -np.sort(-np.asarray(false_positives, np.float64))
     below = np.flatnonzero(wrong < limit)
     return float(rate[below[0]]) if len(below) else math.nan
 
 
 def read_ground_truth(annotations: str | Path, sizes: str | Path) -> GroundTruth:
-    """Annotations in the order of their folds, and the images' sizes.
+    """Read the annotations in the order of their folds, and the sizes of the images.
 
     Args:
-        annotations: a file of blocks (name, count, rows ``major minor angle cx cy 1``), or the folder of
-            ``FDDB-fold-NN-ellipseList.txt``, which are then taken one after the other.
-        sizes: a table ``name width height``, separated by blanks or commas; a heading may stand above.
+        annotations: A file of blocks (name, count, rows ``major minor angle cx cy 1``), or the folder of
+            ``FDDB-fold-NN-ellipseList.txt``, which are read in order.
+        sizes: A table ``name width height``, separated by blanks or commas, with or without a heading.
 
     Raises:
-        DataError: a file that cannot be read as such, a negative radius, an image that stands there twice or has no
-            size.
+        DataError: A file has another format, a radius is negative, or an image is repeated or has no size.
     """
     path = Path(annotations)
     files = sorted(path.glob("*ellipseList.txt")) if path.is_dir() else [path]
@@ -208,20 +212,20 @@ def evaluate(
     drop_images_without_detections: bool = False,
     pi: float = math.pi,
 ) -> Result:
-    """The two ROC curves.
+    """Compute the two ROC curves.
 
     Args:
-        detections: rectangles or ellipses by image name. The order of rows matters where the assignment is "official".
-        ground_truth: any subset of the images; the continuous score is summed in its order.
-        assignment: "official" repeats the tool's solver, which sometimes misses the optimum; "optimal" does not.
-        least_iou: a pair must overlap by more than this to count in the discrete score.
-        drop_images_without_detections: leave such images and their faces out, as a common port does.
-        pi: for angles; ``WINDOWS_PI`` repeats what some builds of the tool print.
+        detections: Rectangles or ellipses by image name. The order of the rows matters for the assignment "official".
+        ground_truth: All images or any subset. The continuous score is summed in its order.
+        assignment: "official" repeats the solver of the tool, which sometimes misses the optimum. "optimal" does not.
+        least_iou: A pair counts in the discrete score if its overlap is larger than this.
+        drop_images_without_detections: Leave out images without detections, and their faces, as a common port does.
+        pi: For angles. ``WINDOWS_PI`` repeats the results of some builds of the tool.
 
     Raises:
-        DataError: no image in common with the ground truth.
-        OptionError: another assignment.
-        MissingExtraError: OpenCV (or, for the optimum, SciPy) is not installed.
+        DataError: No image is in the ground truth.
+        OptionError: The assignment does not exist.
+        MissingExtraError: OpenCV is not installed, or SciPy for the optimal assignment.
     """
     if assignment not in ASSIGNMENTS:
         raise OptionError(f"assignment must be one of {', '.join(ASSIGNMENTS)}, found {assignment!r}")
@@ -273,8 +277,10 @@ def overlaps(detections: Array, shape: Shape, faces: Array, size: tuple[int, int
 def _common_rectangles(
     detections: Array, masks: Sequence[Array], size: tuple[int, int], pi: float
 ) -> tuple[Array, Array]:
-    """Pixels common to masks and rectangles, (m, n), and the rectangles' areas, (n,): sums over rectangles of a mask
-    come from its integral image."""
+    """Pixels common to masks and rectangles (m, n), and the areas of the rectangles (n,).
+
+    The sum of a mask over a rectangle comes from its integral image.
+    """
     corners = _whole(detections[:, :4])
     limits = np.array(size)
     low = np.clip(np.minimum(corners[:, :2], corners[:, 2:]), 0, limits)
@@ -296,7 +302,7 @@ def _common_ellipses(
 
 
 def _ellipse_mask(ellipse: Array, size: tuple[int, int], pi: float) -> Array:
-    """(height, width) uint8, 1 inside: major and minor radius, angle, centre."""
+    """Mask (height, width) uint8, 1 inside, of an ellipse with major and minor radius, angle and centre."""
     major, minor, angle, x, y = map(float, ellipse[:5])
     mask = np.zeros((size[1], size[0]), np.uint8)
     axes = int(min(major, FAR)), int(min(minor, FAR))
@@ -306,7 +312,7 @@ def _ellipse_mask(ellipse: Array, size: tuple[int, int], pi: float) -> Array:
 
 
 def _whole(coordinates: Array) -> Array:
-    """The pixels that OpenCV rounds coordinates to."""
+    """The pixels to which OpenCV rounds coordinates."""
     return np.rint(coordinates.astype(np.float32)).clip(-FAR, FAR).astype(np.int64)
 
 
@@ -314,7 +320,7 @@ def _whole(coordinates: Array) -> Array:
 
 
 def _scores(detections: Array, iou: Array, solve: Callable[[Array], Array], least_iou: float) -> Array:
-    """One image: rows ``threshold, discrete, continuous, false positives``, thresholds rising, (k, 4)."""
+    """Rows ``threshold, discrete, continuous, false positives`` (k, 4) of one image, with rising thresholds."""
     if not len(detections):
         return np.array([[NO_DETECTION, 0.0, 0.0, 0.0]])
     scores = detections[:, -1]
@@ -324,7 +330,7 @@ def _scores(detections: Array, iou: Array, solve: Callable[[Array], Array], leas
     for threshold in np.unique(scores)[::-1]:
         kept = scores >= threshold
         seen = int((kept & touching).sum())
-        if seen != before:  # detections that touch no face change nothing but the false positives
+        if seen != before:  # detections that touch no face only add false positives
             matched, before = _matched(iou[:, kept & touching], solve, least_iou), seen
         rows.append((threshold, *matched, kept.sum() - matched[0]))
     return np.array(rows[::-1], np.float64)
@@ -337,7 +343,7 @@ def _matched(iou: Array, solve: Callable[[Array], Array], least_iou: float) -> t
 
 
 def _merge(images: Sequence[Array]) -> tuple[Array, Array, Array, Array]:
-    """All images at every threshold that occurs: each gives its row with the smallest threshold not below."""
+    """All images at every occurring threshold. Each image gives its row with the smallest threshold not below."""
     thresholds = np.unique(np.concatenate([rows[:, 0] for rows in images]))
     sums = np.zeros((3, len(thresholds)))
     for rows in images:

@@ -1,4 +1,4 @@
-"""Detections to be evaluated: from a file that ``lineament detect --json`` wrote, or from a detector that runs now."""
+"""Detections for evaluation: from a file that ``lineament detect --json`` wrote, or from a detector that runs now."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lineament.schemas import Schema
 
 
 class Evaluated(NamedTuple):
-    """Labelled pictures and, in the same order, what was found in them.
+    """Labelled images and their detections, in the same order.
 
     Attributes:
-        samples: the pictures that take part.
-        faces: one a picture.
-        left_out: how many labelled pictures have no detections and take no part.
-        failed: how many pictures could not be read; they take part, as pictures without a face found.
-        notes: these and whatever else was skipped or strange, counted, for people.
+        samples: The evaluated images.
+        faces: The detections in each image.
+        left_out: Number of labelled images without an entry in the detections. They are not evaluated.
+        failed: Number of images that could not be read. They are evaluated as images without detections.
+        notes: These numbers and anything else that was skipped, with counts, for people.
     """
 
     samples: list[Sample]
@@ -34,19 +34,19 @@ class Evaluated(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-_UNREAD = "pictures that could not be read: nothing found there"
+_UNREAD = "images that could not be read: their faces are missed"
 
 
 def detect_all(samples: Iterable[Sample], detect: Callable[[Path], Faces], *, empty: Schema) -> Evaluated:
-    """Run a detector over labelled pictures, one by one.
+    """Run a detector on labelled images, one by one.
 
     Args:
-        samples: the pictures.
-        detect: picture to faces, such as the ``detect`` of what ``lineament.load`` returns.
-        empty: schema of the detector, for pictures that cannot be read.
+        samples: The images.
+        detect: Returns the faces of an image, such as ``Detector.detect``.
+        empty: The schema of the detector, for images that cannot be read.
 
     Raises:
-        DataError: none of the pictures can be read.
+        DataError: No image can be read.
     """
     pictures, faces, tally, failed = [], [], Tally(), 0
     for sample in samples:
@@ -62,30 +62,30 @@ def detect_all(samples: Iterable[Sample], detect: Callable[[Path], Faces], *, em
 
 
 def read_detections(path: str | Path, samples: Sequence[Sample], images: str | Path) -> Evaluated:
-    """Detections from JSON lines, one object a picture, brought together with the labels of the same pictures.
+    """Read detections from JSON lines, one object per image, and match them with the labelled images.
 
     Args:
-        path: the file, see `read_records`.
-        samples: labelled pictures.
-        images: folder that relative paths in the file, and those of ``samples``, start from.
+        path: The file, see `read_records`.
+        samples: Labelled images.
+        images: Folder for relative paths in the file and in ``samples``.
 
     Raises:
-        DataError: a line is no such object or of a picture that the file has already (file and line are named), no
-            line is of a labelled picture, none of these pictures could be read, or detections or labels are of another
-            size of the picture.
+        DataError: A line has another form, or its image is repeated (the message names file and line). No line belongs
+            to a labelled image, none of these images could be read, or labels or detections have another size than the
+            image.
     """
     found: dict[Path, Record] = {}
     for record in read_records(path):
         place = _place(images, record.path)
         if place in found:
-            raise DataError(f"{record.where}: {record.path} stands in the file twice")
+            raise DataError(f"{record.where}: {record.path} is in the file twice")
         found[place] = record
     labelled = {_place(images, sample.path): sample for sample in samples}
     seen = Collector()
     kept: list[tuple[Sample, Record]] = []
     for place, record in found.items():
         if place not in labelled:
-            seen.tally.add("pictures without labels, ignored", f"{record.where}: {record.path}")
+            seen.tally.add("images without labels, ignored", f"{record.where}: {record.path}")
             continue
         if record.error:
             seen.tally.add(_UNREAD, f"{record.where}: {record.path}")
@@ -94,10 +94,10 @@ def read_detections(path: str | Path, samples: Sequence[Sample], images: str | P
         if place in found:
             kept.append((sample, found[place]))
         else:
-            seen.tally.add("labelled pictures without a line, left out", str(sample.path))
+            seen.tally.add("labelled images without a line, left out", str(sample.path))
     if not kept:
         raise DataError(
-            f"{path}: none of its {len(found)} pictures is one of the {len(samples)} labelled ones; "
+            f"{path}: none of its {len(found)} images is one of the {len(samples)} labelled ones; "
             f"relative paths are looked up in {images}"
         )
     read = [(sample, record) for sample, record in kept if not record.error]
@@ -115,7 +115,7 @@ def read_detections(path: str | Path, samples: Sequence[Sample], images: str | P
 
 def _expect_some(read: int, tally: Tally) -> None:
     if not read:
-        raise DataError(f"not one picture could be read, so there is nothing to evaluate: {'; '.join(tally.notes())}")
+        raise DataError(f"no image could be read, so there is nothing to evaluate: {'; '.join(tally.notes())}")
 
 
 def _place(images: str | Path, path: str | Path) -> Path:

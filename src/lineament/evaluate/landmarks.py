@@ -1,7 +1,7 @@
-"""Landmark accuracy: normalised mean error, error curves, failure rates, for single faces and for whole detectors.
+"""Landmark accuracy: normalised mean error (NME), error curves and failure rates, for faces and for whole detectors.
 
-The error of a face is the mean over its K landmarks of ``||p_k - g_k|| / d``, d the normaliser; NME is the mean over
-faces. Which d, which integration of the error curve and which inequality differ from paper to paper; all are here by
+The error of a face is the mean over its K landmarks of ``||p_k - g_k|| / d`` with the normaliser d. NME is the mean
+over faces. Papers differ in d, in the integration of the error curve and in the inequality; all variants are here by
 name. Errors and limits are fractions of d (0.1 is the "10 %" of papers).
 """
 
@@ -31,7 +31,7 @@ STEP = 1e-4
 
 
 def _between(part: str) -> Callable[[Array, Array, Schema], Array]:
-    """Distance between the two means of a right and a left group."""
+    """Distance between the means of a right and a left group."""
 
     def distance(landmarks: Array, boxes: Array, schema: Schema) -> Array:
         right, left = _pair(schema, part)
@@ -64,7 +64,7 @@ def _of_points(measure: Callable[[Array], Array]) -> Callable[[Array, Array, Sch
 
 
 def _extent(landmarks: Array) -> Array:
-    """(n, 2) width and height of the tight box of the labelled landmarks; not finite where there is none."""
+    """Width and height (n, 2) of the tight box around the labelled landmarks. Not finite without landmarks."""
     missing = np.isnan(landmarks)
     return np.asarray(
         np.where(missing, -np.inf, landmarks).max(axis=1) - np.where(missing, np.inf, landmarks).min(axis=1)
@@ -91,21 +91,22 @@ NORMALISERS: dict[str, Callable[[Array, Array, Schema], Array]] = {
     "pixels": lambda landmarks, boxes, schema: np.ones(len(landmarks)),
 }
 """``inter-ocular``: outer eye corners (300W, WFLW, COFW), or the two eye points of schemas without corners.
-``inter-pupil``: pupils, or the means of the eyes' contours. ``box-size``: root of the labelled box's area (AFLW).
-``tight-...``: of the box round the labelled landmarks (Menpo's profiles: the diagonal)."""
+``inter-pupil``: pupils, or the means of the eye contours. ``box-size``: square root of the labelled box's area (AFLW).
+``tight-...``: of the tight box around the labelled landmarks (Menpo's profiles: the diagonal).
+"""
 
 
 def normaliser(name: str, landmarks: Array, boxes: Array, schema: Schema) -> Array:
-    """(n,) lengths in pixels that errors are divided by; NaN where a face lacks what it takes or the length is 0.
+    """Lengths (n,) in pixels that normalise the errors. NaN if a face lacks what they need, or if they are 0.
 
     Args:
-        name: one of `NORMALISERS`.
-        landmarks: (n, k, 2), ground truth.
-        boxes: (n, 4), ground truth.
-        schema: what the landmarks are.
+        name: One of `NORMALISERS`.
+        landmarks: (n, k, 2) ground truth.
+        boxes: (n, 4) ground truth.
+        schema: The schema of the landmarks.
 
     Raises:
-        OptionError: no such normaliser, or the schema has no eyes.
+        OptionError: The normaliser does not exist, or the schema has no eyes.
     """
     if name not in NORMALISERS:
         raise OptionError(f"unknown normaliser {name!r}; there are: {', '.join(NORMALISERS)}")
@@ -113,15 +114,15 @@ def normaliser(name: str, landmarks: Array, boxes: Array, schema: Schema) -> Arr
     return np.where(np.isfinite(length) & (length > 0), length, np.nan)
 
 
-# --- errors and what is read off them ---
+# --- errors and scores ---
 
 
 def point_errors(predicted: ArrayLike, truth: ArrayLike, length: ArrayLike) -> Array:
-    """(n, k) distances over ``length``; NaN where the truth is not labelled, infinite where only the prediction lacks.
+    """Distances (n, k) divided by ``length``. NaN if not labelled, infinite if only the prediction is missing.
 
     Args:
         predicted: (n, k, 2).
-        truth: (n, k, 2), NaN where not labelled.
+        truth: (n, k, 2). NaN if not labelled.
         length: (n,) normaliser.
     """
     g = np.asarray(truth, float)
@@ -132,17 +133,17 @@ def point_errors(predicted: ArrayLike, truth: ArrayLike, length: ArrayLike) -> A
 
 
 def face_errors(errors: Array, use: ArrayLike | None = None) -> Array:
-    """(n,) mean error over a face's labelled landmarks; NaN for a face with none.
+    """Mean error (n,) over the labelled landmarks of each face. NaN for a face without any.
 
     Args:
-        errors: (n, k) of `point_errors`.
-        use: (n, k) bool, landmarks that count beyond being labelled (such as the visible ones).
+        errors: (n, k) from `point_errors`.
+        use: (n, k) bool, an additional selection of landmarks, such as the visible ones.
     """
     return _mean(errors, np.ones(errors.shape, bool) if use is None else np.asarray(use, bool), axis=1)
 
 
 def nme(errors: Array) -> float:
-    """Mean over the faces whose error is finite; NaN when there is none."""
+    """Mean over the faces with a finite error. NaN if there are none."""
     return float(_mean(errors, np.isfinite(errors), axis=0))
 
 
@@ -153,34 +154,34 @@ def _mean(errors: Array, use: Array, axis: int) -> Array:
 
 
 def failure_rate(errors: Array, limit: float, *, strict: bool = True) -> float:
-    """Share of faces that fail.
+    """Share of failed faces.
 
     Args:
-        errors: (n,); infinite errors fail, NaN (not labelled) does not count.
-        limit: fraction of the normaliser.
-        strict: a failure is above the limit (HRNet, PIPNet); otherwise at it too (iBUG's and Menpo's curves).
+        errors: (n,). Infinite errors are failures, NaN (not labelled) is ignored.
+        limit: Fraction of the normaliser.
+        strict: Errors above the limit are failures (HRNet, PIPNet). Otherwise also errors at the limit (iBUG, Menpo).
     """
     known = errors[~np.isnan(errors)]
     return float(np.mean(known > limit if strict else known >= limit)) if known.size else float("nan")
 
 
 def ced(errors: Array, x: ArrayLike, *, strict: bool = False) -> Array:
-    """Cumulative error distribution: for each of ``x`` the share with at most (``strict``: below) that error."""
+    """Cumulative error distribution: for each value of ``x``, the share with at most (``strict``: below) this error."""
     known = np.sort(errors[~np.isnan(errors)])
     return np.searchsorted(known, np.asarray(x, float), side="left" if strict else "right") / max(len(known), 1)
 
 
 def auc_exact(errors: Array, limit: float) -> float:
-    """Area under the step curve itself up to ``limit``, over ``limit``: mean(max(0, limit - e)) / limit."""
+    """Area under the exact step curve up to ``limit``, divided by ``limit``: mean(max(0, limit - e)) / limit."""
     known = errors[~np.isnan(errors)]
     return float(np.mean(np.maximum(limit - known, 0)) / limit) if known.size else float("nan")
 
 
 def auc_simpson(errors: Array, limit: float, step: float = STEP) -> float:
-    """Simpson's rule over the curve sampled every ``step`` (PIPNet).
+    """Area by Simpson's rule over the curve sampled every ``step`` (PIPNet).
 
     Raises:
-        OptionError: ``limit`` is no even number of steps.
+        OptionError: ``limit`` is not an even number of steps.
     """
     x = np.arange(0, limit + step / 2, step)
     if len(x) % 2 == 0:
@@ -191,41 +192,41 @@ def auc_simpson(errors: Array, limit: float, step: float = STEP) -> float:
 
 
 def auc_trapezoid(errors: Array, limit: float, step: float = STEP) -> float:
-    """Trapezoid rule over the curve sampled every ``step``."""
+    """Area by the trapezoid rule over the curve sampled every ``step``."""
     x = np.linspace(0, limit, round(limit / step) + 1)
     return auc_of_curve(x, ced(errors, x), limit)
 
 
 def auc_of_curve(x: ArrayLike, y: ArrayLike, limit: float) -> float:
-    """Trapezoid rule over a published curve up to ``limit``, over ``limit``."""
+    """Area by the trapezoid rule over a published curve up to ``limit``, divided by ``limit``."""
     xs, ys = _up_to(x, y, limit)
     return float(np.sum((ys[1:] + ys[:-1]) * np.diff(xs)) / 2 / limit)
 
 
 def failure_of_curve(x: ArrayLike, y: ArrayLike, limit: float) -> float:
-    """One minus a published curve's height at ``limit``."""
+    """One minus the height of a published curve at ``limit``."""
     return float(1 - _up_to(x, y, limit)[1][-1])
 
 
 def _up_to(x: ArrayLike, y: ArrayLike, limit: float) -> tuple[Array, Array]:
     xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
-    keep = xs <= limit + 1e-9  # a grid's 0.1 may be 0.1 + 1e-17
+    keep = xs <= limit + 1e-9  # 0.1 in a grid may be 0.1 + 1e-17
     return xs[keep], ys[keep]
 
 
 class Occlusion(NamedTuple):
-    """How well hidden landmarks are told from visible ones, fractions of 1."""
+    """Precision and recall of hidden landmarks, in [0, 1]."""
 
     precision: float
     recall: float
 
 
 def occlusion(predicted: ArrayLike, truth: ArrayLike) -> Occlusion:
-    """Precision and recall of the landmarks that are called hidden (COFW's protocol); 0 where there are none.
+    """Precision and recall of landmarks predicted as hidden (COFW's protocol). 0 without any.
 
     Args:
-        predicted: (n, k) bool, called hidden.
-        truth: (n, k) bool, labelled hidden.
+        predicted: (n, k) bool, predicted as hidden.
+        truth: (n, k) bool, labelled as hidden.
     """
     called, hidden = np.asarray(predicted, bool), np.asarray(truth, bool)
     right = int((called & hidden).sum())
@@ -236,17 +237,17 @@ def occlusion(predicted: ArrayLike, truth: ArrayLike) -> Occlusion:
 
 
 def match_confident(faces: Faces, boxes: Array, *, least_iou: float = 0.3) -> Array:
-    """For each labelled box the most confident proposal that is its own; -1 where there is none.
+    """For each labelled box, the detection of the highest score that belongs to it; -1 without one.
 
-    A proposal belongs to the box that it overlaps most, if by at least ``least_iou`` (0.3 for five points).
+    A detection belongs to the box that it overlaps most, if the IoU is at least ``least_iou`` (0.3 for five landmarks).
 
     Args:
-        faces: the proposals of one picture.
-        boxes: (m, 4), labelled.
-        least_iou: least overlap.
+        faces: The detections of one image.
+        boxes: (m, 4) labelled boxes.
+        least_iou: Smallest IoU.
 
     Returns:
-        (m,) indices into ``faces``.
+        Indices (m,) into ``faces``.
     """
     if not len(faces) or not len(boxes):
         return np.full(len(boxes), -1)
@@ -259,28 +260,28 @@ def match_confident(faces: Faces, boxes: Array, *, least_iou: float = 0.3) -> Ar
 def evaluate_landmarks(
     name: str, evaluated: Evaluated, *, normalise: str = "inter-ocular", least_iou: float = 0.3, worst: int = 24
 ) -> Result:
-    """Score a detector that finds faces and landmarks together.
+    """Evaluate a detector that predicts faces and landmarks together.
 
-    Recall is over the labelled faces that have landmarks and are not to be ignored; NME over those that were found;
-    failure rates and areas over all of them, a face that was not found having infinite error.
+    Recall is over the labelled faces with landmarks that are not ignored. NME is over the matched faces. Failure rates
+    and AUC are over all these faces; a missed face has an infinite error.
 
     Args:
-        name: whose result this is.
-        evaluated: labelled pictures and the faces found in them. Where schemas differ the richer one is reduced.
-        normalise: one of `NORMALISERS`.
-        least_iou: see `match_confident`.
-        worst: how many examples to keep.
+        name: The name of the detector in the result.
+        evaluated: Labelled images and their detections. If schemas differ, the richer one is reduced.
+        normalise: One of `NORMALISERS`.
+        least_iou: See `match_confident`.
+        worst: Number of examples to keep.
 
     Raises:
-        OptionError: no labelled landmark, no such normaliser, or schemas without a map between them.
+        OptionError: There are no labelled landmarks, the normaliser does not exist, or the schemas have no map.
     """
     if not evaluated.samples:
-        raise OptionError("no labelled picture to look at")
+        raise OptionError("no labelled image to evaluate")
     schema = _common(evaluated)
     parts = [_matched(s, f, schema, least_iou) for s, f in zip(evaluated.samples, evaluated.faces, strict=True)]
     boxes, truth, predicted, visible, found = (np.concatenate(column) for column in zip(*parts, strict=True))
     if not len(boxes):
-        raise OptionError("no labelled landmarks to compare with: every face is without points or to be ignored")
+        raise OptionError("no labelled landmarks to compare with: every face has no landmarks or is ignored")
     points = point_errors(predicted, truth, normaliser(normalise, truth, boxes, schema))
     errors = face_errors(points)
     x = np.arange(0, 0.35 + 1e-9, 0.0005)
@@ -311,7 +312,7 @@ def evaluate_landmarks(
 
 
 def _common(evaluated: Evaluated) -> Schema:
-    """The schema that both sides can be brought to; a picture without a face found does not say which it has."""
+    """The schema to which both sides can be reduced. An image without detections does not determine its schema."""
     labelled = evaluated.samples[0].schema
     found = next((faces.schema for faces in evaluated.faces if len(faces)), evaluated.faces[0].schema)
     if labelled == found or (labelled.name, found.name) in MAPS:
@@ -328,7 +329,7 @@ def _counted(sample: Sample) -> Array:
 
 
 def _matched(sample: Sample, faces: Faces, schema: Schema, least_iou: float) -> tuple[Array, ...]:
-    """Of one picture's counted faces: boxes, true and found landmarks, which of them are visible, which faces found."""
+    """The counted faces of an image: boxes, true and predicted landmarks, visible landmarks, and matched faces."""
     chosen = match_confident(faces, sample.boxes, least_iou=least_iou)
     points = np.full((len(sample), len(schema), 2), np.nan)
     if len(faces):
@@ -354,7 +355,7 @@ def _scores(errors: Array, found: Array) -> Scores:
 
 
 def _subsets(samples: Sequence[Sample]) -> dict[str, Array]:
-    """Masks over the counted faces: one a true/false attribute, one a value of a named one."""
+    """Masks over the counted faces: one for each true/false attribute, and one for each value of a named attribute."""
     counted = [_counted(sample) for sample in samples]
     names = dict.fromkeys(name for sample in samples for name in sample.attributes)
     columns = {
@@ -382,7 +383,7 @@ def _worst(
     predicted: Array,
     count: int,
 ) -> list[dict[str, Any]]:
-    """The found faces with the largest errors."""
+    """The matched faces with the largest errors."""
     order = np.argsort(-np.where(np.isfinite(errors), errors, -1), kind="stable")[:count]
     picture = np.repeat(np.arange(len(samples)), counts)
     return [

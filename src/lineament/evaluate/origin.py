@@ -1,4 +1,4 @@
-"""Where a result comes from: code, weights, data, machine and date, so that every number can be measured again."""
+"""The origin of a result: code, weights, data, machine and date, so that every number can be measured again."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from lineament.evaluate.results import Result
 from lineament.weights import models, read_weights
 
 Origin = dict[str, Any]
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")  # what speeds of networks depend on
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")  # what the speed of networks depends on
 _PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "opencv-python-headless")
 
 
 def origin(*, weights: Sequence[str | Path], data: Path | None, threads: int | None) -> Origin:
-    """What a measurement that ends now depends on beside its settings.
+    """What a measurement depends on beside its settings.
 
     Args:
-        weights: names that ship or ONNX files, a detector's and perhaps a landmark stage's; none where detections come
-            from elsewhere.
-        data: the labels, a file or a folder.
-        threads: of the runtime; ``None`` is its own choice.
+        weights: Names of shipped weights, or ONNX files: the detector's and a landmark stage's. Empty if the detections
+            come from elsewhere.
+        data: The labels, a file or a folder.
+        threads: Processor threads. ``None``: the choice of the runtime.
 
     Returns:
         ``date`` (ISO), ``version`` and ``commit`` of lineament, ``weights`` (a list of ``file`` and ``sha256``),
         ``data`` (``name`` and ``sha256``), ``machine`` (``processor``, ``instructions``, ``cores``, ``threads``) and
-        ``packages`` (version by name). What is not known is ``None``.
+        ``packages`` (version by name). Unknown values are ``None``.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -48,7 +48,7 @@ def origin(*, weights: Sequence[str | Path], data: Path | None, threads: int | N
 
 
 def with_origin(result: Result, found: Origin) -> Result:
-    """A result that says where it comes from; its data with the number of images and faces that it scored."""
+    """Add the origin to a result, and to its data the number of images and faces."""
     scores = result.scores
     counts = {"images": ("images", "pictures"), "faces": ("faces", "faces hard")}
     counted = {what: next((scores[name] for name in names if name in scores), None) for what, names in counts.items()}
@@ -56,7 +56,7 @@ def with_origin(result: Result, found: Origin) -> Result:
 
 
 def describe_weights(weights: str | Path) -> dict[str, str]:
-    """File name and SHA-256 of weights that ship, or of a file."""
+    """File name and SHA-256 of shipped weights or of a file."""
     shipped = {model.name: model.file for model in models()}
     return {
         "file": shipped.get(str(weights), Path(weights).name),
@@ -68,7 +68,7 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files of a folder.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: A file cannot be read.
     """
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -80,10 +80,12 @@ def digest(path: Path) -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with ``-dirty`` where the package differs from it; ``None`` where lineament is not run
-    from its own checkout."""
+    """The commit of the checkout, with ``-dirty`` if the package differs from it.
+
+    ``None`` if lineament does not run from its own checkout.
+    """
     package = Path(lineament.__file__).parent
-    if not (package.parents[1] / ".git").exists():  # the package may be installed inside of another repository
+    if not (package.parents[1] / ".git").exists():  # the package may be installed inside another repository
         return None
     try:
         found = _git(package, "rev-parse", "--short=12", "HEAD")
@@ -98,7 +100,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def machine(threads: int | None) -> dict[str, Any]:
-    """The processor as the system names it, its instructions that matter to networks, cores, and threads in use."""
+    """The processor's name in the system, its instructions that matter to networks, cores, and threads in use."""
     said = _cpuinfo()
     flags = said.get("flags", "").split()
     return {
@@ -110,7 +112,7 @@ def machine(threads: int | None) -> dict[str, Any]:
 
 
 def packages(*names: str) -> dict[str, str]:
-    """Versions of Python and of those packages that are installed."""
+    """Versions of Python and of the given packages, if they are installed."""
     found = {"python": platform.python_version()}
     for name in names:
         try:
@@ -121,13 +123,13 @@ def packages(*names: str) -> dict[str, str]:
 
 
 def is_current(found: Origin) -> bool:
-    """Whether a result is of weights that ship now. Of files that do not ship nothing newer is known."""
+    """Whether a result is of weights that ship now. For other files, nothing newer is known."""
     shipped = {model.file: model.sha256 for model in models()}
     return all(shipped.get(used["file"], used["sha256"]) == used["sha256"] for used in found["weights"])
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first processor."""
+    """What Linux knows about the first processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:

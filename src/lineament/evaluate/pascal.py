@@ -1,7 +1,7 @@
-"""Average precision on AFW and PASCAL faces, by the rules of Mathias et al. 2014 and their toolbox.
+"""Average precision on AFW and PASCAL faces, by the rules and the toolbox of Mathias et al. 2014.
 
-Detectors draw boxes in different styles. The toolbox takes a detector's mean deviation from the faces that it found,
-in position and size, off all its boxes and evaluates again, and reports the fifth evaluation.
+Detectors draw boxes in different styles. The toolbox subtracts the mean deviation of the matched boxes from all boxes,
+in position and size, and evaluates again. It reports the fifth evaluation.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ Array = NDArray[Any]
 LEAST_FACE = 30  # pixels; smaller boxes are ignored
 LEAST_DETECTION = int((0.5 * LEAST_FACE**2) ** 0.5)  # detections with neither side above it are left out
 ROUNDS = 5
-PUBLISHED = {205: ("AFW", (473, 468)), 851: ("PASCAL faces", (1341, 1335))}  # faces that count: annotation new, old
+PUBLISHED = {
+    205: ("AFW", (473, 468)),
+    851: ("PASCAL faces", (1341, 1335)),
+}  # faces that count, in the new and the old annotation
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Boxes and which of them are ignored.
+    """Boxes, and which of them are ignored.
 
     Attributes:
-        boxes: by image key (file name up to the first dot), (n, 4) ``x1, y1, x2, y2``, both corners inside.
-        ignored: by image key, (n,) bool.
+        boxes: By image key (file name up to the first dot), (n, 4) ``x1, y1, x2, y2``, including both corners.
+        ignored: By image key, (n,) bool.
     """
 
     boxes: Mapping[str, Array]
@@ -49,17 +52,17 @@ class GroundTruth:
         return sum(int((~mask).sum()) for mask in self.ignored.values())
 
     def subset(self, names: Collection[str]) -> GroundTruth:
-        """Only these images.
+        """The ground truth of only these images.
 
         Raises:
-            DataError: a name that the ground truth does not have.
+            DataError: A name is not in the ground truth.
         """
         kept = choose(names, self.boxes.keys())
         return GroundTruth({name: self.boxes[name] for name in kept}, {name: self.ignored[name] for name in kept})
 
 
 class Style(NamedTuple):
-    """How a detector's boxes differ from the faces: shift in parts of the box's size, and factors of size."""
+    """The deviation of a detector's boxes from the faces: a shift in units of the box size, and scale factors."""
 
     x: float = 0.0
     y: float = 0.0
@@ -67,7 +70,7 @@ class Style(NamedTuple):
     height: float = 1.0
 
     def then(self, other: Style) -> Style:
-        """The style that does what this one and then another do."""
+        """The style that applies this one and then another."""
         return Style(
             self.x + other.x * self.width,
             self.y + other.y * self.height,
@@ -81,13 +84,14 @@ class Result:
     """Scores on AFW or PASCAL faces.
 
     Attributes:
-        curve: precision and recall after each detection that counts either way.
-        aps: average precision of each round, in [0, 1]: the first without correction, the last is reported.
-        style: the correction that the reported round was evaluated with.
-        true_positives, false_positives: in the last round.
-        faces: number of faces that count.
-        images: number of images.
-        notes: what was skipped, changed or strange, counted.
+        curve: Precision and recall after each detection that counts.
+        aps: Average precision of each round, in [0, 1]. The first is without correction; the last is reported.
+        style: The correction in the reported round.
+        true_positives: Their number in the last round.
+        false_positives: Their number in the last round.
+        faces: Number of faces that count.
+        images: Number of images.
+        notes: What was skipped or changed, with counts.
     """
 
     curve: PrecisionRecall
@@ -105,7 +109,7 @@ class Result:
         return self.aps[-1]
 
     def summary(self, name: str) -> results.Result:
-        """The result as reports take it, in percent."""
+        """The result for reports, in percent."""
         return results.Result(
             protocol="pascal",
             name=name,
@@ -124,11 +128,13 @@ class Result:
 
 
 def read_ground_truth(path: str | Path) -> GroundTruth:
-    """Annotations of either layout: the struct array Annotations with ``x1 y1 x2 y2 ? ignore`` (new), or the cell
-    array anno with two corners a face (AFW's own). Boxes with a side below 30 pixels are ignored.
+    """Read annotations in either layout.
+
+    The new layout is the struct array Annotations with ``x1 y1 x2 y2 ? ignore``. The old one, AFW's own, is the cell
+    array anno with two corners per face. Boxes with a side below 30 pixels are ignored.
 
     Raises:
-        DataError: the file has neither layout, or an image stands there twice.
+        DataError: The file has neither layout, or an image is repeated.
         MissingExtraError: SciPy is not installed.
     """
     content = read_mat(path)
@@ -145,7 +151,7 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
     for name, rows in entries:
         key = image_key(name)
         if key in boxes:
-            raise DataError(f"{path}: the image {key} stands there twice")
+            raise DataError(f"{path}: the image {key} is there twice")
         if not np.isfinite(rows).all():
             raise DataError(f"{path}: {name}: expected finite boxes")
         boxes[key] = rows[:, :4]
@@ -160,7 +166,7 @@ def _name_and_faces(cells: list[Any]) -> list[tuple[str, list[Array]]]:
 
 
 def _rows(objects: Any) -> Array:
-    """(n, 6): what a row leaves out is 0."""
+    """Rows (n, 6). Missing values are 0."""
     rows = np.asarray(objects, np.float64)
     rows = rows.reshape(-1, rows.shape[-1] if rows.size else 4)[:, :6]
     return np.pad(rows, ((0, 0), (0, 6 - rows.shape[1])))
@@ -169,17 +175,17 @@ def _rows(objects: Any) -> Array:
 def evaluate(
     detections: Detections, ground_truth: GroundTruth, *, correct: bool = True, least_iou: float = 0.5
 ) -> Result:
-    """Average precision.
+    """Compute the average precision.
 
     Args:
-        detections: rectangles by image key; those in images that the ground truth does not have are false positives.
-        ground_truth: any subset of the images.
-        correct: take the detector's box style into account; without, only the first round is evaluated.
-        least_iou: a face must be overlapped by more than this. The toolbox takes 0.1 for Picasa, whose boxes it cannot
-            compare otherwise.
+        detections: Rectangles by image key. Those in images without ground truth are false positives.
+        ground_truth: All images or any subset.
+        correct: Correct the detector's box style. Otherwise, only the first round is evaluated.
+        least_iou: A face is matched by a larger overlap than this. The toolbox uses 0.1 for Picasa, whose boxes are not
+            comparable otherwise.
 
     Raises:
-        OptionError: ellipses.
+        OptionError: The detections are ellipses.
     """
     tally = Tally()
     kept: dict[str, Array] = {}
@@ -189,12 +195,10 @@ def evaluate(
         where, small = detections.where(key), int((~large).sum())
         tally.add(f"detections with neither side above {LEAST_DETECTION} pixels, left out", where, small)
         if key not in ground_truth.boxes:
-            tally.add(
-                "detections in images that the ground truth does not have: false positives", where, int(large.sum())
-            )
+            tally.add("detections in images that are not in the ground truth: false positives", where, int(large.sum()))
     for key in ground_truth.boxes:
         if key not in kept:
-            tally.add("images of the ground truth that the detections do not name: nothing found there", key)
+            tally.add("images of the ground truth without an entry in the detections: all their faces are missed", key)
     style = Style()
     curve, wins, deviation = _round(kept, ground_truth, least_iou)
     aps = [curve.ap]
@@ -223,8 +227,10 @@ def _against_published(images: int, faces: int) -> tuple[str, ...]:
 def _round(
     detections: Mapping[str, Array], truth: GroundTruth, least_iou: float
 ) -> tuple[PrecisionRecall, Array, Style]:
-    """One evaluation: the curve, for each detection that counts whether it found a face, and the style
-    that its boxes lack."""
+    """One evaluation.
+
+    Returns the curve, whether each counting detection matches a face, and the style that its boxes lack.
+    """
     scores, wins, deviations = [np.empty(0)], [np.empty(0, bool)], [np.empty((0, 4))]
     for key, rows in detections.items():
         order = np.argsort(-rows[:, 4], kind="stable")
@@ -242,8 +248,11 @@ def _round(
 
 
 def _match(boxes: Array, faces: Array, ignored: Array, least_iou: float) -> tuple[Array, Array, Array]:
-    """One image, best detections first: the face that each overlaps most (the last one among equals), whether the
-    detection counts, and whether it is the first to find its face. All (n,)."""
+    """Match the detections of one image, best first.
+
+    Returns, each (n,): the face that a detection overlaps most (the last one among equals), whether the detection
+    counts, and whether it is the first to match its face.
+    """
     if not len(faces):
         return np.zeros(len(boxes), np.intp), np.ones(len(boxes), bool), np.zeros(len(boxes), bool)
     overlap = _overlap(boxes.T[:, :, None], faces.T[:, None, :])
@@ -256,7 +265,7 @@ def _match(boxes: Array, faces: Array, ignored: Array, least_iou: float) -> tupl
 
 
 def _overlap(a: Array, b: Array) -> Array:
-    """Intersection over union with both ends of a box counted, 0 for boxes that no more than touch."""
+    """Intersection over union, counting both ends of a box. 0 for boxes that only touch."""
     w, h = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
     common = np.where((w > 0) & (h > 0), (w + 1) * (h + 1), 0.0)
     return common / (_area(a) + _area(b) - common)
@@ -267,14 +276,14 @@ def _area(box: Array) -> Array:
 
 
 def _deviations(boxes: Array, faces: Array) -> Array:
-    """(n, 4): shift of the centre in parts of the detection's size, and ratio of the sizes."""
+    """Shift of the centre in units of the detection's size, and ratio of the sizes (n, 4)."""
     size, wanted = boxes[:, 2:] - boxes[:, :2], faces[:, 2:] - faces[:, :2]
     shift = (faces[:, :2] + faces[:, 2:] - boxes[:, :2] - boxes[:, 2:]) / 2
     return np.concatenate([shift / size, wanted / size], axis=1)
 
 
 def _restyled(rows: Array, style: Style) -> Array:
-    """Boxes moved and scaled by a style; scores stay."""
+    """Move and scale boxes by a style. Scores do not change."""
     size = rows[:, 2:4] - rows[:, :2]
     centre = (rows[:, :2] + rows[:, 2:4]) / 2 + size * style[:2]
     half = size * style[2:] / 2

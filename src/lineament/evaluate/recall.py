@@ -1,8 +1,8 @@
-"""Plain detection scores on any labelled pictures: precision, recall, F1, recall of proposals, by face size.
+"""Detection scores on labelled images: precision, recall, F1, recall of proposals and recall by face size.
 
-One rule matches throughout, PASCAL's: a proposal stands for the face that it overlaps most, if by at least the least
-IoU; the most confident proposal of a face is right, its further ones are false positives. Regions to be ignored are
-neither faces nor do proposals in them count.
+All use the matching of PASCAL. A detection is matched with the face that it overlaps most, if the IoU is large enough.
+Of several detections of a face, the one with the highest score is right, and the others are false positives. Ignored
+regions are not faces, and detections in them do not count.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ SIZES = (0, 8, 16, 32, 64, 128, 256, np.inf)
 
 
 class Matches(NamedTuple):
-    """One picture's proposals and counted faces against each other.
+    """The detections and counted faces of one image, matched.
 
     Attributes:
-        scores: (n,) of the proposals that count, best first.
-        right: (n,) bool, those that found a face which no better one had found.
-        rows: (n,) their places in the picture's ``Faces``.
-        found_at: (m,) for each counted face the score of the proposal that found it; -inf where none did.
-        best: (m,) for each counted face the rank (from 0) of the first proposal that overlaps it enough; a huge number
-            where none does.
+        scores: (n,) of the detections that count, best first.
+        right: (n,) bool, whether each is the best detection of a face.
+        rows: (n,) their indices in the image's ``Faces``.
+        found_at: (m,) for each counted face, the score of the detection that matches it; -inf without one.
+        best: (m,) for each counted face, the rank (from 0) of the first detection that overlaps it enough; a huge
+            number without one.
         sizes: (m,) square roots of the counted faces' areas, in pixels.
     """
 
@@ -49,12 +49,12 @@ class Matches(NamedTuple):
 
 
 def match(sample: Sample, faces: Faces, *, least_iou: float = 0.5) -> Matches:
-    """Match the proposals of one picture to its labelled faces by the module's rule."""
+    """Match the detections of an image with its labelled faces."""
     order = np.argsort(-faces.scores, kind="stable")
     proposals, scores = faces.boxes[order].astype(float), faces.scores[order]
     boxes = sample.boxes.astype(float)
     overlaps = iou(proposals, boxes)
-    # A last column stands for "no face": it wins where every overlap is too small.
+    # The last column is "no face". It wins if every overlap is too small.
     padded = np.concatenate([np.where(overlaps >= least_iou, overlaps, 0), np.zeros((len(order), 1))], axis=1)
     face = np.where(padded.max(axis=1) > 0, padded.argmax(axis=1), len(boxes))
     ignored = np.append(sample.ignore, False)
@@ -88,34 +88,35 @@ def evaluate_recall(
     false_positives: Sequence[int] = (1, 50),
     worst: int = 24,
 ) -> Result:
-    """Score a detector's boxes.
+    """Evaluate the boxes of a detector.
 
-    Scores are: precision, recall and F1 of the proposals with at least ``threshold`` (FoxNet, table II); ``ap``, the
-    area under the precision envelope over recall at every threshold; ``recall top N``, the share of faces that any of a
-    picture's N most confident proposals overlaps enough (KPNet, table 1); ``recall at N fp``, at the lowest threshold
-    with at most N false positives over all pictures (KPNet, tables 2 and 3). A table gives recall by face size.
+    The scores are precision, recall and F1 of the detections with a score of at least ``threshold`` (FoxNet, table II);
+    ``ap``, the area under the precision envelope over recall at all thresholds; ``recall top N``, the share of faces
+    that one of the N best detections of their image overlaps enough (KPNet, table 1); and ``recall at N fp``, at the
+    lowest threshold with at most N false positives in all images (KPNet, tables 2 and 3). A table has the recall by
+    face size.
 
     Args:
-        name: whose result this is.
-        evaluated: labelled pictures and the faces found in them, with a threshold well below ``threshold``.
-        threshold: score, see above.
-        least_iou: overlap that a hit takes.
-        tops: the N of ``recall top N``.
-        false_positives: the N of ``recall at N fp``.
-        worst: how many false positives to keep as examples.
+        name: The name of the detector in the result.
+        evaluated: Labelled images and their detections, from a threshold well below ``threshold``.
+        threshold: The score for precision, recall and F1.
+        least_iou: Smallest IoU of a match.
+        tops: The N of ``recall top N``.
+        false_positives: The N of ``recall at N fp``.
+        worst: Number of false positives to keep as examples.
 
     Raises:
-        OptionError: not one labelled face.
+        OptionError: There is no labelled face.
     """
     if not evaluated.samples:
-        raise OptionError("no labelled picture to look at")
+        raise OptionError("no labelled image to evaluate")
     matches = [match(s, f, least_iou=least_iou) for s, f in zip(evaluated.samples, evaluated.faces, strict=True)]
     scores, right, _, found_at, best, sizes = (np.concatenate(column) for column in zip(*matches, strict=True))
     if not len(sizes):
-        raise OptionError("no labelled face to find: every one is to be ignored, or there is none")
+        raise OptionError("no labelled face to evaluate: there is none, or all are ignored")
     order = np.argsort(-scores, kind="stable")
     tp, fp = np.cumsum(right[order]), np.cumsum(~right[order])
-    distinct = np.append(scores[order][1:] != scores[order][:-1], True)[: len(order)]  # ties fall together
+    distinct = np.append(scores[order][1:] != scores[order][:-1], True)[: len(order)]  # ties count together
     precision, recall, wrong = (tp / np.maximum(tp + fp, 1))[distinct], (tp / len(sizes))[distinct], fp[distinct]
     results: Scores = {
         "pictures": len(matches),
@@ -166,7 +167,7 @@ def _by_size(sizes: Array, found: Array, best: Array) -> dict[str, Scores]:
 
 
 def _false_positives(evaluated: Evaluated, matches: Sequence[Matches], count: int) -> list[dict[str, Any]]:
-    """The most confident proposals that are no face."""
+    """The false positives with the highest scores."""
     wrong = [~m.right for m in matches]
     picture = np.repeat(np.arange(len(matches)), [int(w.sum()) for w in wrong])
     row = np.concatenate([m.rows[w] for m, w in zip(matches, wrong, strict=True)])

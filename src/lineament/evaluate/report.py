@@ -1,4 +1,4 @@
-"""One page that puts detectors side by side: scores, curves, and the faces they got wrong."""
+"""One HTML page that compares detectors: scores, curves and the faces they got wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXAMPLES = 12  # of each kind and detector
 
 @dataclass(frozen=True)
 class Table:
-    """Scores by row, one column a detector."""
+    """Scores by row, one column per detector."""
 
     title: str
     columns: tuple[str, ...]
@@ -51,7 +51,7 @@ class Drawing:
 
     @property
     def source(self) -> str:
-        """For an ``img`` that needs no file beside the page."""
+        """The source of an ``img`` that needs no other file."""
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
 
@@ -65,7 +65,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Section:
-    """Everything about one protocol on one set of pictures."""
+    """Everything about one protocol on one set of images."""
 
     title: str
     settings: tuple[str, ...]
@@ -75,18 +75,18 @@ class Section:
 
 
 def write_report(folder: str | Path, out: str | Path, images: str | Path | None = None) -> list[Path]:
-    """Make a page, and the figures in a folder beside it, of every result in a folder.
+    """Write a page with every result in a folder, and its figures in a folder beside it.
 
     Args:
-        folder: holds the JSON files that ``lineament evaluate ... --json`` wrote, at any depth.
-        out: the page; figures go to a folder of its name with ``-figures``.
-        images: folder that the paths of examples start from; without the pictures they are left out.
+        folder: Folder of the JSON files that ``lineament evaluate ... --json`` wrote, at any depth.
+        out: The page. The figures are in a folder with its name and ``-figures``.
+        images: Folder for the paths of examples. Examples without an image are left out.
 
     Returns:
         The files written, the page first.
 
     Raises:
-        DataError: no result in the folder, or two of one detector for the same pictures and protocol.
+        DataError: The folder has no result, or two results of one detector for the same images and protocol.
     """
     out = Path(out)
     results, skipped = _read(Path(folder))
@@ -108,7 +108,7 @@ def write_report(folder: str | Path, out: str | Path, images: str | Path | None 
 
 
 def _read(folder: Path) -> tuple[list[tuple[Path, Result]], list[Path]]:
-    """Results by file, and the JSON files that are none."""
+    """The results by file, and the JSON files that are not results."""
     results, skipped = [], []
     for path in sorted(folder.rglob("*.json")):
         try:
@@ -125,7 +125,7 @@ def _read(folder: Path) -> tuple[list[tuple[Path, Result]], list[Path]]:
 
 
 def _grouped(results: Sequence[tuple[Path, Result]]) -> dict[str, list[Result]]:
-    """Results that compare: of one protocol on one set of pictures."""
+    """Comparable results: of one protocol on one set of images."""
     groups: dict[str, dict[str, tuple[Path, Result]]] = {}
     for path, result in results:
         title = " · ".join(filter(None, (result.protocol, str(result.settings.get("data") or ""))))
@@ -150,14 +150,14 @@ def _section(title: str, results: list[Result], images: str | Path | None) -> Se
 
 
 def _settings(result: Result) -> list[str]:
-    """One line with a result's settings, one with where it comes from, and one a note."""
+    """Lines for a result's settings, its origin and each of its notes."""
     plain = ", ".join(f"{name} {value}" for name, value in result.settings.items() if value and name != "notes")
     lines = (plain, _origin(result.origin), *result.settings.get("notes", []))
     return [f"{result.name}: {line}" for line in lines if line]
 
 
 def _origin(origin: Mapping[str, Any]) -> str:
-    """Date, code, weights and machine in a line; nothing of a result that does not say."""
+    """Date, code, weights and machine in a line. Empty without an origin."""
     if not origin:
         return ""
     weights = [f"{used['file']} {used['sha256'][:8]}" for used in origin["weights"]]
@@ -173,7 +173,7 @@ def _tables(results: list[Result]) -> list[Table]:
 
 
 def _rows(columns: list[dict[str, dict[str, Any]]]) -> dict[str, tuple[str, ...]]:
-    """Every score of every row as a row of its own."""
+    """One row for each score of each row."""
     keys = _unique((row, score) for column in columns for row, scores in column.items() for score in scores)
     return {
         " · ".join(filter(None, key)): tuple(_number(column.get(key[0], {}).get(key[1])) for column in columns)
@@ -223,7 +223,7 @@ def draw_curves(name: str, results: Sequence[Result]) -> Drawing:
 
 
 def _thumbnails(results: list[Result], images: str | Path | None) -> dict[str, list[Thumbnail]]:
-    """By kind and detector, those examples whose pictures are there."""
+    """The examples with an image, by kind and detector."""
     found: dict[str, list[Thumbnail]] = {}
     for result in results:
         for example in result.examples:
@@ -251,11 +251,11 @@ def _thumbnail(example: dict[str, Any], images: str | Path | None) -> Thumbnail 
 
 
 def cut_example(picture: Image.Image, example: dict[str, Any]) -> Image.Image:
-    """The surroundings of an example's box, with box, landmarks (red) and true landmarks (green) drawn in.
+    """Cut out an example with its surroundings, and draw its box, landmarks (red) and true landmarks (green).
 
     Args:
-        picture: the whole picture.
-        example: with ``box`` and perhaps ``landmarks`` and ``truth``.
+        picture: The whole image.
+        example: With ``box`` and optionally ``landmarks`` and ``truth``.
 
     Returns:
         A square of `THUMBNAIL` pixels.

@@ -1,4 +1,4 @@
-"""The one form in which every evaluator's result is kept: a small JSON object that ``lineament report`` reads."""
+"""The common format of all results: a small JSON object that ``lineament report`` reads."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ Scores = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class Result:
-    """What one detector scored under one protocol.
+    """The scores of one detector under one protocol.
 
     Attributes:
         protocol: The evaluator, such as ``"wider"``.
-        name: Whose scores these are; files of one name are one column of the report.
-        scores: Number by name; ``None`` where there is nothing to compute it from.
-        tables: By title, one row of scores a name (such as a subset, a landmark, a face size).
+        name: The name of the detector. Results with the same name are one column of the report.
+        scores: Numbers by name. ``None`` if a score cannot be computed.
+        tables: By title, rows of scores by name, such as a subset, a landmark or a face size.
         curves: By name, ``{"x": [...], "y": [...], "x_label": ..., "y_label": ...}``.
         settings: What the numbers depend on: data, thresholds, normaliser.
-        examples: Faces worth a look, worst first: ``kind``, ``path``, ``box``, ``value`` and perhaps ``landmarks``,
-            ``truth``.
+        examples: The worst cases first: ``kind``, ``path``, ``box``, ``value`` and optionally ``landmarks``, ``truth``.
         origin: Weights, code, data, machine and date: see `lineament.evaluate.origin.origin`.
     """
 
@@ -44,7 +43,7 @@ class Result:
 
 
 def curve(x: ArrayLike, y: ArrayLike, x_label: str, y_label: str, *, points: int = 400) -> dict[str, Any]:
-    """A curve ready for JSON, thinned to at most ``points`` of its points; what is not finite is left out."""
+    """A curve for JSON, thinned to at most ``points`` points. Points that are not finite are left out."""
     xy = np.stack([np.asarray(x, float), np.asarray(y, float)])
     xy = xy[:, np.isfinite(xy).all(axis=0)]
     keep = np.unique(np.linspace(0, max(xy.shape[1] - 1, 0), min(points, xy.shape[1])).round().astype(int))
@@ -53,16 +52,16 @@ def curve(x: ArrayLike, y: ArrayLike, x_label: str, y_label: str, *, points: int
 
 
 def write_result(path: str | Path, result: Result) -> None:
-    """Write a result as JSON, its scores at the top level too; numbers that are not finite become null."""
+    """Write a result as JSON. Numbers that are not finite become null."""
     content = plain({**result.scores, **asdict(result)})
     write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_result(path: str | Path) -> Result:
-    """Read a result back.
+    """Read a result.
 
     Raises:
-        DataError: not JSON, or without ``protocol``, ``name`` and ``scores``.
+        DataError: The file is not JSON, or has no ``protocol``, ``name`` and ``scores``.
     """
     try:
         found = json.loads(Path(path).read_bytes())
@@ -74,7 +73,7 @@ def read_result(path: str | Path) -> Result:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays as lists, what is not finite as null."""
+    """A value for JSON: arrays become lists, and numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): plain(v) for key, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):

@@ -1,8 +1,8 @@
-"""Time and memory: milliseconds against the number of faces, cold start, peak memory, and a peer measured in turn.
+"""Time and memory: milliseconds by number of faces, cold start, peak memory, and a comparison with another program.
 
-The pictures are mosaics: faces of one size on a canvas of one size, so that only their number changes. Times are of
-detection in a picture that is already decoded. A baseline is a process of its own, asked in turn with the detector, so
-that whatever else the machine does hits both alike; the ratio is the median of the pairs' ratios.
+The images are mosaics: faces of one size on a canvas of one size, so that only their number changes. Times cover
+detection in a decoded image. A baseline is another process that runs alternately with the detector, so that other work
+on the machine affects both alike. The ratio is the median of the ratios of the pairs.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ COUNTS = (1, 2, 5, 10, 20, 35, 50)
 CANVAS, CELL = 1280, 160
 GREY = 200
 FACE = Path(__file__).with_name("face.jpg")
-"""Eileen Collins, cut from her NASA portrait of 1998, which is in the public domain."""
+"""Eileen Collins, cut out of her NASA portrait of 1998, which is in the public domain."""
 
 
 def mosaic(faces: Sequence[Array], count: int, *, canvas: int = CANVAS, cell: int = CELL, seed: int = 0) -> Array:
-    """A grey picture with ``count`` faces in random cells of a grid.
+    """Make a grey image with ``count`` faces in random cells of a grid.
 
     Args:
-        faces: pictures of one face each, (h, w, 3) uint8 RGB, taken in turn and scaled to a cell.
-        count: how many faces.
-        canvas: side of the picture in pixels.
-        cell: side of a cell in pixels.
-        seed: of the random places; fewer faces stand in the first places of more.
+        faces: Images of one face each, (h, w, 3) uint8 RGB, used in turn and scaled to a cell.
+        count: Number of faces.
+        canvas: Side of the image in pixels.
+        cell: Side of a cell in pixels.
+        seed: Seed of the random cells. A smaller number of faces uses the first cells of a larger one.
 
     Raises:
-        OptionError: more faces than cells.
+        OptionError: There are more faces than cells.
     """
     columns = canvas // cell
     if count > columns**2:
@@ -61,13 +61,13 @@ def mosaic(faces: Sequence[Array], count: int, *, canvas: int = CANVAS, cell: in
 
 
 def cut_face(picture: Array, faces: Faces) -> Array:
-    """The square of twice the side of the picture's largest face, as a tile for `mosaic`.
+    """Cut out the largest face of an image, in a square of twice its side, as a tile for `mosaic`.
 
     Raises:
-        OptionError: there is no face in the picture.
+        OptionError: The image has no face.
     """
     if not len(faces):
-        raise OptionError("no face was found in a picture that should lend one for the mosaics")
+        raise OptionError("no face was detected in an image for the mosaics")
     sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
     largest = sides.prod(axis=1).argmax()
     centre = (faces.boxes[largest, :2] + faces.boxes[largest, 2:]) / 2
@@ -77,24 +77,24 @@ def cut_face(picture: Array, faces: Faces) -> Array:
 
 
 class Line(NamedTuple):
-    """Least-squares line through times: ``base + slope * faces``, both in milliseconds."""
+    """A least-squares line through times: ``base + slope * faces``, both in milliseconds."""
 
     base: float
     slope: float
 
 
 def fit_line(counts: ArrayLike, milliseconds: ArrayLike) -> Line:
-    """The line of time against the number of faces (FoxNet, figure 4: its slope)."""
+    """Fit the line of time by number of faces (its slope is FoxNet's figure 4)."""
     slope, base = np.polyfit(np.asarray(counts, float), np.asarray(milliseconds, float), 1)
     return Line(float(base), float(slope))
 
 
 class Baseline:
-    """Another program that detects faces, kept running: a path a line in, a JSON line with ``ms`` out.
+    """Another program that detects faces and keeps running.
 
-    The program reads picture paths on standard input, one a line, and answers each at once with one line on standard
-    output: ``{"ms": 12.3}``, the milliseconds of detection without decoding, and perhaps ``"faces"``, their number. It
-    ends with its input. ``threads`` reaches it as the environment variables OMP_NUM_THREADS and LINEAMENT_THREADS.
+    The program reads image paths from standard input, one per line, and answers each with one line on standard output:
+    ``{"ms": 12.3}``, the milliseconds of detection without decoding, and optionally ``"faces"``, their number. It ends
+    with its input. It gets ``threads`` as the environment variables OMP_NUM_THREADS and LINEAMENT_THREADS.
     """
 
     def __init__(self, command: str, threads: int | None = None) -> None:
@@ -122,10 +122,10 @@ class Baseline:
         self._pipe(self._process.stdout).close()
 
     def time(self, path: Path) -> float:
-        """Milliseconds that the baseline takes for a picture.
+        """Milliseconds that the baseline takes for an image.
 
         Raises:
-            LineamentError: it ended, or answered something else.
+            LineamentError: The program ended or gave another answer.
         """
         try:
             self._pipe(self._process.stdin).write(f"{path}\n")
@@ -148,7 +148,7 @@ class Baseline:
 
 
 class Timing(NamedTuple):
-    """Times of one picture: medians in milliseconds, faces found, and the median ratio baseline over detector."""
+    """Times for one image: medians in milliseconds, number of faces, and the median ratio of baseline to detector."""
 
     milliseconds: float
     found: int
@@ -159,7 +159,7 @@ class Timing(NamedTuple):
 def time_picture(
     detect: Callable[[Array], Faces], path: Path, *, repeats: int = 5, baseline: Baseline | None = None
 ) -> Timing:
-    """Time a detector on one picture, and a baseline in turn with it, after one call of each to warm up."""
+    """Time a detector on one image, alternately with a baseline, after a warm-up call of each."""
     picture = read_image(path)
     found = len(detect(picture))
     if baseline:
@@ -178,7 +178,7 @@ def time_picture(
 
 
 class Start(NamedTuple):
-    """What a fresh process costs: seconds until its first picture is done, and its peak memory in MB where known."""
+    """Cold start: seconds until a new process finishes its first image, and its peak memory in MB if known."""
 
     seconds: float
     megabytes: float | None
@@ -196,10 +196,10 @@ print(peak_memory() or "")
 def cold_start(
     model: str, picture: Path, threads: int | None = None, settings: Mapping[str, Any] | None = None
 ) -> Start:
-    """Start a Python process that loads a detector and detects in one picture.
+    """Start a Python process that loads a detector and detects faces in one image.
 
     Raises:
-        LineamentError: it failed; the message ends with its own.
+        LineamentError: The process failed. The message ends with its error.
     """
     options = json.dumps({"threads": threads, "settings": dict(settings or {})})
     command = [sys.executable, "-c", _FIRST_DETECTION, model, str(picture), options]
@@ -212,9 +212,9 @@ def cold_start(
 
 
 def peak_memory() -> float | None:
-    """Peak resident memory of this process in MB; ``None`` where the system does not say.
+    """Peak resident memory of this process in MB. ``None`` if the system does not report it.
 
-    On Linux from /proc: what ``getrusage`` says there includes the parent's memory from before ``exec``.
+    On Linux from /proc, since ``getrusage`` includes the parent's memory from before ``exec`` there.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -238,17 +238,17 @@ def evaluate_speed(
     baseline: Baseline | None = None,
     start: Callable[[Path], Start] | None = None,
 ) -> Result:
-    """Time a detector on mosaics of more and more faces.
+    """Time a detector on mosaics with increasing numbers of faces.
 
     Args:
-        name: whose result this is.
-        detect: picture to faces.
-        tiles: pictures of one face each.
-        folder: where the mosaics are written, as PNG files that a baseline reads.
-        counts: numbers of faces.
-        repeats: calls a picture, after one to warm up; medians are reported.
-        baseline: another program, timed in turn.
-        start: measures a fresh process on a picture, as `cold_start` does.
+        name: The name of the detector in the result.
+        detect: Returns the faces of an image.
+        tiles: Images of one face each.
+        folder: Folder for the mosaics, PNG files that a baseline reads.
+        counts: Numbers of faces.
+        repeats: Calls per image after a warm-up call. Medians are reported.
+        baseline: Another program to compare with.
+        start: Measures a new process on an image, like `cold_start`.
     """
     paths = [folder / f"{count}.png" for count in counts]
     for count, path in zip(counts, paths, strict=True):

@@ -1,7 +1,7 @@
-"""Average precision on WIDER FACE: easy, medium and hard, as the official MATLAB tool computes them.
+"""Average precision on WIDER FACE (easy, medium, hard), as computed by the official MATLAB tool.
 
-The tool's boxes run from ``left`` to ``left + width`` and its overlaps count both ends (the "+ 1"). A face that does
-not count in a setting still attracts detections, which then count neither for nor against.
+In the tool, boxes reach from ``left`` to ``left + width``, and overlaps count both ends (the "+ 1"). A face that does
+not count in a setting still matches detections. These are then neither true nor false positives.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Array = NDArray[Any]
 Arithmetic = Literal["matlab", "float"]
 SETTINGS = ("easy", "medium", "hard")
 IMAGES = 3226  # of the validation set, as published
-FACES = {"easy": 7211, "medium": 13319, "hard": 31958}  # that count there
+FACES = {"easy": 7211, "medium": 13319, "hard": 31958}  # faces that count there
 THRESHOLDS = 1 - np.arange(1, 1001) / 1000
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Faces and which of them count in which setting.
+    """Faces, and which of them count in each setting.
 
     Attributes:
-        boxes: by image name ``<event>/<name>``, (n, 4) ``left, top, width, height`` in the file's own type: the
-            release of 2017 has int32, which the original tool computes in, that of 2016 has doubles.
-        counted: by setting and image name, (n,) bool.
+        boxes: By image name ``<event>/<name>``, (n, 4) ``left, top, width, height`` in the type of the file. The
+            release of 2017 has int32, in which the original tool computes; that of 2016 has doubles.
+        counted: By setting and image name, (n,) bool.
     """
 
     boxes: Mapping[str, Array]
@@ -50,10 +50,10 @@ class GroundTruth:
         return sum(int(mask.sum()) for mask in self.counted[setting].values())
 
     def subset(self, names: Collection[str]) -> GroundTruth:
-        """Only these images.
+        """The ground truth of only these images.
 
         Raises:
-            DataError: a name that the ground truth does not have.
+            DataError: A name is not in the ground truth.
         """
         kept = choose(names, self.boxes.keys())
         return GroundTruth(
@@ -67,11 +67,11 @@ class Result:
     """Scores on WIDER FACE.
 
     Attributes:
-        curves: precision and recall at 1,000 thresholds, by setting.
-        faces: number of faces that counted, by setting.
-        images: number of images.
+        curves: Precision and recall at 1,000 thresholds, by setting.
+        faces: Number of faces that count, by setting.
+        images: Number of images.
         arithmetic: "matlab" or "float".
-        notes: what was skipped, changed or strange, counted.
+        notes: What was skipped or changed, with counts.
     """
 
     curves: Mapping[str, PrecisionRecall]
@@ -86,7 +86,7 @@ class Result:
         return {setting: curve.ap for setting, curve in self.curves.items()}
 
     def summary(self, name: str) -> results.Result:
-        """The result as reports take it, in percent."""
+        """The result for reports, in percent."""
         return results.Result(
             protocol="wider",
             name=name,
@@ -104,15 +104,15 @@ class Result:
 
 
 def label(ap: float) -> str:
-    """An average precision as the official figures print it: cut, not rounded, to three decimals."""
+    """Format an average precision like the official figures: cut, not rounded, to three decimals."""
     return f"{ap:.5g}"[:5]
 
 
 def read_ground_truth(folder: str | Path) -> GroundTruth:
-    """The ground truth from its four official MATLAB files, ``wider_{face,easy,medium,hard}_val.mat``.
+    """Read the ground truth from its four official MATLAB files, ``wider_{face,easy,medium,hard}_val.mat``.
 
     Raises:
-        DataError: a file is missing or not laid out like the official ones.
+        DataError: A file is missing or has another layout than the official ones.
         MissingExtraError: SciPy is not installed.
     """
     folder = Path(folder)
@@ -133,13 +133,13 @@ def _by_name(names: list[list[str]], cells: list[list[Array]], path: Path) -> di
     for event, inner in zip(names, cells, strict=True):
         for name, rows in zip(event, inner, strict=True):
             if name in found:
-                raise DataError(f"{path}: the image {name} stands there twice")
+                raise DataError(f"{path}: the image {name} is there twice")
             found[name] = rows if rows.size else np.empty((0, 4), rows.dtype)
     return found
 
 
 def _read_counted(path: Path, names: list[list[str]], boxes: Mapping[str, Array]) -> dict[str, Array]:
-    """Masks over the boxes from the files' lists of indices, which count from 1."""
+    """Masks over the boxes from the lists of indices in the files, which count from 1."""
     (cells,) = read_variables(path, "gt_list")
     with laid_out(path, "cells like those of wider_face_val.mat"):
         lists = _by_name(names, cells, path)
@@ -157,19 +157,20 @@ def _read_counted(path: Path, names: list[list[str]], boxes: Mapping[str, Array]
 
 
 def evaluate(detections: Detections, ground_truth: GroundTruth, arithmetic: Arithmetic = "matlab") -> Result:
-    """Average precision in the three settings.
+    """Compute the average precision in the three settings.
 
     Args:
-        detections: rectangles by ``<event>/<name>``, in any order. Images without detections lose their faces.
-        ground_truth: any subset of the images.
-        arithmetic: "matlab" is the original: with int32 boxes MATLAB rounds corners, areas and even the overlap itself
-            to whole numbers, so an overlap of one half or more counts as one and of several such faces the first wins;
-            scores are scaled in single precision. "float" is the arithmetic of the common Python ports: plain overlaps,
-            scores scaled in double precision. Boxes of type double make the two differ in the scaling only.
+        detections: Rectangles by ``<event>/<name>``, in any order. In images without detections, all faces are missed.
+        ground_truth: All images or any subset.
+        arithmetic: "matlab" is the original. With int32 boxes, MATLAB rounds corners, areas and even the overlap to
+            integers. So an overlap of one half or more counts as one, and the first of several such faces wins. Scores
+            are scaled in single precision. "float" is the arithmetic of the common Python ports: overlaps without
+            rounding, and scores scaled in double precision. With boxes of type double, the two differ only in the
+            scaling.
 
     Raises:
-        DataError: no image in common with the ground truth.
-        OptionError: another arithmetic, or ellipses.
+        DataError: No image is in the ground truth.
+        OptionError: The arithmetic does not exist, or the detections are ellipses.
     """
     if arithmetic not in ("matlab", "float"):
         raise OptionError(f"arithmetic must be 'matlab' or 'float', found {arithmetic!r}")
@@ -179,7 +180,7 @@ def evaluate(detections: Detections, ground_truth: GroundTruth, arithmetic: Arit
     scaled = scale(all_scores)
     notes = known.notes
     if np.isnan(scaled).any():
-        notes += ("all detections have the same score, which the official tool cannot scale: nothing is found",)
+        notes += ("all detections have the same score, which the official tool cannot scale: all faces are missed",)
     curves = _curves(known, scaled, ground_truth, arithmetic)
     faces = {setting: ground_truth.faces(setting) for setting in SETTINGS}
     notes += _against_published(len(ground_truth.boxes), faces)
@@ -203,8 +204,8 @@ def _curves(
 ) -> dict[str, PrecisionRecall]:
     """Precision and recall at the 1,000 thresholds.
 
-    Within an image a detection is a proposal, or not, whatever the threshold, and a face is found by its best
-    detection. So the tool's counting at a threshold is the number of marks at or above it, over all images.
+    Within an image, whether a detection is a proposal does not depend on the threshold, and a face is matched by its
+    best detection. So the tool's counts at a threshold are the numbers of marks at or above it, over all images.
     """
     proposals: dict[str, list[Array]] = {setting: [] for setting in SETTINGS}
     hits: dict[str, list[Array]] = {setting: [] for setting in SETTINGS}
@@ -233,14 +234,14 @@ def _curves(
 
 
 def _at_or_above(scores: list[Array]) -> Array:
-    """How many scores reach each threshold; a score that could not be scaled reaches none."""
+    """How many scores reach each threshold. A score that could not be scaled reaches none."""
     ordered = np.sort(np.concatenate([np.empty(0), *scores]))
     ordered = ordered[~np.isnan(ordered)]
     return len(ordered) - np.searchsorted(ordered, THRESHOLDS, side="left")
 
 
 def _scale_single(scores: Array) -> Array:
-    """MATLAB: extremes start at realmax and realmin of type single, which makes the whole quotient single."""
+    """MATLAB: extremes start at realmax and realmin of type single, so the whole quotient is single."""
     s = scores.astype(np.float32)
     limits = np.finfo(np.float32)
     low = min(limits.max, s.min(initial=limits.max))
@@ -255,9 +256,10 @@ def _scale_double(scores: Array) -> Array:
 
 
 def _match(detections: Array, faces: Array, arithmetic: Arithmetic) -> tuple[Array, Array]:
-    """For each detection (m, 4) ``x1, y1, x2, y2`` the face it overlaps most, (m,), and whether by half, (m,) bool.
+    """For each detection (m, 4) ``x1, y1, x2, y2``: the face that it overlaps most (m,), and whether by half, (m,)
+    bool.
 
-    Among equals the first face wins, whether it counts or not.
+    Of equal overlaps, the first face wins, whether it counts or not.
     """
     whole = arithmetic == "matlab" and np.issubdtype(faces.dtype, np.integer)
     left, top, width, height = faces.astype(np.float64).T
@@ -268,7 +270,7 @@ def _match(detections: Array, faces: Array, arithmetic: Arithmetic) -> tuple[Arr
 
 
 def _overlap(a: Array, b: Array) -> Array:
-    """Intersection over union, both ends of a box counted; (4, m, 1) against (4, 1, n) gives (m, n)."""
+    """Intersection over union, counting both ends of a box; (4, m, 1) and (4, 1, n) give (m, n)."""
     w = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]) + 1
     h = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]) + 1
     common = w * h
@@ -277,8 +279,10 @@ def _overlap(a: Array, b: Array) -> Array:
 
 
 def _overlap_int32(a: Array, b: Array) -> Array:
-    """``_overlap`` of double detections and int32 faces in MATLAB's arithmetic: every result that has an int32 part is
-    rounded to int32, the quotient too. Only the detection's own area stays double."""
+    """``_overlap`` of double detections and int32 faces in MATLAB's arithmetic.
+
+    Every result with an int32 part is rounded to int32, also the quotient. Only the area of the detection stays double.
+    """
     a32 = _int32(a)
     w = _int32(np.minimum(a32[2], b[2]) - np.maximum(a32[0], b[0]) + 1)
     h = _int32(np.minimum(a32[3], b[3]) - np.maximum(a32[1], b[1]) + 1)
@@ -289,8 +293,8 @@ def _overlap_int32(a: Array, b: Array) -> Array:
 
 
 def _int32(x: Array) -> Array:
-    """MATLAB's int32(): halves away from zero, saturated, NaN as 0; kept in float64, which holds every int32."""
+    """MATLAB's int32(): halves round away from zero, saturated, NaN becomes 0. The result is float64."""
     whole = np.trunc(x)
-    with np.errstate(invalid="ignore"):  # infinity minus itself
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
         whole = whole + np.where(np.abs(x - whole) >= 0.5, np.sign(x), 0)
     return np.clip(np.nan_to_num(whole, nan=0.0, posinf=2.0**31, neginf=-(2.0**31)), -(2.0**31), 2.0**31 - 1)
