@@ -1,4 +1,4 @@
-"""Faces in the making: what a detector scores, suppresses and hands over, of all images of a call at once."""
+"""Candidates for faces: rows that a detector scores and suppresses, for all images of a call at once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Candidates:
-    """One row each; a method may add columns.
+    """Candidates, one per row. A method may add columns.
 
     Attributes:
         boxes: (n, 4) in pixels of their image.
         scores: (n,) in [0, 1].
-        landmarks: (n, k, 2) in pixels of their image; NaN where none are known yet.
+        landmarks: (n, k, 2) in pixels of their image. NaN if not known yet.
         landmark_scores: (n, k) in [0, 1].
         image: (n,) index of the image.
     """
@@ -42,21 +42,21 @@ class Candidates:
         return len(self.scores)
 
     def by_image(self) -> Self:
-        """Image after image, the rows of each in the order that they have."""
+        """Sort by image. The rows of an image keep their order."""
         return self[np.argsort(self.image, kind="stable")]
 
     def sized(self, smallest: float, largest: float | None) -> Self:
-        """Those whose boxes' longer sides, in pixels of their image, lie in a range; ``None`` for no upper end."""
+        """Select boxes whose longer sides, in pixels of their image, are in a range. ``None``: no upper limit."""
         side = box_ops.longer_side(self.boxes)
         return self[(side >= smallest) & (side <= (np.inf if largest is None else largest))]
 
     def suppressed(self, settings: DetectorSettings, overlap: float, threshold: float) -> Self:
-        """One candidate for each face, best first: what the settings say becomes of those that overlap in an image.
+        """Keep one candidate per face, best first.
 
         Args:
-            settings: which suppression, and whether boxes vote.
-            overlap: in [0, 1] above which boxes suppress each other, but for "soft-gaussian".
-            threshold: lowest score in [0, 1] that a candidate must still have after Soft-NMS.
+            settings: The kind of suppression, and whether boxes vote.
+            overlap: In [0, 1]. Boxes with more overlap suppress each other, except for "soft-gaussian".
+            threshold: Lowest score in [0, 1] after Soft-NMS.
         """
         scores, over = self.scores, settings.over
         if settings.suppression == "nms":
@@ -72,7 +72,7 @@ class Candidates:
         return replace(found, boxes=box_ops.vote(self.boxes, self.scores, stands, settings.voting, groups=self.image))
 
     def faces(self, images: Sequence[Array], schema: Schema) -> list[Faces]:
-        """Those of every image (h, w, 3), in the order that they have."""
+        """The ``Faces`` of each image (h, w, 3), in the order of the rows."""
         return [
             Faces.of(
                 mine.boxes,

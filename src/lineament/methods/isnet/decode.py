@@ -1,4 +1,4 @@
-"""The network behind a detector: faces of any images in, the same faces with its landmarks out."""
+"""The network as a landmark stage behind a detector."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
-AT_ONCE = 256  # crops that go through the network together: bounds the memory
-NEAR = 0.1  # of the eyes' distance: an error below this is the hit that a landmark score is the probability of
+AT_ONCE = 256  # crops that go through the network together; bounds the memory
+NEAR = 0.1  # of the distance between the eyes; a landmark score is the probability of a smaller error
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Config(MethodSettings):
     """Settings of the stage.
 
     Attributes:
-        size: side of the crops in pixels. zoom: of the face in them (see ``frame.template``).
-        looks: how often the network looks at a face that its box places, each time where the look before found it; at
-            one that its points place, once less.
-        mirror: whether the last look is at the mirrored crop, too, and landmarks are the means of both.
-        scores: calibration of the landmark scores (`lineament.calibration.Calibration`); ``None`` leaves them raw.
+        size: Side of the crops in pixels.
+        zoom: Size of the face in the crops (see ``frame.template``).
+        looks: Number of passes over a face whose crop is placed by its box. Each pass places its crop by the landmarks
+            of the pass before. A crop placed by landmarks takes one pass less.
+        mirror: Whether the last pass also sees the mirrored crop, and landmarks are the means of both.
+        scores: Calibration of the landmark scores (`lineament.calibration.Calibration`). ``None``: not calibrated.
     """
 
     size: int = of_weights(64)
@@ -48,7 +49,8 @@ class ISNet:
     """The landmark stage.
 
     Attributes:
-        schema: the landmarks that it finds. config: its settings.
+        schema: The schema of the predicted landmarks.
+        config: Its settings.
     """
 
     def __init__(self, graph: Graph, config: Config) -> None:
@@ -62,24 +64,25 @@ class ISNet:
         """A loaded network cannot be pickled.
 
         Raises:
-            OptionError: always.
+            OptionError: Always.
         """
         raise OptionError(
             "a loaded landmark stage cannot be pickled; load it where it is used, or give lineament.load its name"
         )
 
     def __call__(self, images: Sequence[Array], faces: Sequence[Faces]) -> list[Faces]:
-        """The same faces with this network's landmarks (see `lineament.methods.LandmarkStage`).
+        """Predict the landmarks of faces (see `lineament.methods.LandmarkStage`).
 
-        A crop is placed by the face's points, if a map leads from their schema to five and two of those are known, and
-        else by its box. It may reach beyond the image, which is black there. A face with neither points nor a box of
-        some size has all landmarks in its box's middle, with scores of 0.
+        If a face has two or more of the five landmarks, in a schema with a map to five, they place its crop; otherwise
+        its box does. A crop may reach beyond the image, which is black there. A face without landmarks and with an
+        empty box has all landmarks in the centre of its box, with scores of 0.
 
         Args:
-            images: (h, w, 3) uint8 RGB. faces: as many.
+            images: (h, w, 3) uint8 RGB.
+            faces: One ``Faces`` per image.
 
         Raises:
-            OptionError: not as many images as ``Faces``.
+            OptionError: The numbers of images and ``Faces`` differ.
         """
         if len(images) != len(faces):
             raise OptionError(f"a landmark stage takes the Faces of each image, found {len(images)} and {len(faces)}")
@@ -99,7 +102,7 @@ class ISNet:
         ]
 
     def _located(self, images: Sequence[Array], image_of: Array, to_frame: Array, by_box: Array) -> tuple[Array, Array]:
-        """Landmarks (n, K, 2) in pixels of the images and their scores (n, K)."""
+        """Landmarks (n, K, 2) in pixels of the images, and their scores (n, K)."""
         for look in range(1, self.config.looks):
             rows = np.flatnonzero(by_box | (look > 1))
             found, _ = self._look(images, image_of[rows], to_frame[rows])
@@ -113,7 +116,7 @@ class ISNet:
     def _look(
         self, images: Sequence[Array], image_of: Array, to_frame: Array, *, mirror: bool = False
     ) -> tuple[Array, Array]:
-        """Landmarks (n, K, 2) in the frame and the logarithms of their errors' scales (n, K)."""
+        """Landmarks (n, K, 2) in the frame, and the logarithms of the scales of their errors (n, K)."""
         found = np.zeros((len(image_of), len(self.schema), 2))
         spreads = np.zeros(found.shape[:2])
         order = list(self.schema.mirror)
@@ -130,17 +133,17 @@ class ISNet:
 
 
 def within(spread: Array, zoom: float) -> Array:
-    """Probabilities that landmarks are nearer than a tenth of the eyes' distance to where they should be.
+    """Probabilities that landmarks are within a tenth of the distance between the eyes of their true positions.
 
-    Errors are taken to have a two-dimensional Laplace distribution of scale ``b = exp(spread)`` over the crop's side,
-    of which ``1 - (1 + t / b) exp(-t / b)`` lies within t.
+    Errors are assumed to have a two-dimensional Laplace distribution with scale ``b = exp(spread)``, relative to the
+    side of the crop. Then ``1 - (1 + t / b) exp(-t / b)`` is the probability of an error below t.
     """
     ratio = NEAR * frame.EYES * zoom * np.exp(-np.asarray(spread, np.float64))
     return np.asarray(1 - (1 + ratio) * np.exp(-ratio))
 
 
 def _five(landmarks: Array, source: Schema) -> Array:
-    """Five points (n, 5, 2); NaN where no map leads to them."""
+    """Five landmarks (n, 5, 2). NaN without a map to five."""
     if source == FIVE or (source.name, FIVE.name) in MAPS:
         return np.asarray(convert(landmarks, source, FIVE), np.float64)
     return np.full((len(landmarks), 5, 2), np.nan)

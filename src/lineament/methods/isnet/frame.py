@@ -1,4 +1,4 @@
-"""The frame that a face is shown in: upright, its five points near fixed places of a square crop.
+"""The frame of a face: upright, with its five landmarks close to fixed positions of a square crop.
 
 Training and inference share it. Coordinates of the frame are fractions of the crop's side.
 """
@@ -16,25 +16,25 @@ from lineament.similarity import TEMPLATE
 
 Array = NDArray[Any]
 
-CENTRE = np.array([0.5, 0.68])  # of the face in the template of recognition crops, half way from brows to chin
-EYES = float(TEMPLATE[1, 0] - TEMPLATE[0, 0])  # distance of the eyes at zoom 1
+CENTRE = np.array([0.5, 0.68])  # centre of the face in the template of recognition crops, half way from brows to chin
+EYES = float(TEMPLATE[1, 0] - TEMPLATE[0, 0])  # distance between the eyes at zoom 1
 
 
 def template(zoom: float) -> Array:
-    """(5, 2) places of the five points. At zoom 1 the eyes are as far apart as in recognition crops, 0.314."""
+    """Positions (5, 2) of the five landmarks. At zoom 1, the eyes are 0.314 apart, as in recognition crops."""
     return np.asarray(0.5 + zoom * (TEMPLATE - CENTRE))
 
 
 def matrices(points: ArrayLike, boxes: ArrayLike, zoom: float) -> Array:
-    """The way from the picture into each face's frame.
+    """Transforms from the image into the frame of each face.
 
     Args:
-        points: (n, 5, 2) in pixels. Of a face with fewer than two distinct points the box tells where they may be.
+        points: (n, 5, 2) in pixels. With fewer than two distinct points, the box decides.
         boxes: (n, 4) in pixels, from hairline to chin.
-        zoom: see `template`.
+        zoom: See `template`.
 
     Returns:
-        (n, 2, 3) float64 similarities; NaN for a face with neither two points nor a box of some size.
+        (n, 2, 3) float64 similarity transforms. NaN for a face with fewer than two points and an empty box.
     """
     target = template(zoom)
     found = similarity.fit(points, target)

@@ -1,7 +1,8 @@
-"""The Information-Synthesis Network (Pu): blocks whose maps are weighted and joined before the dense layer.
+"""The Information-Synthesis Network (Pu): the weighted outputs of several blocks are joined before the dense layer.
 
-All networks take square RGB crops with values in [0, 255] and give landmarks over the crop's side. `PaperNet` is the
-network as printed, `LightNet` the same idea with less to compute: equation 1 itself, a weighted sum of maps.
+All networks take square RGB crops with values in [0, 255] and predict landmarks relative to the side of the crop.
+`PaperNet` is the network as printed. `LightNet` has the same idea with less computation: equation 1 itself, a weighted
+sum of maps.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHANNELS = (20, 40, 60, 80)  # the paper names none: those of Sun et al. 2013, whose data it uses
-DENSE = 120  # theirs, too
+CHANNELS = (20, 40, 60, 80)  # the paper gives none; those of Sun et al. 2013, whose data it uses
+DENSE = 120  # also theirs
 
 
 class Weights(nn.Module):
-    """beta: how much each synthesised block counts, each in [0, 1].
+    """beta: the weight of each synthesised block, in [0, 1].
 
-    Fixed weights are part of the module's state. Learned ones (ours) are a softmax, so their sum is 1 and the paper's
-    constraint holds.
+    Fixed weights are part of the module's state. Learned weights (ours) are a softmax, so their sum is 1 and the
+    paper's constraint holds.
     """
 
     def __init__(self, blocks: int, beta: Sequence[float] | None) -> None:
-        """``beta``: as many weights as blocks, in [0, 1]; ``None`` to learn them.
+        """Make the weights.
+
+        Args:
+            beta: One weight per block, in [0, 1]. ``None``: learn them.
+            blocks: Number of blocks.
 
         Raises:
-            ValueError: another number of weights, or one outside [0, 1].
+            ValueError: The number of weights is wrong, or one is outside [0, 1].
         """
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(blocks)) if beta is None else None
@@ -45,10 +50,10 @@ class Weights(nn.Module):
 
 
 class PaperNet(nn.Module):
-    """S blocks of convolution, ReLU and max-pooling; ``beta_i c_i`` of blocks 2 to S joined before the dense layer.
+    """S blocks of convolution, ReLU and max-pooling. ``beta_i c_i`` of blocks 2 to S are joined before the dense layer.
 
-    The dense layer of a concatenation is the sum of a dense layer a block, which is how equation 1 (a sum) and the
-    text (a concatenation) agree.
+    The dense layer of a concatenation is the sum of one dense layer per block. So equation 1 (a sum) and the text (a
+    concatenation) agree.
     """
 
     def __init__(
@@ -65,11 +70,13 @@ class PaperNet(nn.Module):
         """Make the network.
 
         Args:
-            landmarks: K. size: side of the crops in pixels.
-            beta: a weight in [0, 1] for each of blocks 2 to S; ``None`` to learn them.
-            twin: the general CNN that the paper compares with: the last block alone goes to the dense layer.
-            grid: side of a common grid that every block's map is averaged to first; 0 leaves the maps as they are.
-            channels: of the S blocks. dense: width of the dense layer.
+            landmarks: K.
+            size: Side of the crops in pixels.
+            beta: Weights in [0, 1] of blocks 2 to S. ``None``: learn them.
+            twin: The general CNN of the paper's comparison: only the last block goes to the dense layer.
+            grid: Side of a common grid to which the maps of all blocks are averaged first. 0: not averaged.
+            channels: Channels of the S blocks.
+            dense: Width of the dense layer.
         """
         super().__init__()
         self.size = size
@@ -78,7 +85,7 @@ class PaperNet(nn.Module):
             nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True))
             for i, o in zip(inputs, channels, strict=True)
         )
-        self.first = len(channels) - 1 if twin else 1  # index of the first block that is synthesised
+        self.first = len(channels) - 1 if twin else 1  # index of the first synthesised block
         self.beta = Weights(1, (1.0,)) if twin else Weights(len(channels) - 1, beta)
         self.grid = grid
         sides = [size]
@@ -88,10 +95,10 @@ class PaperNet(nn.Module):
         flat = sum(c * n for c, n in zip(channels[self.first :], cells[self.first :], strict=True))
         self.dense = nn.Linear(flat, dense)
         self.points = nn.Linear(dense, 2 * landmarks)
-        nn.init.constant_(self.points.bias, 0.5)  # the crop's middle
+        nn.init.constant_(self.points.bias, 0.5)  # the centre of the crop
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(n, 3, size, size) in [0, 255] -> points (n, K, 2) over the crop's side."""
+        """(n, 3, size, size) in [0, 255] -> points (n, K, 2) relative to the side of the crop."""
         x, maps = (pixels - 127.5) / 128, []
         for block in self.blocks:
             x = block(x)
@@ -99,7 +106,7 @@ class PaperNet(nn.Module):
         return {"points": self.points(F.relu(self.dense(self.synthesis(maps)))).unflatten(1, (-1, 2))}
 
     def synthesis(self, maps: Sequence[Tensor]) -> Tensor:
-        """Equation 1, read as a concatenation: the blocks' maps (n, c, h, w), weighted and flattened to (n, flat)."""
+        """Equation 1 as a concatenation: the maps (n, c, h, w) of the blocks, weighted and flattened to (n, flat)."""
         beta = self.beta()
         chosen = [F.adaptive_avg_pool2d(m, self.grid) if self.grid else m for m in maps[self.first :]]
         return torch.cat([weight * m.flatten(1) for weight, m in zip(beta, chosen, strict=True)], dim=1)
@@ -134,9 +141,9 @@ class Residual(nn.Module):
 class LightNet(nn.Module):
     """Four residual blocks at strides 2 to 16, and equation 1 on the grid of the second: ``c = sum_i beta_i c_i``.
 
-    Each landmark is the expectation over a response map that a 1x1 convolution makes of c, so precision does not end
-    at the grid; a small dense layer on c averaged to 4x4 cells adds what concerns the face as a whole, points outside
-    the crop among it, and says how far off each landmark may be.
+    Each landmark is the expectation over a response map, a 1x1 convolution of c, so its precision is finer than the
+    grid. A small dense layer on c, averaged to 4x4 cells, adds what concerns the whole face, including landmarks
+    outside the crop. It also predicts the error of each landmark.
     """
 
     stride, cells = 4, 4
@@ -155,13 +162,16 @@ class LightNet(nn.Module):
         """Make the network.
 
         Args:
-            landmarks: K. size: side of the crops in pixels, a multiple of 16.
-            beta: a weight in [0, 1] for each of blocks 2 to 4; ``None`` to learn them.
-            channels: of the four blocks. repeats: residual parts of blocks 2 to 4.
-            shared: channels of c. dense: width of the dense layer.
+            landmarks: K.
+            size: Side of the crops in pixels, a multiple of 16.
+            beta: Weights in [0, 1] of blocks 2 to 4. ``None``: learn them.
+            channels: Channels of the four blocks.
+            repeats: Residual parts of blocks 2 to 4.
+            shared: Channels of c.
+            dense: Width of the dense layer.
 
         Raises:
-            ValueError: a size that does not divide, or weights that are not such.
+            ValueError: The size is not such a multiple, or the weights are wrong.
         """
         super().__init__()
         if size % (self.stride * self.cells):
@@ -179,13 +189,13 @@ class LightNet(nn.Module):
         self.whole = nn.Linear(dense, 3 * landmarks)
         nn.init.zeros_(self.whole.weight)
         nn.init.zeros_(self.whole.bias)
-        with torch.no_grad():  # an even response would put every landmark into the middle, and learn slowly
+        with torch.no_grad():  # a uniform response would put every landmark into the centre, and learn slowly
             self.response.weight *= 8
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(n, 3, size, size) in [0, 255] -> points (n, K, 2) over the crop's side, spread (n, K).
+        """(n, 3, size, size) in [0, 255] -> points (n, K, 2) relative to the side of the crop, spread (n, K).
 
-        ``spread`` is the logarithm of the scale of a landmark's error, over the crop's side.
+        ``spread`` is the logarithm of the scale of a landmark's error, relative to the side of the crop.
         """
         x, maps = self.stem((pixels - 127.5) / 128), []
         for block in self.blocks:
@@ -208,7 +218,7 @@ class LightNet(nn.Module):
 
 
 def expectation(response: Tensor) -> Tensor:
-    """Soft-argmax: maps of logits (n, K, h, w) -> points (n, K, 2) over the map's sides."""
+    """Soft-argmax: maps of logits (n, K, h, w) -> points (n, K, 2) relative to the sides of the map."""
     n, k, h, w = response.shape
     share = response.flatten(2).softmax(2).view(n, k, h, w)
     x = (torch.arange(w, device=response.device) + 0.5) / w
@@ -220,30 +230,35 @@ def euclidean(points: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     """Equation 3, Caffe's EuclideanLoss: ``1/(2n) sum_i ||x_i - t_i||^2`` over n faces.
 
     Args:
-        points, truth: (n, K, 2). weights: (n, K), how much each landmark counts.
+        points: (n, K, 2) predicted landmarks.
+        truth: (n, K, 2) labelled landmarks.
+        weights: (n, K) weights of the landmarks.
     """
     return (weights * (points - truth).square().sum(2)).sum() / (2 * len(points))
 
 
 def distance(points: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """The mean distance of landmarks (n, K, 2) from where they should be, weighted by (n, K): what the NME is."""
+    """The mean distance of landmarks (n, K, 2) from the labels, with weights (n, K). NME measures this."""
     return _mean(_length(points - truth), weights)
 
 
 def spread_loss(spread: Tensor, points: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     """Negative log-likelihood of the errors under a two-dimensional Laplace distribution of scale ``exp(spread)``.
 
-    Its density is ``exp(-r / b) / (2 pi b^2)``. The landmarks themselves learn nothing from it.
+    Its density is ``exp(-r / b) / (2 pi b^2)``. The landmarks themselves get no gradient from it.
 
     Args:
-        spread: (n, K) log b. points, truth: (n, K, 2). weights: (n, K).
+        spread: (n, K) log b.
+        points: (n, K, 2) predicted landmarks.
+        truth: (n, K, 2) labelled landmarks.
+        weights: (n, K) weights of the landmarks.
     """
     error = _length(points - truth).detach()
     return _mean(error * torch.exp(-spread) + 2 * spread, weights)
 
 
 def _length(vectors: Tensor) -> Tensor:
-    return (vectors.square().sum(-1) + 1e-8).sqrt()  # its slope at 0 would be infinite otherwise
+    return (vectors.square().sum(-1) + 1e-8).sqrt()  # otherwise its slope at 0 would be infinite
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The search for beta (table 1): random trials, a polynomial through them, its minimum under the constraint, and again.
+"""The search for beta (table 1): random trials, a fitted polynomial, a training at its minimum, and again.
 
-Nothing here trains: what a weighting is worth comes from a function that is passed in. Arrays of weights are (..., m),
-m the number of synthesised blocks, beta_2 to beta_S.
+Nothing here trains: the loss of each choice of weights comes from a function argument. Arrays of weights are (..., m)
+for m synthesised blocks, beta_2 to beta_S.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from lineament.errors import OptionError
 
 Array = NDArray[Any]
 Measure = Callable[[Sequence[tuple[float, ...]]], Sequence[float]]
-"""Trains with each of these weightings and returns the losses, in order."""
+"""Trains with each of these choices of weights and returns the losses, in order."""
 
 LATTICE = 20  # steps of the first lattice along each weight
-STARTS = 20  # its best points, from which finer lattices begin: the function may have several minima
+STARTS = 20  # its best points, from which finer lattices start, since the function may have several minima
 FINEST = 5e-7
 
 
@@ -30,7 +30,8 @@ class Polynomial:
     """A polynomial without cross terms, ``constant + sum_i sum_p coefficients[p - 1, i] beta_i^p`` (equation 4).
 
     Attributes:
-        constant: the value at 0. coefficients: (degree, m).
+        constant: The value at 0.
+        coefficients: (degree, m).
     """
 
     constant: float
@@ -47,7 +48,7 @@ class Polynomial:
         return np.asarray(self.constant + (powers * self.coefficients).sum((-1, -2)))
 
     def __str__(self) -> str:
-        """As the paper writes it, blocks counted from 2."""
+        """In the notation of the paper, with blocks counted from 2."""
         terms = [
             f"{'+' if k >= 0 else '-'} {abs(k):.4f} b{i}" + (f"^{p}" if p > 1 else "")
             for p, row in enumerate(self.coefficients, 1)
@@ -58,10 +59,13 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the algorithm: a polynomial, where it is lowest, and what a training there gave.
+    """One round of the algorithm: a polynomial, its minimum, and the loss of a training there.
 
     Attributes:
-        polynomial: fitted to all trials before. beta: its minimum. predicted, measured: loss there.
+        polynomial: Fitted to all previous trials.
+        beta: Its minimum.
+        predicted: The polynomial's value at the minimum.
+        measured: The loss of a training at the minimum.
     """
 
     polynomial: Polynomial
@@ -72,11 +76,13 @@ class Round:
 
 @dataclass(frozen=True)
 class Search:
-    """What the algorithm found.
+    """The result of the algorithm.
 
     Attributes:
-        betas, losses: of all trials, those that confirmed a minimum last. rounds: in order.
-        agreed: whether the last round's predicted and measured loss differ by less than phi.
+        betas: The weights of all trials. Those that confirmed a minimum are last.
+        losses: The losses of all trials.
+        rounds: The rounds in order.
+        agreed: Whether the predicted and the measured loss of the last round differ by less than phi.
     """
 
     betas: tuple[tuple[float, ...], ...]
@@ -86,7 +92,7 @@ class Search:
 
     @property
     def beta(self) -> tuple[float, ...]:
-        """The last round's weights where they agreed, otherwise the best of those that keep the constraint."""
+        """The weights of the last round if it agreed, otherwise the best trial within the constraint."""
         if self.agreed:
             return self.rounds[-1].beta
         allowed = [(loss, beta) for beta, loss in zip(self.betas, self.losses, strict=True) if sum(beta) <= 1 + FINEST]
@@ -94,17 +100,20 @@ class Search:
 
 
 def search(measure: Measure, *, blocks: int = 3, trials: int = 15, phi: float = 0.5, seed: int = 0) -> Search:
-    """Table 1: raise the degree from 2 until predicted and measured loss differ by less than phi.
+    """Table 1: raise the degree from 2 until the predicted and the measured loss differ by less than phi.
 
-    Each round's confirming trial joins the others. The degree ends where a polynomial would have as many coefficients
-    as there are trials.
+    The confirming trial of each round joins the others. The search ends when a polynomial would have as many
+    coefficients as there are trials.
 
     Args:
-        measure: trains with weightings. blocks: m. trials: random ones to begin with.
-        phi: in units of the loss. seed: of the trials.
+        measure: Trains with given weights.
+        blocks: m.
+        trials: Number of random trials at the start.
+        phi: In units of the loss.
+        seed: Seed of the random trials.
 
     Raises:
-        OptionError: too few trials for degree 2, or a phi that is not above 0.
+        OptionError: There are too few trials for degree 2, or phi is not above 0.
     """
     if trials <= 2 * blocks + 1:
         raise OptionError(
@@ -131,7 +140,7 @@ def search(measure: Measure, *, blocks: int = 3, trials: int = 15, phi: float = 
 
 
 def random_weights(trials: int, blocks: int, seed: int = 0) -> list[tuple[float, ...]]:
-    """Weightings to try, in thousandths: by turns from all of [0, 1]^m and from those whose sum is at most 1."""
+    """Weights to try, in thousandths: in turn from all of [0, 1]^m and from those with a sum of at most 1."""
     found = []
     for number in range(trials):
         rng = np.random.default_rng([seed, number])
@@ -141,13 +150,16 @@ def random_weights(trials: int, blocks: int, seed: int = 0) -> list[tuple[float,
 
 
 def fit(betas: ArrayLike, losses: ArrayLike, degree: int) -> Polynomial:
-    """The polynomial without cross terms nearest to the trials, by least squares.
+    """Fit the polynomial without cross terms to the trials by least squares.
 
     Args:
-        betas: (n, m). losses: (n,). degree: at least 1.
+        betas: (n, m).
+        losses: (n,).
+        degree: At least 1.
 
     Raises:
-        OptionError: arrays that do not belong together, losses that are not finite, or fewer trials than coefficients.
+        OptionError: The shapes of the arrays do not match, a loss is not finite, or there are fewer trials than
+            coefficients.
     """
     x, y = np.asarray(betas, np.float64), np.asarray(losses, np.float64)
     if x.ndim != 2 or y.shape != x.shape[:1] or not np.isfinite(y).all():
@@ -161,10 +173,10 @@ def fit(betas: ArrayLike, losses: ArrayLike, degree: int) -> Polynomial:
 
 
 def minimum(polynomial: Polynomial) -> tuple[float, ...]:
-    """The weights at which a polynomial is lowest, each in [0, 1], their sum at most 1.
+    """The weights at the minimum of a polynomial, each in [0, 1], with a sum of at most 1.
 
-    It need not be convex: all points of a lattice are compared, and from the best of them lattices that get finer move
-    to the lowest neighbour. Every lattice holds the corners and faces of the allowed region.
+    The polynomial need not be convex. All points of a lattice are compared. From the best ones, finer and finer
+    lattices move to the lowest neighbour. Every lattice contains the corners and faces of the allowed region.
     """
     m = polynomial.coefficients.shape[1]
     lattice = _simplex(m, LATTICE) / LATTICE
@@ -174,9 +186,9 @@ def minimum(polynomial: Polynomial) -> tuple[float, ...]:
 
 
 def _descended(polynomial: Polynomial, start: Array) -> Array:
-    """The local minimum that ever finer lattices lead to from a point of the first."""
+    """The local minimum that finer and finer lattices reach from a point of the first lattice."""
     moves = np.array(list(product((-1, 0, 1), repeat=len(start))))
-    count = LATTICE  # of steps in 1: points are whole numbers of them, so that the sum may be 1 exactly
+    count = LATTICE  # number of steps in 1; points are integers, so that a sum can be exactly 1
     place = np.round(start * count).astype(np.int64)
     while 1 / count > FINEST:
         near = place + moves
@@ -190,11 +202,11 @@ def _descended(polynomial: Polynomial, start: Array) -> Array:
 
 
 def _simplex(m: int, steps: int) -> Array:
-    """All (points, m) of whole numbers from 0 whose sum is at most ``steps``."""
+    """All (points, m) of non-negative integers with a sum of at most ``steps``."""
     bars = np.array(list(combinations(range(steps + m), m)))
     return np.diff(bars, axis=1, prepend=-1) - 1
 
 
 def _powers(beta: Array, degree: int) -> Array:
-    """(..., m) -> (..., degree, m): the powers from 1 on."""
+    """(..., m) -> (..., degree, m): the powers from 1."""
     return beta[..., None, :] ** np.arange(1, degree + 1)[:, None]

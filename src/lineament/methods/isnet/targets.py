@@ -1,4 +1,4 @@
-"""What the network learns from: faces cut out upright with room around them, and crops placed anew in each batch."""
+"""The training data of the network: faces cut out upright with a margin, and crops jittered anew in each batch."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ from lineament.similarity import transform
 Array = NDArray[Any]
 _log = logging.getLogger(__name__)
 
-REACH = 1.75  # side of a patch over that of the crop: room for shifted, turned and smaller crops
-HIDDEN_WEIGHT = 0.1  # of points under a mask or a hand, which are guesses
-AT_ONCE = 64  # photos that the cutting may be ahead of the file: what bounds the memory
+REACH = 1.75  # side of a patch relative to the crop: margin for shifted, rotated and smaller crops
+HIDDEN_WEIGHT = 0.1  # weight of landmarks under a mask or a hand, which are guesses
+AT_ONCE = 64  # photos that cutting may be ahead of writing; bounds the memory
 MIRROR = np.array([[-1.0, 0, 1], [0, 1, 0]])  # of the frame
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """How crops differ from those that labelled points place: standard deviations of normal distributions.
+    """Jitter of crops from the labelled landmarks: standard deviations of normal distributions.
 
     Attributes:
-        turn: in degrees. scale: of the natural logarithm. shift: along each axis, over the crop's side.
+        turn: Rotation in degrees.
+        scale: Natural logarithm of the scale.
+        shift: Shift along each axis, relative to the side of the crop.
     """
 
     turn: float
@@ -45,7 +47,7 @@ class Jitter:
     shift: float
 
     def draw(self, rng: np.random.Generator, n: int) -> Array:
-        """(n, 2, 3) similarities of the frame, around its middle."""
+        """Random similarity transforms (n, 2, 3) of the frame, around its centre."""
         angle, scale = np.deg2rad(self.turn) * rng.standard_normal(n), np.exp(self.scale * rng.standard_normal(n))
         a, b = scale * np.cos(angle), scale * np.sin(angle)
         linear = np.stack([np.stack([a, -b], -1), np.stack([b, a], -1)], -2)
@@ -59,11 +61,13 @@ class Cutting:
     """How faces are cut out.
 
     Attributes:
-        schema: what the network shall find. side: of the patches in pixels. zoom: of the frame.
-        reach: side of a patch over that of the frame.
-        smallest: faces whose box has a shorter longer side, in pixels, are left out.
-        detected: weight of points that a machine set, those people set having 1; 0 leaves their faces out.
-        jitter: how patches differ from the labels' frames; ``None`` for not at all.
+        schema: The schema that the network learns.
+        side: Side of the patches in pixels.
+        zoom: Zoom of the frame.
+        reach: Side of a patch relative to the frame.
+        smallest: Faces whose box has a shorter longer side, in pixels, are left out.
+        detected: Weight of landmarks from a machine; human landmarks have 1. 0 leaves these faces out.
+        jitter: Jitter of the patches from the frames of the labels. ``None``: no jitter.
     """
 
     schema: Schema
@@ -76,18 +80,20 @@ class Cutting:
 
 
 def cut(samples: Sequence[Sample], folder: Path, digest: str, cutting: Cutting) -> CropSet:
-    """Cut a patch of every face that can be learned from, and keep the set in a folder.
+    """Cut a patch of every usable face, and keep the set in a folder.
 
-    Its labels, in units of the frame, are ``points`` (n, K, 2) and their ``weights`` (n, K) in [0, 1], both 0 where a
-    point is not known; and ``five`` (n, 5, 2) with ``five_weights`` (n, 5) for faces of which no more is known, which
-    teach a larger schema through the map to five.
+    Its labels, in units of the frame, are ``points`` (n, K, 2) and their ``weights`` (n, K) in [0, 1], both 0 for
+    unknown landmarks. Faces with only five landmarks have ``five`` (n, 5, 2) and ``five_weights`` (n, 5). They train a
+    larger schema through the map to five.
 
     Args:
-        samples: photos with points of the schema or with five. folder: where the set goes.
-        digest: stands for all that decides the set. cutting: how faces are cut out.
+        samples: Photos with landmarks of the schema or with five landmarks.
+        folder: Folder for the set.
+        digest: Digest of everything that decides the set.
+        cutting: How faces are cut out.
 
     Raises:
-        DataError: no face is left.
+        DataError: No face is left.
     """
     rng = np.random.default_rng(0)
     with CropSetWriter(folder, cutting.side, digest) as writer, ThreadPoolExecutor() as pool:
@@ -108,7 +114,7 @@ def cut(samples: Sequence[Sample], folder: Path, digest: str, cutting: Cutting) 
 
 
 def _patches(sample: Sample, cutting: Cutting, seed: int) -> tuple[Array, dict[str, Array]]:
-    """Patches of a photo's faces with their labels."""
+    """Patches of the faces of a photo, with their labels."""
     five = convert(sample.landmarks, sample.schema, FIVE)
     sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]).max(axis=1, initial=0)
     trust = np.where(sample.landmark_source == "human", 1.0, cutting.detected)[:, None]
@@ -135,26 +141,29 @@ def _patches(sample: Sample, cutting: Cutting, seed: int) -> tuple[Array, dict[s
 
 
 def _least(weights: Array, source: Schema) -> Array:
-    """Weights (n, k) of a schema's points as those of five: the least of the points that each is made of."""
+    """Weights (n, k) of a schema's landmarks as weights of five: the smallest of the landmarks that each is made of."""
     if source == FIVE:
         return weights
     return np.stack([weights[:, list(indices)].min(axis=1) for indices in MAPS[source.name, FIVE.name]], axis=1)
 
 
 def _after(first: Array, second: Array) -> Array:
-    """The similarities (n, 2, 3) that go through one and then the other."""
+    """Compose similarity transforms (n, 2, 3): first one, then the other."""
     joined = second[:, :, :2] @ first
     joined[:, :, 2] += second[:, :, 2]
     return np.asarray(joined)
 
 
 def placed(patches: CropSet, rows: Array, moves: Array, flip: Array, *, size: int, schema: Schema) -> dict[str, Array]:
-    """Crops of patches, placed anew, with their labels.
+    """Cut jittered crops out of patches, with their labels.
 
     Args:
-        patches: of ``cut``, with a reach of ``REACH``. rows: (n,) which. moves: (n, 2, 3) similarities of the frame.
-        flip: (n,) bool, whether a crop is mirrored after that. size: side of the crops in pixels.
-        schema: of the points.
+        patches: From ``cut``, with a reach of ``REACH``.
+        rows: (n,) indices of the patches.
+        moves: (n, 2, 3) similarity transforms of the frame.
+        flip: (n,) bool, whether a crop is mirrored afterwards.
+        size: Side of the crops in pixels.
+        schema: The schema of the landmarks.
 
     Returns:
         The labels, and ``pixels`` (n, size, size, 3) uint8.
@@ -168,7 +177,7 @@ def placed(patches: CropSet, rows: Array, moves: Array, flip: Array, *, size: in
         labels[title] = np.take_along_axis(labels[title], order, axis=1)
     side = patches.pixels.shape[1]
     pixels = np.empty((len(rows), size, size, 3), np.uint8)
-    # patch to frame is a scale around the middle, and so is frame to crop
+    # patch to frame is a scale around the centre, and so is frame to crop
     linear = moves[:, :, :2] * (REACH * size / side)
     shift = size * (moves @ [0.5, 0.5, 1]) - linear @ [side / 2, side / 2]
     for crop, row, matrix in zip(pixels, rows, np.concatenate([linear, shift[..., None]], axis=2), strict=True):

@@ -1,4 +1,4 @@
-"""Training the Information-Synthesis Network on upright crops around single faces."""
+"""Train the Information-Synthesis Network on upright crops of single faces."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from lineament.weights import register
 Array = NDArray[Any]
 METHOD = "isnet"
 STAGES = ("crops",)
-SCORES = "scores.json"  # in a run's folder: what landmark scores are made of
+SCORES = "scores.json"  # in the folder of a run: calibration of the landmark scores
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,20 @@ class ISNetRecipe(CropRecipe):
 
     Attributes:
         preset: "paper", the network as printed with equation 3 as its loss; or "light".
-        size: side of the crops in pixels.
-        zoom: how large the face is in its crop (see ``frame.template``).
-        beta: weights of blocks 2 to S, each in [0, 1]; empty to learn them (ours).
-        twin: the paper's general CNN in place of the synthesis ("paper" only).
-        grid: side of the common grid that blocks are averaged to; 0 leaves them as they are ("paper" only).
-        trunk: folder of a run whose weights the training begins with, wherever they fit.
-        smallest: faces whose box has a shorter longer side, in pixels, are left out.
-        detected: weight of points that a machine set, those people set having 1.
-        fives: share of a batch with faces of which only five points are known, where there are others.
-        by_points: how crops by a detector's points differ from crops by the labels.
-        by_box: likewise crops by a detector's boxes. boxes: share of those.
-        occlusion: what covers a part of the face.
-        spread: weight of the loss of the errors' scale ("light" only).
+        size: Side of the crops in pixels.
+        zoom: Size of the face in its crop (see ``frame.template``).
+        beta: Weights of blocks 2 to S, in [0, 1]. Empty: learn them (ours).
+        twin: The paper's general CNN instead of the synthesis ("paper" only).
+        grid: Side of the common grid to which blocks are averaged. 0: not averaged ("paper" only).
+        trunk: Folder of a run whose weights the training starts with, as far as they fit.
+        smallest: Faces whose box has a shorter longer side, in pixels, are left out.
+        detected: Weight of landmarks from a machine; human landmarks have 1.
+        fives: Share of a batch with faces that have only five landmarks, if there are others.
+        by_points: Jitter of crops placed by a detector's landmarks.
+        by_box: Jitter of crops placed by a detector's box.
+        boxes: Share of crops placed by a box.
+        occlusion: What covers a part of the face.
+        spread: Weight of the loss of the errors' scale ("light" only).
     """
 
     quality: Quality | None = Quality(blur=0.2)
@@ -87,12 +88,12 @@ class ISNetRecipe(CropRecipe):
 
     @property
     def eyes(self) -> float:
-        """Distance of the eyes in the frame, over the crop's side."""
+        """Distance between the eyes in the frame, relative to the side of the crop."""
         return frame.EYES * self.zoom
 
 
 class ISNetTask(CropTask):
-    """Landmarks in crops, which are placed anew in every batch."""
+    """Landmarks in crops that are jittered anew in every batch."""
 
     recipe: ISNetRecipe
 
@@ -110,7 +111,7 @@ class ISNetTask(CropTask):
         self._lots = np.flatnonzero(whole), np.flatnonzero(~whole)
 
     def draw(self, rng: np.random.Generator) -> Array:
-        """Faces with all their points, and a share with five."""
+        """Faces with all landmarks, and a share with only five."""
         r = self.recipe
         whole, fives = self._lots
         few = round(r.fives * r.batch) if len(whole) and len(fives) else r.batch * (not len(whole))
@@ -118,7 +119,7 @@ class ISNetTask(CropTask):
         return np.concatenate([rng.choice(lot, count) for lot, count in lots if count])
 
     def batch(self, step: int, part: Part = WHOLE) -> Batch:
-        """Crops drawn, placed and varied by that step's random numbers."""
+        """Crops, jittered and augmented by the random numbers of the step."""
         r, rng = self.recipe, generator(self.recipe.seed, step)
         mine = np.array(part.of(r.batch))
         rows = self.draw(rng)
@@ -136,7 +137,7 @@ class ISNetTask(CropTask):
         return batch | {"pixels": pixels}
 
     def _cover(self, pixels: Array, rngs: list[np.random.Generator], occlusion: Occlusion) -> None:
-        """Lay things over some of the faces, in place."""
+        """Cover some of the faces, in place."""
         size = self.recipe.size
         face = size * np.array([[0.2, 0.1, 0.8, 0.9]])
         labels = Labels(face, np.zeros((1, 0, 2)), np.zeros((1, 0)), np.zeros(1, bool), np.zeros(1, int), 0)
@@ -146,11 +147,12 @@ class ISNetTask(CropTask):
 
     @in_float32
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The preset's loss.
+        """The loss of the preset.
 
         Returns:
-            "paper": equation 3 in pixels of the crop. "light": the mean distance over the eyes' distance, for faces
-            with five points of those that the map from the schema makes; and the likelihood of the errors.
+            "paper": equation 3 in pixels of the crop. "light": the mean distance relative to the distance between the
+            eyes (for faces with five landmarks, of the five that the map from the schema gives), and the likelihood of
+            the errors.
         """
         r = self.recipe
         points, truth, weights = outputs["points"], batch["points"], batch["weights"]
@@ -167,7 +169,7 @@ class ISNetTask(CropTask):
 
     @in_float32
     def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
-        """The mean error over the eyes' distance, negated; and equation 3 in pixels of the crop."""
+        """The negative mean error relative to the distance between the eyes, and equation 3 in pixels of the crop."""
         points, truth, weights, size = outputs["points"], labels["points"], labels["weights"], self.recipe.size
         error = float(distance(points, truth, weights)) / self.recipe.eyes
         return {"negated_error": -error, "equation_3": float(euclidean(points * size, truth * size, weights))}
@@ -184,7 +186,7 @@ def read(recipe: Path, stage: str) -> ISNetRecipe:
 
 
 def prepare(stage: str, data: Path, recipe: ISNetRecipe, out: Path) -> ISNetTask:
-    """The task, ready to train: its faces are cut out, if they are not there yet."""
+    """The task, ready to train. Its faces are cut out if they are not there yet."""
     network = build(recipe)
     if recipe.trunk:
         weights = best_weights(Path(recipe.trunk) / stage)
@@ -215,7 +217,7 @@ def prepare(stage: str, data: Path, recipe: ISNetRecipe, out: Path) -> ISNetTask
 
 
 def _digest(cutting: Cutting, split: Split) -> str:
-    """Stands for all that decides a set of faces."""
+    """A digest of everything that decides a set of faces."""
     digest = hashlib.sha256(repr(cutting).encode())
     for sample in split.samples:
         digest.update(str(sample.path).encode())
@@ -225,10 +227,10 @@ def _digest(cutting: Cutting, split: Split) -> str:
 
 
 def build(recipe: ISNetRecipe) -> PaperNet | LightNet:
-    """The network of a recipe, untrained.
+    """The untrained network of a recipe.
 
     Raises:
-        OptionError: no such preset, weights that are not such, or what the preset does not know.
+        OptionError: The preset does not exist, its weights are wrong, or it does not have such a setting.
     """
     torch.manual_seed(recipe.seed)
     landmarks, beta = len(schema(recipe.landmarks[0])), recipe.beta or None
@@ -243,7 +245,7 @@ def build(recipe: ISNetRecipe) -> PaperNet | LightNet:
 
 
 def adopt(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a network those weights of another that fit: the same name and shape."""
+    """Copy the weights of another network that have the same name and shape."""
     own = network.state_dict()
     network.load_state_dict(own | {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape})
 
@@ -251,8 +253,9 @@ def adopt(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def finish(stage: str, task: ISNetTask, out: Path) -> None:
     """Calibrate landmark scores on the held-out faces, with the best weights.
 
-    Of "light" the share of landmarks nearer than a tenth of the eyes' distance is fitted to what the network promises.
-    "paper" does not know its errors: it gets the one scale that makes the held-out errors likeliest.
+    For "light", the predicted probability is mapped to the share of landmarks within a tenth of the distance between
+    the eyes. "paper" does not predict its errors: it gets the one scale under which the held-out errors are most
+    likely.
     """
     network = build(task.recipe)
     network.load_state_dict(initial_weights(out / stage))
@@ -270,13 +273,15 @@ def finish(stage: str, task: ISNetTask, out: Path) -> None:
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
-    """Write a run's best weights so far as an ONNX file that describes itself.
+    """Export the best weights of a run as an ONNX file.
 
     Args:
-        out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+        out: Folder of the run.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: nothing was trained yet.
+        OptionError: Nothing is trained yet.
     """
     (stage,) = STAGES
     recipe = read(out / RECIPE, stage)

@@ -1,4 +1,4 @@
-"""The search for beta with trainings: each trial a run of its own, several at a time, and none twice."""
+"""The search for beta by trainings. Each trial is a run of its own, several at a time, and none is repeated."""
 
 from __future__ import annotations
 
@@ -36,20 +36,24 @@ def search_weights(
     seed: int = 0,
     overrides: Mapping[str, str] | None = None,
 ) -> Search:
-    """Table 1: train with random weights and at the minima of what fits them, until prediction and training agree.
+    """Table 1: train with random weights and at the minima of fitted polynomials, until prediction and training agree.
 
-    A search that was stopped goes on where it was: finished trials are kept below ``out``, and one that was stopped
-    half-way goes on from its checkpoint. All trials have the recipe's seed, so they differ in beta alone.
+    A stopped search continues. Finished trials are kept in ``out``, and an unfinished one continues from its
+    checkpoint. All trials have the seed of the recipe, so they differ in beta alone.
 
     Args:
-        data: folder that the recipe's index files lie in. recipe: TOML file of the trials. out: the search's folder.
-        trials: random ones to begin with. phi: see `lineament.methods.isnet.search.search`.
-        processes: trials at a time. seed: of the random weights.
-        overrides: settings that replace the recipe's, written as in TOML.
+        data: Folder of the recipe's index files.
+        recipe: TOML file of the trials.
+        out: Folder of the search.
+        trials: Number of random trials at the start.
+        phi: See `lineament.methods.isnet.search.search`.
+        processes: Number of trials at the same time.
+        seed: Seed of the random weights.
+        overrides: Settings that replace the recipe's, written as in TOML.
 
     Raises:
-        OptionError: the folder has trials by other settings; the recipe's network has no weights to search; or as
-            `search` says.
+        OptionError: The folder has trials with other settings, the recipe's network has no weights to search, or an
+            argument is wrong as in `search`.
     """
     if processes < 1:
         raise OptionError(f"processes is 1 or more, found {processes}")
@@ -57,13 +61,13 @@ def search_weights(
     if settings.twin:
         raise OptionError("the twin has no weights to search: leave twin out of the recipe")
     blocks = len(training.build(replace(settings, beta=())).beta())
-    training.prepare(training.STAGES[0], data, settings, out)  # patches are cut once, before there are processes
+    training.prepare(training.STAGES[0], data, settings, out)  # patches are cut once, before processes start
     with workers(data, out, processes) as measure:
         return search(measure, blocks=blocks, trials=trials, phi=phi, seed=seed)
 
 
 def _begun(recipe: Path, out: Path, overrides: Mapping[str, str]) -> training.ISNetRecipe:
-    """The settings of the trials, with their recipe in the search's folder; those of a search that goes on."""
+    """The settings of the trials, with their recipe in the folder of the search; or those of a stopped search."""
     (stage,), mine = training.STAGES, out / RECIPE
     before = mine.read_text() if mine.exists() else None
     settings_before = training.read(mine, stage) if before else None
@@ -77,7 +81,7 @@ def _begun(recipe: Path, out: Path, overrides: Mapping[str, str]) -> training.IS
 
 @contextmanager
 def workers(data: Path, out: Path, processes: int) -> Iterator[Measure]:
-    """What measures weightings by trials below ``out``, so many at a time; the recipe and its faces lie there."""
+    """The function that measures weights by trials in ``out``, several at a time."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     one = partial(measure, data, out, threads=threads)
     if processes == 1:
@@ -88,7 +92,7 @@ def workers(data: Path, out: Path, processes: int) -> Iterator[Measure]:
 
 
 def measure(data: Path, out: Path, beta: Sequence[float], *, threads: int) -> float:
-    """The loss of equation 3 on held-out faces of a training with these weights, or that of an earlier one."""
+    """The loss of equation 3 on held-out faces, of a training with these weights or of an earlier one."""
     folder = out / "trials" / "-".join(f"{weight:.6g}" for weight in beta)
     if not (folder / LOSS).exists():
         torch.set_num_threads(threads)

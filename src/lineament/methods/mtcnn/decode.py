@@ -1,6 +1,6 @@
 """MTCNN's cascade at inference (Zhang et al. 2016, section II.A), without a loop over candidates.
 
-All candidates of all images of a call are rows of one table; every stage scores, refines and thins out that table.
+All candidates of all images of a call are rows of one table. Each stage scores, refines and filters this table.
 """
 
 from __future__ import annotations
@@ -29,26 +29,30 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Config(DetectorSettings):
-    """Settings of the cascade; those of the weights travel with them.
+    """Settings of the cascade. Those of a weight file travel with it.
 
     Attributes:
-        codec: how box offsets are written, "corner" or "rcnn".
-        factor: ratio of one pyramid level's size to the one before.
-        pnet_threshold: score in [0, 1] that a window of P-Net must reach.
-        rnet_threshold: score in [0, 1] that a candidate must reach in R-Net.
-        threshold: score in [0, 1] that a face must reach in O-Net, unless a call says otherwise. A call that asks for a
-            share of it asks for the same share of P- and R-Net's, down to ...
-        pnet_lowest, rnet_lowest: ... so much: there, thousands of candidates more bring hardly a face more.
-        consensus: weight of R-Net's logit, added to O-Net's in a face's score: what both believe is seldom wrong; 0 is
-            the paper's score.
-        looks: sides of the windows in which O-Net sees every face again, for one of the square around its box:
-            landmarks are the means of all looks, as the box is a better guess than R-Net's; none is the paper.
-        agreement: coefficients of ``agreement``, whose weighted sum is the logit of a landmark's score: that it is
-            within 5 % of the face's size of its true place. Fitted to validation photos by
+        codec: The encoding of box offsets, "corner" or "rcnn".
+        factor: Ratio of the size of a pyramid level to the previous one.
+        pnet_threshold: Lowest score of a window in P-Net, in [0, 1].
+        rnet_threshold: Lowest score of a candidate in R-Net, in [0, 1].
+        threshold: Default of the lowest score of a face in O-Net, in [0, 1]. A call with a fraction of it also uses
+            this fraction of the thresholds of P- and R-Net, down to ``pnet_lowest`` and ``rnet_lowest``.
+        pnet_lowest: Lower limit of P-Net's threshold. Below it, thousands of additional candidates yield hardly any
+            face.
+        rnet_lowest: Lower limit of R-Net's threshold.
+        consensus: Weight of R-Net's logit in the score of a face, which is added to O-Net's. What both detect is rarely
+            wrong. 0 is the paper's score.
+        looks: Sides of the windows of additional O-Net passes, relative to the square around the box. Landmarks are the
+            means of all passes, since the box is a better guess than R-Net's. None is the paper.
+        agreement: Coefficients of ``agreement``, whose weighted sum is the logit of a landmark's score: the probability
+            that it is within 5 % of the face size of its true position. Fitted to validation photos by
             ``benchmarks/mtcnn_agreement.py``.
-        min_face: side in pixels of the smallest square that is searched, unless a call says otherwise.
-        nms_level, nms_pyramid, nms_rnet, nms_onet: overlap above which the worse candidate falls: at one level, over
-            all levels, after R-Net, after O-Net. ``over`` says what the last counts over: "min" is the authors' code.
+        min_face: Default of the side of the smallest square that is searched, in pixels.
+        nms_level: Overlap above which the worse candidate is removed, at one level.
+        nms_pyramid: The same over all levels.
+        nms_rnet: The same after R-Net.
+        nms_onet: The same after O-Net. ``over`` decides how overlap is measured there; "min" is the authors' code.
     """
 
     codec: str = of_weights("corner")
@@ -71,7 +75,7 @@ class Config(DetectorSettings):
         super().__post_init__()
         if self.codec not in box_ops.CODECS:
             raise OptionError(f"mtcnn's codec must be one of {', '.join(box_ops.CODECS)}, found {self.codec!r}")
-        if not 0 < self.factor < 1:  # or the pyramid had no end
+        if not 0 < self.factor < 1:  # or the pyramid would never end
             raise OptionError(f"mtcnn's factor must lie between 0 and 1, found {self.factor}")
         if np.shape(self.agreement) != (2,):
             raise OptionError(f"mtcnn's agreement has two coefficients, found {self.agreement}")
@@ -85,10 +89,10 @@ AT_ONCE = {"rnet": 1024, "onet": 256}  # crops in one pass; bounds activations t
 
 
 class MTCNN:
-    """The cascade over a loaded file. Holds no state of a call, so any number of threads may share one.
+    """The cascade of a loaded file. It keeps no state between calls, so threads may share it.
 
-    In every stage: score, keep what reaches the threshold, move the box as the network says, drop all but the best of
-    boxes that overlap.
+    Each stage scores its candidates, keeps those above the threshold, moves the boxes as the network predicts, and
+    suppresses overlapping boxes.
     """
 
     def __init__(self, graph: Graph, config: Config) -> None:
@@ -99,7 +103,7 @@ class MTCNN:
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
     ) -> list[Faces]:
-        """The faces of every image (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        """Detect faces in images (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         c = self.config
         whole = [View(number, image, 1.0, np.zeros(2)) for number, image in enumerate(images)]
         shown = Views([*whole, *map(mirrored, whole)] if c.flip else whole)
@@ -114,7 +118,7 @@ class MTCNN:
         return self.look_again(pyramids, found).faces(images, self.schema)
 
     def _in_images(self, found: Candidates, shown: Views) -> Candidates:
-        """What was found in views, in the frames of their images."""
+        """Detect candidates in views, in the frames of their images."""
         if not self.config.flip:  # the views are the images
             return found
         return replace(
@@ -127,7 +131,7 @@ class MTCNN:
     def propose(
         self, pyramids: Sequence[Pyramid], threshold: float, *, min_face: float, max_face: float | None
     ) -> Candidates:
-        """P-Net over all levels of all images."""
+        """Run P-Net over all levels of all images."""
         tables: list[list[Array]] = []
         group = 0
         for image, pyramid in enumerate(pyramids):
@@ -156,10 +160,10 @@ class MTCNN:
         *,
         consensus: float = 0,
     ) -> Candidates:
-        """R-Net or O-Net over square crops around the candidates, in passes of bounded memory.
+        """Run R-Net or O-Net on square crops around the candidates, in passes of bounded memory.
 
-        Boxes are moved as the network says, and none is suppressed. The scores' logits are those of this stage, plus
-        those of the stage before by the weight ``consensus``.
+        Boxes are moved as the network predicts, and none is suppressed. The logits of the scores are those of this
+        stage plus those of the previous stage with the weight ``consensus``.
         """
         candidates = candidates.by_image()
         windows = box_ops.square(candidates.boxes)
@@ -175,17 +179,17 @@ class MTCNN:
         return self._candidates(moved, sigmoid(logits[good]), landmarks, candidates.image[good])
 
     def look_again(self, pyramids: Sequence[Pyramid], found: Candidates) -> Candidates:
-        """The faces with landmarks that are the means of those they have and those of further looks.
+        """Average the landmarks of faces with those of additional passes.
 
-        A landmark's score is a probability, by how far the looks agree about its place; without further looks it is
-        its face's.
+        A landmark's score is a probability that depends on the agreement of the passes. Without additional passes it is
+        the score of its face.
         """
         if not len(found) or not self.config.looks:
             return found
         found = found.by_image()
         looks = len(self.config.looks)
         insets = (1 - np.array(self.config.looks))[:, None] / 2 * [1, 1, -1, -1]
-        squares = box_ops.square(found.boxes).repeat(looks, axis=0)  # one face's windows beside each other
+        squares = box_ops.square(found.boxes).repeat(looks, axis=0)  # the windows of one face are neighbours
         windows = box_ops.decode_corner(np.tile(insets, (len(found), 1)), squares)
         *_, points = self._look("onet", pyramids, windows, found.image.repeat(looks))
         further = self._places(points, windows).reshape(len(found), looks, -1, 2)
@@ -197,7 +201,7 @@ class MTCNN:
     def _look(
         self, stage: Literal["rnet", "onet"], pyramids: Sequence[Pyramid], windows: Array, image: Array
     ) -> list[Array]:
-        """Logits (n,), box offsets (n, 4) and landmark offsets (n, 2k) of windows, which lie sorted by image."""
+        """Logits (n,), box offsets (n, 4) and landmark offsets (n, 2k) of windows, which are sorted by image."""
         size, most = SIZES[stage], AT_ONCE[stage]
         tables = []
         for start in range(0, len(windows), most):
@@ -207,12 +211,12 @@ class MTCNN:
         return [np.concatenate(column) for column in zip(*tables, strict=True)]
 
     def _places(self, offsets: Array, windows: Array) -> Array:
-        """Landmarks (n, k, 2) in the image, of a network's answers (n, 2k)."""
+        """Landmarks (n, k, 2) in the image from network outputs (n, 2k)."""
         points = offsets.reshape(len(windows), offsets.shape[1] // 2, 2)[:, self.config.columns]
         return box_ops.decode_points(points, windows)
 
     def _candidates(self, boxes: Array, scores: Array, landmarks: Array, image: Array) -> Candidates:
-        """Candidates whose landmarks' scores are not known yet: they are their faces'."""
+        """Candidates whose landmark scores are not known yet. They get the scores of their faces."""
         return Candidates(boxes, scores, landmarks, np.repeat(scores[:, None], len(self.schema), axis=1), image)
 
     def _none(self) -> Candidates:
@@ -220,12 +224,13 @@ class MTCNN:
 
 
 def agreement(seen: Array, size: Array) -> Array:
-    """What speaks for landmarks being near their true places (n, k, 2): how far several looks agree, and 1.
+    """Evidence for the accuracy of landmarks (n, k, 2): the agreement of several passes, and 1.
 
-    The first is the logarithm of the looks' standard deviation around their mean, over the face's size.
+    The agreement is the logarithm of the passes' standard deviation around their mean, divided by the face size.
 
     Args:
-        seen: (n, looks, k, 2) places that each look gives. size: (n,) roots of the boxes' areas, in pixels.
+        seen: (n, passes, k, 2) positions of each pass.
+        size: (n,) square roots of the box areas, in pixels.
     """
     apart = np.sqrt(((seen - seen.mean(axis=1, keepdims=True)) ** 2).sum(axis=-1).mean(axis=1))
     spread = np.log(apart / size[:, None] + 1e-3)
@@ -233,12 +238,12 @@ def agreement(seen: Array, size: Array) -> Array:
 
 
 def with_extent(candidates: Candidates) -> Candidates:
-    """Those whose boxes are a pixel wide and high, or more."""
+    """Select boxes that are at least a pixel wide and high."""
     extent = (candidates.boxes[:, 2:] - candidates.boxes[:, :2]).min(axis=1, initial=np.inf)
     return candidates[extent >= 1]
 
 
 def distinct(candidates: Candidates, overlap: float) -> Candidates:
-    """Those with an extent that stand after suppression within their image, best first."""
+    """Select boxes with an extent that survive suppression within their image, best first."""
     candidates = with_extent(candidates)
     return candidates[box_ops.nms(candidates.boxes, candidates.scores, overlap, groups=candidates.image)]

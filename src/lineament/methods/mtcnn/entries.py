@@ -1,4 +1,4 @@
-"""What an MTCNN file holds: the three networks, and the crops that R- and O-Net look at."""
+"""The entries of an MTCNN file: the three networks, and the crops for R- and O-Net."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from lineament.export import Entry
 from lineament.methods.mtcnn.network import ONet, PNet, PReLU, RNet, Scaling
 
-CROPS = (PNet.size, RNet.size, ONet.size)  # P-Net's serve its training
+CROPS = (PNet.size, RNet.size, ONet.size)  # P-Net's are for its training only
 
 
 def entries(networks: Mapping[str, nn.Module]) -> dict[str, Entry]:
-    """The file's networks. Pixels are uint8 (n, h, w, 3) for pictures, float32 (n, 3, size, size) for crops.
+    """The networks of the file. Pixels are uint8 (n, h, w, 3) for images, float32 (n, 3, size, size) for crops.
 
-    P-Net's landmarks stay out: the cascade does not look at them.
+    P-Net's landmarks are left out: the cascade does not use them.
     """
     random = torch.Generator().manual_seed(0)
     picture = torch.randint(0, 256, (2, 61, 70, 3), dtype=torch.uint8, generator=random)
@@ -39,7 +39,7 @@ def entries(networks: Mapping[str, nn.Module]) -> dict[str, Entry]:
 
 
 class Scan(nn.Module):
-    """P-Net over a picture as it lies in memory."""
+    """P-Net on an image in its memory layout."""
 
     def __init__(self, pnet: nn.Module) -> None:
         super().__init__()
@@ -52,9 +52,9 @@ class Scan(nn.Module):
 
 
 class Crop(nn.Module):
-    """Square crops of a picture by ONNX's RoiAlign: 2x2 bilinear samples a pixel, black outside the picture.
+    """Cut square crops of an image with ONNX's RoiAlign: 2x2 bilinear samples per pixel, black outside the image.
 
-    There is no such operator in torch itself: this module is for export and computes nothing in torch.
+    PyTorch has no such operator. This module is for export and computes nothing in PyTorch.
     """
 
     def __init__(self, size: int) -> None:
@@ -82,7 +82,7 @@ class Crop(nn.Module):
 
 
 class Larger(nn.Module):
-    """``max(x, a x)``, which PReLU is for slopes in [0, 1]: in onnxruntime faster than its operator of that name."""
+    """``max(x, a x)``, which is PReLU for slopes in [0, 1]. It is faster in onnxruntime than the PReLU operator."""
 
     def __init__(self, prelu: PReLU) -> None:
         super().__init__()
@@ -94,10 +94,10 @@ class Larger(nn.Module):
 
 
 def for_inference(network: nn.Module) -> nn.Module:
-    """A copy that computes the same in less time: no scaling of the pixels, and cheaper activations.
+    """A copy that computes the same in less time, without scaling of the pixels and with cheaper activations.
 
-    The first convolution does the scaling too, exactly, as nothing is padded: ``W ((x - m) s) + b = (s W) x + (b - m s
-    sum(W))``.
+    The first convolution includes the scaling, exactly, since nothing is padded: ``W ((x - m) s) + b = (s W) x + (b - m
+    s sum(W))``.
     """
     folded = copy.deepcopy(network)
     for block in folded.modules():

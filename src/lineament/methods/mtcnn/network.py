@@ -1,7 +1,7 @@
-"""The cascade's networks (Zhang et al. 2016, figure of the architectures) and the single-task nets they replace.
+"""The networks of the cascade (Zhang et al. 2016, figure 2), and the single-task networks that they replace.
 
-All take RGB pixels in [0, 255]; scaling them is the first thing a network does. There is no padding anywhere, so an
-export folds that into the first convolution.
+All take RGB pixels in [0, 255] and scale them first. There is no padding, so export folds the scaling into the first
+convolution.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Scaling(nn.Module):
 
 
 class PReLU(nn.Module):
-    """``max(x, a x)`` with one slope a channel, kept in [0, 1]: a monotone function, so that pooling may come first.
+    """``max(x, a x)`` with one slope per channel, kept in [0, 1]: a monotone function, so pooling can come first.
 
-    Max-pooling and a monotone function commute; taking the maximum first leaves a quarter of the values to activate.
+    Max-pooling and monotone functions commute. Pooling first leaves a quarter of the values to activate.
     """
 
     def __init__(self, channels: int) -> None:
@@ -42,7 +42,7 @@ class PReLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, max-pooling with stride 2 rounding up where ``pool`` is not 0, activation."""
+    """Convolution, max-pooling with stride 2 (rounded up) unless ``pool`` is 0, and activation."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, pool: int, activation: type[nn.Module] = PReLU) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Block(nn.Module):
 class Heads(nn.ModuleDict):
     """The three tasks: face score (a logit), box offsets (4) and landmark offsets (2K), from features (n, c, h, w).
 
-    The score is a softmax over two classes, written as the one logit that it depends on.
+    The score is a softmax over two classes, as the one logit that it depends on.
     """
 
     def __init__(self, features: int, landmarks: int) -> None:
@@ -70,7 +70,7 @@ class Heads(nn.ModuleDict):
 
 
 class PNet(nn.Module):
-    """Proposals: fully convolutional, 12-pixel windows at stride 2."""
+    """P-Net proposes windows of 12 pixels at stride 2. It is fully convolutional."""
 
     size, stride = 12, 2
 
@@ -87,7 +87,7 @@ class PNet(nn.Module):
 
 
 class CropNet(nn.Module):
-    """A network for square crops: convolutions, one dense layer, heads. R-Net, O-Net."""
+    """A network for square crops: convolutions, one dense layer, heads. The base of R-Net and O-Net."""
 
     size: int
 
@@ -108,7 +108,7 @@ class CropNet(nn.Module):
 
 
 class RNet(CropNet):
-    """Refinement of 24-pixel crops."""
+    """R-Net refines crops of 24 pixels."""
 
     size = 24
 
@@ -117,7 +117,7 @@ class RNet(CropNet):
 
 
 class ONet(CropNet):
-    """Output: the final score, box and landmarks of 48-pixel crops."""
+    """O-Net outputs the final score, box and landmarks of crops of 48 pixels."""
 
     size = 48
 
@@ -127,7 +127,7 @@ class ONet(CropNet):
 
 
 class SingleTaskNet(nn.Module):
-    """12-, 24- or 48-Net of Li et al. 2015: face or not, nothing else (the paper's comparison of networks)."""
+    """12-, 24- or 48-Net of Li et al. 2015, which only classify faces (the paper's comparison of networks)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The two pyramids of a picture: the levels that P-Net scans, and the halvings that R- and O-Net's crops are cut from.
+"""The two pyramids of an image: the levels that P-Net scans, and the halvings from which crops are cut.
 
-Both see the picture as if black went on beyond its edges, so that faces which are cut off or fill it are found.
+Both extend the image with black, so that faces which the edge cuts off, or which fill the image, are detected.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from lineament.runtime import Graph
 Array = NDArray[Any]
 
 CELL, STRIDE = 12, 2  # P-Net's window and step, in pixels of a level
-BORDER = 4  # pixels of black around a level: windows may hang over by a third
-STRIP = 1 << 20  # pixels of a level that P-Net sees at once; bounds its activations to about 100 MB
+BORDER = 4  # pixels of black around a level: windows may reach beyond it by a third
+STRIP = 1 << 20  # pixels of a level in one pass of P-Net; bounds its activations to about 100 MB
 
 
 @dataclass(frozen=True)
 class Level:
-    """One scale at which P-Net looks at a picture. It is drawn in strips: as a whole it may be larger than memory.
+    """One scale at which P-Net scans an image. It is processed in strips, since it may be larger than memory.
 
     Attributes:
-        source: the picture or one of its halvings, (h, w, 3) uint8.
+        source: The image or one of its halvings, (h, w, 3) uint8.
         size: ``(width, height)`` of the level in pixels, without its black border.
-        scale: ``(x, y)``: pixels of the picture for one pixel of the level.
+        scale: ``(x, y)``: pixels of the image per pixel of the level.
     """
 
     source: Array
@@ -39,14 +39,14 @@ class Level:
     scale: tuple[float, float]
 
     def strips(self) -> Iterator[tuple[int, Array]]:
-        """Overlapping strips (h, w, 3) uint8 that give P-Net every window once, each with its first window's row."""
+        """Overlapping strips (h, w, 3) uint8 that contain every window once, each with the row of its first window."""
         width, height = (side + 2 * BORDER for side in self.size)
         rows = max(STRIP // width // STRIDE, 1) * STRIDE
         for top in range(0, max(height - CELL, 0) + 1, rows):
             yield top // STRIDE, self._drawn(top, min(top + rows + CELL - STRIDE, height))
 
     def _drawn(self, top: int, bottom: int) -> Array:
-        """Those rows of the level, counted with its border."""
+        """These rows of the level, including its border."""
         width, height = self.size
         strip = np.zeros((bottom - top, width + 2 * BORDER, 3), np.uint8)
         first, last = max(top - BORDER, 0), min(bottom - BORDER, height)
@@ -60,13 +60,13 @@ class Level:
         return strip
 
     def windows(self, row: Array, column: Array) -> Array:
-        """(n, 4) boxes in the picture of P-Net's cells at those rows and columns."""
+        """Boxes (n, 4) in the image for P-Net's cells at these rows and columns."""
         x, y = column * STRIDE - BORDER, row * STRIDE - BORDER
         return np.stack([x, y, x + CELL, y + CELL], axis=-1) * np.array([*self.scale, *self.scale])
 
 
 class Pyramid:
-    """A picture and its halvings by exact 2x2 means."""
+    """An image and its halvings by exact 2x2 means."""
 
     def __init__(self, image: Array, coarsest: int = 12) -> None:
         self.width, self.height = image.shape[1], image.shape[0]
@@ -77,21 +77,21 @@ class Pyramid:
             self.halvings.append(np.asarray(picture))
 
     def levels(self, min_face: float, max_face: float, factor: float) -> Iterator[Level]:
-        """P-Net's levels: windows of ``min_face`` pixels and each time ``1 / factor`` longer, up to ``max_face``."""
+        """P-Net's levels: windows of ``min_face`` pixels, each ``1 / factor`` times the last, up to ``max_face``."""
         side = float(min_face)
         while side <= max_face:
             w, h = (round(n * CELL / side) for n in (self.width, self.height))
             if min(w, h) + 2 * BORDER < CELL:
-                return  # even with its border the picture is shorter than a window
-            enough = [p for p in self.halvings if p.shape[1] >= w and p.shape[0] >= h]  # the smallest of them serves
+                return  # even with its border, the image is shorter than a window
+            enough = [p for p in self.halvings if p.shape[1] >= w and p.shape[0] >= h]  # the smallest one that suffices
             yield Level((enough or self.halvings[:1])[-1], (w, h), (self.width / w, self.height / h))
             side /= factor
 
     def crops(self, graph: Graph, windows: Array, size: int) -> Array:
-        """Square crops of windows (n, 4), resampled to ``size``: (n, 3, size, size) float32 in [0, 255].
+        """Cut square crops of windows (n, 4), resampled to ``size``: (n, 3, size, size) float32 in [0, 255].
 
-        Each is cut from the halving in which its window is at least ``size`` and less than ``2 size`` pixels long, by
-        two by two bilinear samples a pixel, so that shrinking neither aliases nor costs more for large faces.
+        Each comes from the halving in which its window has at least ``size`` and less than ``2 size`` pixels, with two
+        by two bilinear samples per pixel. So there is no aliasing, and large faces take no more time.
         """
         crops = np.empty((len(windows), 3, size, size), np.float32)
         longer = np.maximum((windows[:, 2:] - windows[:, :2]).max(1, initial=0), 1e-6)

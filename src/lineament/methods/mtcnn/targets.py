@@ -1,4 +1,4 @@
-"""What MTCNN's networks learn from: windows labelled by overlap with faces, and the losses (section II.B, C)."""
+"""The targets of MTCNN's networks: windows labelled by overlap with faces, and the losses (sections II.B and C)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Array = NDArray[Any]
 
 
 class Kind(IntEnum):
-    """Sample types of section II.C, by overlap with the nearest face; OTHER trains nothing.
+    """Sample types of section II.C, by overlap with the nearest face. OTHER trains nothing.
 
-    The overlap is the IoU with the face's box or with the square around it, the greater of both: windows are square,
-    and none reaches 0.65 with a box much narrower than high, as those of profiles are.
+    The overlap is the larger one of the IoUs with the face's box and with the square around it. Windows are square, and
+    none reaches 0.65 with a box that is much narrower than high, as profiles have.
     """
 
     OTHER = -1
@@ -32,16 +32,16 @@ class Kind(IntEnum):
 
 
 RATIO = {Kind.NEGATIVE: 3, Kind.PART: 1, Kind.POSITIVE: 1, Kind.LANDMARK: 2}
-SMALLEST = 10.0  # pixels; a smaller face in a training photo is ignored: its crop would be guesswork
+SMALLEST = 10.0  # pixels; smaller faces in training photos are ignored, since their crops would be guesses
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Square windows (n, 4) of one photo, their kind (n,) and what a network should say about them.
+    """Square windows (n, 4) of one photo, their kinds (n,) and the targets for the networks.
 
     Attributes:
         box: (n, 4) offsets of the nearest face's box.
-        points: (n, k, 2) its landmarks over the window; NaN where not labelled.
+        points: (n, k, 2) its landmarks relative to the window. NaN if not labelled.
     """
 
     windows: Array
@@ -54,9 +54,9 @@ class Windows:
 
 
 def label(windows: Array, sample: Sample, codec: str = "corner") -> Windows:
-    """Kinds and targets of windows, by overlap with the photo's faces.
+    """Label windows by their overlap with the faces of the photo.
 
-    A window that would be negative but lies on an ignore region or on a face below ``SMALLEST`` becomes OTHER.
+    A negative window on an ignored region, or on a face below ``SMALLEST``, becomes OTHER.
     """
     counted = learnable(sample)
     boxes, points, ignored = sample.boxes[counted], sample.landmarks[counted], sample.boxes[~counted]
@@ -78,29 +78,29 @@ def label(windows: Array, sample: Sample, codec: str = "corner") -> Windows:
 
 
 def with_landmarks(labelled: Windows) -> Windows:
-    """Those positives whose face has all its landmarks, as LANDMARK samples."""
+    """The positives whose face has all landmarks, as LANDMARK samples."""
     good = (labelled.kind == Kind.POSITIVE) & np.isfinite(labelled.points).all(axis=(1, 2))
     chosen = labelled[good]
     return Windows(chosen.windows, np.full_like(chosen.kind, Kind.LANDMARK), chosen.box, chosen.points)
 
 
 def joined(parts: list[Windows]) -> Windows:
-    """All windows of all parts."""
+    """Join the windows of all parts."""
     return Windows(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("windows", "kind", "box", "points")))
 
 
 def learnable(sample: Sample) -> Array:
-    """(n,) which boxes are faces to learn; the others are neither face nor background."""
+    """Which boxes (n,) are faces to learn. The others are neither face nor background."""
     return ~sample.ignore & ((sample.boxes[:, 2:] - sample.boxes[:, :2]).max(1, initial=0) >= SMALLEST)
 
 
 def by_kind(kind: Array) -> dict[Kind, Array]:
-    """The rows of a crop set that are of each kind (n,)."""
+    """The rows of a crop set of each kind (n,)."""
     return {k: np.flatnonzero(kind == k) for k in RATIO}
 
 
 def at_ratio(rng: np.random.Generator, rows: dict[Kind, Array], count: int) -> Array:
-    """Rows (count,) drawn at the paper's ratio 3 : 1 : 1 : 2 of kinds, those that a crop set lacks left out."""
+    """Draw rows (count,) with the paper's ratio of kinds, 3 : 1 : 1 : 2. Kinds without rows are left out."""
     shares = np.array([RATIO[k] if len(rows[k]) else 0 for k in RATIO], float)
     counts = np.diff(np.round(np.cumsum([0, *shares]) / shares.sum() * count)).astype(int)
     return np.concatenate([rng.choice(rows[k], c) for k, c in zip(RATIO, counts, strict=True) if c])
@@ -114,17 +114,19 @@ def losses(
     box_weight: float = 0.5,
     landmark_weight: float = 0.5,
 ) -> dict[str, Tensor]:
-    """Equation 4: the three tasks' losses, each over the samples that its sample-type indicator beta selects.
+    """Equation 4: the losses of the three tasks, each over the samples that its indicator beta selects.
 
     Args:
         outputs: score (n,) logits, box (n, 4), landmarks (n, 2k).
         batch: kind (n,), box (n, 4), points (n, k, 2).
-        hardest: share of the classification samples, those with the largest loss, that give a gradient (section
-            II.C.5); 1 turns hard mining off.
-        box_weight, landmark_weight: alpha of equation 4; a weight of 0 leaves the task out.
+        hardest: Share of the classification samples with the largest loss that give a gradient (section II.C.5). 1
+            switches hard mining off.
+        box_weight: Alpha of equation 4 for boxes. 0 leaves the task out.
+        landmark_weight: Alpha of equation 4 for landmarks. 0 leaves the task out.
 
     Returns:
-        ``score``: equation 1, mean over the hardest; ``box`` and ``landmarks``: equations 2 and 3, mean over theirs.
+        ``score``: equation 1, mean over the hardest samples. ``box`` and ``landmarks``: equations 2 and 3, mean over
+        their samples.
     """
     kind = batch["kind"]
     classified = (kind == Kind.NEGATIVE) | (kind == Kind.POSITIVE)
@@ -144,11 +146,11 @@ def losses(
 
 
 def _mean(values: Tensor) -> Tensor:
-    """The mean; 0 of nothing."""
+    """The mean; 0 if there are no values."""
     return values.mean() if len(values) else values.sum()
 
 
 def accuracy(scores: Array, kind: Array) -> float:
-    """Share of negatives and positives that a threshold of 0.5 (a logit of 0) classifies rightly."""
+    """Share of negatives and positives that a threshold of 0.5 (a logit of 0) classifies correctly."""
     classified = (kind == Kind.NEGATIVE) | (kind == Kind.POSITIVE)
     return float(((scores > 0) == (kind == Kind.POSITIVE))[classified].mean())

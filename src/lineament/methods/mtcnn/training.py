@@ -1,4 +1,4 @@
-"""Training MTCNN: three networks, one after the other, each on what the ones before it let through (section II.C)."""
+"""Train MTCNN: three networks in turn, each on what the previous ones let through (section II.C)."""
 
 from __future__ import annotations
 
@@ -49,18 +49,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageRecipe(CropRecipe):
-    """A stage's settings beside those of every training on crops.
+    """Settings of a stage, beside those of every training on crops.
 
     Attributes:
-        codec: as in the cascade's ``Config``.
-        hardest: share of hard samples in the classification loss; 1 turns hard mining off.
-        box_weight, landmark_weight: the paper's alpha; 0 leaves the task out.
-        jitter: windows tried around every face; positives, parts and landmark samples come from them.
-        near, anywhere: windows that mostly miss, for every face and for every photo (P-Net only).
-        proposals: negatives kept of a photo's proposals, the most face-like ones (R- and O-Net).
-        pnet_threshold, rnet_threshold, min_face: how the proposals to learn from are made: low, so that they are hard.
-        turns: landmark photos are also seen turned by so many random angles ...
-        turn_by: ... of up to so many degrees.
+        codec: As in the cascade's ``Config``.
+        hardest: Share of hard samples in the classification loss. 1 switches hard mining off.
+        box_weight: The paper's alpha for boxes. 0 leaves the task out.
+        landmark_weight: The paper's alpha for landmarks. 0 leaves the task out.
+        jitter: Number of windows around each face, for positives, parts and landmark samples.
+        near: Number of windows near each face that mostly miss it (P-Net only).
+        anywhere: Number of random windows in each photo (P-Net only).
+        proposals: Number of negatives kept of a photo's proposals, those with the highest scores (R- and O-Net).
+        pnet_threshold: P-Net's threshold for the proposals to learn from. Low, so that they are hard.
+        rnet_threshold: R-Net's threshold for these proposals.
+        min_face: Smallest face of these proposals, in pixels.
+        turns: Number of random rotations in which landmark photos are also seen.
+        turn_by: Largest angle of these rotations, in degrees.
     """
 
     light: Light | None = Light(gamma=0, hue=0, tint=0)
@@ -85,7 +89,7 @@ class StageRecipe(CropRecipe):
             raise OptionError(f"mtcnn learns one landmark schema, found {', '.join(self.landmarks)}")
 
 
-# What decides a crop set, beside the photos and the stages before.
+# What decides a crop set, beside the photos and the previous stages.
 CUT_BY = (
     "seed", "landmarks", "codec", "jitter", "near", "anywhere", "proposals", "pnet_threshold", "rnet_threshold",
     "min_face", "turns", "turn_by",
@@ -104,7 +108,7 @@ class StageTask(CropTask):
         self._rows = targets.by_kind(crops.labels["kind"])
 
     def draw(self, rng: np.random.Generator) -> Array:
-        """Rows at the paper's ratio of kinds."""
+        """Rows with the paper's ratio of kinds."""
         return targets.at_ratio(rng, self._rows, self.recipe.batch)
 
     def mirrored(self, labels: Batch) -> Batch:
@@ -112,11 +116,11 @@ class StageTask(CropTask):
         return super().mirrored(labels) | {"box": box_ops.CODECS[self.recipe.codec].mirror(labels["box"])}
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Equation 4 with this recipe's weights and hard mining."""
+        """Equation 4 with the weights and the hard mining of this recipe."""
         return self._losses(outputs, batch, self.recipe.hardest)
 
     def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
-        """Losses without mining, the negated sum first, and the classification's accuracy."""
+        """Losses without mining, the negative sum first, and the accuracy of the classification."""
         parts = {name: float(value) for name, value in self._losses(outputs, labels, 1.0).items()}
         scores = squeezed(outputs)["score"].cpu().numpy()
         accuracy = targets.accuracy(scores, labels["kind"].cpu().numpy())
@@ -128,7 +132,7 @@ class StageTask(CropTask):
 
 
 def squeezed(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs of a network on crops of its own size, as float32: P-Net's maps are 1 x 1 then and become plain rows."""
+    """Outputs of a network on crops of its own size, float32. P-Net's maps are 1 x 1 then and become rows."""
     return {
         name: (v.flatten(1) if name != "score" else v.flatten(1)[:, 0] if v.dim() > 1 else v).float()
         for name, v in outputs.items()
@@ -136,17 +140,17 @@ def squeezed(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def phases(recipe: Path, stage: str) -> list[StageRecipe]:
-    """A stage's settings in every phase of a recipe file."""
+    """The settings of a stage in every phase of a recipe file."""
     return read_phases(recipe, StageRecipe, stage)
 
 
 def read(recipe: Path, stage: str) -> StageRecipe:
-    """A stage's settings in its last phase."""
+    """The settings of a stage in its last phase."""
     return phases(recipe, stage)[-1]
 
 
 def prepare(stage: str, data: Path, recipe: StageRecipe, out: Path) -> StageTask:
-    """A stage's task, ready to train: its crops are cut with the stages before it, if they are not there yet."""
+    """The task of a stage, ready to train. Its crops are cut with the previous stages if they do not exist yet."""
     _config(recipe)
     before = _networks(out, recipe, before=stage)
     sets, about = {}, {}
@@ -162,17 +166,19 @@ def prepare(stage: str, data: Path, recipe: StageRecipe, out: Path) -> StageTask
 
 
 def finish(stage: str, task: StageTask, out: Path) -> None:
-    """Nothing follows a stage but the next."""
+    """Nothing follows a stage but the next one."""
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
-    """Write a run's networks, each with its best weights so far, as one ONNX file that describes itself.
+    """Export the networks of a run, each with its best weights so far, as one ONNX file.
 
     Args:
-        out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+        out: Folder of the run.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: a stage was not trained yet.
+        OptionError: A stage is not trained yet.
     """
     recipe = read(out / RECIPE, STAGES[-1])
     about = {stage: phases_of(out / stage) for stage in STAGES}
@@ -188,7 +194,7 @@ def _config(recipe: StageRecipe) -> Config:
 
 
 def _networks(out: Path, recipe: StageRecipe, before: str | None = None) -> dict[str, nn.Module]:
-    """The three networks with what is trained of them; all must be, or those before a stage."""
+    """The three networks with their trained weights. All must be trained, or those before a given stage."""
     networks: dict[str, nn.Module] = {}
     for stage in STAGES:
         torch.manual_seed(recipe.seed)
@@ -203,7 +209,7 @@ def _networks(out: Path, recipe: StageRecipe, before: str | None = None) -> dict
 
 
 def _digest(recipe: StageRecipe, split: Split, networks: Mapping[str, nn.Module]) -> str:
-    """Stands for all that decides a crop set: settings, labels, and the weights of the stages before."""
+    """A digest of everything that decides a crop set: settings, labels, and the weights of the previous stages."""
     digest = hashlib.sha256(json.dumps([getattr(recipe, name) for name in CUT_BY]).encode())
     for sample in split.samples:
         digest.update(str(sample.path).encode())
@@ -224,7 +230,7 @@ def _cut_crops(
     folder: Path,
     digest: str,
 ) -> None:
-    """The crop set of a stage, from every photo of a split."""
+    """The crop set of a stage, from all photos of a split."""
     samples = found.samples
     before = STAGES[: STAGES.index(stage)]
     wanted = {*before, *(f"crop{NETWORKS[name](1).size}" for name in (*before, stage))}
@@ -260,7 +266,7 @@ def _cut_crops(
 def _crops_of(
     stage: str, sample: Sample, image: Array, recipe: StageRecipe, cascade: MTCNN, rng: np.random.Generator
 ) -> Iterator[tuple[Windows, Array]]:
-    """Labelled windows of one photo with their crops; the photo's turned versions give landmark samples only."""
+    """Labelled windows of one photo with their crops. Rotated versions of the photo give landmark samples only."""
     size = NETWORKS[stage](1).size
     pyramid = Pyramid(image)
     chosen = _choose(stage, sample, pyramid, recipe, cascade, rng)
@@ -281,7 +287,7 @@ def _learnable(sample: Sample) -> Array:
 def _choose(
     stage: str, sample: Sample, pyramid: Pyramid, recipe: StageRecipe, cascade: MTCNN, rng: np.random.Generator
 ) -> Windows:
-    """A photo's windows to learn from: around its faces, and beside them or where the stages before were wrong."""
+    """Windows of a photo to learn from: around its faces, and beside them or where the previous stages were wrong."""
     around = targets.label(jittered(rng, _learnable(sample), recipe.jitter), sample, recipe.codec)
     keep_part = rng.random(len(around.kind)) < 0.5
     faces = around[(around.kind == Kind.POSITIVE) | ((around.kind == Kind.PART) & keep_part)]
