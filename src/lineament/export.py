@@ -77,7 +77,7 @@ def export(
     model = _merge({name: _convert(name, entry) for name, entry in entries.items()})
     _share(model.graph)
     if half:
-        _halve(model.graph)
+        halve(model.graph)
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
     content = model.SerializeToString()
@@ -235,15 +235,26 @@ def _share(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(left)
 
 
-def _halve(graph: onnx.GraphProto) -> None:
+def halve(graph: onnx.GraphProto) -> None:
     """Store large constants of floats that 16 bits hold exactly in those; a runtime widens them when it loads."""
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype == np.float32 and values.size >= LARGE and (values.astype(np.float16) == values).all():
             name = tensor.name
             tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + HALF))
-            widen = onnx.helper.make_node("Cast", [name + HALF], [name], name + ".widen", to=onnx.TensorProto.FLOAT)
-            graph.node.insert(0, widen)
+            cast = onnx.helper.make_node("Cast", [name + HALF], [name], name + ".cast", to=onnx.TensorProto.FLOAT)
+            graph.node.insert(0, cast)
+
+
+def widen(graph: onnx.GraphProto) -> None:
+    """Undo `halve`."""
+    for tensor in graph.initializer:
+        if tensor.name.endswith(HALF):
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name.removesuffix(HALF)))
+    casts = [node for node in graph.node if node.input and node.input[0].endswith(HALF)]
+    for node in casts:
+        graph.node.remove(node)
 
 
 def _check_parity(content: bytes, name: str, entry: Entry, tolerance: float) -> None:

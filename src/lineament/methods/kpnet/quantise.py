@@ -9,10 +9,8 @@ Such a file is for onnxruntime. OpenVINO (2026.4) loads it and computes somethin
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from lineament.errors import LineamentError
 from lineament.files import write_whole
 from lineament.methods.kpnet.export import LEAST
+from lineament.methods.quantisation import drop_unused, in_bytes
 
 Array = NDArray[Any]
 
@@ -44,41 +43,15 @@ def quantise(source: Path, out: Path, views: Iterable[Array]) -> Path:
     Raises:
         LineamentError: the file has no second pass.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._views: Iterator[Array] = iter(views)
-
-        def get_next(self) -> dict[str, Array] | None:
-            view = next(self._views, None)
-            return None if view is None else {PIXELS: view[None], "kpnet.threshold": np.array([LEAST], np.float32)}
-
     model = onnx.load(source)
     parts = _parts(model.graph)
     ranges = {parts.scaled: [{"rmin": np.float32(0), "rmax": np.float32(255 / 128)}]}
     if parts.scalemap:
         ranges[parts.scalemap] = [{"rmin": np.float32(LEAST), "rmax": np.float32(HIGHEST)}]
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # the tool advises, on the root logger, what the export has done
-    try:
-        with TemporaryDirectory() as folder:
-            quantize_static(
-                model,
-                Path(folder) / out.name,
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_quantize=[node.name for node in parts.nodes],
-                extra_options={"TensorQuantOverrides": ranges},
-            )
-            small = onnx.load(Path(folder) / out.name)
-    finally:
-        logging.root.setLevel(level)
+    feeds = ({PIXELS: view[None], "kpnet.threshold": np.array([LEAST], np.float32)} for view in views)
+    small = in_bytes(model, [node.name for node in parts.nodes], feeds, ranges)
     _keep_bytes(small.graph, parts)
-    _drop_unused(small.graph)
+    drop_unused(small.graph)
     onnx.helper.set_model_props(small, {prop.key: prop.value for prop in model.metadata_props})
     onnx.checker.check_model(small)
     write_whole(out, small.SerializeToString())
@@ -132,19 +105,3 @@ def _keep_bytes(graph: onnx.GraphProto, parts: Parts) -> None:
             node.input[0], node.output[0] = back[node.input[0]].input[0], f"{name}.bytes"
             graph.node.insert(list(graph.node).index(node) + 1, floats)
             back[name] = floats
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and constants that lead nowhere."""
-    wanted = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    constants = [initializer for initializer in graph.initializer if initializer.name in wanted]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
-    del graph.value_info[:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,16 +19,17 @@ from lineament import boxes as box_ops
 from lineament.anchors import all_anchors
 from lineament.data.canvases import LabelRules, Labels
 from lineament.errors import OptionError
-from lineament.export import describe, export
+from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
 from lineament.methods import backbones
 from lineament.methods.backbones.base import freeze
 from lineament.methods.maskface.adopt import adopt
-from lineament.methods.maskface.decode import Config
+from lineament.methods.maskface.decode import Config, MaskFaceDecoder
 from lineament.methods.maskface.export import entries
 from lineament.methods.maskface.fitting import fitted
 from lineament.methods.maskface.levels import FINEST, SMALLEST, levels
 from lineament.methods.maskface.network import CONTEXTS, MaskFace
+from lineament.methods.maskface.quantise import quantise
 from lineament.methods.maskface.targets import BACKGROUND, FACE, match, regions
 from lineament.methods.normalisation import settle
 from lineament.runtime import load_graph
@@ -255,6 +256,29 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     config = settings_of(Config, recipe, **own, **fits)
     about = describe(METHOD, config, out / RECIPE, scores, training={METHOD: phases_of(out / METHOD)})
     export(entries(network), file, metadata=about, half=True)
+    register(file)
+    return file
+
+
+def export_bytes(
+    content: bytes, images: Iterable[Array], file: Path, scores: Mapping[str, float] | None = None
+) -> Path:
+    """Write a file's network in integers of 8 bits (see `quantise`); its settings and calibrations stay the same.
+
+    Args:
+        content: a MaskFace file in floats.
+        images: (h, w, 3) uint8 RGB, that ranges are taken from: a few dozen, with faces of all sizes.
+        file: the ONNX file. scores: figures that the file should carry, by name.
+
+    Raises:
+        OptionError: a file of 8 bits already.
+    """
+    graph = load_graph(content)
+    decoder = MaskFaceDecoder(graph, Config(**parse_metadata(graph.metadata)[1]))
+    views = (view.pixels for image in images for view in decoder.views(0, image))
+    about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
+    small = quantise(content, views)
+    write_whole(file, with_metadata(small.SerializeToString(), graph.metadata | about))
     register(file)
     return file
 

@@ -1,0 +1,64 @@
+"""MaskFace in integers of 8 bits: backbone, pyramid and context modules compute in bytes, the heads in floats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from lineament.errors import OptionError
+from lineament.export import halve, widen
+from lineament.methods.quantisation import drop_unused, in_bytes
+
+Array = NDArray[Any]
+
+ENTRY = "maskface."
+CARRIED = ("Conv", "Clip", "Relu", "MaxPool", "Add", "Concat", "Resize")
+"""Operators on bytes."""
+HEADS = ("maskface.network.score.", "maskface.network.offset.")
+
+
+def quantise(content: bytes, views: Iterable[Array]) -> onnx.ModelProto:
+    """A file in floats, its features computed in bytes.
+
+    Args:
+        content: the file.
+        views: pictures as the network sees them, (h, w, 3) uint8, sides multiples of 64: what ranges are taken from. A
+            few dozen, with faces of all sizes.
+
+    Raises:
+        OptionError: the file has bytes already.
+    """
+    model = onnx.load_from_string(content)
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
+    widen(model.graph)
+    whole, rest = _part(model, of_entry=True), _part(model, of_entry=False)
+    nodes = [n.name for n in whole.graph.node if n.op_type in CARRIED and not _is_head(n)]
+    small = in_bytes(whole, nodes, ({f"{ENTRY}pixels": view[None]} for view in views))
+    there = {initializer.name for initializer in small.graph.initializer}
+    small.graph.node.extend(rest.graph.node)
+    small.graph.initializer.extend(i for i in rest.graph.initializer if i.name not in there)
+    small.graph.input.extend(rest.graph.input)
+    small.graph.output.extend(rest.graph.output)
+    drop_unused(small.graph)
+    halve(small.graph)
+    return small
+
+
+def _is_head(node: onnx.NodeProto) -> bool:
+    return any(name.startswith(HEADS) for name in node.input)
+
+
+def _part(model: onnx.ModelProto, *, of_entry: bool) -> onnx.ModelProto:
+    """The network of whole images alone, or all others."""
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    for values in (part.graph.input, part.graph.output):
+        kept = [value for value in values if value.name.startswith(ENTRY) == of_entry]
+        del values[:]
+        values.extend(kept)
+    drop_unused(part.graph)
+    return part

@@ -1,0 +1,73 @@
+"""ONNX graphs whose convolutions compute in integers of 8 bits: what all methods have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def in_bytes(
+    model: onnx.ModelProto,
+    nodes: Sequence[str],
+    feeds: Iterable[Mapping[str, Array]],
+    ranges: Mapping[str, Any] | None = None,
+) -> onnx.ModelProto:
+    """A copy of a model some of whose nodes compute in bytes: activations unsigned, weights signed, each by channel.
+
+    Args:
+        model: in floats. nodes: names of those nodes.
+        feeds: inputs by name, from whose values the ranges of activations are taken.
+        ranges: of activations that are known, as onnxruntime's tool takes them (``TensorQuantOverrides``).
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds: Iterator[Mapping[str, Array]] = iter(feeds)
+
+        def get_next(self) -> Mapping[str, Array] | None:
+            return next(self._feeds, None)
+
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # the tool advises, on the root logger, what the export has done
+    try:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "bytes.onnx"
+            quantize_static(
+                model,
+                file,
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=list(nodes),
+                extra_options={"TensorQuantOverrides": dict(ranges or {})},
+            )
+            return onnx.load(file)
+    finally:
+        logging.root.setLevel(level)
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and constants that lead nowhere."""
+    wanted = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    constants = [initializer for initializer in graph.initializer if initializer.name in wanted]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
+    del graph.value_info[:]
