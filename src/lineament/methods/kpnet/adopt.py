@@ -1,4 +1,4 @@
-"""Networks out of exported files: what is folded there becomes layers again, that learn on or are exported anew."""
+"""Networks from exported files: unfold their layers, to train on or to export again."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 def read_network(content: bytes) -> KPNet:
-    """The network of a file, as it was before folding but for normalisation, which does nothing but add biases.
+    """The network of a file, as before folding, except that normalisation only adds biases.
 
     Raises:
-        OptionError: a file of another method, of a variant, or of 8 bits.
-        WeightsError: no file of ours.
+        OptionError: The file is of another method or a variant, or is quantised to 8 bits.
+        WeightsError: lineament did not export the file.
     """
     method, settings = parse_metadata(read_metadata(content))
     if method != "kpnet":
@@ -52,24 +52,24 @@ def read_network(content: bytes) -> KPNet:
 
 
 def config_of(settings: Mapping[str, Any]) -> Config:
-    """A file's settings, whatever version wrote it: those that this version does not know are dropped."""
+    """The settings of a file of any version. Settings that this version does not know are dropped."""
     known = {field.name for field in fields(Config)}
     return Config(**{name: value for name, value in settings.items() if name in known})
 
 
 def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
-    """Give a network the weights of a file: all where the backbone is the same, and the landmarks.
+    """Copy the weights of a file to a network: all if the backbone is the same, including the landmarks.
 
-    A head of other landmarks, or of a variant, keeps what it has. A lite network takes from a DRNet the channels that
-    carry most.
+    A head of other landmarks, or of a variant, keeps its weights. A lite network takes the most important channels of a
+    DRNet.
 
     Args:
-        network: to begin with them.
-        content: a KPNet file, see `read_network`.
-        pixels: (n, 3, h, w) in [0, 255], pictures of the training, by which normalisation learns what it meets.
+        network: The network to change.
+        content: A KPNet file, see `read_network`.
+        pixels: (n, 3, h, w) in [0, 255], training images for the statistics of normalisation.
 
     Raises:
-        OptionError: a file that cannot be read back, or of another backbone.
+        OptionError: The file cannot be unfolded, or has another backbone.
     """
     source = read_network(content)
     if isinstance(network.backbone, Lite) and isinstance(source.backbone, DRNet):
@@ -87,7 +87,7 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
 
 
 def narrowed(wide: DRNet, lite: Lite) -> dict[str, Tensor]:
-    """A DRNet's layers that a lite network has, too, cut to its channels at stride 8: those that carry most."""
+    """The layers that a DRNet and a lite network share, cut to the most important channels at stride 8."""
     mine = lite.state_dict().keys()
     state = {f"backbone.{name}": value for name, value in wide.state_dict().items() if name in mine}
     count = lite.down.first.conv.out_channels
@@ -103,14 +103,14 @@ def narrowed(wide: DRNet, lite: Lite) -> dict[str, Tensor]:
                 state[key] = state[key][outputs]
         state[f"backbone.{name}.second.conv.weight"] = state[f"backbone.{name}.second.conv.weight"][:, inner]
     state["backbone.deep.first.conv.weight"] = state["backbone.deep.first.conv.weight"][:, kept]
-    # an even place has taps a, b + c on what is upsampled, an odd one a + b, c; before it both have their mean
+    # an even position has taps a, b + c on the upsampled map, an odd one a + b, c; before it both have their mean
     mean = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 0.0, 0.5]])
     state["backbone.up.conv.weight"] = torch.einsum("yv,xu,oivu->oiyx", mean, mean, up.weight[:, kept])
     return state
 
 
 def _strongest(count: int, *, writers: list[nn.Conv2d], readers: list[nn.Conv2d]) -> Tensor:
-    """Indices of the channels with the largest products of what is written to them and what is read from them."""
+    """Indices of the channels with the largest products of incoming and outgoing weights."""
     written = torch.stack([torch.linalg.vector_norm(conv.weight, dim=(1, 2, 3)) for conv in writers]).sum(0)
     read = torch.stack([torch.linalg.vector_norm(conv.weight, dim=(0, 2, 3)) for conv in readers]).sum(0)
     return (written * read).topk(count).indices.sort().values

@@ -1,4 +1,4 @@
-"""KPNet at inference (Song et al. 2020): views of an image, proposals with landmarks, boxes inferred from them."""
+"""KPNet at inference (Song et al. 2020): views of an image, proposals with landmarks, and boxes derived from them."""
 
 from __future__ import annotations
 
@@ -27,38 +27,39 @@ from lineament.weights import of_weights
 Array = NDArray[Any]
 
 LARGEST_IN_WHOLE = 96.0
-"""Side in pixels of the input up to which a face counts where the overview shows it, too: landmarks of larger ones are
-less exact, and most of what seems that large is no face."""
+"""Largest side, in pixels of the input, of a face that counts if the overview shows it, too. Landmarks of larger faces
+are less accurate, and most larger detections are false positives.
+"""
 OVERVIEW = 160
-"""Longer edge in pixels of the largest overview."""
-AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
-LOGITS = np.linspace(-12, 12, 97)  # of proposals; below the first there is none at any threshold
+"""Longer edge of the largest overview, in pixels."""
+AT_ONCE = 1 << 20  # pixels of views in one batch; bounds activations to about 500 MB
+LOGITS = np.linspace(-12, 12, 97)  # of proposals; below the first, no threshold is reached
 
 
-# A start for what a training fits to its validation photos.
+# Initial values; training fits them to its validation photos.
 EVIDENCE = (2.0, 1.7, 1.6, 1.5, 0.5, 2.0)
-LANDMARK_EVIDENCE = 3  # coefficients
-REFINEMENT = (len(EVIDENCE), 5, 4)  # evidence for a face, what landmarks say of its box, the box
+LANDMARK_EVIDENCE = 3  # number of coefficients
+REFINEMENT = (len(EVIDENCE), 5, 4)  # evidence, features of the landmarks' box, sides of the box
 
 
 @dataclass(frozen=True)
 class Config(OverviewSettings, ConventionSettings):
-    """Settings of KPNet; those of the weights travel with them.
+    """Settings of KPNet. Those of a weight file travel with it.
 
     Attributes:
         backbone: "drnet", "hourglass" or "lite".
-        learned: the convention of the boxes that the network was trained on, whose longer sides the proposals have.
-        refinement: coefficients (6, 5, 4) of where boxes are to be expected, see ``refined``; ``None`` where none were
-            fitted.
-        proposal: without ``refinement``: how far inferred boxes are moved and resized to where and as large as the
-            proposal is, in [0, 1]; 0 is the paper.
-        calibration: knots of the map from the score, in [0, 1], to the share of such proposals that are faces; ``None``
-            where none was fitted.
-        evidence: coefficients of ``evidence``, whose weighted sum is the score's logit; ``None`` for the score of
-            equation 8 over its largest value.
-        landmark_evidence: coefficients of ``landmark_evidence``, whose weighted sum is the logit of a landmark's score;
-            ``None`` for its peak as it is.
-        nms: overlap above which the worse of two faces falls.
+        learned: The convention of the boxes that the network was trained on. Proposals are as large as their longer
+            sides.
+        refinement: Coefficients (6, 5, 4) of the expected boxes, see ``refined``. ``None``: not fitted.
+        proposal: Without ``refinement``: how far boxes are moved and resized towards the proposal, in [0, 1]. 0 is the
+            paper.
+        calibration: Knots of the map from the score, in [0, 1], to the share of such proposals that are faces.
+            ``None``: not fitted.
+        evidence: Coefficients of ``evidence``, whose weighted sum is the logit of the score. ``None``: the score of
+            equation 8 divided by its largest value.
+        landmark_evidence: Coefficients of ``landmark_evidence``, whose weighted sum is the logit of a landmark's score.
+            ``None``: its peak.
+        nms: Overlap above which the face with the lower score is removed.
     """
 
     backbone: str = of_weights("drnet")
@@ -72,7 +73,7 @@ class Config(OverviewSettings, ConventionSettings):
 
     @property
     def multiple(self) -> int:
-        """What the sides of an input are multiples of."""
+        """The sides of an input are multiples of this."""
         return scales.GRIDS[self.backbone].multiple
 
     def __post_init__(self) -> None:
@@ -92,12 +93,12 @@ class Config(OverviewSettings, ConventionSettings):
 
 @dataclass(frozen=True)
 class Proposals(Candidates):
-    """Candidates and what they are made of.
+    """Candidates with the evidence for them.
 
     Attributes:
         evidence: (n, 6), see ``evidence``.
-        squares: (n, 4) the network's proposals, and ...
-        expected: (n, 4) ... the boxes of the convention it learned, as the landmarks tell them.
+        squares: (n, 4) proposals of the network.
+        expected: (n, 4) boxes from the landmarks, in the convention that the network learned.
         landmark_evidence: (n, k, 3), see ``landmark_evidence``.
     """
 
@@ -108,7 +109,7 @@ class Proposals(Candidates):
 
 
 class KPNetDecoder:
-    """KPNet over a loaded file. Holds no state of a call, so any number of threads may share one."""
+    """KPNet for a loaded file. It keeps no state between calls, so threads may share it."""
 
     def __init__(self, graph: Graph, config: Config) -> None:
         self.graph, self.config = graph, config
@@ -119,13 +120,13 @@ class KPNetDecoder:
         )
         self.calibration = Calibration.from_dict(config.calibration) if config.calibration else None
         self._refinement = None if config.refinement is None else np.array(config.refinement, np.float64)
-        # the overlap of proposal and landmarks that speaks most for a face
+        # the overlap of proposal and landmarks with the most evidence for a face
         self._best_agreement = float(config.evidence is None or config.evidence[2] > 0)
 
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
     ) -> list[Faces]:
-        """The faces of every image (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        """Detect faces in images (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         if not images:
             return []
         found = self.propose(images, threshold)
@@ -135,12 +136,14 @@ class KPNetDecoder:
     def propose(
         self, images: Sequence[Array], threshold: float = 0.0, *, surpassing: float = float(LOGITS[0])
     ) -> Proposals:
-        """The proposals in every view of one or more images, scored and with their boxes, before suppression.
+        """The proposals in all views of the images, with scores and boxes, before suppression.
 
-        Those that cannot reach the threshold, wherever their landmarks may be, are left out: nearly all, as a rule.
+        Proposals that cannot reach the threshold, wherever their landmarks are, are left out. These are nearly all.
 
         Args:
-            images: (h, w, 3) uint8 RGB. threshold: lowest score. surpassing: logit that theirs must surpass.
+            images: (h, w, 3) uint8 RGB.
+            threshold: Lowest score.
+            surpassing: Proposals with a logit up to this are left out.
         """
         shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
         seen = [self._look(shown, numbers, pixels, threshold, surpassing) for numbers, pixels in shown.batches(AT_ONCE)]
@@ -175,11 +178,11 @@ class KPNetDecoder:
         )
 
     def _counted(self, peaks: Array) -> Array:
-        """The peaks (n, m) that count in equation 8, of those of all landmarks (n, k)."""
+        """The peaks (n, m) that count in equation 8, out of those of all landmarks (n, k)."""
         return peaks[:, eyes_and_nose(self.schema)]
 
     def _scores(self, logit: Array, side: Array, agreement: Array, peaks: Array) -> tuple[Array, Array]:
-        """Scores (n,) in [0, 1], and the evidence (n, 6) that they are made of; arguments as of ``evidence``."""
+        """Scores (n,) in [0, 1], and their evidence (n, 6). The arguments are those of ``evidence``."""
         speaks = evidence(logit, side, agreement, peaks)
         if self.config.evidence is None:
             scores = (sigmoid(logit) + peaks.sum(axis=1)) / (1 + peaks.shape[1])
@@ -188,7 +191,7 @@ class KPNetDecoder:
         return self._calibrated(scores), speaks
 
     def _landmark_scores(self, peaks: Array, side: Array) -> tuple[Array, Array]:
-        """Landmarks' scores (n, k) in [0, 1], and the evidence (n, k, 3) that they are made of."""
+        """Landmark scores (n, k) in [0, 1], and their evidence (n, k, 3)."""
         speak = landmark_evidence(peaks, side)
         coefficients = self.config.landmark_evidence
         return peaks if coefficients is None else sigmoid(speak @ np.array(coefficients)), speak
@@ -197,7 +200,7 @@ class KPNetDecoder:
         return self.calibration.apply(scores) if self.calibration else scores
 
     def faintest(self, threshold: float, largest: float = math.inf) -> float:
-        """A logit that proposals of up to so many pixels must surpass to reach a threshold, whatever else speaks."""
+        """The smallest logit with which proposals of up to this many pixels can reach a threshold."""
         if self.config.evidence is None or self.config.evidence[0] <= 0:
             return float(LOGITS[0])
         own, *others = self.config.evidence
@@ -207,13 +210,13 @@ class KPNetDecoder:
         return float(LOGITS[max(int(reached.argmax()) - 1, 0)] if reached.any() else LOGITS[-1])
 
     def views(self, number: int, image: Array) -> list[View]:
-        """What the network is shown of an image, and which faces count in which view."""
+        """The views of an image, and which faces count in which view."""
         return looks(number, image, self.config, Limits(self.config.multiple, LARGEST_IN_WHOLE, OVERVIEW))
 
     def _look(
         self, shown: Views, numbers: Array, pixels: Array, threshold: float, surpassing: float
     ) -> tuple[Array, ...]:
-        """The network over views of one shape: each proposal's view, and what the network says of it there."""
+        """Run the network on views of one shape: the view of each proposal, and the outputs for it."""
         reaching = [self.faintest(threshold, largest) for largest in shown.largest[numbers]]
         faintest = np.maximum(reaching, surpassing).astype(np.float32)
         outputs = ("logit", "centre", "side", "landmarks", "peaks")
@@ -225,14 +228,15 @@ class KPNetDecoder:
 
 
 def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array:
-    """What speaks for a proposal being a face (n, 6), each so that a linear function of all is the logit of that.
+    """Evidence for proposals (n, 6). A linear function of it is the logit of the probability of a face.
 
-    Equation 8 adds a probability and softmax values that are the larger the fewer cells a region has. Here they count
-    as logarithms, beside the region's size and what else can be known.
+    Equation 8 adds a probability and softmax values, which are larger the fewer cells a region has. Here they count as
+    logarithms, beside the size of the region and other evidence.
 
     Args:
-        logit: (n,) of the scale's probability. side: (n,) of the proposal, in pixels of the input.
-        agreement: (n,) intersection over union of the proposal and the square around the box that the landmarks yield.
+        logit: (n,) of the probability of the scale.
+        side: (n,) of the proposal, in pixels of the input.
+        agreement: (n,) intersection over union of the proposal and the square around the box from the landmarks.
         peaks: (n, m) largest softmax values, those of equation 8.
     """
     columns = (
@@ -247,22 +251,24 @@ def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array
 
 
 def landmark_evidence(peaks: Array, side: Array) -> Array:
-    """What speaks for landmarks being near their true places (n, k, 3): their peaks, and the size of the face.
+    """Evidence for landmarks (n, k, 3): their peaks, and the size of the face.
 
-    A peak says how much of a landmark's softmax lies in one cell. The fewer cells a region has, the larger is even that
+    A peak is the share of a landmark's softmax in one cell. The fewer cells a region has, the larger is the peak even
     of a flat response, so the size counts as well.
 
     Args:
-        peaks: (n, k) largest softmax values. side: (n,) of the proposal, in pixels of the input.
+        peaks: (n, k) largest softmax values.
+        side: (n,) of the proposal, in pixels of the input.
     """
     size = np.broadcast_to(np.log2(side / 32)[:, None], peaks.shape)
     return np.stack([np.log(peaks + 1e-3), size, np.ones(peaks.shape)], axis=-1).astype(np.float64)
 
 
 def eyes_and_nose(landmarks: Schema) -> tuple[int, ...]:
-    """Indices of the landmarks whose peaks equation 8 counts: all that make the eyes and the nose of five points.
+    """Indices of the landmarks whose peaks count in equation 8: those that make the eyes and the nose of five
+    landmarks.
 
-    Where a schema has no map to five points, all of its landmarks count.
+    If a schema has no map to five, all of its landmarks count.
     """
     if landmarks == FIVE:
         return (0, 1, 2)
@@ -271,11 +277,13 @@ def eyes_and_nose(landmarks: Schema) -> tuple[int, ...]:
 
 
 def corrected(boxes: Array, expected: Array, seen: Array, share: float = 1.0) -> Array:
-    """Boxes (n, 4) moved and resized by a share of what lies between two others, so that conventions keep their say.
+    """Move and resize boxes (n, 4) by a share of the difference between two others. This keeps their convention.
 
     Args:
-        boxes: (n, 4) to correct. expected: (n, 4) what the same landmarks let expect of ``seen``. seen: (n, 4).
-        share: 0 for the boxes as they are, 1 to follow all that was seen.
+        boxes: (n, 4) to correct.
+        expected: (n, 4) expectation of ``seen`` from the same landmarks.
+        seen: (n, 4).
+        share: 0 leaves the boxes unchanged, 1 corrects the whole difference.
     """
     grown = (seen[:, 2:] - seen[:, :2]) / (expected[:, 2:] - expected[:, :2])
     moved = (seen[:, :2] + seen[:, 2:] - expected[:, :2] - expected[:, 2:]) / 2
@@ -285,21 +293,24 @@ def corrected(boxes: Array, expected: Array, seen: Array, share: float = 1.0) ->
 
 
 def refined(expected: Array, squares: Array, speaks: Array, coefficients: Array) -> Array:
-    """Ours: where boxes are to be expected, (n, 4), by the landmarks and the proposals together.
+    """Ours: the expected boxes (n, 4) from landmarks and proposals together.
 
-    How much either counts hangs on how large the face is and how sure the network: offsets from the proposal (as of
-    R-CNN) are a linear function of the landmarks' own, whose coefficients are one of the evidence.
+    How much each counts depends on the size of the face and the certainty of the network. The offsets from the proposal
+    (as in R-CNN) are a linear function of the offsets of the landmarks' box. Its coefficients are a linear function of
+    the evidence.
 
     Args:
-        expected: (n, 4) boxes as the landmarks tell them. squares: (n, 4) the proposals. speaks: (n, 6) see
-            ``evidence``. coefficients: (6, 5, 4) by evidence, ``terms`` and offset.
+        expected: (n, 4) boxes from the landmarks.
+        squares: (n, 4) proposals.
+        speaks: (n, 6) see ``evidence``.
+        coefficients: (6, 5, 4) by evidence, ``terms`` and offset.
     """
     offsets = np.einsum("ne,nt,eto->no", speaks, terms(expected, squares), coefficients)
     return box_ops.decode_rcnn(np.clip(offsets, -1, 1), squares)
 
 
 def terms(expected: Array, squares: Array) -> Array:
-    """What ``refined`` is linear in (n, 5): offsets of a box from a square, as of R-CNN, and 1."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # landmarks on one spot
+    """The terms of ``refined`` (n, 5): offsets of a box from a square, as in R-CNN, and 1."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # landmarks in one point
         offsets = np.clip(box_ops.encode_rcnn(expected, squares), -2, 2)
     return np.concatenate([offsets, np.ones((len(offsets), 1))], axis=1)

@@ -1,4 +1,4 @@
-"""What a KPNet file holds: pixels in, faces with their landmarks out. The maps stay inside."""
+"""The entry of a KPNet file: pixels to faces with landmarks. The maps stay inside the graph."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from lineament.methods.kpnet.maps import around
 from lineament.methods.kpnet.network import KPNet
 
 LEAST = -9.0
-"""Logit of the scalemap above which a cell can be a proposal where there are two passes: a probability of 0.0001."""
+"""Logit of the scalemap above which a cell can be a proposal if there are two passes: a probability of 0.0001."""
 
 ROUGH = 0.5
-"""How far a logit of the first of two passes may be from that of the second."""
+"""Largest difference of a logit between the first and the second of two passes."""
 
 
 def entries(network: KPNet, heads: Heads, *, two_passes: bool = False) -> dict[str, Entry]:
-    """The file's one network. Pixels are uint8 (n, h, w, 3), h and w multiples of the network's.
+    """The network of the file. Pixels are uint8 (n, h, w, 3); h and w are multiples of the network's.
 
     Args:
-        network: is left as it is. heads: its heads.
-        two_passes: compute the scalemap's logits a second time where the proposals are, so that the map itself may be
-            as coarse as integers of 8 bits.
+        network: The network. It does not change.
+        heads: Its heads.
+        two_passes: Compute the logits of the scalemap again at the proposals, so that the map itself may be as coarse
+            as 8-bit integers.
     """
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
@@ -51,7 +52,7 @@ def entries(network: KPNet, heads: Heads, *, two_passes: bool = False) -> dict[s
 
 
 class Extractor(nn.Module):
-    """The network and all that its heads find."""
+    """The network and the proposals of its heads."""
 
     def __init__(self, network: KPNet, heads: Heads) -> None:
         super().__init__()
@@ -59,26 +60,28 @@ class Extractor(nn.Module):
         self.second = heads.grouping if isinstance(heads.grouping, nn.Module) else None
 
     def forward(self, pixels: Tensor, threshold: Tensor) -> dict[str, Tensor]:
-        """The faces of each view, best first; coordinates in pixels of the input.
+        """The faces of each view, best first. Coordinates are pixels of the input.
 
         Args:
-            pixels: (n, h, w, 3) uint8. threshold: (n,) logits that faces of each view must surpass. There are as many
-                rows f as the view with most of them has, at least one; further rows of others may be below.
+            pixels: (n, h, w, 3) uint8.
+            threshold: (n,) logits that faces of each view must exceed. The number of rows f is that of the view with
+                the most faces, at least one. Other views may have padding rows with lower logits.
 
         Returns:
-            ``logit`` (n, f) of a face's probability, minus infinity in rows that only fill up; ``centre`` (n, f, 2) and
-            ``side`` (n, f) of its square; ``landmarks`` (n, f, K, 2); ``peaks`` (n, f, K), the landmarks' largest
-            softmax values.
+            ``logit`` (n, f) of the probability of a face, minus infinity in padding rows; ``centre`` (n, f, 2) and
+            ``side`` (n, f) of its square; ``landmarks`` (n, f, K, 2); ``peaks`` (n, f, K), the largest softmax values
+            of the landmarks.
         """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
         return self.heads.find(features, self.network.maps(features), threshold)._asdict()
 
 
 class TwoPasses(nn.Module, Scalemap):
-    """The scalemap, its layer computed anew for the cells of proposals alone, out of the features around each.
+    """The scalemap with its last layer computed again for the cells of proposals, from the features around them.
 
     Args:
-        head: the layer, not folded. style: the scalemap's.
+        head: The layer, not folded.
+        style: The style of the scalemap.
     """
 
     def __init__(self, head: nn.Module, style: Style) -> None:
@@ -95,7 +98,7 @@ class TwoPasses(nn.Module, Scalemap):
         return self.squares(maps, *self.strongest(features, maps["scale"], threshold))
 
     def strongest(self, features: Tensor, scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `lineament.methods.kpnet.heads.scalemap.strongest`, by the features that led to the scalemaps."""
+        """Like `lineament.methods.kpnet.heads.scalemap.strongest`, from the features of the scalemaps."""
         rough, _, cell = standing(scale, threshold - ROUGH, LEAST)
         column, row, there, _ = around(cell, scale.shape[2], scale.shape[3])
         image = torch.arange(features.shape[0])[:, None, None]

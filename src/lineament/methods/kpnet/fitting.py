@@ -1,7 +1,7 @@
-"""What labelled photos tell once a network is trained: how boxes are made of what it says, and what scores mean.
+"""What is fitted to labelled photos after training: how boxes are made, and what scores mean.
 
-None of it changes a weight. Boxes are refined (`fit_refinement`, to canvases of the training); the scores of faces are
-made (`fit_evidence`) and calibrated, and so are landmarks' (`fit_landmark_evidence`), to validation photos.
+No weight changes. Boxes are refined on training canvases (`fit_refinement`). Scores of faces are made (`fit_evidence`)
+and calibrated on validation photos, and so are scores of landmarks (`fit_landmark_evidence`).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from lineament.runtime import Graph
 Array = NDArray[Any]
 
 CANVASES = 1024
-"""Of the training, to which boxes are fitted."""
+"""Training canvases to which boxes are fitted."""
 LEAST_FITTED = 1000
-"""Proposals there that are faces, at least."""
+"""Smallest number of proposals on them that are faces."""
 DOUBTFUL = -5.0
-"""Logit of a face's probability above which proposals are fitted to: 0.0067. Below it they are never returned."""
+"""Logit of a face's probability above which proposals are used: 0.0067. Lower ones are never returned."""
 SIZES = (256, 384, 640)
-"""Input sizes, in pixels, whose mean average precision decides to which sizes scores are fitted."""
+"""Input sizes, in pixels. Their mean average precision decides the sizes to which scores are fitted."""
 FOLDS = 5
-"""Parts of the validation photos, each judged by what was fitted to the others."""
+"""Parts of the validation photos. Each is scored with what was fitted to the others."""
 _log = logging.getLogger(__name__)
 
 
@@ -54,18 +54,19 @@ def fitted(
     canvas: int,
     given: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Settings of a file that labelled photos tell.
+    """Fit the settings of a file that depend on labelled photos.
 
     Args:
-        graph: the file. config: its settings.
-        photos: validation photos.
-        canvases: of the training, `CANVASES` will do; ``None`` leaves the refinement as it is.
-        canvas: side in pixels of the training's canvases, a size at which the network knows faces well.
-        given: names of settings that are to stay as they are.
+        graph: The file.
+        config: Its settings.
+        photos: Validation photos.
+        canvases: Training canvases, `CANVASES` of them. ``None`` keeps the refinement.
+        canvas: Side of the training canvases in pixels, a size at which the network is accurate.
+        given: Names of settings to keep.
 
     Returns:
-        Values of ``refinement``, ``evidence``, ``calibration`` and ``landmark_evidence``; what stays as it is, or could
-        not be fitted, is left out, and of the latter the log says why.
+        Values of ``refinement``, ``evidence``, ``calibration`` and ``landmark_evidence``. Settings that are kept or
+        cannot be fitted are left out. For the latter, the log has the reason.
     """
     evidence = config.evidence if "evidence" in given else EVIDENCE
     config = replace(config, evidence=evidence, calibration=None, landmark_evidence=None)
@@ -95,9 +96,9 @@ def fitted(
 
 
 def fit_refinement(decoder: KPNetDecoder, canvases: Iterable[Canvas]) -> list[Any] | None:
-    """Coefficients of ``decode.refined`` by which a network's boxes are nearest to those of faces on canvases.
+    """Fit the coefficients of ``decode.refined`` to the boxes of faces on canvases.
 
-    A mirrored face has the mirrored box. ``None`` of too few faces to tell.
+    A mirrored face has the mirrored box. ``None`` if there are too few faces.
     """
     parts = []
     for canvas in canvases:
@@ -120,13 +121,15 @@ def fit_refinement(decoder: KPNetDecoder, canvases: Iterable[Canvas]) -> list[An
 
 
 class Finds(NamedTuple):
-    """Proposals in labelled photos that stand after suppression; those on ignored regions are left out.
+    """Proposals in labelled photos after suppression, without those on ignored regions.
 
     Attributes:
-        scores: (n,). evidence: (n, 6), see ``decode.evidence``.
-        face: (n,) which of its photo's faces it is, -1 for none. photo: (n,) index of the photo.
+        scores: (n,).
+        evidence: (n, 6), see ``decode.evidence``.
+        face: (n,) index of the photo's face that a proposal matches, -1 for none.
+        photo: (n,) index of the photo.
         landmark_evidence: (m, k, 3), see ``decode.landmark_evidence``, of the m proposals that are faces.
-        near: (m, k) 1 for a landmark that is right, 0 for one that is not, NaN where no truth is known.
+        near: (m, k) 1 for a correct landmark, 0 for a wrong one, NaN if not labelled.
     """
 
     scores: Array
@@ -143,7 +146,7 @@ class Finds(NamedTuple):
 
 
 def judged(decoder: KPNetDecoder, photos: Photos) -> Finds:
-    """What a decoder finds in labelled photos above `DOUBTFUL`."""
+    """Run a decoder on labelled photos, above the logit `DOUBTFUL`."""
     parts = []
     for i, sample in enumerate(photos.samples):
         found = decoder.propose([photos[i]], surpassing=DOUBTFUL)
@@ -158,15 +161,17 @@ def judged(decoder: KPNetDecoder, photos: Photos) -> Finds:
 
 
 def fit_evidence(finds: Mapping[int, Finds], faces: int, *, shown: int, canvas: int) -> Array:
-    """Coefficients (6,) of ``decode.evidence``: how scores are made.
+    """Fit the coefficients (6,) of ``decode.evidence``.
 
-    Fitted at a large input alone, scores may rank small faces too low at any, and at a small one alone too high. So
-    they are fitted at the size of a canvas, at the size that is shown, or at both, whichever has the highest average
-    precision by cross-validation over photos, in the mean of `SIZES`.
+    Scores that are fitted at a large input alone may rank small faces too low, and those fitted at a small input too
+    high. So they are fitted at the size of a canvas, at the default size, or at both: whichever has the highest average
+    precision in cross-validation over photos, averaged over `SIZES`.
 
     Args:
-        finds: by input size, `SIZES` and the two others among them. faces: how many there are in all photos.
-        shown: size at which pictures are shown unless somebody asks for another. canvas: that of the canvases.
+        finds: Proposals by input size: `SIZES` and the two others.
+        faces: Number of faces in all photos.
+        shown: Default input size.
+        canvas: Size of a canvas.
     """
     choices = list(dict.fromkeys([(canvas, shown), (shown,), (canvas,)]))
     precision = {sizes: held_out_precision(finds, sizes, faces) for sizes in choices}
@@ -176,9 +181,9 @@ def fit_evidence(finds: Mapping[int, Finds], faces: int, *, shown: int, canvas: 
 
 
 def held_out_precision(finds: Mapping[int, Finds], sizes: Sequence[int], faces: int) -> float:
-    """Mean average precision at `SIZES` of scores fitted at some, each photo's to the other folds' photos.
+    """Mean average precision at `SIZES` of scores fitted at given sizes, in cross-validation over photos.
 
-    0 where the photos are too few to be folded.
+    0 if there are too few photos for the folds.
     """
     scores = {size: np.zeros(len(finds[size].face)) for size in SIZES}
     for fold in range(FOLDS):
@@ -194,9 +199,9 @@ def held_out_precision(finds: Mapping[int, Finds], sizes: Sequence[int], faces: 
 
 
 def average_precision(scores: Array, finds: Finds, faces: int) -> float:
-    """Mean over all ``faces`` of the precision down to their scores (n,), 0 for those that are not found.
+    """Average precision over all ``faces`` from scores (n,). Missed faces count 0.
 
-    A face that is found twice counts once, and the second find as a false alarm.
+    Of several detections of a face, the first is a true positive and the others are false positives.
     """
     order = np.argsort(-scores, kind="stable")
     face, photo = finds.face[order], finds.photo[order]
@@ -207,7 +212,7 @@ def average_precision(scores: Array, finds: Finds, faces: int) -> float:
 
 
 def select(finds: Finds, which: Array) -> Finds:
-    """The finds of a mask (n,), without their landmarks."""
+    """Select proposals by a mask (n,), without their landmarks."""
     return finds._replace(**{name: getattr(finds, name)[which] for name in ("scores", "evidence", "face", "photo")})
 
 
@@ -217,10 +222,10 @@ def _coefficients(finds: Sequence[Finds]) -> Array:
 
 
 def fit_landmark_evidence(finds: Iterable[Finds]) -> list[float] | None:
-    """Coefficients under which a landmark's score is the probability that it is right, see `NEAR`.
+    """Fit the coefficients under which a landmark's score is the probability that it is correct, see `NEAR`.
 
-    By a logistic regression on the visible landmarks of the faces that were found, one for all landmarks and sizes.
-    ``None`` where all or none of them are right.
+    A logistic regression on the visible landmarks of matched faces, one for all landmarks and sizes. ``None`` if all or
+    none of them are correct.
     """
     parts = [(found.landmark_evidence.reshape(-1, LANDMARK_EVIDENCE), found.near.ravel()) for found in finds]
     evidence, near = map(np.concatenate, zip(*parts, strict=True))

@@ -1,7 +1,7 @@
-"""The layers of KPNet's networks, and how each becomes one convolution for inference, and layers again.
+"""The layers of KPNet's networks. For inference each becomes one convolution, which can become layers again.
 
-What is linear is folded: a convolution and its normalisation, two convolutions with nothing between them, an upsampling
-and the convolution behind it. ``fold`` and ``unfold`` are a pair.
+Linear parts are folded: a convolution and its normalisation, two convolutions with nothing between them, an upsampling
+and the following convolution. ``fold`` and ``unfold`` are inverse.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lineament.methods.normalisation import folded, only_shift
 class ConvNorm(nn.Module):
     """Convolution and batch normalisation."""
 
-    folded = "conv"  # the layer that stands for all after folding
+    folded = "conv"  # the layer that replaces all after folding
 
     def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -31,19 +31,19 @@ class ConvNorm(nn.Module):
         return out
 
     def fold(self) -> None:
-        """Make one convolution of both."""
+        """Fold both into one convolution."""
         weight, bias = folded(self.conv.weight, self.norm)
         self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
 
     def unfold(self, weight: Tensor, bias: Tensor) -> None:
-        """Begin with what folding made, of which channels beyond these were filled in (see `DRNet.fill`)."""
+        """Start from a folded layer; channels beyond these were padding (see `DRNet.fill`)."""
         outputs, inputs = self.conv.weight.shape[:2]
         self.conv.weight.copy_(weight[:outputs, :inputs])
         only_shift(self.norm, bias[:outputs])
 
 
 class Residual(nn.Module):
-    """A basic residual block, with a 1x1 projection where the shape changes."""
+    """A basic residual block, with a 1x1 projection if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class Residual(nn.Module):
 
 
 class Stem(nn.Module):
-    """Two 3x3 convolutions, the first with stride 2 and nothing between them; then normalisation.
+    """Two 3x3 convolutions, the first with stride 2 and nothing between them, then normalisation.
 
-    All padding comes before the first, so that both together are exactly one 7x7 convolution, which is what is left of
-    them at inference: a quarter of the work.
+    All padding is before the first, so both together are exactly one 7x7 convolution. Inference uses that, with a
+    quarter of the work.
     """
 
     folded = "first"
@@ -78,7 +78,7 @@ class Stem(nn.Module):
         return out
 
     def fold(self) -> None:
-        """Make one convolution of all three."""
+        """Fold all three into one convolution."""
         assert isinstance(self.second, nn.Conv2d)
         both = functional.conv_transpose2d(self.second.weight, self.first.weight, stride=2)
         weight, bias = folded(both, self.norm)
@@ -87,9 +87,9 @@ class Stem(nn.Module):
         self.second, self.norm = nn.Identity(), nn.Identity()
 
     def unfold(self, weight: Tensor, bias: Tensor) -> None:
-        """Begin with what folding made: the second kernels that give it with the first ones as they are.
+        """Start from a folded layer: the second kernels that give it with the present first ones.
 
-        Any first kernels will do that span all there can be, and random ones do.
+        Any first kernels that span all possible results will do; random ones do.
         """
         assert isinstance(self.second, nn.Conv2d)
         shape = self.second.weight.shape
@@ -104,11 +104,13 @@ class UpConv(nn.Module):
     """Nearest-neighbour x2 upsampling and a 3x3 convolution.
 
     Every output sees copies: of its 3x3 inputs only 2x2 differ. So for inference the 3x3 kernel becomes four 2x2
-    kernels, one for each place that an output can have in its upsampled cell, on the map before it is upsampled: 4/9
-    of the multiplications.
+    kernels on the map before upsampling, one for each position of an output in its upsampled cell. This takes 4/9 of
+    the multiplications.
 
     Args:
-        inputs, outputs: channels. norm: batch normalisation instead of a bias.
+        inputs: Input channels.
+        outputs: Output channels.
+        norm: Batch normalisation instead of a bias.
     """
 
     folded = "conv"
@@ -125,7 +127,7 @@ class UpConv(nn.Module):
         return self.norm(self.conv(doubled(x)))
 
     def fold(self) -> None:
-        """Take the normalisation into the kernel, and the kernel apart into four."""
+        """Fold the normalisation into the kernel, and split the kernel into four."""
         assert isinstance(self.conv, nn.Conv2d)
         weight, bias = self.conv.weight, self.conv.bias
         if isinstance(self.norm, nn.BatchNorm2d):
@@ -134,7 +136,7 @@ class UpConv(nn.Module):
         self.conv, self.norm = Phases(weight, bias), nn.Identity()
 
     def unfold(self, weight: Tensor, bias: Tensor) -> None:
-        """Begin with what folding made."""
+        """Start from a folded layer."""
         assert isinstance(self.conv, nn.Conv2d)
         even, odd = (_whole(row[0], row[1], axis=3) for row in torch.unflatten(weight, 0, (2, 2, -1)).unbind())
         self.conv.weight.copy_(_whole(even, odd, axis=2))
@@ -157,7 +159,7 @@ class Merge(ConvNorm):
 
 
 class Phases(nn.Conv2d):
-    """Upsampling and a 3x3 kernel as four 2x2 kernels, whose outputs are laid out as a cell's four places."""
+    """Upsampling and a 3x3 kernel as four 2x2 kernels. Their outputs are the four positions of a cell."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__(weight.shape[1], 4 * len(weight), 2, padding=1)
@@ -174,39 +176,40 @@ class Phases(nn.Conv2d):
 
 
 def widen(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> None:
-    """Append channels that are zero to what a convolution reads or writes."""
+    """Append zero channels to the inputs or outputs of a convolution."""
     assert conv.bias is not None
     conv.weight = nn.Parameter(functional.pad(conv.weight, (0, 0, 0, 0, 0, inputs, 0, outputs)))
     conv.bias = nn.Parameter(functional.pad(conv.bias, (0, outputs)))
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Every cell four times: (n, c, h, w) -> (n, c, 2h, 2w)."""
+    """Repeat each cell four times: (n, c, h, w) -> (n, c, 2h, 2w)."""
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _halved(weight: Tensor, axis: int, odd: bool) -> Tensor:
-    """Three taps on copies as two on what was copied: an even place sees a, b, b; an odd one a, a, b."""
+    """Three taps on copies as two taps on the original: an even position sees a, b, b; an odd one a, a, b."""
     first, second, third = weight.unbind(axis)
     return torch.stack([first + second, third] if odd else [first, second + third], dim=axis)
 
 
 def _whole(even: Tensor, odd: Tensor, axis: int) -> Tensor:
-    """Undo `_halved`."""
+    """Inverse of `_halved`."""
     first, others = even.unbind(axis)
     third = odd.select(axis, 1)
     return torch.stack([first, others - third, third], dim=axis)
 
 
 def expect_rarely(head: nn.Module, prior: float = 1e-4) -> None:
-    """Let every cell of a head's map begin with this probability: no flood of false alarms in the first steps.
+    """Let every cell of a head's map start with this probability, so that false positives do not dominate the first
+    steps.
 
-    A face's cell is one of many thousands. The paper is silent; the initialisation is that of Lin et al. 2017 (focal
-    loss, section 4.1).
+    The cell of a face is one of many thousands. The paper does not mention it; the initialisation is that of Lin et al.
+    2017 (focal loss, section 4.1).
     """
     last = head.conv if isinstance(head, UpConv) else head
     assert isinstance(last, nn.Conv2d)
     assert last.bias is not None
     nn.init.constant_(last.bias, -math.log(1 / prior - 1))
-    if isinstance(head, UpConv):  # it reads sums that no layer normalised
+    if isinstance(head, UpConv):  # its inputs are sums that no layer normalised
         nn.init.normal_(last.weight, std=0.003)

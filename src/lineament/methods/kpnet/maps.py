@@ -1,6 +1,6 @@
-"""Arithmetic on maps (n, c, h, w) that heads share: cells and their neighbours, values between cells and in regions.
+"""Operations on maps (n, c, h, w) that heads share: neighbours of cells, interpolation, and values in regions.
 
-A map's cell is ``stride`` pixels of the input long; the centre of the first lies at ``stride / 2``.
+A cell of a map has ``stride`` pixels of the input. The centre of the first is at ``stride / 2``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def places(maps: Tensor) -> Tensor:
 
 
 def around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The nine cells around cells (n, f, 2), each itself among them.
+    """The nine cells around cells (n, f, 2), including themselves.
 
     Returns:
-        Columns and rows (n, f, 9), of those outside the map their nearest inside; whether they are inside; and how far
-        each is from the middle one (9, 2).
+        Columns and rows (n, f, 9), clipped to the map; whether they are inside; and their offsets from the middle one
+        (9, 2).
     """
     shifts = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], device=cell.device)
     size = torch.tensor([w, h], device=cell.device)
@@ -36,22 +36,22 @@ def around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def local_maxima(maps: Tensor, floor: float = -torch.inf) -> Tensor:
-    """Maps (n, c, h, w), minus infinity where one of the eight neighbours, or ``floor``, surpasses them."""
+    """Maps (n, c, h, w), with minus infinity where one of the eight neighbours, or ``floor``, is larger."""
     largest = functional.pad(maps, (1, 1, 1, 1), value=floor)
-    for axis in (2, 3):  # runtimes pool few channels slowly, and take a maximum of two maps fast
+    for axis in (2, 3):  # runtimes are slow at pooling few channels, and fast at the maximum of two maps
         before, at, after = (largest.narrow(axis, i, maps.shape[axis]) for i in range(3))
         largest = torch.maximum(torch.maximum(before, at), after)
     return torch.where(maps >= largest.clamp(min=floor), maps, -torch.inf)
 
 
 def leading(threshold: Tensor, logit: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Lists (n, m, ...), best first, cut behind the longest run of ``logit`` (n, m) above ``threshold`` (n,), or 1."""
+    """Cut lists (n, m, ...), best first, after the longest run of ``logit`` (n, m) above ``threshold`` (n,), or 1."""
     count = (logit > threshold[:, None]).sum(dim=1).amax(dim=0).clamp(min=1).item()
     return tuple(values[:, :count] for values in (logit, *others))
 
 
 def sample(maps: Tensor, points: Tensor, stride: int) -> Tensor:
-    """Maps (n, K, h, w) between their cells' centres, at (n, f, K, 2) pixels of the input -> (n, f, K)."""
+    """Interpolate maps (n, K, h, w) at (n, f, K, 2) pixels of the input -> (n, f, K)."""
     n, k, h, w = maps.shape
     size = torch.tensor([w, h], dtype=maps.dtype, device=maps.device) * stride
     grid = (points / size * 2 - 1).transpose(1, 2).reshape(n * k, -1, 1, 2).to(maps.dtype)
@@ -62,9 +62,9 @@ def sample(maps: Tensor, points: Tensor, stride: int) -> Tensor:
 
 
 def inside(low: Tensor, high: Tensor, cells: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Which cells of an axis lie in (n, f) intervals, as (n, f, cells) of 0 and 1; and where, from the middle.
+    """Which cells of an axis are in intervals (n, f), as (n, f, cells) of 0 and 1; and their offsets from the middle.
 
-    A cell lies where its centre does, an interval's first edge included.
+    The centre of a cell decides. The first edge of an interval belongs to it.
     """
     centre = (torch.arange(cells, device=low.device, dtype=low.dtype) + 0.5) * stride
     there = (centre >= low[..., None]) & (centre < high[..., None])
@@ -72,9 +72,9 @@ def inside(low: Tensor, high: Tensor, cells: int, stride: int) -> tuple[Tensor, 
 
 
 def region_maximum(maps: Tensor, regions: Tensor, stride: int) -> Tensor:
-    """Largest values of maps (n, c, h, w) in regions (n, f, 4), over the cells whose centres lie inside -> (n, f, c).
+    """Largest values of maps (n, c, h, w) in regions (n, f, 4), over the cells with centres inside -> (n, f, c).
 
-    ONNX has an operator for it; torch has none, and here goes through all cells.
+    ONNX has an operator for this. PyTorch has none, so here it goes through all cells.
     """
     n, f = regions.shape[:2]
     h, w = maps.shape[2:]

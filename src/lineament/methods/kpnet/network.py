@@ -1,9 +1,9 @@
 """KPNet's networks (Song et al. 2020, figures 2 and 3): two light backbones, and a head for each of the two maps.
 
-A third backbone is ours, for plain processors: maps at stride 4, and with them where in its cell a face's centre is.
+A third backbone is ours, for plain processors: maps at stride 4, with the positions of face centres in their cells.
 
-Pixels are scaled without a shift, so that black is zero: a photo that ends, a margin and the padding of the first
-convolution are the same thing to the network.
+Pixels are scaled without a shift, so black is zero. The edge of a photo, a margin and the padding of the first
+convolution are the same to the network.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from lineament.methods.kpnet.scales import GRIDS
 
 
 class KPNet(nn.Module):
-    """A backbone and its two heads (figure 2): ``scale`` tells faces, ``response`` their landmarks.
+    """A backbone and its two heads (figure 2): ``scale`` detects faces, ``response`` predicts their landmarks.
 
-    `lineament.methods.kpnet.heads.build` makes one of the paper's or of a variant's heads.
+    `lineament.methods.kpnet.heads.build` makes a network with the heads of the paper or of a variant.
 
     Args:
-        backbone: makes the features. scale: features -> what tells faces, for the paper the scalemap. response:
-            features -> response maps, and behind them ``offsets`` further ones.
-        offsets: how many maps of the response head say where in its cell a face's centre is: 2, or 0.
+        backbone: Computes the features.
+        scale: Features -> the map that detects faces; in the paper the scalemap.
+        response: Features -> response maps, followed by ``offsets`` more maps.
+        offsets: Number of maps of the response head with the position of a face's centre in its cell: 2, or 0.
 
     Attributes:
-        stride: pixels of the input for one cell of a map.
-        multiple: what the sides of an input are multiples of.
+        stride: Pixels of the input per cell of a map.
+        multiple: The sides of an input are multiples of this.
     """
 
     def __init__(self, backbone: Backbone, scale: nn.Module, response: nn.Module, *, offsets: int = 0) -> None:
@@ -42,19 +43,19 @@ class KPNet(nn.Module):
         """(n, 3, h, w) in [0, 255], h and w multiples of ``multiple`` -> maps.
 
         Returns:
-            Of the paper's heads ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, h/stride,
+            With the paper's heads: ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, h/stride,
             w/stride), h of equation 5. With ``offsets`` also ``offset`` (n, 2, h/stride, w/stride): x and y of a face's
-            centre from the cell's own, in cells.
+            centre relative to the cell's centre, in cells.
         """
         return self.maps(self.features(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """What the heads read: (n, channels, ...), at the backbone's ``stride``."""
+        """The input of the heads: (n, channels, ...), at the backbone's ``stride``."""
         features: Tensor = self.backbone(pixels / 128)
         return features
 
     def maps(self, features: Tensor) -> dict[str, Tensor]:
-        """The heads' maps."""
+        """The maps of the heads."""
         response = self.response(features)
         maps = {"scale": self.scale(features), "response": response}
         if self.offsets:
@@ -62,7 +63,7 @@ class KPNet(nn.Module):
         return maps
 
     def fold(self) -> None:
-        """Put everything that is linear into single convolutions: the same function, for inference only."""
+        """Fold linear parts into single convolutions: the same function, for inference only."""
         for module in self.modules():
             if isinstance(module, (ConvNorm, UpConv, Stem)):
                 module.fold()
@@ -71,9 +72,10 @@ class KPNet(nn.Module):
 
     @torch.no_grad()
     def unfold(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the kernels and biases, by name, of a folded network of this kind: the same function, to learn on from.
+        """Load the kernels and biases, by name, of a folded network of this kind: the same function, for further
+        training.
 
-        Normalisation does nothing then but add the biases.
+        Normalisation then only adds the biases.
         """
         for name, module in self.named_modules():
             if isinstance(module, (ConvNorm, UpConv, Stem)):
@@ -84,7 +86,7 @@ class KPNet(nn.Module):
 
 
 class Trunk(nn.Module):
-    """What `DRNet` and `Lite` have in common: the way down to stride 8."""
+    """The common part of `DRNet` and `Lite`: down to stride 8."""
 
     def __init__(self, early: int, middle: int, deep: int) -> None:
         super().__init__()
@@ -104,12 +106,12 @@ class Trunk(nn.Module):
 class DRNet(Trunk):
     """The De-redundancy Net (figure 3): most of its weights at stride 8, few operations at stride 2.
 
-    Eleven 3x3 layers on the longest path, the head among them: stem, three residual blocks, one convolution up to
-    stride 4, one behind the sum there, one up to stride 2 and over the long skip's concatenation, head.
+    Eleven 3x3 layers on the longest path, including the head: stem, three residual blocks, one convolution up to stride
+    4, one after the sum there, one up to stride 2 and over the long skip's concatenation, head.
     """
 
     grid = GRIDS["drnet"]
-    stride = 2  # pixels of the input for one cell of the features
+    stride = 2  # pixels of the input per cell of the features
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
         super().__init__(early, middle, deep)
@@ -119,9 +121,9 @@ class DRNet(Trunk):
         self.channels = late
 
     def fill(self, block: int = 16) -> None:
-        """Bring the early map to whole blocks of channels by channels that are zero, after folding.
+        """After folding, pad the early map with zero channels to whole blocks of channels.
 
-        Runtimes keep maps in such blocks, and only whole ones can be concatenated as they lie.
+        Runtimes store maps in such blocks. Only whole blocks can be concatenated without copying.
         """
         missing = -self.stem.conv.out_channels % block
         widen(self.stem.conv, outputs=missing)
@@ -130,7 +132,7 @@ class DRNet(Trunk):
             widen(reader.conv, inputs=missing)
 
     def head(self, channels: int) -> nn.Conv2d:
-        """A head's layer."""
+        """A layer for a head."""
         return nn.Conv2d(self.channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ class DRNet(Trunk):
 
 
 class Hourglass(nn.Module):
-    """Hourglass-light: one stack of Newell et al. 2016 with 64 channels, upsampled to stride 2 at its end."""
+    """Hourglass-light: one stack of Newell et al. 2016 with 64 channels, upsampled to stride 2 at the end."""
 
     grid = GRIDS["hourglass"]
     stride = 4
@@ -157,11 +159,11 @@ class Hourglass(nn.Module):
         self.channels = channels
 
     def head(self, channels: int) -> UpConv:
-        """A head's layer, which upsamples as well."""
+        """A layer for a head, which also upsamples."""
         return UpConv(self.channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, channels, h/4, w/4); the heads bring it to stride 2."""
+        """(n, 3, h, w) -> (n, channels, h/4, w/4). The heads upsample it to stride 2."""
         x = self.pool(functional.relu(self.stem(x)))
         kept = []
         for skip, down in zip(self.skips, self.downs, strict=True):
@@ -174,9 +176,9 @@ class Hourglass(nn.Module):
 
 
 class Lite(Trunk):
-    """DRNet without what it does at stride 2 after the stem, and narrower at stride 8: under a third of the operations.
+    """DRNet without its work at stride 2 after the stem, and narrower at stride 8: under a third of the operations.
 
-    Dense convolutions, as processors with instructions for bytes are best at.
+    Its convolutions are dense, which processors with VNNI compute fastest.
     """
 
     grid = GRIDS["lite"]
@@ -189,7 +191,7 @@ class Lite(Trunk):
         self.channels = middle
 
     def head(self, channels: int) -> nn.Conv2d:
-        """A head's layer."""
+        """A layer for a head."""
         return nn.Conv2d(self.channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

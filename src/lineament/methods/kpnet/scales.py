@@ -1,7 +1,7 @@
-"""The scale bins of KPNet (equation 1): sixty, ten to an octave, of the longer side of a face; and its maps' cells.
+"""The scale bins of KPNet (equation 1): sixty, ten per octave, of the longer side of a face; and the cells of its maps.
 
-The paper counts from 2^5 on an image whose longer edge is 2048; ours are pixels of the network's input, whatever its
-size, and the same numbers where that edge is 256: from 4 pixels to 256.
+The paper counts from 2^5 on an image with a longer edge of 2048. We count pixels of the network's input, whatever its
+size, from 4 to 256. For an edge of 256 these are the same numbers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 STRIDE = 2
-"""N_s of equation 2: pixels of the input for one cell of a map."""
+"""N_s of equation 2: pixels of the input per cell of a map."""
 
 
 class Grid(NamedTuple):
-    """How the maps of a backbone lie on its input.
+    """The grid of a backbone's maps on its input.
 
     Attributes:
-        stride: pixels of the input for one cell. multiple: what the sides of the input are multiples of.
+        stride: Pixels of the input per cell.
+        multiple: The sides of the input are multiples of this.
     """
 
     stride: int
@@ -29,7 +30,7 @@ class Grid(NamedTuple):
 
 
 GRIDS = {"drnet": Grid(STRIDE, 8), "hourglass": Grid(STRIDE, 64), "lite": Grid(4, 8)}
-"""By backbone; the lite one is ours."""
+"""By backbone. The lite one is ours."""
 BINS = 60
 """S, the number of scale bins."""
 PER_OCTAVE = 10
@@ -38,10 +39,10 @@ LARGEST = SMALLEST * 2 ** (BINS / PER_OCTAVE)
 
 
 def encode(sides: Array) -> Array:
-    """Bins, b - 1 of equation 1, of faces whose longer sides have so many pixels of the input; -1 where there is none.
+    """Bins, b - 1 of equation 1, of faces with these longer sides in pixels of the input. -1 outside all bins.
 
     Args:
-        sides: any shape.
+        sides: Any shape.
 
     Returns:
         Integers of that shape in [-1, 60).
@@ -53,5 +54,5 @@ def encode(sides: Array) -> Array:
 
 
 def decode(bins: Array) -> Array:
-    """Sides in pixels of the input at the (geometric) centres of bins, which may be fractions."""
+    """Sides in pixels of the input at the (geometric) centres of bins. Bins may be fractions."""
     return np.asarray(SMALLEST * 2.0 ** ((np.asarray(bins) + 0.5) / PER_OCTAVE))

@@ -1,4 +1,4 @@
-"""KPNet's heads by their names in a recipe: how faces are grouped (table 6) and landmarks extracted (table 2).
+"""KPNet's heads by their names in a recipe: grouping of landmarks to faces (table 6) and extraction (table 2).
 
 The paper's own are the scalemap and the soft-argmax.
 """
@@ -34,7 +34,8 @@ class Heads:
     """A pair of heads.
 
     Attributes:
-        grouping: finds faces. extraction: finds landmarks.
+        grouping: Detects faces.
+        extraction: Predicts landmarks.
     """
 
     grouping: Grouping
@@ -51,11 +52,13 @@ class Heads:
         """The heads of these names on a backbone.
 
         Args:
-            grouping: a key of `GROUPINGS`. extraction: of `EXTRACTIONS`. backbone: of ``BACKBONES``.
-            style: fields of `Style`; the stride is the backbone's.
+            grouping: A key of `GROUPINGS`.
+            extraction: A key of `EXTRACTIONS`.
+            backbone: A key of ``BACKBONES``.
+            style: Fields of `Style`. The stride is the backbone's.
 
         Raises:
-            OptionError: there are no such heads, or they do not go together.
+            OptionError: The heads do not exist or do not fit together.
         """
         for kind, name, there in (
             ("grouping", grouping, GROUPINGS),
@@ -74,10 +77,10 @@ class Heads:
         return heads
 
     def targets(self, rng: np.random.Generator, labels: Sequence[Labels], size: int) -> Batch:
-        """What there is to learn of a batch of canvases of ``size`` pixels, padded to the fullest canvas's f faces.
+        """The targets of a batch of canvases of ``size`` pixels, padded to f faces, the largest number on a canvas.
 
-        ``points`` (n, f, K, 2) in pixels of the canvas, 0 where unknown, and their ``weights`` (n, f, K); and what
-        either head adds.
+        ``points`` (n, f, K, 2) in pixels of the canvas, 0 if unknown, and their ``weights`` (n, f, K); and the targets
+        of both heads.
         """
         regions = self.grouping.regions(rng, faces_of(labels))
         return {
@@ -88,19 +91,21 @@ class Heads:
         }
 
     def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The parts of both heads' losses by name, not yet weighted."""
+        """The parts of both heads' losses by name, without weights."""
         return self.grouping.losses(maps, batch) | self.extraction.losses(maps["response"], batch)
 
     def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Found:
-        """The faces of a network's features and maps, best first, whose logits surpass ``threshold`` (n,)."""
+        """The faces from a network's features and maps, best first, with logits above ``threshold`` (n,)."""
         return self.grouping.find(features, maps, threshold, self.extraction)
 
 
 def build(landmarks: int = 5, backbone: str = "drnet", heads: Heads | None = None) -> KPNet:
-    """A network that has learnt nothing yet.
+    """An untrained network.
 
     Args:
-        landmarks: K. backbone: "drnet", "hourglass" or "lite". heads: on that backbone; the paper's if not given.
+        landmarks: K.
+        backbone: "drnet", "hourglass" or "lite".
+        heads: Heads on that backbone. ``None``: the paper's.
     """
     heads = heads or Heads.of(backbone=backbone)
     below = BACKBONES[backbone]()

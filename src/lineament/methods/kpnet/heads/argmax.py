@@ -1,4 +1,4 @@
-"""Landmarks by the argmax of heat maps, which the paper holds the soft-argmax against (table 2)."""
+"""Landmarks by the argmax of heat maps, which the paper compares with the soft-argmax (table 2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 class Argmax(Extraction):
-    """A heat map for each landmark, learnt as the scalemap is."""
+    """A heat map for each landmark, trained like the scalemap."""
 
     in_regions = False
 
@@ -33,9 +33,9 @@ class Argmax(Extraction):
         return head
 
     def targets(self, labels: Sequence[Labels], regions: Sequence[Array] | None, size: int) -> Batch:
-        """Heat maps, and where they are not learnt: where a face lacks landmarks and outside of all regions.
+        """Heat maps, and where they are not trained: where a face lacks landmarks, and outside all regions.
 
-        Landmarks count alike, whoever set them: those under a mask are guesses that the paper's loss cannot weigh.
+        All landmarks count alike. Those under a mask are guesses, but the paper's loss has no weights for them.
         """
         stride, heated, ignored = self.style.stride, [], []
         for i, (canvas, boxes) in enumerate(zip(labels, faces_of(labels), strict=True)):
@@ -51,26 +51,29 @@ class Argmax(Extraction):
         return {"heat_cells": cells, "heat_values": values, "heat_ignored": np.stack(ignored)}
 
     def losses(self, response: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``heat``, equation 4 of the heat maps: of one photo, or of one landmark where it is focal."""
+        """``heat``, equation 4 of the heat maps: per photo, or per landmark if focal."""
         cells, values, focal = batch["heat_cells"], batch["heat_values"], self.style.focal
         loss = bell_loss(response, batch["heat_ignored"], cells, values, focal=focal)
         return {"heat": loss / ((batch["weights"] > 0).sum().clamp(min=1) if focal else len(response))}
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest cells' centres, and what equation 5 makes of their values."""
+        """The centres of the largest cells, and equation 5 of their values."""
         points, largest = argmax(response, regions, self.style.stride)
         total = soft_argmax(response, regions, self.style.stride).log_total
         return points, (largest - total).clamp(max=0).exp()
 
 
 def heat(landmarks: Array, boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> Bells:
-    """Heat maps, one a landmark.
+    """Heat maps, one per landmark.
 
-    A landmark's place is known better than a face's: sigma is half of a face's, and equation 3's radius is 0.
+    A landmark is more precise than a face: sigma is half of that of a face, and the radius of equation 3 is 0.
 
     Args:
-        landmarks: (n, K, 2) in pixels of the input. boxes: (n, 4) their faces. size: side of the input.
-        spread: how far a landmark reaches. stride: pixels of the input for one cell.
+        landmarks: (n, K, 2) in pixels of the input.
+        boxes: (n, 4) their faces.
+        size: Side of the input.
+        spread: How far a landmark reaches.
+        stride: Pixels of the input per cell.
     """
     n, k = landmarks.shape[:2]
     cells = size // stride
@@ -82,19 +85,22 @@ def heat(landmarks: Array, boxes: Array, size: int, spread: Spread, stride: int 
 
 
 def argmax(response: Tensor, regions: Tensor, stride: int = STRIDE) -> tuple[Tensor, Tensor]:
-    """Centres of the cells where maps are largest in each region, of equals one of them.
+    """Centres of the cells where maps are largest in each region; of equals, one of them.
 
-    A region's maximum is not where it is: what is looked for is the maximum of the cells' ranks, which no two share.
+    The maximum of a region does not have its position. So the maximum of the cells' ranks is computed, which are all
+    different.
 
     Args:
-        response: (n, K, h, w). regions: (n, f, 4) in pixels of the input. stride: pixels of the input for one cell.
+        response: (n, K, h, w).
+        regions: (n, f, 4) in pixels of the input.
+        stride: Pixels of the input per cell.
 
     Returns:
         Points (n, f, K, 2) in pixels of the input, values (n, f, K).
     """
     flat = response.flatten(2)
     order = flat.argsort(dim=2)
-    rank = order.argsort(dim=2).view_as(response).to(response.dtype)  # below 2^24, which float32 can count to
+    rank = order.argsort(dim=2).view_as(response).to(response.dtype)  # below 2^24, up to which float32 counts exactly
     cell = order.gather(2, region_maximum(rank, regions, stride).long().transpose(1, 2))
     points = (places(response)[cell.transpose(1, 2)].to(response.dtype) + 0.5) * stride
     return points, flat.gather(2, cell).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What KPNet's two heads have to be able to do: one finds faces, one finds landmarks in them."""
+"""The interfaces of KPNet's two heads: one detects faces, one predicts their landmarks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Style:
-    """What heads differ in beside what they are.
+    """The options of heads.
 
     Attributes:
-        stride: pixels of the input for one cell of a map.
-        focal: the focal form of equation 4; else as printed.
-        spread: how far bells reach, equation 3.
-        printed: proposals as in the paper: the centre of a cell and of a bin. Else what lies around the best cell and
-            beside the best bin has a say (ours).
+        stride: Pixels of the input per cell of a map.
+        focal: The focal form of equation 4; otherwise as printed.
+        spread: How far bells reach, equation 3.
+        printed: Proposals as in the paper: the centre of a cell and of a bin. Otherwise the neighbours of the best cell
+            and the best bin count, too (ours).
     """
 
     stride: int = STRIDE
@@ -41,12 +41,15 @@ class Style:
 
 
 class Found(NamedTuple):
-    """What the heads find in n views, at most f faces in each; rows that only fill up have a logit of minus infinity.
+    """The faces that heads detect in n views, at most f in each. Padding rows have a logit of minus infinity.
 
     Attributes:
-        logit: (n, f) of the probability of a face. centre: (n, f, 2) and side: (n, f) of its square.
+        logit: (n, f) of the probability of a face.
+        centre: (n, f, 2) of its square.
+        side: (n, f) of its square.
         landmarks: (n, f, K, 2). All coordinates are pixels of the input.
-        peaks: (n, f, K), how sure each landmark is, in [0, 1]: the largest softmax value of equation 8, or its like.
+        peaks: (n, f, K), the certainty of each landmark in [0, 1]: the largest softmax value of equation 8, or the
+            like.
     """
 
     logit: Tensor
@@ -57,10 +60,10 @@ class Found(NamedTuple):
 
 
 class Extraction(ABC):
-    """How landmarks are found (table 2).
+    """Extraction of landmarks (table 2).
 
     Attributes:
-        in_regions: whether there can be none without a face's region.
+        in_regions: Whether it needs the region of a face.
     """
 
     in_regions = True
@@ -70,20 +73,21 @@ class Extraction(ABC):
 
     @abstractmethod
     def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:
-        """The layer for K landmarks, and ``offsets`` further maps behind theirs."""
+        """The layer for K landmarks, and ``offsets`` more maps behind them."""
 
     @abstractmethod
     def targets(self, labels: Sequence[Labels], regions: Sequence[Array] | None, size: int) -> Batch:
-        """What there is to learn of canvases of ``size`` pixels, beside ``points`` and ``weights``.
+        """The targets of canvases of ``size`` pixels, beside ``points`` and ``weights``.
 
         Args:
-            labels: what is on the canvases. regions: (f, 4) of the faces of each, or ``None`` where there are none.
-            size: their side in pixels.
+            labels: The labels of the canvases.
+            regions: (f, 4) of the faces of each, or ``None`` if there are none.
+            size: Side of the canvases in pixels.
         """
 
     @abstractmethod
     def losses(self, response: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The parts of the loss of response maps by name, not yet weighted."""
+        """The parts of the loss of response maps by name, without weights."""
 
     @abstractmethod
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,10 +95,10 @@ class Extraction(ABC):
 
 
 class Grouping(ABC):
-    """What makes landmarks one face's (table 6).
+    """Grouping of landmarks to faces (table 6).
 
     Attributes:
-        compared: whether an exported file lists the same faces as torch, which export then checks.
+        compared: Whether an exported file lists the same faces as PyTorch. Export then compares them.
     """
 
     compared = True
@@ -104,7 +108,7 @@ class Grouping(ABC):
 
     @property
     def offsets(self) -> int:
-        """How many maps it wants beside the landmarks', of where in its cell a face's centre is."""
+        """The number of additional maps for the position of a face's centre in its cell."""
         return 0
 
     @abstractmethod
@@ -113,19 +117,19 @@ class Grouping(ABC):
 
     @abstractmethod
     def regions(self, rng: np.random.Generator, faces: Sequence[Array]) -> list[Array] | None:
-        """Regions (f, 4) to learn to extract from, of the faces (f, 4) of each canvas; ``None`` if there are none."""
+        """Regions (f, 4) to train extraction, from the faces (f, 4) of each canvas; ``None`` if there are none."""
 
     @abstractmethod
     def targets(self, labels: Sequence[Labels], size: int) -> Batch:
-        """What there is to learn of canvases of ``size`` pixels, beside ``points`` and ``weights``."""
+        """The targets of canvases of ``size`` pixels, beside ``points`` and ``weights``."""
 
     @abstractmethod
     def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The parts of the loss of a network's maps by name, not yet weighted."""
+        """The parts of the loss of a network's maps by name, without weights."""
 
     @abstractmethod
     def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor, extraction: Extraction) -> Found:
-        """The faces of a network's features and maps, best first, whose logits surpass ``threshold`` (n,)."""
+        """The faces from a network's features and maps, best first, with logits above ``threshold`` (n,)."""
 
 
 class Proposals(NamedTuple):
@@ -143,14 +147,14 @@ class Proposals(NamedTuple):
 
 
 class Proposing(Grouping):
-    """A grouping by regions: what is extracted in one is one face's."""
+    """A grouping by regions: the landmarks extracted in a region belong to one face."""
 
     def regions(self, rng: np.random.Generator, faces: Sequence[Array]) -> list[Array]:  # noqa: D102
         return [near_proposals(rng, boxes) for boxes in faces]
 
     @abstractmethod
     def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:
-        """The squares in which landmarks are to be looked for, best first, whose logits surpass ``threshold`` (n,)."""
+        """The squares in which landmarks are extracted, best first, with logits above ``threshold`` (n,)."""
 
     def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor, extraction: Extraction) -> Found:
         """Extract landmarks from the proposals."""
@@ -159,13 +163,15 @@ class Proposing(Grouping):
 
 
 def near_proposals(rng: np.random.Generator, boxes: Array, jitter: float = 0.04) -> Array:
-    """Square regions around faces, a little farther off than a proposal at inference is.
+    """Square regions around faces, slightly farther off than proposals at inference.
 
-    Their centres are those of cells and their sides those of bins; besides, the cell that scores best is seldom the
-    face's own, and the bin is now and then one beside it.
+    Their centres are those of cells and their sides those of bins. At inference, the best cell is rarely the face's
+    own, and the bin is sometimes the next one.
 
     Args:
-        rng: random numbers. boxes: (n, 4), each with a bin. jitter: sigma of the centre, as a share of the side.
+        rng: Random numbers.
+        boxes: (n, 4), each with a bin.
+        jitter: Sigma of the centre, as a share of the side.
 
     Returns:
         (n, 4) in pixels of the input.
@@ -179,12 +185,12 @@ def near_proposals(rng: np.random.Generator, boxes: Array, jitter: float = 0.04)
 
 
 def faces_of(labels: Sequence[Labels]) -> list[Array]:
-    """The boxes (f, 4) of each canvas that are no ignored regions."""
+    """The boxes (f, 4) of each canvas without ignored regions."""
     return [canvas.boxes[~canvas.ignore] for canvas in labels]
 
 
 def padded(rows: Sequence[Array]) -> Array:
-    """Lists of rows (f, ...) as one array (n, f, ...) float32, zeros filling them up to the longest, or to one row."""
+    """Stack lists of rows (f, ...) into one array (n, f, ...) float32, padded with zeros, at least one row."""
     longest = max([1, *map(len, rows)])
     out = np.zeros((len(rows), longest, *rows[0].shape[1:]), np.float32)
     for mine, values in zip(out, rows, strict=True):

@@ -1,6 +1,6 @@
-"""Maps of bells: a Gaussian around each face or landmark (equation 3), and what such maps cost (equation 4).
+"""Maps of bells: a Gaussian around each face or landmark (equation 3), and the loss of such maps (equation 4).
 
-The scalemap is one, and so are the heat maps of whatever finds landmarks by their maxima.
+The scalemap is one. Heat maps whose maxima are landmarks are others.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch.nn import functional
 Array = NDArray[Any]
 
 FAINT = -5.0
-"""Logits below it, p < 0.0067, the focal form passes over: p^2 leaves them neither loss nor gradient to speak of."""
+"""The focal form skips lower logits, p < 0.0067: with p^2 their loss and gradient are negligible."""
 
 
 class Spread(NamedTuple):
-    """How a face's one cell spreads over its neighbours.
+    """How the cell of a face spreads over its neighbours.
 
     Attributes:
-        paper: equation 3 as printed: radius ``floor(b / 10)`` cells, sigma 0.1 of it.
-        space: otherwise, sigma as a share of the face's side (at least half a cell), cut off at 3 sigma.
-        scale: sigma over neighbouring bins, in bins; 0 for none, as in the paper.
+        paper: Equation 3 as printed: radius ``floor(b / 10)`` cells, sigma 0.1 of it.
+        space: Otherwise, sigma as a share of the face's side (at least half a cell), cut off at 3 sigma.
+        scale: Sigma over neighbouring bins, in bins. 0: none, as in the paper.
     """
 
     paper: bool = False
@@ -35,10 +35,11 @@ class Spread(NamedTuple):
 
 
 class Bells(NamedTuple):
-    """The values of a map that are not zero.
+    """The non-zero values of a map.
 
     Attributes:
-        cells: (m, 3) integers ``channel, row, column``, none twice. values: (m,) float32 in (0, 1].
+        cells: (m, 3) unique integers ``channel, row, column``.
+        values: (m,) float32 in (0, 1].
     """
 
     cells: Array
@@ -48,12 +49,14 @@ class Bells(NamedTuple):
 def bells(
     centres: Array, sigma: Array, radius: Array, shape: tuple[int, int, int], over_channels: float = 0.0
 ) -> Bells:
-    """Equation 3: Gaussians on a map of zeros; where they overlap the largest counts. Values up to 0.001 are dropped.
+    """Equation 3: Gaussians on a map of zeros. Where they overlap, the maximum counts. Values up to 0.001 are dropped.
 
     Args:
-        centres: (n, 3) integers, channel, row and column. sigma: (n,) in cells. radius: (n,) in cells, up to which
-            cells are reached.
-        shape: of the map. over_channels: sigma over channels; 0 for none.
+        centres: (n, 3) integers, channel, row and column.
+        sigma: (n,) in cells.
+        radius: (n,) in cells, the reach.
+        shape: Shape of the map.
+        over_channels: Sigma over channels. 0: none.
     """
     reach, over = int(radius.max(initial=0)), int(np.ceil(2 * over_channels))
     db, dy, dx = np.meshgrid(
@@ -73,7 +76,7 @@ def bells(
 
 
 def stacked(maps: Sequence[Bells]) -> tuple[Array, Array]:
-    """Of a batch's maps the cells (m, 4), their image in front, and the values (m,)."""
+    """The cells (m, 4) of a batch of maps, with the image first, and the values (m,)."""
     cells = [np.concatenate([np.full((len(at), 1), i), at], axis=1) for i, (at, _) in enumerate(maps)]
     return np.concatenate(cells), np.concatenate([values for _, values in maps])
 
@@ -91,19 +94,19 @@ def touched(regions: Array, size: int, stride: int) -> Array:
 def bell_loss(logits: Tensor, ignored: Tensor, cells: Tensor, values: Tensor, *, focal: bool) -> Tensor:
     """Equation 4, summed over the maps.
 
-    As printed it is the cross-entropy of every value; the focal form (ours, after CornerNet) takes ``(1 - p)^2`` of it
-    in a face's own cell and ``(1 - t)^4 p^2`` elsewhere, t the target. The maps have millions of values, nearly all of
-    them background that the network is sure of: the focal form goes through the others alone.
+    As printed, it is the cross-entropy of all values. The focal form (ours, after CornerNet) multiplies it by ``(1 -
+    p)^2`` in the cell of a face and by ``(1 - t)^4 p^2`` elsewhere, with the target t. The maps have millions of
+    values, nearly all of them background with certainty; the focal form computes only the others.
 
     Args:
         logits: (n, c, h, w).
-        ignored: (n, h, w) bool, cells that count for nothing.
-        cells: (m, 4) integers ``image, channel, row, column`` of the targets that are not zero.
-        values: (m,) those targets, in (0, 1].
-        focal: take the focal form.
+        ignored: (n, h, w) bool, cells without a loss.
+        cells: (m, 4) integers ``image, channel, row, column`` of the non-zero targets.
+        values: (m,) these targets, in (0, 1].
+        focal: Use the focal form.
     """
     n, channels, h, w = logits.shape
-    flat = logits.permute(0, 2, 3, 1).flatten()  # as the values lie in memory
+    flat = logits.permute(0, 2, 3, 1).flatten()  # in memory order
     learnt = ~ignored[tuple(cells[:, [0, 2, 3]].unbind(1))]
     image, channel, row, column = cells[learnt].unbind(1)
     places, t = ((image * h + row) * w + column) * channels + channel, values[learnt]
@@ -116,10 +119,10 @@ def bell_loss(logits: Tensor, ignored: Tensor, cells: Tensor, values: Tensor, *,
     p = x.sigmoid()
     own = t > 0.999
     there = torch.where(own, (1 - p) ** 2 * functional.softplus(-x), (1 - t) ** 4 * p**2 * functional.softplus(x))
-    # where a target is, the loss of the background is taken off again
+    # subtract the loss of the background at targets
     return _focal_background(background).sum() + (there - _focal_background(x) * (x.detach() > FAINT)).sum()
 
 
 def _focal_background(x: Tensor) -> Tensor:
-    """The focal loss of logits where no face is."""
+    """The focal loss of background logits."""
     return x.sigmoid() ** 2 * functional.softplus(x)

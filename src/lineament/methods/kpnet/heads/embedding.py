@@ -1,7 +1,7 @@
-"""Associative embedding in place of the scalemap (Newell et al. 2017; the paper's table 6).
+"""Associative embedding instead of the scalemap (Newell et al. 2017; the paper's table 6).
 
-Each landmark has a heat map, whose peaks are landmarks of faces, and a map of tags, which are alike for landmarks of
-one face. There are no regions: what is found as a face are landmarks that tags bring together.
+Each landmark has a heat map, whose peaks are landmarks of faces, and a map of tags, which are similar for landmarks of
+one face. There are no regions: a face is a group of landmarks with similar tags.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lineament.train.task import Batch
 Array = NDArray[Any]
 
 GROUPS = 300
-"""Those of one view: as many peaks of all heat maps together."""
+"""Faces of one view: as many as there are peaks of all heat maps together."""
 
 
 class Embedding(Grouping):
     """A map of tags for each landmark."""
 
-    compared = False  # where nothing is like a face, which peaks go together may turn on the last digit
+    compared = False  # without anything like a face, the grouping of peaks may depend on the last digit
 
     def head(self, backbone: Backbone, landmarks: int) -> nn.Module:  # noqa: D102
         return backbone.head(landmarks)
@@ -49,7 +49,7 @@ class Embedding(Grouping):
         return {"tag": tag_loss(maps["scale"], batch["points"], batch["weights"], self.style.stride)}
 
     def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor, extraction: Extraction) -> Found:
-        """All groups, in no order; a group's probability is its landmarks' mean, its square the one around them."""
+        """All groups, unordered. A group's probability is the mean of its landmarks', its square is around them."""
         heat = maps["response"]
         points, likelihood = group(heat, maps["scale"], GROUPS // heat.shape[1], self.style.stride)
         chance = likelihood.mean(-1).clamp(1e-6, 1 - 1e-6)
@@ -61,14 +61,16 @@ class Embedding(Grouping):
 
 @in_float32
 def tag_loss(tags: Tensor, points: Tensor, weights: Tensor, stride: int = STRIDE) -> Tensor:
-    """Tags are to be alike within a face and apart between the faces of a picture.
+    """Tags should be similar within a face and different between the faces of an image.
 
     The squared distance of a face's tags from their mean, averaged over landmarks; and, averaged over pairs of faces,
     ``exp(-d^2 / 2)`` of the distance of their means.
 
     Args:
-        tags: (n, K, h, w). points: (n, f, K, 2) in pixels of the input. weights: (n, f, K), 0 where there is none.
-        stride: pixels of the input for one cell.
+        tags: (n, K, h, w).
+        points: (n, f, K, 2) in pixels of the input.
+        weights: (n, f, K), 0 for missing landmarks.
+        stride: Pixels of the input per cell.
     """
     there = (weights > 0).to(tags.dtype)
     found = sample(tags, points, stride)
@@ -82,15 +84,17 @@ def tag_loss(tags: Tensor, points: Tensor, weights: Tensor, stride: int = STRIDE
 
 
 def group(heat: Tensor, tags: Tensor, count: int, stride: int = STRIDE) -> tuple[Tensor, Tensor]:
-    """The landmarks that go with each peak of any heat map.
+    """Group landmarks around each peak of any heat map.
 
-    For each peak, and each landmark, that peak is taken for which ``p exp(-d^2 / 2)`` is largest, p its heat and d the
-    distance of the tags; so a face is found by each of its landmarks. Newell et al. let every landmark belong to one
-    face only; here the suppression of faces that overlap sees to that.
+    For each peak and each other landmark, the peak with the largest ``p exp(-d^2 / 2)`` is chosen, with its heat p and
+    the distance d of the tags. So a face is detected once by each of its landmarks. In Newell et al., a landmark
+    belongs to one face only; here suppression removes the duplicates.
 
     Args:
-        heat: (n, K, h, w), logits. tags: (n, K, h, w). count: peaks of each heat map.
-        stride: pixels of the input for one cell.
+        heat: (n, K, h, w), logits.
+        tags: (n, K, h, w).
+        count: Peaks of each heat map.
+        stride: Pixels of the input per cell.
 
     Returns:
         Points (n, K * count, K, 2) in pixels of the input, and the likelihoods above, (n, K * count, K).

@@ -1,4 +1,4 @@
-"""Landmarks by regression, which the paper holds the soft-argmax against (table 2)."""
+"""Landmarks by regression, which the paper compares with the soft-argmax (table 2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 
 class Regression(Extraction):
-    """Two maps for each landmark: x and y, which a region averages."""
+    """Two maps for each landmark, x and y, which are averaged over a region."""
 
     def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:  # noqa: D102
         return backbone.head(2 * landmarks + offsets)
@@ -34,26 +34,27 @@ class Regression(Extraction):
 
     @in_float32
     def losses(self, response: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``squared`` and ``absolute``, as of `position_losses`."""
+        """``squared`` and ``absolute``, as in `position_losses`."""
         regions = batch["regions"]
         found = regress(response, regions, self.style.stride)
         return position_losses(found, regions, batch["points"], batch["weights"])
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """The landmarks; without a response map there are no peaks, and equation 8 is the probability alone."""
+        """The landmarks. Without a response map there are no peaks, and equation 8 is the probability alone."""
         points = regress(response, regions, self.style.stride)
         return points, torch.zeros_like(points[..., 0])
 
 
 def regress(maps: Tensor, regions: Tensor, stride: int = STRIDE) -> Tensor:
-    """Positions that a fully connected layer gives for the features' average over each region.
+    """Positions from a fully connected layer on the average of the features over each region.
 
-    An average is linear, so that the layer comes first, as a convolution with 2K outputs, of the size of the other
-    heads'; then no region is cut out, as in the soft-argmax. Where a region has no cell, its centre is given.
+    The average is linear, so the layer comes first, as a convolution with 2K outputs and the size of the other heads'.
+    Then no region is cut out, as in the soft-argmax. A region without a cell gives its centre.
 
     Args:
-        maps: (n, 2K, h, w), per cell x1, y1, x2, ... from a region's centre, over its side.
-        regions: (n, f, 4), ``x1, y1, x2, y2`` in pixels of the input. stride: pixels of the input for one cell.
+        maps: (n, 2K, h, w), per cell x1, y1, x2, ... relative to a region's centre, divided by its side.
+        regions: (n, f, 4), ``x1, y1, x2, y2`` in pixels of the input.
+        stride: Pixels of the input per cell.
 
     Returns:
         (n, f, K, 2) in pixels of the input.

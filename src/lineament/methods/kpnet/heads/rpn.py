@@ -1,7 +1,7 @@
-"""A region proposal network in place of the scalemap (Ren et al. 2015; the paper's table 6): anchors and their offsets.
+"""A region proposal network instead of the scalemap (Ren et al. 2015; the paper's table 6): anchors and their offsets.
 
-Anchors are squares at each cell of a map of stride 8, one an octave, among them the paper's of 16, 32 and 64 times the
-root of 2. As with the scalemap a face is the square around its centre, as long as its longer side.
+Anchors are squares at each cell of a map of stride 8, one per octave, among them the paper's of 16, 32 and 64 times the
+root of 2. As with the scalemap, a face is the square around its centre with its longer side.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from lineament.train.task import Batch
 Array = NDArray[Any]
 
 CELL = 8
-"""Pixels of the input for one cell of the anchors' map."""
+"""Pixels of the input per cell of the anchors' map."""
 SIDES = SMALLEST * 2 ** (np.arange(np.log2(LARGEST / SMALLEST)) + 0.5)
 """Sides of the anchors in pixels of the input."""
 LEVEL = Level(CELL, tuple(SIDES.tolist()))
 PROPOSALS = 300
-"""Faces at most of one view; an input of 64x64 has 384 anchors."""
+"""Largest number of faces in one view. An input of 64x64 has 384 anchors."""
 POSITIVE, NEGATIVE = 0.5, 0.3
-"""Intersection over union with a face from which on an anchor stands for it, and below which it is background."""
+"""Intersection over union with a face: from this on an anchor is positive, and below that it is background."""
 
 
 class RPN(Proposing):
-    """Anchors that are faces, or not, and where from there."""
+    """Anchors, their classes and their offsets."""
 
-    compared = False  # anchors of one place are told apart by the last digit
+    compared = False  # anchors of one position may differ by the last digit
 
     def head(self, backbone: Backbone, landmarks: int) -> nn.Module:  # noqa: D102
         return AnchorHead(backbone.channels, backbone.stride)
 
     def targets(self, labels: Sequence[Labels], size: int) -> Batch:
-        """What each anchor stands for."""
+        """The target of each anchor."""
         of_each = [
             assign(boxes, canvas.boxes[canvas.ignore], size)
             for canvas, boxes in zip(labels, faces_of(labels), strict=True)
@@ -57,7 +57,7 @@ class RPN(Proposing):
         return {"anchors": kinds, "anchor_offsets": offsets}
 
     def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``scale``, the anchors' loss."""
+        """``scale``, the loss of the anchors."""
         anchors, offsets = batch["anchors"], batch["anchor_offsets"]
         return {"scale": anchor_loss(maps["scale"], anchors, offsets, focal=self.style.focal)}
 
@@ -66,10 +66,11 @@ class RPN(Proposing):
 
 
 class AnchorHead(nn.Module):
-    """A hidden layer that sees a cell's features, and one convolution each for the anchors' scores and offsets.
+    """A hidden layer on a cell's features, and one convolution each for the anchors' scores and offsets.
 
     Args:
-        channels: of the features. stride: theirs, in pixels of the input.
+        channels: Channels of the features.
+        stride: Pixels of the input per cell of the features.
     """
 
     def __init__(self, channels: int, stride: int, hidden: int = 64) -> None:
@@ -86,22 +87,25 @@ class AnchorHead(nn.Module):
 
 
 def assign(boxes: Array, ignore: Array, size: int) -> tuple[Array, Array]:
-    """What the anchors of an input stand for.
+    """The targets of the anchors of an input.
 
-    An anchor is a face's if it overlaps that by `POSITIVE`, or as much as any anchor does; it is background if it
-    overlaps none by `NEGATIVE`. The others count for nothing, nor do those that lie in ignored regions by half.
+    An anchor is positive if it overlaps a face by `POSITIVE`, or as much as any anchor does. It is background if it
+    overlaps none by `NEGATIVE`. The others have no loss, nor do those with half of their area in ignored regions.
 
     Args:
-        boxes: (n, 4) faces in pixels of the input. ignore: (m, 4) likewise. size: side of the input.
+        boxes: (n, 4) faces in pixels of the input.
+        ignore: (m, 4) ignored regions in pixels of the input.
+        size: Side of the input.
 
     Returns:
-        (A, h, w) float32: 1 for a face, 0 for background, -1 for nothing. (3, A, h, w) float32: of its face's square
-        the centre from the anchor's and the logarithm of the side, over the anchor's; anything where there is none.
+        (A, h, w) float32: 1 for a face, 0 for background, -1 for no loss. (3, A, h, w) float32: the centre of the
+        face's square relative to the anchor, divided by its side, and the logarithm of the ratio of their sides;
+        arbitrary without a face.
     """
     faces, places = box_ops.square(boxes.astype(float)), np.moveaxis(anchors(size, size, LEVEL), 2, 0)
     overlaps = box_ops.iou(places.reshape(-1, 4), faces)
     nearest = overlaps.argmax(axis=0)
-    best = np.pad(overlaps, ((0, 0), (0, 1))).argmax(axis=1)  # the last column: no face at all
+    best = np.pad(overlaps, ((0, 0), (0, 1))).argmax(axis=1)  # the last column: no face
     best[nearest] = np.arange(len(faces))
     most = overlaps.max(axis=1, initial=0)
     left_out = (most >= NEGATIVE) | (box_ops.coverage(places.reshape(-1, 4), ignore) >= 0.5).any(axis=1)
@@ -117,11 +121,13 @@ def assign(boxes: Array, ignore: Array, size: int) -> tuple[Array, Array]:
 
 @in_float32
 def anchor_loss(maps: Tensor, anchors: Tensor, offsets: Tensor, *, focal: bool) -> Tensor:
-    """Cross-entropy of the anchors' scores and smooth L1 of the faces' offsets, summed, for one anchor with a face.
+    """Cross-entropy of the anchors' scores and smooth L1 of the faces' offsets, summed, per positive anchor.
 
     Args:
-        maps: (n, 4A, h, w) of `AnchorHead`. anchors: (n, A, h, w) and offsets: (n, 3, A, h, w) of `assign`.
-        focal: weigh an anchor by the square of its error, as in the scalemap's focal loss.
+        maps: (n, 4A, h, w) of `AnchorHead`.
+        anchors: (n, A, h, w) of `assign`.
+        offsets: (n, 3, A, h, w) of `assign`.
+        focal: Weigh an anchor by the square of its error, as in the scalemap's focal loss.
     """
     a = anchors.shape[1]
     logits, found = maps[:, :a], torch.unflatten(maps[:, a:], 1, (3, a))
@@ -136,8 +142,8 @@ def anchor_loss(maps: Tensor, anchors: Tensor, offsets: Tensor, *, focal: bool) 
 def propose(maps: Tensor, threshold: Tensor) -> Proposals:
     """The best squares of `AnchorHead`, f of each by ``threshold`` (n,), see `leading`.
 
-    Of large anchors of one side only the local maxima: each face has dozens. Small ones have no such neighbours
-    but those of other faces.
+    Of large anchors of one side, only local maxima: each face has dozens. Small anchors have neighbours of other faces
+    only.
     """
     a = len(SIDES)
     logits, offsets = maps[:, :a], torch.unflatten(maps[:, a:], 1, (3, a))

@@ -1,4 +1,4 @@
-"""The scalemap: where faces are and how large (equations 1 to 4), and the proposals that it makes."""
+"""The scalemap: positions and sizes of faces (equations 1 to 4), and its proposals."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from lineament.train.task import Batch
 Array = NDArray[Any]
 
 PROPOSALS = 1000
-"""Faces at most of one view."""
+"""Largest number of faces in one view."""
 
 NEAR = 3
-"""Bins on either side of a cell's best that have a say in how large its face is."""
+"""Bins on each side of a cell's best bin that count for the size of its face."""
 
 
 class Scalemap(Proposing):
-    """One map for each bin of equation 1, whose cells are faces of that size."""
+    """One map for each bin of equation 1. Its cells are faces of that size."""
 
     @property
     def offsets(self) -> int:
-        """Two where cells are longer than the paper's: x and y."""
+        """Two, x and y, if cells are larger than the paper's."""
         return 2 if self.style.stride > STRIDE else 0
 
     def head(self, backbone: Backbone, landmarks: int) -> nn.Module:  # noqa: D102
@@ -45,7 +45,7 @@ class Scalemap(Proposing):
         return head
 
     def targets(self, labels: Sequence[Labels], size: int) -> Batch:
-        """Equations 2 and 3; how many faces there are; and, for coarse cells, where they are."""
+        """Equations 2 and 3, the number of faces, and for large cells the positions of their centres."""
         faces, stride = faces_of(labels), self.style.stride
         cells, values = stacked([paint(boxes, size, self.style.spread, stride) for boxes in faces])
         return {
@@ -58,7 +58,7 @@ class Scalemap(Proposing):
         }
 
     def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``scale``, equation 4: of one photo, or of one face where it is focal; ``offset`` where cells are coarse."""
+        """``scale``, equation 4: per photo, or per face if focal; ``offset`` if cells are large."""
         loss = bell_loss(maps["scale"], batch["ignored"], batch["cells"], batch["values"], focal=self.style.focal)
         count = batch["faces"].sum().clamp(min=1) if self.style.focal else len(maps["scale"])
         parts = {"scale": loss / count}
@@ -71,7 +71,7 @@ class Scalemap(Proposing):
         return self.squares(maps, *strongest(maps["scale"], threshold))
 
     def squares(self, maps: Mapping[str, Tensor], logit: Tensor, cell: Tensor, logits: Tensor) -> Proposals:
-        """The squares of cells that `strongest` found, or whatever finds them as it does."""
+        """The squares of the cells from `strongest` or a function like it."""
         bins, scale, stride = logits.argmax(dim=-1), maps["scale"], self.style.stride
         if "offset" in maps:
             at = cell[..., 1] * scale.shape[3] + cell[..., 0]
@@ -88,8 +88,10 @@ def paint(boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> Bell
     """Equations 2 and 3: a scalemap of faces, each a bell around its host cell in its bin.
 
     Args:
-        boxes: (n, 4) faces in pixels of the input, each with a bin. size: side of the input.
-        spread: how far a face reaches. stride: pixels of the input for one cell.
+        boxes: (n, 4) faces in pixels of the input, each with a bin.
+        size: Side of the input.
+        spread: How far a face reaches.
+        stride: Pixels of the input per cell.
     """
     cells = size // stride
     sides = longer_sides(boxes)
@@ -106,14 +108,16 @@ def paint(boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> Bell
 
 @in_float32
 def offset_loss(offset: Tensor, centres: Tensor, sides: Tensor, stride: int) -> Tensor:
-    """Ours: how far centres are missed from their own cells and the eight around, any of which may be the peak.
+    """Ours: the error of the centres predicted from their cells and the eight neighbours, any of which may be the peak.
 
     Args:
-        offset: (n, 2, h, w), in cells. centres: (n, f, 2) in pixels of the input. sides: (n, f), the longer ones, 0
-            where there is no face. stride: pixels of the input for one cell.
+        offset: (n, 2, h, w), in cells.
+        centres: (n, f, 2) in pixels of the input.
+        sides: (n, f), the longer ones; 0 for padding.
+        stride: Pixels of the input per cell.
 
     Returns:
-        The absolute error as a share of the face's side, averaged.
+        The mean absolute error as a share of the face's side.
     """
     h, w = offset.shape[2:]
     own = (centres / stride).floor().long()
@@ -128,36 +132,38 @@ def offset_loss(offset: Tensor, centres: Tensor, sides: Tensor, stride: int) -> 
 
 
 def strongest(scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best cells of scalemaps (n, 60, h, w) that no cell around them surpasses.
+    """The best cells of scalemaps (n, 60, h, w) that are local maxima.
 
     Returns:
-        Largest logits (n, f), cells (n, f, 2) as column and row, logits of all of a cell's bins (n, f, 60); f by
+        Largest logits (n, f), cells (n, f, 2) as column and row, logits of all bins of a cell (n, f, 60); f by
         ``threshold`` (n,), see `leading`.
     """
     logit, at, cell = standing(scale, threshold)
-    # the bins of few cells: the map's own argmax is as expensive as a convolution
+    # the bins of few cells: the argmax of the whole map takes as long as a convolution
     return logit, cell, scale.flatten(2).gather(2, at[:, None].expand(-1, scale.shape[1], -1)).transpose(1, 2)
 
 
 def standing(scale: Tensor, threshold: Tensor, floor: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
     """Peaks of scalemaps: logits (n, f), their cells as indices, and as column and row.
 
-    Where none is left logits are minus infinity. Cells whose logit is not above ``floor`` are none.
+    Padding has logits of minus infinity. Cells with logits up to ``floor`` are not peaks.
     """
     best = scale.amax(dim=1)
     peaks = functional.pad(local_maxima(best[:, None], floor).flatten(1), (0, PROPOSALS), value=-torch.inf)
     logit, at = leading(threshold, *peaks.topk(PROPOSALS, dim=1))
-    at = at.clamp(max=best.shape[1] * best.shape[2] - 1)  # of a small map's last cell, again and again
+    at = at.clamp(max=best.shape[1] * best.shape[2] - 1)  # the last cell of a small map, repeated
     return logit, at, places(best)[at]
 
 
 def expected_offset(scale: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
-    """Ours: where a face's centre is to be expected, between the centre of its cell and those of the eight around.
+    """Ours: the expected centre of a face, between the centre of its cell and those of the eight neighbours.
 
-    Each counts by its odds in the face's own bin, so that of two cells that seem as likely the border is taken.
+    Each counts by its odds in the bin of the face. So if two cells are equally likely, the centre is on their border.
 
     Args:
-        scale: scalemaps (n, 60, h, w). cell: (n, f, 2), columns and rows of peaks. bins: (n, f).
+        scale: Scalemaps (n, 60, h, w).
+        cell: (n, f, 2), columns and rows of peaks.
+        bins: (n, f).
 
     Returns:
         (n, f, 2), x and y in cells from the centre of the peak's, in (-1, 1).
@@ -170,10 +176,11 @@ def expected_offset(scale: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
 
 
 def expected_bin(logits: Tensor, bins: Tensor) -> Tensor:
-    """Ours: which bin is to be expected, between a cell's best and the ``NEAR`` on either side, as of their odds.
+    """Ours: the expected bin, between a cell's best and the ``NEAR`` bins on each side, by their odds.
 
     Args:
-        logits: (n, f, 60). bins: (n, f), the best.
+        logits: (n, f, 60).
+        bins: (n, f), the best.
 
     Returns:
         (n, f), fractions of bins.

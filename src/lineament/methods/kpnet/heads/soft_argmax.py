@@ -1,7 +1,7 @@
 """The scale adaptive soft-argmax (equations 5 and 6) and the landmarks' loss (equation 7), for all faces at once.
 
-The sums of equation 6 over a proposal's region are products of three matrices: which rows the region has, the map of
-exponentials, which columns it has. So no region is cut out, and one more face costs next to nothing.
+The sums of equation 6 over a proposal's region are products of three matrices: the rows of the region, the map of
+exponentials, and the columns of the region. So no region is cut out, and one more face takes next to no time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lineament.train.task import Batch
 Array = NDArray[Any]
 
 DEEPEST = 60.0
-"""Exponents below the map's largest; float32 holds e^-60, and no peak is that faint."""
+"""Limit of exponents below the map's largest. float32 holds e^-60, and no peak is that faint."""
 
 
 class SoftArgmax(Extraction):
-    """A response map for each landmark, whose softmax in a face's region has the landmark for its mean."""
+    """A response map for each landmark. The mean of its softmax in a face's region is the landmark."""
 
     def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:  # noqa: D102
         return backbone.head(landmarks + offsets)
@@ -44,18 +44,18 @@ class SoftArgmax(Extraction):
         return landmark_losses(response, batch["regions"], batch["points"], batch["weights"], self.style.stride)
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Landmarks by equation 6, and the largest values of equation 5, which equation 8 adds up."""
+        """Landmarks by equation 6, and the largest values of equation 5, which equation 8 sums."""
         found = soft_argmax(response, regions, self.style.stride)
         largest = region_maximum(response, regions, self.style.stride)
         return found.points, (largest - found.log_total).clamp(max=0).exp()
 
 
 class Expectation(NamedTuple):
-    """What the soft-argmax finds in every region.
+    """The outputs of the soft-argmax for every region.
 
     Attributes:
         points: (n, f, K, 2), pixels of the input.
-        log_total: (n, f, K), logarithm of the denominator of equation 5, with the response's own zero.
+        log_total: (n, f, K), logarithm of the denominator of equation 5, relative to a response of zero.
     """
 
     points: Tensor
@@ -63,18 +63,18 @@ class Expectation(NamedTuple):
 
 
 def soft_argmax(response: Tensor, regions: Tensor, stride: int = STRIDE) -> Expectation:
-    """Equations 5 and 6. A region's cells are those whose centres lie in it; where it has none, its centre is given.
+    """Equations 5 and 6. The cells of a region are those with centres inside. A region without cells gives its centre.
 
     Args:
         response: (n, K, h, w), the maps h.
         regions: (n, f, 4), ``x1, y1, x2, y2`` in pixels of the input.
-        stride: pixels of the input for one cell.
+        stride: Pixels of the input per cell.
     """
     peak = response.amax(dim=(2, 3), keepdim=True)
     weight = (response - peak).clamp(min=-DEEPEST).exp()
     rows, y = inside(regions[..., 1], regions[..., 3], response.shape[2], stride)
     columns, x = inside(regions[..., 0], regions[..., 2], response.shape[3], stride)
-    # (n, 1, f, h) @ (n, K, h, w) -> (n, K, f, w); positions are counted from the middle of the region
+    # (n, 1, f, h) @ (n, K, h, w) -> (n, K, f, w); positions are relative to the centre of the region
     across = rows[:, None] @ weight
     down = (rows * y)[:, None] @ weight
     total = (across * columns[:, None]).sum(-1)
@@ -89,17 +89,18 @@ def soft_argmax(response: Tensor, regions: Tensor, stride: int = STRIDE) -> Expe
 def landmark_losses(
     response: Tensor, regions: Tensor, points: Tensor, weights: Tensor, stride: int = STRIDE
 ) -> dict[str, Tensor]:
-    """The landmarks' losses, averaged over what carries weight.
+    """The losses of landmarks, averaged over those with a weight.
 
     Args:
         response: (n, K, h, w).
-        regions: (n, f, 4) in pixels of the input; squares of side 0 fill up what an image lacks.
-        points: (n, f, K, 2) in pixels of the input, anything where the weight is 0.
-        weights: (n, f, K). stride: pixels of the input for one cell.
+        regions: (n, f, 4) in pixels of the input. Padding has squares of side 0.
+        points: (n, f, K, 2) in pixels of the input, arbitrary if the weight is 0.
+        weights: (n, f, K).
+        stride: Pixels of the input per cell.
 
     Returns:
-        ``squared``, equation 7 with positions as shares of the region's side; ``absolute``, ours, the same with the
-        absolute error; ``peak``, ours, the cross-entropy of equation 5's distribution with the landmark's own place,
+        ``squared``: equation 7, with positions as shares of the region's side. ``absolute`` (ours): the same with the
+        absolute error. ``peak`` (ours): the cross-entropy of equation 5's distribution with the landmark's position,
         shared by the four cells around it, which makes peaks sharp.
     """
     found = soft_argmax(response, regions, stride)
@@ -112,7 +113,7 @@ def landmark_losses(
 
 
 def position_losses(found: Tensor, regions: Tensor, points: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """``squared`` (equation 7) and ``absolute`` of `landmark_losses`, of points (n, f, K, 2) however found."""
+    """``squared`` (equation 7) and ``absolute`` of `landmark_losses`, for points (n, f, K, 2) from any method."""
     side = (regions[..., 2] - regions[..., 0]).clamp(min=1e-6)
     error = (found - points) / side[..., None, None]
     weights = weights * within(points, regions)
@@ -124,6 +125,6 @@ def position_losses(found: Tensor, regions: Tensor, points: Tensor, weights: Ten
 
 
 def within(points: Tensor, regions: Tensor) -> Tensor:
-    """Which points (n, f, K, 2) lie in their regions: what lies outside cannot be pointed at -> (n, f, K) bool."""
+    """Which points (n, f, K, 2) are inside their regions; no others can be predicted -> (n, f, K) bool."""
     middle, side = (regions[..., :2] + regions[..., 2:]) / 2, regions[..., 2] - regions[..., 0]
     return (points - middle[..., None, :]).abs().amax(-1) < side[..., None] / 2 - 1
