@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lineament.methods.backbones.base import Backbone
 from lineament.methods.kpnet.scales import Grid
 
 ALL = -100.0
@@ -44,3 +45,24 @@ def unlike(module: nn.Module, seed: int = 0) -> nn.Module:
             for tensor in (part.bias.data, part.running_mean):
                 tensor.copy_(0.3 * torch.randn(tensor.shape, generator=random))
     return module.double().eval()
+
+
+class Stairs(Backbone):
+    """The smallest backbone: a convolution for each of its maps."""
+
+    channels = (8, 8, 16, 16)
+
+    def __init__(self, classes: int = 0) -> None:
+        super().__init__()
+        sides = zip((3, *self.channels), self.channels, (4, 2, 2, 2), strict=False)
+        self.steps = nn.ModuleList(nn.Conv2d(i, o, stride + 1, stride, stride // 2) for i, o, stride in sides)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        kept = []
+        for step in self.steps:
+            x = step(x).relu()
+            kept.append(x)
+        return kept
+
+    def classify(self, pixels: Tensor) -> Tensor:
+        raise NotImplementedError

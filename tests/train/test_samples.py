@@ -50,16 +50,26 @@ def test_training_has_the_lists_as_often_as_they_stand_and_backgrounds(data: Pat
     assert all(sample.schema is FIVE for sample in found.samples)
     assert found.to_dict() == {
         "lists": {
-            "five.json": {"photos": 1, "faces": 2},  # one is to be ignored
-            "rich.json": {"photos": 1, "faces": 2},
-            "none": {"photos": 2, "faces": 0},
-            "more": {"photos": 1, "faces": 0},
+            "five.json": {"photos": 1, "faces": 2, "empty": 0},  # one is to be ignored
+            "rich.json": {"photos": 1, "faces": 2, "empty": 0},
+            "none": {"photos": 2, "faces": 0, "empty": 0},
+            "more": {"photos": 1, "faces": 0, "empty": 0},
         },
         "sources": {"five": 1, "rich": 1, "none": 2, "more": 1},
     }
     validation = read_split(data, RECIPE, "val", ["5"])
     assert [sample.path.name for sample in validation.samples] == ["five.jpg"]
-    assert validation.lists == {"five.json": {"photos": 1, "faces": 2}}
+    assert validation.lists == {"five.json": {"photos": 1, "faces": 2, "empty": 0}}
+
+
+def test_boxes_without_an_area_are_counted_and_no_faces(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    document = json.loads((data / "five.json").read_text())
+    document["annotations"][2]["bbox"] = [10, 20, 0, 40]
+    (data / "five.json").write_text(json.dumps(document))
+    found = read_split(data, RECIPE, "val", ["5"])
+    assert found.lists == {"five.json": {"photos": 1, "faces": 1, "empty": 1}}
+    assert found.samples[0].learnable.tolist() == [False, True, False]
+    assert caplog.messages == ["five.json: 1 boxes have no area and are left out"]
 
 
 def test_landmarks_become_those_that_are_learnt(data: Path) -> None:

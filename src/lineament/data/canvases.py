@@ -168,7 +168,7 @@ class Composer:
         self._landmarks = max(map(len, self.schemas))
         self._weights = [_weights(s, self.rules) for s in photos.samples]
         self._composes, self.geometry = geometry is not None, geometry or Composition()
-        faces = np.array([len(_anchors(s)) for s in photos.samples])
+        faces = np.array([np.count_nonzero(s.learnable) for s in photos.samples])
         close_up = np.array([max(s.width, s.height) <= self.geometry.close_up for s in photos.samples])
         # The square root lets crowds be seen more often than portraits, yet not as often as they have faces.
         chances = np.sqrt(faces + 1.0)
@@ -238,7 +238,7 @@ class Composer:
     def _placement(self, rng: np.random.Generator, sample: Sample, width: int, height: int, mirrored: bool) -> Array:
         """(2, 3) float64, from the photo's continuous pixels to the tile's."""
         geometry = self.geometry
-        anchors = _anchors(sample)
+        anchors = np.flatnonzero(sample.learnable)
         low = geometry.cover * max(width, height) / max(sample.width, sample.height)
         if len(anchors):
             box = sample.boxes[rng.choice(anchors)].astype(float)
@@ -365,13 +365,6 @@ def _weights(sample: Sample, rules: LabelRules) -> Array:
     """(n, k) how much each landmark counts by who set it."""
     visible = np.where(sample.landmark_source == "detector", rules.detected, 1.0)[:, None]
     return np.select([sample.visibility == VISIBLE, sample.visibility == HIDDEN], [visible, rules.hidden])
-
-
-def _anchors(sample: Sample) -> Array:
-    """Indices of the faces that can be learnt from."""
-    return np.flatnonzero(
-        ~sample.ignore & ((sample.boxes[:, 2:] - sample.boxes[:, :2]).min(axis=1, initial=np.inf) > 0)
-    )
 
 
 def _within(points: Array, limits: Array) -> Array:

@@ -126,6 +126,11 @@ class Sample:
             attributes=attributes or {},
         )
 
+    @property
+    def learnable(self) -> Array:
+        """Which faces (n,) can be learnt from: those that are not ignored and whose boxes have an area."""
+        return ~self.ignore & (self.boxes[:, 2:] > self.boxes[:, :2]).all(axis=1)
+
     def __len__(self) -> int:
         return len(self.boxes)
 

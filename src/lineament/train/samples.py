@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from lineament.errors import DataError
 from lineament.schemas import MAPS, Schema, convert, schema
 from lineament.train.recipe import Recipe
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -24,7 +27,8 @@ class Split:
 
     Attributes:
         samples: one a photo, with landmarks of the schemas asked for.
-        lists: of each index file or folder how many photos and faces it has.
+        lists: of each index file or folder how many photos and faces it has, and how many boxes without an area, which
+            nothing is learnt from.
         sources: how many photos each data set gave.
     """
 
@@ -59,9 +63,16 @@ def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -
         faceless = {name: read_faceless(data / name, wanted[0]) for name in recipe.backgrounds}
         parts |= faceless
         named += [sample for samples in faceless.values() for sample in samples]
+    lists = {
+        name: {"photos": len(samples), "faces": _faces(samples), "empty": _empty(samples)}
+        for name, samples in parts.items()
+    }
+    for name, counts in lists.items():
+        if counts["empty"]:
+            _log.warning("%s: %d boxes have no area and are left out", name, counts["empty"])
     return Split(
         samples=named,
-        lists={name: {"photos": len(samples), "faces": _faces(samples)} for name, samples in parts.items()},
+        lists=lists,
         sources=dict(Counter(sample.source for samples in parts.values() for sample in samples)),
     )
 
@@ -84,14 +95,18 @@ def _check_there(data: Path, recipe: Recipe, split: str) -> None:
 
 def check_learnable(samples: Sequence[Sample], recipe: Recipe, split: str, stage: str, *, landmarks: bool) -> None:
     """Raise `DataError` if there are no faces to learn from, or none with landmarks where those are learnt, too."""
-    marked = sum(int(((s.visibility > 0).all(axis=1) & ~s.ignore).sum()) for s in samples)
+    marked = sum(int(((s.visibility > 0).all(axis=1) & s.learnable).sum()) for s in samples)
     if not _faces(samples) or (landmarks and not marked):
         lacks = "no face" if not _faces(samples) else f"no face with all its landmarks, from which {stage} learns"
         raise DataError(f"the {split} data of {stage} ({', '.join(getattr(recipe, split))}) have {lacks}")
 
 
 def _faces(samples: Sequence[Sample]) -> int:
-    return sum(int((~s.ignore).sum()) for s in samples)
+    return sum(int(s.learnable.sum()) for s in samples)
+
+
+def _empty(samples: Sequence[Sample]) -> int:
+    return sum(int((~s.learnable & ~s.ignore).sum()) for s in samples)
 
 
 def _in_one_of(schemas: Sequence[Schema], sample: Sample, name: str) -> Sample:

@@ -34,9 +34,10 @@ def bins(
     areas = heights * widths * features[0].shape[0]
     start = (areas.cumsum(0) - areas)[level]
     table = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])  # all cells of all maps
+    channels = table.shape[1]
     height, width = heights[level], widths[level]
     cells = boxes / torch.tensor(strides, device=boxes.device, dtype=boxes.dtype)[level, None]
-    steps = (torch.arange(size * SAMPLES, device=boxes.device) + 0.5) / (size * SAMPLES)
+    steps = (torch.arange(size * SAMPLES, device=boxes.device, dtype=boxes.dtype) + 0.5) / (size * SAMPLES)
     x, y = (cells[:, i, None] + steps * (cells[:, i + 2] - cells[:, i])[:, None] - 0.5 for i in (0, 1))
     columns, rows = _neighbours(x, width), _neighbours(y, height)
     first = (start + image * height * width)[:, None, None]
@@ -45,11 +46,10 @@ def bins(
         for column, share_x in columns:
             cell = first + row[:, :, None] * width[:, None, None] + column[:, None, :]
             share = (share_y[:, :, None] * share_x[:, None, :])[..., None]
-            seen = table.index_select(0, cell.flatten()).view(*cell.shape, -1) * share.to(table.dtype)
+            seen = table.index_select(0, cell.flatten()).view(*cell.shape, channels) * share.to(table.dtype)
             total = seen if total is None else total + seen
     assert total is not None
-    r, channels = len(boxes), total.shape[-1]
-    pooled = total.view(r, size, SAMPLES, size, SAMPLES, channels).mean(dim=(2, 4))
+    pooled = total.view(len(boxes), size, SAMPLES, size, SAMPLES, channels).mean(dim=(2, 4))
     return pooled.permute(0, 3, 1, 2)
 
 

@@ -19,7 +19,7 @@ POSITIVE, NEGATIVE = 0.5, 0.3
 COVERED = 0.5
 """Share of an anchor that lies in an ignored region above which it is not background."""
 REACH = 0.1
-"""Ratio of areas, which no intersection over union exceeds, below which an anchor and a face are not compared."""
+"""Ratio of areas, which no intersection over union exceeds, below which a map's anchors and a face are not compared."""
 FACE, BACKGROUND, IGNORED = 1, 0, -1
 
 
@@ -43,13 +43,13 @@ def match(levels: Sequence[Level], size: int, faces: Array, ignored: Array) -> M
     overlaps, best, face, labels = [], np.zeros(len(faces)), [], []
     for level in levels:
         boxes = anchors(size, size, level).reshape(-1, 4)
-        overlap = _overlaps(boxes, faces, level)
+        overlap = _overlaps(boxes, faces, level, levels)
         overlaps.append(overlap)
         best = np.maximum(best, overlap.max(axis=0, initial=0))
         label = np.zeros(len(boxes), np.int8)
         if len(ignored):
             hidden = box_ops.coverage(boxes, ignored).max(axis=1) > COVERED
-            label[hidden | (_overlaps(boxes, ignored, level).max(axis=1) >= NEGATIVE)] = IGNORED
+            label[hidden | (_overlaps(boxes, ignored, level, levels).max(axis=1) >= NEGATIVE)] = IGNORED
         labels.append(label)
     for overlap, label in zip(overlaps, labels, strict=True):
         most = overlap.max(axis=1, initial=0)
@@ -62,11 +62,12 @@ def match(levels: Sequence[Level], size: int, faces: Array, ignored: Array) -> M
     return Matches(np.concatenate(labels), np.concatenate(face))
 
 
-def _overlaps(boxes: Array, others: Array, level: Level) -> Array:
-    """(a, f) intersections over union, 0 where sizes alone tell that they are small."""
+def _overlaps(boxes: Array, others: Array, level: Level, levels: Sequence[Level]) -> Array:
+    """(a, f) intersections over union of a map's anchors; 0 for boxes that other maps' anchors resemble far more."""
     areas = box_ops.area(others)
-    low, high = min(level.sides) ** 2, max(level.sides) ** 2
-    near = np.minimum(areas / low, high / np.maximum(areas, 1e-9)) > REACH
+    low = min(level.sides) ** 2 if level is not levels[0] else 0  # no map has smaller anchors,
+    high = max(level.sides) ** 2 if level is not levels[-1] else np.inf  # or larger ones
+    near = (areas > low * REACH) & (areas * REACH < high)
     out = np.zeros((len(boxes), len(others)), np.float32)
     if near.any():
         out[:, near] = box_ops.iou(boxes.astype(np.float32), others[near].astype(np.float32))

@@ -1,0 +1,250 @@
+"""What MaskFace is taught: which anchors are faces, boxes and landmarks there and back, losses, and that it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("cv2")
+
+from torch import nn  # noqa: E402
+
+from lineament import boxes as box_ops  # noqa: E402
+from lineament.anchors import all_anchors  # noqa: E402
+from lineament.data.cache import Photos  # noqa: E402
+from lineament.data.canvases import Composer, Labels  # noqa: E402
+from lineament.data.sample import Sample  # noqa: E402
+from lineament.errors import OptionError  # noqa: E402
+from lineament.methods.maskface.levels import levels  # noqa: E402
+from lineament.methods.maskface.targets import BACKGROUND, FACE, IGNORED, match, regions  # noqa: E402
+from lineament.methods.maskface.training import MaskFaceRecipe, MaskFaceTask, focal, spatial  # noqa: E402
+from lineament.schemas import FIVE, SIXTY_EIGHT, convert  # noqa: E402
+from scenes import scene  # noqa: E402
+
+NONE = np.zeros((0, 4))
+RECIPE = MaskFaceRecipe(train=(), canvas=128, jitter=0.0, regions=(6,), pretrained="")
+
+
+def canvas(
+    boxes: Sequence[Sequence[float]], ignore: Sequence[bool] = (), known: Sequence[bool] = (), schema: int = 0
+) -> Labels:
+    """Labels of faces whose landmarks lie on the diagonal of their boxes."""
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    n, k = len(corners), (5, 68)[schema]
+    share = np.linspace(0.15, 0.85, k, dtype=np.float32)[:, None]
+    points = corners[:, None, :2] + share * (corners[:, None, 2:] - corners[:, None, :2])
+    weights = np.repeat(np.array(known or [True] * n, np.float32).reshape(n, 1), k, axis=1)
+    flags = np.array(ignore or [False] * n, bool)
+    return Labels(corners, points, weights, flags, schema=np.full(n, schema), outside=0)
+
+
+def task(recipe: MaskFaceRecipe = RECIPE, schemas: Sequence[Any] = (FIVE,)) -> MaskFaceTask:
+    composer = SimpleNamespace(schemas=tuple(schemas))
+    return MaskFaceTask(nn.Identity(), recipe, composer, composer, {})  # type: ignore[arg-type]
+
+
+def by_rule(size: int, faces: np.ndarray) -> tuple[list[int], list[int]]:
+    """Section 3.2's matching, anchor by anchor."""
+    overlap = box_ops.iou(all_anchors(size, size, levels()).astype(np.float32), faces.astype(np.float32))
+    best = overlap.max(axis=0)
+    labels, owners = [], []
+    for row in overlap:
+        most = row.max()
+        wanted = any(value == top > 0 for value, top in zip(row, best, strict=True))
+        labels.append(FACE if most > 0.5 or wanted else IGNORED if most >= 0.3 else BACKGROUND)
+        owners.append(int(row.argmax()) if labels[-1] == FACE else -1)
+    return labels, owners
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_anchors_are_matched_by_the_rule(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    centres, sides = random.uniform(0, 128, (9, 2)), np.exp(random.uniform(np.log(8), np.log(160), (9, 1)))
+    halves = sides / 2 * random.uniform(0.7, 1.3, (9, 2))
+    faces = np.concatenate([centres - halves, centres + halves], axis=1)
+    found = match(levels(), 128, faces, NONE)
+    labels, owners = by_rule(128, faces)
+    assert found.label.tolist() == labels
+    assert found.face.tolist() == owners
+    assert set(found.face) == {-1, *range(9)}
+
+
+@pytest.mark.parametrize("side", [3.0, 6, 1500])
+def test_a_face_of_a_size_that_no_anchor_has_gets_its_best_anchors(side: float) -> None:
+    face = np.array([[61.0, 63, 61 + side, 63 + side]])
+    found = match(levels(), 128, face, NONE)
+    overlap = box_ops.iou(all_anchors(128, 128, levels()), face)[:, 0]
+    assert overlap.max() < 0.3
+    assert (found.label == FACE).any()
+    assert overlap[found.label == FACE] == pytest.approx(overlap.max())
+    assert (found.label[overlap < overlap.max() - 1e-6] == BACKGROUND).all()
+
+
+def test_a_wanted_anchor_belongs_to_the_face_that_it_overlaps_most() -> None:
+    (anchor,) = all_anchors(128, 128, levels())[[0]] + 64
+    small = np.array([*anchor[:2] + 5, *anchor[:2] + 9])  # it, too, has that anchor among its best
+    found = match(levels(), 128, np.stack([small, anchor]), NONE)
+    at = np.flatnonzero((all_anchors(128, 128, levels()) == anchor).all(axis=1))
+    assert found.face[at].tolist() == [1]
+
+
+def test_ignored_regions_are_no_background_and_hide_no_faces() -> None:
+    region, face = np.array([[20.0, 20, 100, 100]]), np.array([[40.0, 40, 72, 72]])
+    boxes = all_anchors(128, 128, levels())
+    found = match(levels(), 128, face, region)
+    inside = box_ops.coverage(boxes, region)[:, 0] > 0.5
+    assert BACKGROUND not in found.label[inside]
+    assert (found.label[~inside & (box_ops.iou(boxes, region)[:, 0] >= 0.31)] == IGNORED).all()
+    np.testing.assert_array_equal(found.label == FACE, match(levels(), 128, face, NONE).label == FACE)
+    assert (match(levels(), 128, NONE, region).label != FACE).all()
+
+
+def test_without_faces_all_is_background() -> None:
+    found = match(levels(), 128, NONE, NONE)
+    assert len(found.label) == len(all_anchors(128, 128, levels()))
+    assert (found.label == BACKGROUND).all()
+    assert (found.face == -1).all()
+
+
+def test_boxes_and_landmarks_are_what_their_targets_decode_to() -> None:
+    faces = [[[10, 12, 40, 50], [60, 60, 100, 112]], [], [[30, 5, 52, 35]]]
+    batch = task().targets(np.random.default_rng(0), [canvas(boxes) for boxes in faces])
+    image, anchor = batch["positive"].T
+    decoded = box_ops.decode_rcnn(batch["offset"], all_anchors(128, 128, levels())[anchor])
+    own = [np.abs(np.array(faces[i]) - box).max(axis=1).min() for i, box in zip(image, decoded, strict=True)]
+    assert max(own) < 1e-4
+    assert set(image) == {0, 2}
+    assert batch["boxes_5"].tolist() == [*faces[0], *faces[2], *[[0, 0, 1, 1]] * 3]
+    assert batch["image_5"].tolist() == [0, 0, 2, 0, 0, 0]
+    assert batch["weights_5"].sum(axis=1).tolist() == [5, 5, 5, 0, 0, 0]
+    # the cell that a landmark's mask is 1 in has its centre within half a cell of it
+    sides = batch["boxes_5"][:, None, 2:] - batch["boxes_5"][:, None, :2]
+    cell = np.floor((batch["points_5"] - batch["boxes_5"][:, None, :2]) / sides * 56)
+    back = batch["boxes_5"][:, None, :2] + (cell + 0.5) / 56 * sides
+    assert np.abs((back - batch["points_5"]) / sides)[:3].max() <= 0.5 / 56 + 1e-6
+
+
+def test_landmarks_are_learnt_of_some_faces_that_have_them() -> None:
+    rows = [
+        canvas(
+            [[i, i, i + 30, i + 30] for i in range(20)],
+            ignore=[True] * 5 + [False] * 15,
+            known=[i % 2 > 0 for i in range(20)],
+        )
+    ]
+    batch = task(replace(RECIPE, regions=(4,))).targets(np.random.default_rng(0), rows)
+    assert batch["boxes_5"].shape == (4, 4)
+    chosen = batch["boxes_5"][:, 0]
+    assert set(chosen) <= set(range(5, 20, 2))
+    assert len(set(chosen)) == 4
+    others = task(replace(RECIPE, regions=(4,))).targets(np.random.default_rng(1), rows)["boxes_5"][:, 0]
+    assert set(chosen) != set(others)
+
+
+def test_few_landmarks_are_learnt_of_faces_with_many() -> None:
+    recipe = replace(RECIPE, landmarks=("5", "68"), regions=(3, 2))
+    rich = canvas([[60, 60, 100, 112]], schema=1)
+    rich.weights[0, 36:42] = 0.1  # around one eye
+    plain = canvas([[10, 12, 40, 50]])
+    plain = replace(
+        plain,
+        **{
+            n: np.concatenate([getattr(plain, n), np.zeros_like(getattr(rich, n)[:, 5:])], axis=1)
+            for n in ("landmarks", "weights")
+        },
+    )
+    batch = task(recipe, (FIVE, SIXTY_EIGHT)).targets(np.random.default_rng(0), [plain, rich])
+    assert batch["image_5"].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(batch["points_5"][1], convert(rich.landmarks, SIXTY_EIGHT, FIVE)[0], rtol=1e-6)
+    np.testing.assert_allclose(batch["weights_5"][:2], [[1] * 5, [0.1, 1, 1, 1, 1]])
+    assert batch["image_68"].tolist() == [1, 0]
+    assert batch["weights_68"].sum(axis=1) == pytest.approx([62.6, 0])
+
+
+def test_regions_differ_from_their_boxes_as_the_jitter_says() -> None:
+    boxes = np.tile([100.0, 200, 160, 350], (4000, 1))
+    points = np.tile([[101.0, 201], [130, 275]], (4000, 1, 1))
+    found = regions(np.random.default_rng(0), boxes, points, np.ones((4000, 2)), jitter=0.1, k0=3, finest=2)
+    centres, sides = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2, found.boxes[:, 2:] - found.boxes[:, :2]
+    assert (centres - [130, 275]).std(axis=0) == pytest.approx([6, 15], rel=0.05)
+    assert np.log(sides / [60, 150]).std(axis=0) == pytest.approx([0.1, 0.1], rel=0.05)
+    corner = (points[:, 0] >= found.boxes[:, :2]).all(axis=1)
+    assert 0.1 < corner.mean() < 0.5
+    np.testing.assert_array_equal(
+        found.weights, np.stack([corner, np.ones(4000)], axis=1)
+    )  # those outside do not count
+
+
+def test_boxes_without_an_area_give_no_target(tmp_path: Path) -> None:
+    picture, boxes, points = scene(0)
+    picture.save(tmp_path / "a.png")
+    flat = np.array([[20.0, 20, 20, 60], [80, 30, 120, 30], [50, 50, 50, 50]])
+    labelled = Sample.of(
+        tmp_path / "a.png", [*boxes, *flat], [*points, *np.tile([50.0, 50], (3, 5, 1))], size=picture.size
+    )
+    recipe = replace(RECIPE, regions=(8,), light=None, quality=None, occlusion=None, batch=4)
+    composer = Composer(Photos.build([labelled], tmp_path / "cache"), recipe.composition, recipe.labels)
+    batches = [MaskFaceTask(nn.Identity(), recipe, composer, composer, {}).batch(step) for step in range(5)]
+    assert all(np.isfinite(values).all() for batch in batches for values in batch.values())
+    assert any(len(batch["offset"]) for batch in batches)
+    assert not any((batch["boxes_5"][:, 2:] <= batch["boxes_5"][:, :2]).any() for batch in batches)
+
+
+def test_the_focal_loss_is_equation_2() -> None:
+    random = torch.Generator().manual_seed(0)
+    logit = (4 * torch.randn(2, 7, dtype=torch.float64, generator=random)).requires_grad_()
+    label = torch.tensor([[1, 0, -1, 0, 1, 0, 0], [0, 0, 1, -1, -1, 0, 0]])
+    expected = 0.0
+    for value, kind in zip(logit.flatten().tolist(), label.flatten().tolist(), strict=True):
+        p = 1 / (1 + math.exp(-value))
+        expected -= 0.25 * (1 - p) ** 2 * math.log(p) if kind == FACE else 0
+        expected -= 0.75 * p**2 * math.log(1 - p) if kind == BACKGROUND else 0
+    loss = focal(logit, label, 0.25, 2.0)
+    assert float(loss.detach()) == pytest.approx(expected / 3, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, logit)
+    assert (gradient[label == IGNORED] == 0).all()
+    step = 1e-6 * torch.randn(2, 7, dtype=torch.float64, generator=random)
+    change = float((focal(logit + step, label, 0.25, 2.0) - focal(logit - step, label, 0.25, 2.0)).detach()) / 2
+    assert float((gradient * step).sum()) == pytest.approx(change, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [-200.0, 200.0])
+def test_the_focal_loss_is_finite_far_out_and_without_faces(value: float) -> None:
+    logit = torch.full((1, 2), value, requires_grad=True)
+    loss = focal(logit, torch.tensor([[0, 1]]), 0.25, 2.0) + focal(logit, torch.tensor([[0, 0]]), 0.25, 2.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert logit.grad is not None
+    assert logit.grad.isfinite().all()
+
+
+def test_the_landmarks_loss_is_equation_4() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(3, 2, 8, 8)) * 3
+    boxes = np.array([[10.0, 20, 50, 60], [0, 0, 16, 24], [5, 5, 6, 6]])
+    points = np.array([[[10.0, 20], [49.99, 41]], [[7.9, 23.9], [8.1, 0]], [[0, 0], [99, 99]]])
+    weights = np.array([[1.0, 0.5], [0.7, 0], [0, 0]])
+    cells = {(0, 0): (0, 0), (0, 1): (4, 7), (1, 0): (7, 3)}  # row, column
+    total = 0.0
+    for (i, k), cell in cells.items():
+        odds = np.exp(logits[i, k])
+        total -= weights[i, k] * math.log(odds[cell] / odds.sum())
+    given = (torch.tensor(values) for values in (logits, boxes, points, weights))
+    assert float(spatial(*given)) == pytest.approx(total / 2.2, rel=1e-12)
+    none = spatial(*(torch.tensor(values) for values in (logits, boxes, points, 0 * weights)))
+    assert float(none) == 0
+
+
+def test_a_recipe_says_what_does_not_fit() -> None:
+    with pytest.raises(OptionError, match="norm is group or batch, found 'layer'"):
+        MaskFaceRecipe(train=(), norm="layer")
+    with pytest.raises(OptionError, match=r"regions has a number for each of landmarks \('5', '68'\), found \(48,\)"):
+        MaskFaceRecipe(train=(), landmarks=("5", "68"))
