@@ -1,10 +1,9 @@
-"""KPNet in integers of 8 bits: an exported file whose convolutions compute in bytes, ranges taken from pictures.
+"""Quantise KPNet to 8-bit integers: an exported file whose convolutions compute in bytes, with ranges from images.
 
-The file must be one of two passes (see ``export.entries``): a scalemap in bytes is good enough to say where the
-proposals are, and not what they are worth. The response map stays as it is: its softmax takes differences that a byte
-has not.
+The file must have two passes (see ``export.entries``). A scalemap in bytes is good enough to locate proposals, but not
+to score them. The response map is not quantised: its softmax needs differences that a byte cannot represent.
 
-Such a file is for onnxruntime. OpenVINO (2026.4) loads it and computes something else where phases are laid out.
+Such a file needs onnxruntime. OpenVINO (2026.4) loads it but computes wrong values in the upsampling.
 """
 
 from __future__ import annotations
@@ -26,22 +25,23 @@ Array = NDArray[Any]
 
 PIXELS = "kpnet.pixels"
 CARRIED = ("Conv", "Relu", "MaxPool", "Add", "Concat", "Resize")
-"""Operators on bytes; not those that lay out phases, nor the convolutions before them, which floats do as fast."""
+"""Operators to quantise; not those that upsample, nor the convolutions before them, which floats compute as fast."""
 CHOOSING = ("ReduceMax", "Transpose", "GatherND")
-"""Operators behind them that only choose among values, and so may read bytes as well."""
-HIGHEST = 12.0  # logit that the scalemap's bytes reach; above it peaks look alike, until the second pass
+"""Operators behind them that only select values, and so can read bytes."""
+HIGHEST = 12.0  # largest logit of the scalemap in bytes; higher peaks look alike until the second pass
 
 
 def quantise(source: Path, out: Path, views: Iterable[Array]) -> Path:
-    """Write a copy of a file that computes in bytes where most of its time goes.
+    """Write a copy of a file that computes in bytes where it takes most of its time.
 
     Args:
-        source: a KPNet file of two passes. out: the file to write.
-        views: pictures as the network sees them, (h, w, 3) uint8, sides multiples of the backbone's: what ranges are
-            taken from. A few dozen, with faces of all sizes.
+        source: A KPNet file with two passes.
+        out: The file to write.
+        views: Images as the network sees them, (h, w, 3) uint8, with sides that are multiples of the backbone's. They
+            set the value ranges. A few dozen, with faces of all sizes.
 
     Raises:
-        LineamentError: the file has no second pass.
+        LineamentError: The file has no second pass.
     """
     model = onnx.load(source)
     parts = _parts(model.graph)
@@ -59,11 +59,13 @@ def quantise(source: Path, out: Path, views: Iterable[Array]) -> Path:
 
 
 class Parts(NamedTuple):
-    """What of a graph becomes bytes: names of values, and nodes.
+    """The parts of a graph to quantise: names of values, and nodes.
 
     Attributes:
-        pixels: bytes, channels first. scaled: the same as floats. scalemap: logits (n, 60, h, w), if they
-            are to be bytes. nodes: what leads there.
+        pixels: Bytes, channels first.
+        scaled: The same as floats.
+        scalemap: Logits (n, 60, h, w), if they are quantised.
+        nodes: The nodes that compute them.
     """
 
     pixels: str
@@ -90,7 +92,7 @@ def _parts(graph: onnx.GraphProto) -> Parts:
 
 
 def _keep_bytes(graph: onnx.GraphProto, parts: Parts) -> None:
-    """Take pixels as they come; the scalemap's maximum and the second pass's cells leave bytes when they are chosen."""
+    """Use pixels without conversion, and convert the scalemap's maximum and the second pass's cells after selection."""
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == parts.scaled)
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
