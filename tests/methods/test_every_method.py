@@ -141,7 +141,7 @@ def test_a_file_tells_what_made_it_and_has_no_name_that_ships(trained: Run) -> N
     for (phase,) in records.values():
         assert (phase["steps"], phase["initial"]) == (phase["recipe"]["steps"], "")
         assert 0 < phase["step"] <= phase["steps"]
-        assert phase["data"]["train"]["lists"] == {"scenes.json": {"photos": 16, "faces": 32}}
+        assert phase["data"]["train"]["lists"] == {"scenes.json": {"photos": 16, "faces": 32, "empty": 0}}
 
 
 def test_batches_depend_on_seed_and_step_alone(trained: Run) -> None:

@@ -154,8 +154,8 @@ def test_faces_that_were_left_out_are_counted_between_validations(task_of: Any) 
 
 def test_what_there_is_to_learn_from_is_on_record(data: Path, task_of: Any) -> None:
     assert task_of().data == {
-        "train": {"lists": {"scenes.json": {"photos": 4, "faces": 8}}, "sources": {"": 4}},
-        "val": {"lists": {"others.json": {"photos": 3, "faces": 6}}, "sources": {"": 3}},
+        "train": {"lists": {"scenes.json": {"photos": 4, "faces": 8, "empty": 0}}, "sources": {"": 4}},
+        "val": {"lists": {"others.json": {"photos": 3, "faces": 6, "empty": 0}}, "sources": {"": 3}},
     }
 
 
