@@ -1,4 +1,4 @@
-"""Changes to a photo together with its labels, and to its light, sharpness and faces without them."""
+"""Data augmentation: of a photo together with its labels, of its light and sharpness, and occlusion of faces."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lineament.data.sample import Sample
 Array = NDArray[Any]
 
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-"""Lightness and two colour axes of NTSC: there saturation is a length and hue an angle."""
+"""Lightness and two colour axes of NTSC, in which saturation is a length and hue an angle."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """How far the light of an image changes: ranges as plus and minus, probabilities in [0, 1].
+    """Changes of light. Ranges are plus and minus, probabilities in [0, 1].
 
     Attributes:
-        brightness: shift of all values, in grey levels of 255.
-        contrast: share by which differences from the mean grow or shrink.
-        gamma: natural logarithm of the exponent.
-        saturation: share by which colours grow stronger or weaker.
-        hue: turn of the colours, in degrees.
-        tint: share by which each channel grows or shrinks on its own, as a wrong white balance does.
-        grey: probability of no colour at all.
+        brightness: Shift of all values, in grey levels of 255.
+        contrast: Relative change of differences from the mean.
+        gamma: Natural logarithm of the exponent.
+        saturation: Relative change of colours.
+        hue: Rotation of the colours, in degrees.
+        tint: Relative change of each channel by itself, as from a wrong white balance.
+        grey: Probability of a grey image.
     """
 
     brightness: float = 32
@@ -45,17 +45,17 @@ class Light:
 
 @dataclass(frozen=True)
 class Quality:
-    """How often, and how much, a camera or a file spoils an image.
+    """Loss of quality by a camera or a file.
 
     Attributes:
-        blur: probability of a Gaussian blur of up to ``blur_sigma`` pixels.
-        blur_sigma: in pixels.
-        motion: probability of a blur along a line of up to ``motion_length`` pixels.
-        motion_length: in pixels, at least 2.
-        noise: probability of normal noise of up to ``noise_sigma``.
-        noise_sigma: in grey levels of 255.
-        jpeg: probability of a round trip through JPEG.
-        jpeg_quality: lowest and highest quality.
+        blur: Probability of a Gaussian blur of up to ``blur_sigma`` pixels.
+        blur_sigma: In pixels.
+        motion: Probability of a motion blur of up to ``motion_length`` pixels.
+        motion_length: In pixels, at least 2.
+        noise: Probability of normal noise of up to ``noise_sigma``.
+        noise_sigma: In grey levels of 255.
+        jpeg: Probability of JPEG compression.
+        jpeg_quality: Lowest and highest quality.
     """
 
     blur: float = 0.1
@@ -70,11 +70,12 @@ class Quality:
 
 @dataclass(frozen=True)
 class Coarse:
-    """How often an image looks enlarged from fewer pixels, as faces in poor photos do.
+    """Images that look enlarged from fewer pixels, like faces in poor photos.
 
     Attributes:
-        probability: of such an image.
-        least, most: share of its pixels along each axis that it is drawn from.
+        probability: Probability of such an image.
+        least: Smallest share of the pixels along each axis.
+        most: Largest share of the pixels along each axis.
     """
 
     probability: float = 0.3
@@ -84,12 +85,12 @@ class Coarse:
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What lies over faces.
+    """Occlusion of faces.
 
     Attributes:
-        probability: that a face is covered in part.
-        most: largest share of a face's box that may be covered.
-        smallest: faces whose longer side is shorter, in pixels, stay as they are.
+        probability: Probability that a face is partly covered.
+        most: Largest covered share of a face's box.
+        smallest: Faces with a shorter longer side, in pixels, are not covered.
     """
 
     probability: float = 0.1
@@ -98,12 +99,14 @@ class Occlusion:
 
 
 def turn(image: Array, sample: Sample, degrees: float) -> tuple[Array, Sample]:
-    """The photo turned counter-clockwise around its centre, on a canvas of the same size, black where it ends.
+    """Rotate a photo counter-clockwise around its centre, on a canvas of the same size, black beyond the photo.
 
-    Labels move as `lineament.data.canvases.moved` says.
+    Labels move as in `lineament.data.canvases.moved`.
 
     Args:
-        image: (h, w, 3) uint8. sample: its labels. degrees: any angle.
+        image: (h, w, 3) uint8.
+        sample: Its labels.
+        degrees: Any angle.
     """
     h, w = image.shape[:2]
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
@@ -116,18 +119,18 @@ def turn(image: Array, sample: Sample, degrees: float) -> tuple[Array, Sample]:
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """Another light and quality for each of n images, as drawn by `looks`.
+    """Changes of light and quality for n images, as drawn by `looks`.
 
     Attributes:
-        colours: (n, 3, 3), what RGB is multiplied by, apart from what keeps the image's mean brightness.
-        gains: (n, 3), the contrast of each channel.
+        colours: (n, 3, 3), factors of RGB, apart from the term that keeps the mean brightness.
+        gains: (n, 3), contrast of each channel.
         brightness: (n,) shift of all values, in grey levels of 255.
         gamma: (n,) exponent.
         blur: (n,) sigma of a Gaussian in pixels, 0 for none.
-        motion: (n, 2) length in pixels and direction in radians of a blur along a line; length 0 for none.
+        motion: (n, 2) length in pixels and direction in radians of a motion blur. Length 0 for none.
         noise: (n,) standard deviation in grey levels, 0 for none.
-        seed: (n,) of the noise.
-        quality: (n,) of a round trip through JPEG, 0 for none.
+        seed: (n,) seed of the noise.
+        quality: (n,) JPEG quality, 0 for no compression.
     """
 
     colours: Array
@@ -148,16 +151,18 @@ class Looks:
 
     @classmethod
     def joined(cls, parts: Sequence[Looks]) -> Looks:
-        """All of several, one after the other."""
+        """Join several, one after the other."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def looks(rng: np.random.Generator, n: int, light: Light | None, quality: Quality | None) -> Looks:
-    """Draw a light and a quality for each of n images.
+    """Draw changes of light and quality for n images.
 
     Args:
-        rng: decides everything. n: how many.
-        light, quality: how far to go; ``None`` for no change.
+        rng: Random numbers.
+        n: Number of images.
+        light: Range of the changes of light. ``None``: no change.
+        quality: Range of the changes of quality. ``None``: no change.
     """
     of, spoil = light or Light(0, 0, 0, 0, 0, 0, 0), quality or Quality(blur=0, motion=0, noise=0, jpeg=0)
     spread = np.array([of.brightness, of.contrast, of.saturation, np.deg2rad(of.hue), of.gamma])
@@ -185,11 +190,11 @@ def looks(rng: np.random.Generator, n: int, light: Light | None, quality: Qualit
 
 
 def distort(pixels: Array, drawn: Looks) -> Array:
-    """Images in another light and quality; nothing on them moves.
+    """Change light and quality of images. Nothing in them moves.
 
     Args:
-        pixels: (n, h, w, 3) uint8 RGB; not changed.
-        drawn: what to do to each.
+        pixels: (n, h, w, 3) uint8 RGB. They are not modified.
+        drawn: The changes of each.
 
     Returns:
         (n, h, w, 3) uint8.
@@ -207,9 +212,9 @@ def distort(pixels: Array, drawn: Looks) -> Array:
 
 
 def _relit(image: Array, drawn: Looks, i: int) -> Array:
-    """Brightness, contrast, colours as one affine map of RGB; then gamma, by a table."""
+    """Brightness, contrast and colours as one affine map of RGB, then gamma by a table."""
     grey = np.dot(TO_YIQ[0], cv2.mean(image)[:3])
-    # around the image's grey, so that contrast does not move its brightness
+    # around the grey of the image, so that contrast does not change its brightness
     shift = grey + drawn.brightness[i] - drawn.gains[i] * grey
     relit = cv2.transform(image, np.column_stack([drawn.colours[i], shift]))
     if drawn.gamma[i] == 1:
@@ -219,21 +224,21 @@ def _relit(image: Array, drawn: Looks, i: int) -> Array:
 
 
 def blurred(image: Array, drawn: Looks, i: int) -> Array:
-    """An image (h, w) or (h, w, 3), of bytes or floats, under both blurs of the i-th look."""
+    """An image (h, w) or (h, w, 3), of bytes or floats, with both blurs of the i-th look."""
     if drawn.blur[i]:
         image = cv2.GaussianBlur(image, (0, 0), drawn.blur[i])
     return cv2.filter2D(image, -1, _line(*drawn.motion[i])) if drawn.motion[i, 0] else image
 
 
 def coarseness(rng: np.random.Generator, n: int, settings: Coarse | None) -> Array:
-    """Draw (n,) shares of their pixels, along each axis, that images are to be drawn from; 1 leaves one as it is."""
+    """Draw the shares (n,) of pixels along each axis from which images are enlarged; 1 for no change."""
     if settings is None:
         return np.ones(n)
     return np.where(rng.random(n) < settings.probability, rng.uniform(settings.least, settings.most, n), 1)
 
 
 def coarsened(pixels: Array, shares: Array) -> Array:
-    """Images (n, h, w, 3) uint8 drawn from these shares (n,) of their pixels and enlarged again; a new array."""
+    """Reduce images (n, h, w, 3) uint8 to these shares (n,) of their pixels and enlarge them again. A new array."""
     h, w = pixels.shape[1:3]
     pixels = pixels.copy()
     for i in np.flatnonzero(shares < 1):
@@ -244,7 +249,7 @@ def coarsened(pixels: Array, shares: Array) -> Array:
 
 
 def _line(length: float, radians: float) -> Array:
-    """What a shaking camera makes of a point: a line."""
+    """The kernel of a motion blur: a line."""
     side = int(np.ceil(length)) | 1
     reach = length / 2 * np.array([np.cos(radians), np.sin(radians)])
     start, end = (np.rint((side // 2 + sign * reach) * 16).astype(int).tolist() for sign in (-1, 1))
@@ -254,17 +259,20 @@ def _line(length: float, radians: float) -> Array:
 
 
 def _compressed(pixels: Array, quality: int) -> Array:
-    # OpenCV takes colours as BGR; in the wrong order blue would keep the detail that red has in real files
+    # OpenCV reads colours as BGR; in the wrong order, blue would keep the detail that red has in real files
     _, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.cvtColor(cv2.imdecode(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 @dataclass(frozen=True, eq=False)
 class Cover:
-    """Something in front of a face.
+    """An object in front of a face.
 
     Attributes:
-        left, top: where its mask begins, in pixels. mask: (h, w) bool. fill: (h, w, 3) uint8, what it looks like.
+        left: First column of its mask in pixels.
+        top: First row of its mask in pixels.
+        mask: (h, w) bool.
+        fill: (h, w, 3) uint8, its pixels.
     """
 
     left: int
@@ -273,18 +281,21 @@ class Cover:
     fill: Array
 
     def onto(self, pixels: Array) -> None:
-        """Draw it, in place, onto a picture (h, w, 3) uint8."""
+        """Draw it into an image (h, w, 3) uint8, in place."""
         h, w = self.mask.shape
         np.copyto(pixels[self.top : self.top + h, self.left : self.left + w], self.fill, where=self.mask[..., None])
 
 
 def covers(rng: np.random.Generator, labels: Labels, size: tuple[int, int], settings: Occlusion) -> list[Cover]:
-    """Things that cover some faces in part: an ellipse or a rectangle of blotches or noise. Labels stay as they are.
+    """Draw objects that partly cover some faces: an ellipse or a rectangle with one colour, a texture or noise.
+
+    Labels do not change.
 
     Args:
-        rng: decides everything.
-        labels: of the picture. size: its ``(width, height)``.
-        settings: how often, and how much of a face.
+        rng: Random numbers.
+        labels: The labels of the image.
+        size: ``(width, height)`` of the image.
+        settings: How often, and how much of a face.
     """
     sides = (labels.boxes[:, 2:] - labels.boxes[:, :2]).max(axis=1, initial=0)
     drawn = rng.random(len(sides)) < settings.probability
@@ -294,7 +305,7 @@ def covers(rng: np.random.Generator, labels: Labels, size: tuple[int, int], sett
 
 
 def _cover(rng: np.random.Generator, box: Array, size: tuple[int, int], most: float) -> Cover:
-    """One thing on the box, of at most the share ``most`` of its area; nothing of it lies outside the picture."""
+    """One object on the box, with at most the share ``most`` of its area, inside the image."""
     extent = box[2:] - box[:2]
     centre = box[:2] + rng.random(2) * extent
     stretch = np.exp(rng.uniform(-0.7, 0.7))

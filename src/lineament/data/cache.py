@@ -1,4 +1,4 @@
-"""Photos decoded once, into one file of pixels that every process maps into its memory."""
+"""Photos decoded once, into one file of pixels that all processes map into their memory."""
 
 from __future__ import annotations
 
@@ -25,30 +25,29 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
-AT_ONCE = 64  # photos that decoders may be ahead of the file: what bounds the memory
+AT_ONCE = 64  # photos that decoders may be ahead of writing; bounds the memory
 
 
 class Photos:
-    """A sequence of decoded photos and their labels; goes to worker processes as a path, not as pixels.
+    """A sequence of decoded photos and their labels. Worker processes get it as a path, not as pixels.
 
-    The folder holds ``pixels.u8`` (all photos one after the other, RGB) and ``index.npz`` (where each begins, its size,
-    what it was scaled by, and a digest of the list of paths). A picture replaced under its old name goes unnoticed:
-    remove the folder.
+    The folder has ``pixels.u8`` (all photos in a row, RGB) and ``index.npz`` (the offset, size and scale of each, and a
+    digest of the list of paths). An image that is replaced under its old name is not noticed: remove the folder.
 
     Attributes:
-        samples: one a photo, labels in pixels of the photo as stored.
+        samples: The labels of each photo, in pixels of the photo as stored.
     """
 
     def __init__(self, samples: Sequence[Sample], folder: Path, longest: int = 800) -> None:
-        """Open a cache that is there.
+        """Open an existing cache.
 
         Args:
-            samples: what it was built from, in that order.
-            folder: where it lies.
-            longest: longer edge in pixels above which photos were scaled down.
+            samples: The samples from which it was built, in the same order.
+            folder: Its folder.
+            longest: Longer edge in pixels above which photos were scaled down.
 
         Raises:
-            DataError: there is none, or it was built from other photos.
+            DataError: The cache does not exist, or was built from other photos.
         """
         if not _is_valid(samples, folder, longest):
             raise DataError(f"{folder}: no cache of these {len(samples)} photos; Photos.build() makes it")
@@ -66,16 +65,16 @@ class Photos:
 
     @classmethod
     def build(cls, samples: Sequence[Sample], folder: Path, longest: int = 800) -> Photos:
-        """Open the cache of these photos, decoding them first where there is none or one of other photos.
+        """Open the cache of these photos. If it does not exist or has other photos, decode them first.
 
         Args:
-            samples: labelled pictures; labels are scaled with them.
-            folder: where the cache lies or shall lie.
-            longest: photos with a longer edge above this, in pixels, are scaled down to it, averaging areas.
+            samples: Labelled images. Labels are scaled with them.
+            folder: The folder of the cache.
+            longest: Photos with a longer edge above this, in pixels, are scaled down to it by averaging.
 
         Raises:
-            DataError: no samples; a picture that cannot be read, or is of another size than its labels (the message
-                names it). The folder then holds nothing new.
+            DataError: There are no samples, or an image cannot be read or has another size than its labels. The message
+                names it, and the folder has no new files.
         """
         if not samples:
             raise DataError(f"{folder}: nothing to cache, the list of photos is empty; is the index the right one?")
@@ -88,7 +87,7 @@ class Photos:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Array:
-        """The photo (h, w, 3) uint8 RGB, a view that cannot be written to."""
+        """The photo (h, w, 3) uint8 RGB, a read-only view."""
         h, w = self._heights[index], self._widths[index]
         start = self._offsets[index]
         return np.asarray(self._pixels[start : start + h * w * 3]).reshape(h, w, 3)
@@ -98,7 +97,7 @@ class Photos:
 
 
 def _paths(samples: Sequence[Sample]) -> list[Path]:
-    """Each photo once, however often it stands in the list."""
+    """Each photo once, however often it is in the list."""
     return list(dict.fromkeys(sample.path for sample in samples))
 
 
@@ -115,7 +114,7 @@ def _is_valid(samples: Sequence[Sample], folder: Path, longest: int) -> bool:
 
 
 def _write(samples: Sequence[Sample], folder: Path, longest: int) -> None:
-    """Pixels first, the index last: a cache without index is none."""
+    """Write the pixels first and the index last, so that an unfinished cache has no index."""
     index = folder / "index.npz"
     with whole(index) as index_part, whole(folder / "pixels.u8") as part:
         sizes, scales = [], []
@@ -136,7 +135,7 @@ def _write(samples: Sequence[Sample], folder: Path, longest: int) -> None:
             scales=np.array(scales),
             digest=_digest(samples, longest),
         )
-        index.unlink(missing_ok=True)  # of other photos: it must not outlive their pixels
+        index.unlink(missing_ok=True)  # of other photos: it must not remain with new pixels
 
 
 def _decoded(paths: Sequence[Path], longest: int) -> Iterator[tuple[Array, tuple[float, float]]]:
@@ -146,7 +145,7 @@ def _decoded(paths: Sequence[Path], longest: int) -> Iterator[tuple[Array, tuple
 
 
 def _decode(path: Path, longest: int) -> tuple[Array, tuple[float, float]]:
-    """The photo as it is stored, and what its width and height were multiplied by."""
+    """The photo as it is stored, and the factors of its width and height."""
     try:
         photo = read_image(path)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""Crops for training: square windows around faces and beside them, and sets of labelled crops on disk."""
+"""Crops for training: square windows around and beside faces, and sets of labelled crops on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def jittered(rng: np.random.Generator, boxes: Array, each: int) -> Array:
-    """Squares around boxes (n, 4), ``each`` a box: 0.8 to 1.25 times its size, moved by up to a fifth of it."""
+    """Squares around boxes (n, 4), ``each`` per box: 0.8 to 1.25 times its size, moved by up to a fifth of it."""
     boxes = np.repeat(boxes, each, axis=0).astype(np.float64)
     size = boxes[:, 2:] - boxes[:, :2]
     shorter, longer = size.min(axis=1, initial=np.inf), size.max(axis=1, initial=0)
@@ -25,11 +25,14 @@ def jittered(rng: np.random.Generator, boxes: Array, each: int) -> Array:
 
 
 def astray(rng: np.random.Generator, boxes: Array, image_size: tuple[int, int], each: int, anywhere: int) -> Array:
-    """Squares that mostly miss: ``each`` near every box, of its order of size, and ``anywhere`` over the image.
+    """Squares that mostly miss: ``each`` near every box and of similar size, and ``anywhere`` over the image.
 
     Args:
-        rng: decides everything. boxes: (n, 4). image_size: ``(width, height)`` in pixels.
-        each, anywhere: how many.
+        rng: Random numbers.
+        boxes: (n, 4).
+        image_size: ``(width, height)`` in pixels.
+        each: Number of squares near each box.
+        anywhere: Number of squares over the image.
     """
     boxes = np.repeat(boxes, each, axis=0).astype(np.float64)
     size = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
@@ -49,7 +52,7 @@ class CropSet:
 
     Attributes:
         pixels: (n, size, size, 3) uint8 RGB.
-        labels: arrays over the crops by name.
+        labels: Arrays over the crops by name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +62,7 @@ class CropSet:
 
     @staticmethod
     def is_there(folder: Path, digest: str) -> bool:
-        """Whether the folder holds a finished set that was made from what the digest stands for."""
+        """Whether the folder has a finished set with this digest."""
         made_from = folder / "digest"
         return made_from.exists() and made_from.read_text() == digest
 
@@ -68,18 +71,19 @@ class CropSet:
 
 
 class CropSetWriter:
-    """Gathers labelled crops in a folder, in whose place there is a set when all of them are written.
+    """Write labelled crops to a folder, which becomes a set when all are written.
 
     with CropSetWriter(folder, 12, digest) as writer:
         writer.add(crops, points=points)
     """
 
     def __init__(self, folder: Path, size: int, digest: str) -> None:
-        """Begin a set; what lies in the folder is removed.
+        """Begin a set. The folder is emptied.
 
         Args:
-            folder: where the set shall lie. size: side of the crops in pixels.
-            digest: stands for everything that the crops are made from.
+            folder: Folder of the set.
+            size: Side of the crops in pixels.
+            digest: Digest of everything that the crops are made from.
         """
         self._folder, self._shape, self._digest = folder, (size, size, 3), digest
         self._labels: list[dict[str, Array]] = []
@@ -91,14 +95,14 @@ class CropSetWriter:
         return self
 
     def add(self, crops: Array, **labels: Array) -> None:
-        """Crops (n, size, size, 3) uint8 with their labels, arrays over n."""
+        """Add crops (n, size, size, 3) uint8 with their labels, arrays over n."""
         self._raw.write(np.ascontiguousarray(crops).data)
         self._labels.append(labels)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write the labels and give the file of pixels its header; the digest last, which says that all is there."""
+        """Write the labels and the header of the pixel file. The digest comes last and marks the set as complete."""
         self._raw.close()
         part = self._folder / "pixels.part"
         if kind is None and self._labels:

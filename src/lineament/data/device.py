@@ -1,8 +1,8 @@
-"""Canvases drawn in an accelerator's memory, a whole batch at once.
+"""Draw canvases in the memory of an accelerator, a whole batch at once.
 
-There a network learns faster than processors can draw for it. What is drawn by chance, and where labels come to lie, is
-still decided by `lineament.data.canvases` and `lineament.data.augment`, as for canvases that a processor draws; a few
-numbers of each canvas go to the device, where the photos are.
+There a network learns faster than processors can draw for it. `lineament.data.canvases` and `lineament.data.augment`
+still decide the random layout and the labels, as for canvases that a processor draws. A few numbers of each canvas go
+to the device, which has the photos.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from lineament.data.canvases import Layout
 from lineament.errors import OptionError
 
 Array = NDArray[Any]
-LEVELS = 5  # of a photo: its own size, down to a sixteenth; canvases seldom show less
-BLUR = 19  # pixels, side of a kernel that holds both blurs of `Quality`, at their largest
+LEVELS = 5  # of a photo: its full size, down to a sixteenth; canvases rarely show less
+BLUR = 19  # pixels, side of a kernel that holds both blurs of `Quality` at their maximum
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # JFIF
 
 
 def plan(layouts: Sequence[Layout], covers: Sequence[Sequence[Cover]], looks: Looks) -> dict[str, Array]:
-    """What `DeviceComposer.draw` has to know of canvases of one size, all arrays with ``plan_`` in their names.
+    """What `DeviceComposer.draw` needs to know about canvases of one size, as arrays with ``plan_`` in their names.
 
     Args:
-        layouts: the canvases. covers: what lies in front of faces on each. looks: the light and quality of each.
+        layouts: The canvases.
+        covers: The objects in front of faces on each.
+        looks: The light and quality of each.
     """
     n, most = len(layouts), max(len(layout.patches) for layout in layouts)
     made: dict[str, Array] = {
@@ -68,7 +70,7 @@ def plan(layouts: Sequence[Layout], covers: Sequence[Sequence[Cover]], looks: Lo
 
 
 def _covered(covers: Sequence[Sequence[Cover]], size: tuple[int, int]) -> tuple[Array, Array]:
-    """Pixels that are covered, counted through all canvases of that size, none twice; and their colours (c, 3)."""
+    """Covered pixels, counted through all canvases of that size, each once, and their colours (c, 3)."""
     width, height = size
     places, colours = [np.zeros(0, np.int64)], [np.zeros((0, 3), np.uint8)]
     for i, those in enumerate(covers):
@@ -76,14 +78,14 @@ def _covered(covers: Sequence[Sequence[Cover]], size: tuple[int, int]) -> tuple[
             row, column = np.nonzero(cover.mask)
             places.append((i * height + row + cover.top) * width + column + cover.left)
             colours.append(cover.fill[row, column])
-    # of covers over each other the last is seen
+    # of overlapping covers the last is visible
     kept, first = np.unique(np.concatenate(places)[::-1], return_index=True)
     return kept, np.concatenate(colours)[::-1][first]
 
 
 @cache
 def _tables(quality: int) -> Array:
-    """What coefficients of lightness and of colour (2, 8, 8) are divided by in a JPEG of that quality."""
+    """The quantisation tables of lightness and of colour (2, 8, 8) in a JPEG of that quality."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "jpeg", quality=quality)
     with Image.open(file) as image:
@@ -92,14 +94,15 @@ def _tables(quality: int) -> Array:
 
 
 class DeviceComposer:
-    """All photos in a device's memory, each also at a half, a quarter and so on of its size; draws canvases there."""
+    """All photos in the memory of a device, each also at a half, a quarter and so on. Draws canvases there."""
 
     def __init__(self, photos: Photos, device: torch.device, size: int) -> None:
-        """Copy the photos, which takes a third more memory than they have.
+        """Copy the photos to the device, which takes a third more memory than they have.
 
         Args:
-            photos: those of the ``Composer`` whose canvases will be drawn. device: where to.
-            size: side of the canvases, a multiple of 16 pixels.
+            photos: Those of the ``Composer`` whose canvases will be drawn.
+            device: The device.
+            size: Side of the canvases, a multiple of 16 pixels.
         """
         if size % 16:
             raise OptionError(f"an accelerator draws canvases whose side is a multiple of 16 pixels, found {size}")
@@ -121,8 +124,8 @@ class DeviceComposer:
         self._sizes, self._starts = self._sizes.to(device), self._starts.to(device)
 
     def draw(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The canvases (n, h, w, 3) uint8 of a `plan` that lies on the device."""
-        # Nothing here waits for the device: it would stand idle in the meantime.
+        """The canvases (n, h, w, 3) uint8 of a `plan` on the device."""
+        # Nothing here waits for the device, which would be idle in the meantime.
         planned = {name.removeprefix("plan_"): value for name, value in batch.items() if name.startswith("plan_")}
         pixels = self._composed(planned)
         pixels.view(-1, 3)[planned["covered"]] = planned["cover"].float()
@@ -132,7 +135,7 @@ class DeviceComposer:
     def _composed(self, planned: Mapping[str, Tensor]) -> Tensor:
         """The photos on their tiles (n, h, w, 3), float32 in [0, 255]; see `lineament.data.canvases.warp`."""
         rows, matrices = planned["rows"], planned["matrices"]
-        # the level from which the tile's pixels are made without many being passed over
+        # the level from which the pixels of the tile are made without skipping many
         shrinks = matrices[..., :2].det().abs().clamp(min=1e-12).log2() / 2
         level = shrinks.round().long().clamp(0, LEVELS - 1)
         sizes = self._sizes[rows, level]
@@ -161,7 +164,7 @@ class DeviceComposer:
 
 
 def _owner(areas: Tensor, size: int) -> Tensor:
-    """Which of the areas (n, most, 4) each pixel of each canvas lies in -> (n, h, w) integers."""
+    """The index of the area, out of (n, most, 4), that contains each pixel of each canvas -> (n, h, w) integers."""
     at = torch.arange(size, device=areas.device)
     owner = torch.zeros(len(areas), size, size, dtype=torch.long, device=areas.device)
     for i in range(1, areas.shape[1]):
@@ -172,11 +175,12 @@ def _owner(areas: Tensor, size: int) -> Tensor:
 
 
 def distorted(pixels: Tensor, planned: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-    """Pictures (n, 3, h, w), float32 in [0, 255], as `lineament.data.augment.distort` makes them.
+    """Change light and quality of images (n, 3, h, w), float32 in [0, 255], as `lineament.data.augment.distort` does.
 
     Args:
-        pixels: the pictures. planned: of a `plan`. noise: normal numbers, twice as many as a picture has values; each
-            picture's begin at a place of its own.
+        pixels: The images.
+        planned: Of a `plan`.
+        noise: Normal numbers, twice as many as an image has values. Each image starts at its own offset.
     """
     grey = pixels.mean(dim=(2, 3)) @ pixels.new_tensor(TO_YIQ[0])
     shift = grey[:, None] * (1 - planned["gains"]) + planned["brightness"][:, None]
@@ -195,7 +199,7 @@ def distorted(pixels: Tensor, planned: Mapping[str, Tensor], noise: Tensor) -> T
 
 
 def _convolved(pixels: Tensor, kernels: Tensor) -> Tensor:
-    """Each picture (n, 3, h, w) through its kernel (n, k, k)."""
+    """Convolve each image (n, 3, h, w) with its kernel (n, k, k)."""
     n, channels, h, w = pixels.shape
     padded = functional.pad(pixels, [kernels.shape[1] // 2] * 4, mode="reflect")
     groups = kernels.repeat_interleave(channels, dim=0)[:, None]
@@ -203,11 +207,11 @@ def _convolved(pixels: Tensor, kernels: Tensor) -> Tensor:
 
 
 def compressed(pixels: Tensor, tables: Tensor) -> Tensor:
-    """Pictures after a round trip through JPEG with half the resolution for colours.
+    """Images after JPEG compression with half the resolution for colours.
 
     Args:
         pixels: (n, 3, h, w) in [0, 255], h and w multiples of 16.
-        tables: (n, 2, 8, 8), what coefficients of lightness and of colours are rounded to multiples of.
+        tables: (n, 2, 8, 8), quantisation tables of lightness and of colours.
     """
     to_ycc = pixels.new_tensor(TO_YCC)
     ycc = torch.einsum("ij,njhw->nihw", to_ycc, pixels)
@@ -219,7 +223,7 @@ def compressed(pixels: Tensor, tables: Tensor) -> Tensor:
 
 
 def _rounded(planes: Tensor, table: Tensor) -> Tensor:
-    """Planes (n, c, h, w) in blocks of 8x8, whose cosine coefficients are rounded to multiples of a table (n, 8, 8)."""
+    """Round the cosine coefficients of 8x8 blocks of planes (n, c, h, w) to multiples of a table (n, 8, 8)."""
     n, c, h, w = planes.shape
     at = torch.arange(8, device=planes.device, dtype=planes.dtype)
     cosines = (torch.pi / 8 * (at + 0.5) * at[:, None]).cos() / 2

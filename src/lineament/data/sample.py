@@ -1,4 +1,4 @@
-"""One labelled picture, as arrays: what every reader of a data set returns."""
+"""A labelled image as arrays. Every reader of a data set returns samples."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from lineament.schemas import FIVE, Schema
 Array = NDArray[Any]
 
 NOT_LABELLED, HIDDEN, VISIBLE = 0, 1, 2
-"""The values of ``Sample.visibility``, which are COCO's."""
+"""The values of ``Sample.visibility``, as in COCO."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture and its labelled faces.
+    """An image and its labelled faces.
 
-    Coordinates are continuous pixels of the upright picture: (0, 0) is the outer corner of the first pixel. A set
-    that labels boxes only has the five-point schema with nothing labelled.
+    Coordinates are continuous pixels of the upright image: (0, 0) is the outer corner of the first pixel. A data set
+    with boxes only has the five-point schema without labelled landmarks.
 
     Attributes:
-        path: The picture.
-        width: In pixels; 0 where the set's labels do not say.
-        height: In pixels; 0 where the set's labels do not say.
+        path: The image.
+        width: In pixels. 0 if the labels do not give it.
+        height: In pixels. 0 if the labels do not give it.
         source: The data set, such as ``"wider"``.
         boxes: (n, 4) float32, ``x1, y1, x2, y2``.
-        landmarks: (n, k, 2) float32, ``x, y``; NaN where not labelled.
+        landmarks: (n, k, 2) float32, ``x, y``. NaN if not labelled.
         visibility: (n, k) uint8: 0 not labelled, 1 hidden (such as under a mask), 2 visible or not known to be hidden.
-        ignore: (n,) bool, regions to neither learn from nor count.
-        box_source: (n,) str, who drew the boxes: ``human``, ``detector``, ``from-points``, ``other-convention``.
-        landmark_source: (n,) str, who set the points: ``human``, ``detector``, ``none``.
-        schema: What the k landmarks are.
-        attributes: Further labels by name, each an array whose first axis is the faces.
+        ignore: (n,) bool, regions that are used neither in training nor in evaluation.
+        box_source: (n,) str, the source of the boxes: ``human``, ``detector``, ``from-points``, ``other-convention``.
+        landmark_source: (n,) str, the source of the landmarks: ``human``, ``detector``, ``none``.
+        schema: The schema of the k landmarks.
+        attributes: Additional labels by name, arrays whose first axis is the faces.
     """
 
     path: Path
@@ -90,22 +90,22 @@ class Sample:
         schema: Schema = FIVE,
         attributes: dict[str, Array] | None = None,
     ) -> Sample:
-        """A sample from anything array-like, with what is left out filled in.
+        """Make a sample from array-like values. Missing arguments get defaults.
 
         Args:
-            path: the picture.
+            path: The image.
             boxes: (n, 4), ``x1, y1, x2, y2``.
-            landmarks: (n, k, 2), NaN where not labelled; left out, nothing is labelled.
-            visibility: (n, k); left out, every landmark that is not NaN is visible.
-            ignore: (n,); left out, every face counts.
-            size: ``(width, height)`` of the picture.
-            source: the data set.
-            box_source: one word for all faces, or one a face.
-            landmark_source: likewise; ``"none"`` is set where a face has no landmark.
-            schema: what the landmarks are.
-            attributes: further labels, arrays over the faces.
+            landmarks: (n, k, 2). NaN if not labelled. ``None``: nothing is labelled.
+            visibility: (n, k). ``None``: every landmark that is not NaN is visible.
+            ignore: (n,). ``None``: every face counts.
+            size: ``(width, height)`` of the image.
+            source: The data set.
+            box_source: One word for all faces, or one per face.
+            landmark_source: One word for all faces, or one per face. It becomes ``"none"`` for faces without landmarks.
+            schema: The schema of the landmarks.
+            attributes: Additional labels, arrays over the faces.
         """
-        with np.errstate(over="ignore"):  # too large a number becomes infinite, which is refused
+        with np.errstate(over="ignore"):  # a number that is too large becomes infinite, which is refused
             drawn = np.asarray(boxes, np.float32).reshape(-1, 4)
         n, k = len(drawn), len(schema)
         points = np.full((n, k, 2), np.nan) if landmarks is None else np.asarray(landmarks).reshape(n, k, 2)
@@ -128,7 +128,7 @@ class Sample:
 
     @property
     def learnable(self) -> Array:
-        """Which faces (n,) can be learnt from: those that are not ignored and whose boxes have an area."""
+        """Which faces (n,) are used in training: those that are not ignored and whose boxes have an area."""
         return ~self.ignore & (self.boxes[:, 2:] > self.boxes[:, :2]).all(axis=1)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Sizes that labels give, held against the images: labels made on a resized or turned copy are of another frame."""
+"""Compare labelled sizes with the images. Labels made on a resized or rotated copy have other coordinates."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from lineament.images import Header, read_header
 
 
 def check_sizes(samples: Iterable[Sample]) -> None:
-    """Hold labelled sizes against the headers of the images.
+    """Compare labelled sizes with the headers of the images.
 
-    Images that cannot be read, and labels without a size, pass.
+    Images that cannot be read, and labels without a size, are not checked.
 
     Raises:
-        DataError: labels are of another size than their image; names the first such image and counts the others.
+        DataError: Labels have another size than their image. The message names the first such image and counts the
+            others.
     """
     wrong = []
     for sample in samples:
@@ -32,13 +33,13 @@ def check_sizes(samples: Iterable[Sample]) -> None:
 
 
 def check_detections(samples: Iterable[tuple[Sample, tuple[int, int], str]]) -> None:
-    """Hold the sizes of images that detections were found in against the labels', or else against the images.
+    """Compare the sizes of the images in detections with the labels, or else with the images.
 
     Args:
-        samples: labels, ``(width, height)`` that the detections give, and their place for messages.
+        samples: For each: the labels, the ``(width, height)`` of the detections, and their source for messages.
 
     Raises:
-        DataError: the detections are of an image of another size; the message names it.
+        DataError: The detections are of an image of another size. The message names it.
     """
     wrong = []
     for sample, found, where in samples:
@@ -59,7 +60,7 @@ def check_detections(samples: Iterable[tuple[Sample, tuple[int, int], str]]) -> 
 def _header(path: Path) -> Header | None:
     try:
         return read_header(path)
-    except ImageError:  # missing or damaged: that is told where its pixels are needed
+    except ImageError:  # missing or damaged images are reported when their pixels are needed
         return None
 
 

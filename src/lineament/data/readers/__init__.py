@@ -1,1 +1,1 @@
-"""Readers of published data sets, one a file: each turns a set's own labels into samples."""
+"""Readers of published data sets, one per file. Each converts the labels of a data set to samples."""

@@ -1,6 +1,6 @@
-"""AFLW: the original database with up to 21 points, and the 19 points of Zhu et al. with their splits.
+"""AFLW: the original database with up to 21 landmarks, and the 19 landmarks of Zhu et al. with their splits.
 
-Coordinates of both count pixels from 0: half a pixel is added to points; boxes stand as they are.
+Both count pixels from 0. Half a pixel is added to landmarks; boxes do not change.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ ORDER BY FaceImages.db_id, FaceImages.filepath, Faces.face_id
 
 
 def read_aflw(sqlite: str | Path, images: str | Path) -> list[Sample]:
-    """``aflw.sqlite``: faces with rectangle, pose (roll, pitch, yaw in radians) and up to 21 points.
+    """Read ``aflw.sqlite``: faces with a rectangle, a pose (roll, pitch, yaw in radians) and up to 21 landmarks.
 
-    Points that the database does not have are not labelled (they are hidden there). Pictures lie under
-    ``images/<db_id>/<filepath>``. The published size of the set differs between its releases, so none is asked for.
+    Landmarks that the database does not have are not labelled (they are hidden there). Images are in
+    ``images/<db_id>/<filepath>``. The size of the set differs between releases, so it is not checked.
 
     Raises:
-        DataError: the file is no such database.
+        DataError: The file is not such a database.
     """
     if not Path(sqlite).is_file():
         raise DataError(f"{sqlite}: no such file")
@@ -82,20 +82,21 @@ def read_aflw(sqlite: str | Path, images: str | Path) -> list[Sample]:
 
 
 def read_aflw19(mat: str | Path, images: str | Path, split: str = "all") -> list[Sample]:
-    """``AFLWinfo_release.mat``: 24,386 faces with 19 points, boxes, visibility and the order that splits them.
+    """Read ``AFLWinfo_release.mat``: 24,386 faces with 19 landmarks, boxes, visibility and splits.
 
-    The box is ``left right top bottom`` there. Hidden points (``mask_new`` 0) have visibility 1 if they have a
-    place, and are not labelled if they are at 0, 0.
+    Boxes are ``left right top bottom`` there. Hidden landmarks (``mask_new`` 0) have visibility 1, or are not labelled
+    if they are at 0, 0.
 
     Args:
-        mat: the file.
-        images: folder of the pictures (``flickr``).
-        split: "train" (20,000 faces), "full" (4,386), "frontal" (1,314: those of "full" without a hidden point), "all".
+        mat: The file.
+        images: Folder of the images (``flickr``).
+        split: "train" (20,000 faces), "full" (4,386), "frontal" (1,314: the faces of "full" without hidden landmarks),
+            "all".
 
     Raises:
-        DataError: the file has another form.
-        MissingExtraError: scipy is not installed.
-        OptionError: no such split.
+        DataError: The file has another form.
+        MissingExtraError: SciPy is not installed.
+        OptionError: The split does not exist.
     """
     if split not in SPLITS:
         raise OptionError(f"unknown split {split!r} of AFLW; there are: {', '.join(SPLITS)}")

@@ -1,4 +1,4 @@
-"""CelebA: five points and boxes of 202,599 pictures of one person each."""
+"""CelebA: five landmarks and boxes of 202,599 images of one person each."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ def read_celeba(
     partition: str | Path | None = None,
     split: str | None = None,
 ) -> list[Sample]:
-    """``list_landmarks_celeba.txt`` (or ``..._align_...``), with ``list_bbox_celeba.txt`` where it fits.
+    """Read ``list_landmarks_celeba.txt`` (or ``..._align_...``), optionally with ``list_bbox_celeba.txt``.
 
-    Points are right eye, left eye, nose, right and left mouth corner in whole pixels counted from 0: half a pixel is
+    Landmarks are right eye, left eye, nose, right and left mouth corner in whole pixels counted from 0. Half a pixel is
     added.
 
     Args:
-        landmarks: the list of points.
-        images: folder of the pictures.
-        boxes: the list of boxes (``x y w h``), of the pictures that are not aligned; left out, the points' tight boxes.
+        landmarks: The list of landmarks.
+        images: Folder of the images.
+        boxes: The list of boxes (``x y w h``) of the images that are not aligned. ``None``: the tight boxes of the
+            landmarks.
         partition: ``list_eval_partition.txt``, for ``split``.
-        split: "train", "val" or "test"; left out, all.
+        split: "train", "val" or "test". ``None``: all.
 
     Raises:
-        DataError: file and line are named.
-        OptionError: no such split, or no partition given for one.
+        DataError: A file has another form. The message names file and line.
+        OptionError: The split does not exist, or has no partition list.
     """
     names, points = _rows(landmarks, width=10, head=2)
     points = points.reshape(-1, 5, 2) + 0.5
@@ -69,7 +70,7 @@ def _members(split: str, partition: str | Path | None, names: list[str]) -> Arra
 
 
 def _rows(path: str | Path, *, width: int, head: int) -> tuple[list[str], Array]:
-    """Names and numbers of a list whose first ``head`` lines are the count and the columns' names."""
+    """Names and numbers of a list whose first ``head`` lines are the count and the names of the columns."""
     lines = read_lines(path)
     announced = _announced(lines[0]) if head and lines else None
     body = lines[head:]

@@ -1,7 +1,8 @@
-"""COCO keypoints JSON: our interchange format, and COCO-WholeBody's faces.
+"""COCO keypoints JSON: our interchange format, and the faces of COCO-WholeBody.
 
-Boxes are ``x, y, width, height`` and keypoints ``x, y, v`` in both. In our own files coordinates are continuous pixels,
-as everywhere in this library; COCO-WholeBody counts whole pixels from 0, so half a pixel is added to its points.
+Boxes are ``x, y, width, height`` and keypoints ``x, y, v`` in both. In our own files, coordinates are continuous
+pixels, as everywhere in this library. COCO-WholeBody counts whole pixels from 0, so half a pixel is added to its
+landmarks.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 Record = dict[str, Any]
 Id = int | str
-Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # what a float holds exactly
+Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # integers that a float holds exactly
 
 FACE = "face"
-"""Name of the category that counts where a file has several."""
+"""Name of the category that is read if a file has several."""
 
 
 class Picture(Struct):
@@ -72,7 +73,7 @@ class Annotation(Struct):
 
 
 class Person(Annotation):
-    """An entry of ``annotations`` in COCO-WholeBody: box and points are the face's."""
+    """An entry of ``annotations`` in COCO-WholeBody, with the box and the landmarks of the face."""
 
     bbox: list[float] = field(default_factory=list, name="face_box")
     keypoints: list[float] = field(default_factory=list, name="face_kpts")
@@ -91,24 +92,24 @@ A = TypeVar("A", bound=Annotation)
 
 
 def read_coco(json_path: str | Path, images: str | Path | None = None, *, schema: Schema | None = None) -> list[Sample]:
-    """Images and faces of a COCO keypoints file in our interchange form, in the file's order.
+    """Read images and faces of a COCO keypoints file in our interchange format, in the order of the file.
 
     Args:
-        json_path: the index. Beyond COCO's own keys an image may have ``source``, an annotation ``box_source``,
-            ``keypoints_source``, ``mask`` and ``attributes`` (a flat object); others are not kept. A key whose value is
-            null or empty counts as absent.
-        images: folder that ``file_name`` is relative to; the index's own folder when left out.
-        schema: what the keypoints are; left out, the known schema with the category's keypoint names (in any order)
-            or, failing that, with as many points, and otherwise one of the file's own without mirror pairs.
+        json_path: The index file. In addition to COCO's own keys, an image may have ``source``, and an annotation
+            ``box_source``, ``keypoints_source``, ``mask`` and ``attributes`` (a flat object). Other keys are ignored. A
+            key with null or an empty value counts as missing.
+        images: Folder for ``file_name``. ``None``: the folder of the index file.
+        schema: The schema of the keypoints. ``None``: the known schema with the category's keypoint names (in any
+            order), or else with as many points; otherwise a new schema without mirror pairs.
 
     Returns:
-        One sample an image, those without faces included. ``iscrowd`` becomes ``ignore``. Of several categories only
-        the one named "face" counts.
+        One sample per image, including those without faces. ``iscrowd`` becomes ``ignore``. Of several categories, only
+        the one named "face" is read.
 
     Raises:
-        DataError: not a COCO file; a value of another type than COCO gives it; an image that stands there twice; a
-            number that is not finite; a box of negative size; a wrong number of keypoints; an annotation of an image or
-            a category that is not there; several categories, none of them named "face". The message names file and
+        DataError: The file is not a COCO file, or a value has a wrong type. An image is repeated, a number is not
+            finite, a box has a negative size, or the number of keypoints is wrong. An annotation's image or category
+            does not exist, or there are several categories and none is named "face". The message names file and
             annotation.
     """
     path = Path(json_path)
@@ -124,13 +125,14 @@ def read_coco(json_path: str | Path, images: str | Path | None = None, *, schema
 
 
 def read_coco_wholebody(json_path: str | Path, images: str | Path | None = None) -> list[Sample]:
-    """The faces of a COCO-WholeBody file: ``face_box`` and the 68 points of ``face_kpts``.
+    """Read the faces of a COCO-WholeBody file: ``face_box`` and the 68 landmarks of ``face_kpts``.
 
-    Half a pixel is added to the points (see the module). Persons without a valid face (``face_valid``) have no entry;
-    how many is logged. The third number of a point is a confidence there, so every point above 0 counts as visible.
+    Half a pixel is added to the landmarks (see the module). Persons without a valid face (``face_valid``) have no
+    entry; the log has their number. The third number of a landmark is a confidence there, so every landmark above 0
+    counts as visible.
 
     Raises:
-        DataError: as `read_coco`.
+        DataError: As in `read_coco`.
     """
     path, schema = Path(json_path), SCHEMAS["68"]
     index = _load(path)
@@ -150,17 +152,17 @@ def write_coco(
     description: str = "",
     digits: int = 3,
 ) -> None:
-    """Write samples as a COCO keypoints file that `read_coco` reads back.
+    """Write samples as a COCO keypoints file. `read_coco` reads it.
 
     Args:
-        path: the index to write.
-        samples: all of one schema.
-        images: folder that file names are written relative to; the index's own folder when left out.
-        description: goes into ``info``.
-        digits: decimals of coordinates.
+        path: The index file.
+        samples: Samples of one schema.
+        images: Folder for relative file names. ``None``: the folder of the index file.
+        description: Text for ``info``.
+        digits: Decimals of coordinates.
 
     Raises:
-        DataError: the samples have different schemas.
+        DataError: The samples have different schemas.
     """
     path = Path(path)
     kind = samples[0].schema if samples else FIVE
@@ -225,13 +227,13 @@ def _categories(path: Path, index: Record) -> list[Category]:
 
 
 def _name(entry: Any, position: int) -> str:
-    """What an entry is called in messages: its id, if it has one."""
+    """The name of an entry in messages: its id, if it has one."""
     found = entry.get("id") if isinstance(entry, dict) else None
     return f"at position {position}" if found is None else str(found)[:80]
 
 
 def _repeated(values: Iterable[Hashable]) -> Hashable | None:
-    """The first value that comes a second time."""
+    """The first repeated value."""
     seen = set()
     return next((value for value in values if value in seen or seen.add(value)), None)  # type: ignore[func-returns-value]
 
@@ -239,7 +241,7 @@ def _repeated(values: Iterable[Hashable]) -> Hashable | None:
 def _of_faces(
     path: Path, categories: list[Category], annotations: list[Annotation]
 ) -> tuple[Category, list[Annotation]]:
-    """The category of faces, which is the one named so, or the only one that there is or is used; and its members."""
+    """The category of faces (the one with that name, or the only one that exists or is used), and its members."""
     if not categories:
         return Category(), annotations
     strange = np.array([a.category_id not in {None, *(c.id for c in categories)} for a in annotations], bool)
@@ -265,7 +267,7 @@ def _of_faces(
 
 
 def _schema_of(path: Path, category: Category) -> tuple[Schema, list[int] | None]:
-    """The schema, and where each of its points is among the file's keypoints, if not in its own place."""
+    """The schema, and the position of each of its landmarks among the file's keypoints, unless it is the same."""
     names = tuple(category.keypoints) or FIVE.points
     if (twice := _repeated(names)) is not None:
         raise DataError(f"{path}: two keypoints of category {category.name!r} have the same name, {twice}")
@@ -313,27 +315,27 @@ def _samples(
             schema=schema,
             attributes={name: values[its] for name, values in attributes.items()},
         )
-        # strict is off, since no picture at all still splits into one empty part
+        # strict is off, since an empty file still splits into one empty part
         for picture, its in zip(pictures, members, strict=False)
     ]
 
 
 def _boxes(path: Path, faces: Sequence[Annotation], key: str) -> Array:
-    """(faces, 4) ``x1, y1, x2, y2``."""
+    """Boxes (faces, 4) ``x1, y1, x2, y2``."""
     boxes = _table(path, faces, [face.bbox for face in faces], key, width=4)
     _refuse(path, faces, (boxes[:, 2:] < 0).any(axis=1), f"{key} {{}} has a negative width or height", boxes)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _keypoints(path: Path, faces: Sequence[Annotation], schema: Schema, key: str) -> Array:
-    """(faces, k, 3) ``x, y, v``; zeros where a face has none."""
+    """Keypoints (faces, k, 3) ``x, y, v``. Zeros for faces without keypoints."""
     blank = [0.0] * (3 * len(schema))
     lists = [face.keypoints or blank for face in faces]
     return _table(path, faces, lists, key, width=len(blank)).reshape(len(faces), len(schema), 3)
 
 
 def _table(path: Path, faces: Sequence[Annotation], lists: list[list[float]], key: str, *, width: int) -> Array:
-    """(faces, width) float64 of lists that must have this length and hold finite numbers."""
+    """Convert lists, which must have this length and finite numbers, to (faces, width) float64."""
     lengths = np.array([len(numbers) for numbers in lists], int)
     _refuse(path, faces, lengths != width, f"{key} should hold {width} numbers, found {{}}", lengths)
     table = np.fromiter(chain.from_iterable(lists), float, len(faces) * width).reshape(-1, width)
@@ -355,7 +357,7 @@ def _refuse(
 
 
 def _attributes(faces: Sequence[Annotation]) -> dict[str, Array]:
-    """Flat labels as arrays over all faces; False, NaN or an empty string where a face has none.
+    """Flat labels as arrays over all faces. Missing values are False, NaN or an empty string.
 
     An attribute that is text in some annotations is text in all.
     """

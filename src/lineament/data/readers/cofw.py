@@ -1,4 +1,4 @@
-"""COFW: 29 points with occlusion; pictures and labels lie in one MATLAB 7.3 file."""
+"""COFW: 29 landmarks with occlusion. Images and labels are in one MATLAB 7.3 file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FACES = {"Tr": 1345, "T": 507}
 
 
 def read_cofw(mat: str | Path, images: str | Path) -> list[Sample]:
-    """``COFW_{train,test}.mat`` or ``..._color.mat``: one face a picture; writes missing pictures out.
+    """Read ``COFW_{train,test}.mat`` or ``..._color.mat``: one face per image. Missing images are written.
 
-    A row of ``phis`` is 29 x, 29 y and 29 flags of occlusion; points count pixels from 1, so half a pixel is
-    subtracted. A row of ``bboxes`` is ``x y w h``, its corner counted from 1.
+    A row of ``phis`` has 29 x, 29 y and 29 occlusion flags. Landmarks count pixels from 1, so half a pixel is
+    subtracted. A row of ``bboxes`` is ``x y w h``, with a corner counted from 1.
 
     Args:
-        mat: the file.
-        images: folder for the pictures, ``<name of mat>-0001.png`` and so on.
+        mat: The file.
+        images: Folder for the images, ``<name of mat>-0001.png`` and so on.
 
     Raises:
-        DataError: the file has another form.
+        DataError: The file has another form.
         MissingExtraError: h5py is not installed.
     """
     found = read_mat(mat)
@@ -62,7 +62,7 @@ def read_cofw(mat: str | Path, images: str | Path) -> list[Sample]:
 
 
 def _write(path: Path, picture: Any) -> None:
-    """Pictures are grey (h, w) or colour (h, w, 3)."""
+    """Images are grey (h, w) or colour (h, w, 3)."""
     if not path.exists():
         with whole(path) as part:
             Image.fromarray(np.ascontiguousarray(picture, np.uint8)).save(part)

@@ -1,4 +1,4 @@
-"""FDDB: ellipses round whole heads."""
+"""FDDB: ellipses around whole heads."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ FOLDS = {
         strict=True,
     )
 }
-"""Pictures and faces of each fold."""
+"""Images and faces of each fold."""
 
 
 def read_fddb(lists: str | Path | Sequence[str | Path], images: str | Path) -> list[Sample]:
-    """``FDDB-fold-NN-ellipseList.txt``: name, number of faces, ``major_radius minor_radius angle x y 1`` a face.
+    """Read ``FDDB-fold-NN-ellipseList.txt``: name, number of faces, and ``major_radius minor_radius angle x y 1`` for
+    each face.
 
-    Centres count whole pixels from 0: half a pixel is added. The box is the ellipse's upright box; the ellipse itself
-    (radii, angle, centre in our frame) is the attribute ``ellipse``, (n, 5).
+    Centres count whole pixels from 0: half a pixel is added. The box is the upright box of the ellipse. The ellipse
+    itself (radii, angle, centre in our frame) is the attribute ``ellipse``, (n, 5).
 
     Args:
-        lists: one file, several, or the folder that holds all ten.
-        images: folder that the names start from; ``.jpg`` is added.
+        lists: One file, several, or the folder with all ten.
+        images: Folder for the names. ``.jpg`` is added.
 
     Raises:
-        DataError: file and line are named; or the folder has no such file.
+        DataError: A file has another form (the message names file and line), or the folder has no such file.
     """
     files = [Path(lists)] if isinstance(lists, str | Path) else list(map(Path, lists))
     if len(files) == 1 and files[0].is_dir():
@@ -61,7 +62,7 @@ def read_fddb(lists: str | Path | Sequence[str | Path], images: str | Path) -> l
 
 
 def upright(ellipses: Array) -> Array:
-    """(n, 4) boxes of ellipses (n, 5): major and minor radius, angle in radians, centre."""
+    """Upright boxes (n, 4) of ellipses (n, 5): major and minor radius, angle in radians, centre."""
     major, minor, angle = ellipses[:, :3].T
     half = np.hypot([major * np.cos(angle), major * np.sin(angle)], [minor * np.sin(angle), minor * np.cos(angle)]).T
     return np.concatenate([ellipses[:, 3:5] - half, ellipses[:, 3:5] + half], axis=1)

@@ -1,6 +1,6 @@
-"""The five-point lists of Sun et al. 2013 (LFW and net pictures) and of MTFL.
+"""The five-landmark lists of Sun et al. 2013 (LFW and web images) and of MTFL.
 
-Points are right eye, left eye, nose, right and left mouth corner, in pixels counted from 0: half a pixel is added.
+Landmarks are right eye, left eye, nose, right and left mouth corner, in pixels counted from 0. Half a pixel is added.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MTFL_ATTRIBUTES = {
 
 
 def read_sun(txt: str | Path, images: str | Path) -> list[Sample]:
-    """``trainImageList.txt`` or ``testImageList.txt``: name, box as ``left right top bottom``, five times ``x y``.
+    """Read ``trainImageList.txt`` or ``testImageList.txt``: name, box as ``left right top bottom``, five times ``x y``.
 
     Raises:
-        DataError: file and line are named.
+        DataError: The file has another form. The message names file and line.
     """
     lines = read_lines(txt)
     values = np.array([line.numbers(least=14, start=1) for line in lines], float).reshape(-1, 14)
@@ -46,12 +46,13 @@ def read_sun(txt: str | Path, images: str | Path) -> list[Sample]:
 
 
 def read_mtfl(txt: str | Path, images: str | Path) -> list[Sample]:
-    """``training.txt`` or ``testing.txt``: name, five x, five y, then gender, smile, glasses, pose as numbers from 1.
+    """Read ``training.txt`` or ``testing.txt``: name, five x, five y, then gender, smile, glasses, pose as numbers from
+    1.
 
-    The list has no boxes: they are the points' tight ones. Attributes become words (`MTFL_ATTRIBUTES`).
+    The list has no boxes: they are the tight boxes of the landmarks. Attributes become words (`MTFL_ATTRIBUTES`).
 
     Raises:
-        DataError: file and line are named.
+        DataError: The file has another form. The message names file and line.
     """
     lines = read_lines(txt)
     values = np.array([line.numbers(least=14, start=1) for line in lines], float).reshape(-1, 14)

@@ -1,4 +1,4 @@
-"""A folder of pictures in which there is no face: nothing but background."""
+"""A folder of images without faces, for backgrounds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lineament.schemas import FIVE, Schema
 
 
 def read_faceless(folder: Path, schema: Schema = FIVE) -> list[Sample]:
-    """Every picture below the folder, as a sample without faces.
+    """Read every image in the folder, at any depth, as a sample without faces.
 
     Raises:
-        ImageError: no such folder, no picture in it, or a picture that cannot be read.
+        ImageError: The folder does not exist or has no image, or an image cannot be read.
     """
     samples = []
     for path in image_paths([folder]):

@@ -1,4 +1,4 @@
-"""300W: 68 points in ``.pts`` files, with its splits."""
+"""300W: 68 landmarks in ``.pts`` files, with its splits."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
 def read_pts(path: str | Path) -> Array:
-    """(k, 2) points of a ``.pts`` file in our frame.
+    """Read the points (k, 2) of a ``.pts`` file in our frame.
 
-    The format counts pixels from 1, so the centre of the first pixel is 1, 1 there and 0.5, 0.5 here: half a pixel is
+    The format counts pixels from 1. The centre of the first pixel is 1, 1 there and 0.5, 0.5 here, so half a pixel is
     subtracted.
 
     Raises:
-        DataError: the head is not ``version``, ``n_points``, ``{``, or there are more or fewer points than it says.
+        DataError: The head is not ``version``, ``n_points``, ``{``, or the number of points is wrong.
     """
     lines = read_lines(path)
     said = {key.strip(): value.strip() for key, _, value in (line.text.partition(":") for line in lines[:3])}
@@ -56,18 +56,18 @@ def read_pts(path: str | Path) -> Array:
 
 
 def read_300w(folder: str | Path, split: str, *, boxes: str | Path | None = None) -> list[Sample]:
-    """The faces of a split, one a picture.
+    """Read the faces of a split, one per image.
 
     Args:
-        folder: holds ``afw``, ``helen``, ``ibug``, ``lfpw`` and, for the private test set, ``300W``.
-        split: one of `SPLITS`.
-        boxes: folder of the official ``bounding_boxes_*.mat`` files, whose ``bb_ground_truth`` (x1 y1 x2 y2, counted
-            from 1) is then used; left out, the tight boxes of the points. A face without an official box takes those
-            too; how many do is logged.
+        folder: Folder with ``afw``, ``helen``, ``ibug``, ``lfpw`` and, for the private test set, ``300W``.
+        split: One of `SPLITS`.
+        boxes: Folder of the official ``bounding_boxes_*.mat`` files, whose ``bb_ground_truth`` (x1 y1 x2 y2, counted
+            from 1) is used. ``None``: the tight boxes of the landmarks. Faces without an official box also get these;
+            the log has their number.
 
     Raises:
-        DataError: a folder or picture is missing, or a file has another form.
-        OptionError: no such split.
+        DataError: A folder or image is missing, or a file has another form.
+        OptionError: The split does not exist.
     """
     if split not in SPLITS:
         raise OptionError(f"unknown split {split!r} of 300W; there are: {', '.join(SPLITS)}")
@@ -121,7 +121,7 @@ def _picture(file: Path) -> Path:
 
 
 def _official_boxes(folder: Path) -> dict[str, Array]:
-    """By folder and picture name, such as ``lfpw/testset/image_0001``."""
+    """By folder and image name, such as ``lfpw/testset/image_0001``."""
     found = {}
     for mat in sorted(folder.glob("bounding_boxes_*.mat")):
         part = mat.stem.removeprefix("bounding_boxes_").replace("_", "/")

@@ -1,4 +1,4 @@
-"""MALF, multi-attribute labelled faces: the 250 pictures whose labels are public."""
+"""MALF, multi-attribute labelled faces: the 250 images with public labels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ PICTURES = 250
 
 
 def read_malf(txt: str | Path, images: str | Path) -> list[Sample]:
-    """Blocks of a name, a number of faces, and ``x y w h`` with perhaps an ignore flag a face.
+    """Read blocks of a name, a number of faces, and ``x y w h`` with an optional ignore flag for each face.
 
-    Boxes are squares; left and top count from 0 and are taken as they stand. Faces below 20 px are ignored even without
-    the flag, as the set's rules say. The labels of the other 5,000 pictures are not public, and neither is a
-    description of the files: this is the layout of lists derived from them.
+    Boxes are squares, with left and top counted from 0. Faces below 20 px are ignored even without the flag, as the
+    rules of the set say. The labels of the other 5,000 images are not public, and neither is a description of the
+    files: this is the layout of lists derived from them.
 
     Raises:
-        DataError: file and line are named.
+        DataError: The file has another form. The message names file and line.
     """
     samples = []
     for name, rows in blocks(read_lines(txt)):

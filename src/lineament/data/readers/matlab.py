@@ -1,7 +1,7 @@
-"""MATLAB files of both kinds, as plain Python: cells become lists, char arrays str, structs dicts.
+"""MATLAB files of both versions, as plain Python: cells become lists, char arrays str, structs dicts.
 
-SciPy and h5py crash on some damaged files, or ask for memory without end. So a process of its own reads the file,
-within bounds, and hands the content over.
+SciPy and h5py crash on some damaged files, or ask for unlimited memory. So a separate process reads the file, within
+limits, and returns the content.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ READER = Path(__file__).with_name("matlab_process.py")
 
 
 def read_mat(path: str | Path) -> dict[str, Any]:
-    """The variables of a .mat file: version 5 by SciPy, version 7.3 (HDF5) by h5py.
+    """Read the variables of a .mat file: version 5 with SciPy, version 7.3 (HDF5) with h5py.
 
-    Numeric arrays keep MATLAB's orientation. A cell array is a flat list, its rows first where it has two dimensions
+    Numeric arrays keep MATLAB's orientation. A cell array becomes a flat list, row by row if it has two dimensions
     longer than one.
 
     Raises:
-        DataError: the file cannot be read, or is no MATLAB file.
+        DataError: The file cannot be read or is not a MATLAB file.
         MissingExtraError: SciPy, or for version 7.3 h5py, is not installed.
     """
     try:

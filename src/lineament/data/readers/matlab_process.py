@@ -1,4 +1,4 @@
-"""The process that reads one MATLAB file for ``matlab.read_mat``: a script, which imports nothing of the library.
+"""The process that reads one MATLAB file for ``matlab.read_mat``: a script that imports nothing of the library.
 
 It writes a pickled pair to standard output: ``("content", variables)``, ``("missing", package)`` or
 ``("damaged", why)``.
@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
-MEMORY = 3 << 29  # bytes of address space beside what the file's own size calls for
+MEMORY = 3 << 29  # bytes of address space beside what the size of the file requires
 PER_BYTE = 64  # small arrays take more as Python objects than in the file, compressed ones more still
-SECONDS = 120  # of the processor; HDF5 may follow damaged links in circles
+SECONDS = 120  # of processor time; HDF5 may follow damaged links in circles
 
 
 def main(path: str) -> None:
-    """Read and report."""
+    """Read a file and report."""
     _limit(os.path.getsize(path))
     report: tuple[str, Any]
     try:
         report = ("content", read(path))
     except ImportError as error:
         report = ("missing", (error.name or "SciPy").partition(".")[0])
-    except BaseException as error:  # parsers raise whatever they stumble over
+    except BaseException as error:  # parsers raise errors of any kind
         report = ("damaged", f"{type(error).__name__}: {error}"[:300])
     pickle.dump(report, sys.stdout.buffer, protocol=5)
 
@@ -53,7 +53,7 @@ def _limit(size: int) -> None:
 def _read_v5(path: str) -> dict[str, Any]:
     from scipy.io import loadmat
 
-    found = loadmat(path, mat_dtype=True)  # doubles are doubles, even where stored in fewer bytes
+    found = loadmat(path, mat_dtype=True)  # doubles are doubles, even if stored in fewer bytes
     return {name: _plain(value) for name, value in found.items() if not name.startswith("__")}
 
 

@@ -1,4 +1,4 @@
-"""What the readers share: lines and numbers with their place in the file, and counts to hold a set against."""
+"""What the readers share: lines and numbers with their positions in the file, and checks of published counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
-"""Narrower than ``float``, which takes ``1_0`` and the digits of any script."""
+"""Stricter than ``float``, which accepts ``1_0`` and the digits of any script."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Line:
     """A line of a label file, without its end.
 
     Attributes:
-        text: stripped.
+        text: The stripped text.
         where: ``file:line``, for messages.
     """
 
@@ -41,7 +41,7 @@ class Line:
         """The fields from ``start`` to ``stop`` as numbers: ``least`` to ``most`` (default: exactly ``least``) of them.
 
         Raises:
-            DataError: another count, a field that is no number, or one that is not finite.
+            DataError: The count is wrong, or a field is not a finite number.
         """
         fields = self.text.split()[start:stop]
         most = least if most is None else most
@@ -57,10 +57,10 @@ class Line:
         return values
 
     def count(self) -> int:
-        """The line as a number of things.
+        """The line as a count.
 
         Raises:
-            DataError: it is none.
+            DataError: It is not a count.
         """
         found = whole_number(self.text)
         if found is None:
@@ -69,16 +69,16 @@ class Line:
 
 
 def whole_number(text: str) -> int | None:
-    """The number that a text of ASCII digits is, up to a billion; ``None`` for any other text."""
+    """Parse ASCII digits as a number up to a billion. ``None`` for any other text."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def picture_path(images: str | Path, name: str) -> Path:
-    """Where a picture lies that a label file names, perhaps as Windows does.
+    """The path of an image in a label file, which may have Windows backslashes.
 
     Args:
-        images: folder that relative names start from.
-        name: with ``/`` or ``\\`` between folders.
+        images: Folder for relative names.
+        name: With ``/`` or ``\\`` between folders.
     """
     path = Path(images) / name
     return path if "\\" not in name or os.path.exists(path) else Path(images) / name.replace("\\", "/")
@@ -88,7 +88,7 @@ def read_lines(path: str | Path) -> list[Line]:
     """The lines of a text file that are not empty.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: The file cannot be read.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
@@ -100,10 +100,10 @@ def read_lines(path: str | Path) -> list[Line]:
 
 @contextmanager
 def laid_out(path: str | Path, what: str) -> Iterator[None]:
-    """Reading a structure, such as that of a MATLAB file, on trust that it is the expected one.
+    """Read a structure, such as that of a MATLAB file, assuming that it is the expected one.
 
     Raises:
-        DataError: it turned out to be another.
+        DataError: It has another layout.
     """
     try:
         yield
@@ -115,7 +115,7 @@ def blocks(lines: Sequence[Line]) -> Iterator[tuple[Line, list[Line]]]:
     """Blocks of a name, a count n, and n lines (WIDER FACE, FDDB, MALF).
 
     Raises:
-        DataError: no count, or the file ends too early.
+        DataError: A count is missing, or the file ends too early.
     """
     i = 0
     while i < len(lines):
@@ -128,19 +128,19 @@ def blocks(lines: Sequence[Line]) -> Iterator[tuple[Line, list[Line]]]:
 
 
 def table(rows: Sequence[Line], *, least: int, most: int | None = None) -> Array:
-    """(n, most) float64 of lines of numbers; NaN where a line is shorter."""
+    """Convert lines of numbers to (n, most) float64. NaN where a line is shorter."""
     width = least if most is None else most
     values = [row.numbers(least=least, most=width) for row in rows]
     return np.array([row + [np.nan] * (width - len(row)) for row in values], float).reshape(len(rows), width)
 
 
 def from_sizes(boxes: Array) -> Array:
-    """``x, y, width, height`` as ``x1, y1, x2, y2``."""
+    """Convert ``x, y, width, height`` to ``x1, y1, x2, y2``."""
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]], axis=1)
 
 
 def around(landmarks: Array) -> Array:
-    """(n, 4) tight boxes of the landmarks (n, k, 2) that are not NaN; each face needs one."""
+    """Tight boxes (n, 4) of the landmarks (n, k, 2) that are not NaN. Each face needs one."""
     return np.concatenate([np.nanmin(landmarks, axis=1), np.nanmax(landmarks, axis=1)], axis=1)
 
 
@@ -155,6 +155,6 @@ def grouped(names: Sequence[str]) -> list[Array]:
 
 
 def expect(source: str | Path, what: str, published: int | None, found: int) -> None:
-    """Warn, with both numbers, when a set has another size than its authors published; ``None`` is not held to any."""
+    """Warn, with both numbers, if a set has another size than published. ``None``: not checked."""
     if published is not None and published != found:
         logger.warning("%s: %d %s published, %d found", source, published, what, found)

@@ -1,4 +1,4 @@
-"""AFW and PASCAL faces, in the annotation of Mathias et al. 2014."""
+"""AFW and PASCAL faces, in the annotations of Mathias et al. 2014."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ PASCAL = (851, 1635)
 
 
 def read_afw(mat: str | Path, images: str | Path) -> list[Sample]:
-    """AFW's ``new_annotations_AFW.mat``; see `read_pascal_faces`."""
+    """Read AFW's ``new_annotations_AFW.mat``; see `read_pascal_faces`."""
     return _read(mat, images, "afw", AFW)
 
 
 def read_pascal_faces(mat: str | Path, images: str | Path) -> list[Sample]:
-    """``Annotations_Face_PASCALLayout_large_fixed.mat``: rows ``x1 y1 x2 y2 ? ignore`` for each picture.
+    """Read ``Annotations_Face_PASCALLayout_large_fixed.mat``: rows ``x1 y1 x2 y2 ? ignore`` for each image.
 
     Both corners are pixels of the box, counted from 1: 1 is subtracted from the first. The sixth number marks faces to
-    be ignored (that the toolbox also ignores faces below 30 px is its own rule and not applied here).
+    ignore. The toolbox also ignores faces below 30 px; this rule is not applied here.
 
     Args:
-        mat: the annotation.
-        images: folder of the pictures.
+        mat: The annotations.
+        images: Folder of the images.
 
     Raises:
-        DataError: the file has another form.
-        MissingExtraError: scipy is not installed.
+        DataError: The file has another form.
+        MissingExtraError: SciPy is not installed.
     """
     return _read(mat, images, "pascal", PASCAL)
 

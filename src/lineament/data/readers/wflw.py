@@ -1,4 +1,4 @@
-"""WFLW: 98 points, boxes and six attributes."""
+"""WFLW: 98 landmarks, boxes and six attributes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ SUBSETS = dict(zip(ATTRIBUTES, (326, 314, 698, 206, 736, 773), strict=True))
 
 
 def read_wflw(txt: str | Path, images: str | Path) -> list[Sample]:
-    """``list_98pt_rect_attr_{train,test}.txt``: 98 points, ``x1 y1 x2 y2``, six 0/1 attributes and a name a line.
+    """Read ``list_98pt_rect_attr_{train,test}.txt``: 98 landmarks, ``x1 y1 x2 y2``, six 0/1 attributes and a name per
+    line.
 
-    Points count pixels from 0: half a pixel is added. Faces of one picture come together.
+    Landmarks count pixels from 0: half a pixel is added. Faces of one image become one sample.
 
     Raises:
-        DataError: file and line are named.
+        DataError: The file has another form. The message names file and line.
     """
     lines = read_lines(txt)
     names = [line.text.split()[-1] for line in lines]

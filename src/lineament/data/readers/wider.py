@@ -1,7 +1,7 @@
-"""WIDER FACE: the official text and MATLAB annotations, and RetinaFace's five points on them.
+"""WIDER FACE: the official text and MATLAB annotations, and the five landmarks of RetinaFace.
 
-Boxes are left, top, width, height in pixels counted from 0, so they are boxes of our frame as they stand. RetinaFace's
-points count whole pixels: half a pixel is added.
+Boxes are left, top, width, height in pixels counted from 0, which is our frame. RetinaFace's landmarks count whole
+pixels: half a pixel is added.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ FACES = {"val": 39708}
 
 
 def read_wider(txt: str | Path, images: str | Path) -> list[Sample]:
-    """``wider_face_{train,val}_bbx_gt.txt``: name, number of faces, then ``x y w h`` and six attributes a face.
+    """Read ``wider_face_{train,val}_bbx_gt.txt``: name, number of faces, then ``x y w h`` and six attributes for each
+    face.
 
     Args:
-        txt: the annotation file.
-        images: folder that the names start from (``.../images``).
+        txt: The annotation file.
+        images: Folder for the names (``.../images``).
 
     Returns:
-        One sample a picture, attributes by their names. Faces marked invalid or without extent are to be ignored. The
-        row of zeros that stands for "no face" is left out.
+        One sample per image, with attributes by name. Faces marked as invalid, or without extent, are ignored. The row
+        of zeros that stands for "no face" is left out.
 
     Raises:
-        DataError: file and line are named.
+        DataError: The file has another form. The message names file and line.
     """
     samples = []
     lines = read_lines(txt)
-    # A picture without faces has the count 0 and yet one row, of zeros.
+    # An image without faces has the count 0 and yet one row, of zeros.
     kept = [line for i, line in enumerate(lines) if not (i and lines[i - 1].text == "0" and line.text.startswith("0 "))]
     for name, rows in blocks(kept):
         values = table(rows, least=4, most=10)
@@ -52,11 +53,11 @@ def read_wider(txt: str | Path, images: str | Path) -> list[Sample]:
 
 
 def read_wider_mat(mat: str | Path, images: str | Path) -> list[Sample]:
-    """``wider_face_{train,val}.mat`` of either MATLAB version: the same labels as `read_wider`, by event.
+    """Read ``wider_face_{train,val}.mat`` of either MATLAB version: the same labels as `read_wider`, by event.
 
     Raises:
-        DataError: the file is no MATLAB file, or lacks the lists.
-        MissingExtraError: scipy or h5py is not installed.
+        DataError: The file is not a MATLAB file, or lacks the lists.
+        MissingExtraError: SciPy or h5py is not installed.
     """
     found = read_mat(mat)
     samples = []
@@ -77,13 +78,14 @@ def read_wider_mat(mat: str | Path, images: str | Path) -> list[Sample]:
 
 
 def read_retinaface(txt: str | Path, images: str | Path) -> list[Sample]:
-    """RetinaFace's ``label.txt``: ``# name``, then ``x y w h``, five times ``x y flag``, and a blur score a face.
+    """Read RetinaFace's ``label.txt``: ``# name``, then for each face ``x y w h``, five times ``x y flag``, and a blur
+    score.
 
-    Rows may end after the box. A point of -1 is not labelled; flag 0 is visible, 1 hidden. Half a pixel is added to the
-    points.
+    Rows may end after the box. A landmark of -1 is not labelled. Flag 0 is visible, 1 hidden. Half a pixel is added to
+    the landmarks.
 
     Raises:
-        DataError: file and line are named.
+        DataError: The file has another form. The message names file and line.
     """
     lines = read_lines(txt)
     starts = [i for i, line in enumerate(lines) if line.text.startswith("#")]
@@ -116,7 +118,7 @@ def _sample(path: Path, boxes: Array, attributes: Array) -> Sample:
 
 
 def _expect(path: str | Path, samples: list[Sample]) -> None:
-    """The split is in the file's name, or, with RetinaFace, in its folder's."""
+    """The split is in the name of the file or, with RetinaFace, of its folder."""
     names = f"{Path(path).name} {Path(path).parent.name}"
     split = min((split for split in PICTURES if split in names), key=names.index, default="")
     expect(path, "pictures", PICTURES.get(split), len(samples))
