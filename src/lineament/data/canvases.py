@@ -1,8 +1,8 @@
-"""Canvases for training: one photo warped onto a square, or several beside each other in a quilt of tiles.
+"""Canvases for training: one photo on a square, or several in a quilt of tiles.
 
-A network that sees whole pictures at a fixed size needs faces of every size, place, angle and number. A canvas gives
-them: it is one tile, or four, each of which may be four again; a tile shows one photo through a similarity that brings
-one of its faces, the anchor, to a size and a place drawn by chance.
+A network that processes images at a fixed size needs faces of every size, position, angle and number. Canvases provide
+them. A canvas is one tile, or four, each of which may be four again. A tile shows one photo through a similarity
+transform that brings one of its faces, the anchor, to a random size and position.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What is on a canvas, in its continuous pixels.
+    """The labels of a canvas, in its continuous pixels.
 
     Attributes:
-        boxes: (n, 4) float32, ``x1, y1, x2, y2``; those of faces may reach beyond their tile.
-        landmarks: (n, k, 2) float32, ``x, y``; NaN where unknown. k is that of the largest schema; a face with fewer
+        boxes: (n, 4) float32, ``x1, y1, x2, y2``. Boxes of faces may reach beyond their tile.
+        landmarks: (n, k, 2) float32, ``x, y``. NaN if unknown. k is that of the largest schema; a face with fewer
             landmarks has them first.
-        weights: (n, k) float32 in [0, 1], how much a landmark counts; 0 where it is unknown, outside its tile or
-            belongs to an ignored face.
-        ignore: (n,) bool, regions to neither learn from nor take for background.
-        schema: (n,) which of the composer's schemas a face's landmarks are of.
-        outside: how many of the ignored are faces that were too small or too large.
+        weights: (n, k) float32 in [0, 1], weights of the landmarks. 0 if unknown, outside the tile or of an ignored
+            face.
+        ignore: (n,) bool, regions that are neither faces nor background.
+        schema: (n,) index of the composer's schema for each face.
+        outside: Number of ignored faces that were too small or too large.
     """
 
     boxes: Array
@@ -48,7 +48,7 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Canvas(Labels):
-    """A picture for training and what is on it.
+    """A training image with its labels.
 
     Attributes:
         pixels: (h, w, 3) uint8 RGB.
@@ -62,11 +62,12 @@ class Patch:
     """One photo on one tile of a canvas.
 
     Attributes:
-        row: of the photo.
-        matrix: (2, 3) float64, from the photo's continuous pixels to the tile's; a similarity, mirrored or not.
+        row: Index of the photo.
+        matrix: (2, 3) float64, from continuous pixels of the photo to those of the tile: a similarity transform,
+            mirrored or not.
         area: ``(left, top, width, height)`` of the tile on the canvas, in pixels.
-        border: what lies outside the photo, one of OpenCV's ``BORDER_`` constants.
-        colour: three numbers in [0, 255], for ``cv2.BORDER_CONSTANT``.
+        border: What lies outside the photo, one of OpenCV's ``BORDER_`` constants.
+        colour: Three numbers in [0, 255], for ``cv2.BORDER_CONSTANT``.
     """
 
     row: int
@@ -82,8 +83,8 @@ class Layout:
 
     Attributes:
         size: ``(width, height)`` in pixels.
-        patches: cover the canvas without overlap.
-        labels: what will be to be seen there.
+        patches: They cover the canvas without overlap.
+        labels: The labels of the canvas.
     """
 
     size: tuple[int, int]
@@ -93,23 +94,24 @@ class Layout:
 
 @dataclass(frozen=True)
 class Composition:
-    """The geometry of canvases. Lengths are pixels of the canvas, shares and probabilities lie in [0, 1].
+    """The geometry of canvases. Lengths are pixels of the canvas; shares and probabilities lie in [0, 1].
 
     Attributes:
-        split: probability that a tile becomes four, by how often it was split before.
-        smallest_tile: side below which no tile is made.
-        backgrounds: share of the tiles with a photo without faces.
-        close_ups: share of the tiles with a close-up, by how often the tile was split; the last holds from there on.
-        close_up: longer edge, in stored pixels, up to which a photo with faces is a close-up.
-        min_side: shortest longer side of an anchor.
-        max_side: longest longer side of an anchor, over its tile's shorter side.
-        enlarge: a photo's pixels are enlarged at most so much.
-        cover: a photo's longer edge is at least this share of its tile's.
-        full: probability that a photo is moved so that as little of its tile as possible stays empty.
-        tilt: standard deviation of the rotation, in degrees.
-        turned: probability of a rotation drawn evenly from all up to ``turned_by`` instead.
-        turned_by: in degrees.
-        mirror: probability of a mirrored photo.
+        split: Probability that a tile becomes four, by the number of earlier splits.
+        smallest_tile: Smallest side of a tile.
+        backgrounds: Share of the tiles with a photo without faces.
+        close_ups: Share of the tiles with a close-up, by the number of splits. The last value holds for all further
+            splits.
+        close_up: Longer edge, in stored pixels, up to which a photo with faces is a close-up.
+        min_side: Smallest longer side of an anchor.
+        max_side: Largest longer side of an anchor, relative to the shorter side of its tile.
+        enlarge: Largest enlargement of a photo's pixels.
+        cover: Smallest longer edge of a photo, relative to that of its tile.
+        full: Probability that a photo is moved so that as little as possible of its tile is empty.
+        tilt: Standard deviation of the rotation, in degrees.
+        turned: Probability of a uniform rotation of up to ``turned_by`` instead.
+        turned_by: In degrees.
+        mirror: Probability of a mirrored photo.
     """
 
     split: tuple[float, ...] = (0.35, 0.3)
@@ -130,14 +132,15 @@ class Composition:
 
 @dataclass(frozen=True)
 class LabelRules:
-    """Which faces count, and how much their landmarks do.
+    """Which faces count, and the weights of their landmarks.
 
     Attributes:
-        visible: a face counts if its centre and at least this share of its box lie in its tile; else it is ignored.
-        smallest: faces whose longer side, in pixels of the canvas, is shorter are ignored.
-        largest: faces whose longer side is longer are ignored.
-        detected: weight of landmarks that a detector set, those people set having 1.
-        hidden: weight of landmarks under a mask or a hand, whoever set them.
+        visible: A face counts if its centre and at least this share of its box are in its tile. Otherwise it is
+            ignored.
+        smallest: Faces with a shorter longer side, in pixels of the canvas, are ignored.
+        largest: Faces with a longer longer side are ignored.
+        detected: Weight of landmarks from a detector; human landmarks have 1.
+        hidden: Weight of landmarks under a mask or a hand, from any source.
     """
 
     visible: float = 0.6
@@ -148,20 +151,20 @@ class LabelRules:
 
 
 class Composer:
-    """Makes canvases of cached photos; what it makes depends on the generator handed in alone.
+    """Makes canvases of cached photos. They depend only on the random numbers that are passed in.
 
     Attributes:
-        schemas: those of the photos' landmarks; ``Labels.schema`` counts them.
+        schemas: The schemas of the photos' landmarks. ``Labels.schema`` is an index into them.
     """
 
     def __init__(self, photos: Photos, geometry: Composition | None, rules: LabelRules | None = None) -> None:
         """Sort the photos.
 
         Args:
-            photos: at least one; those without faces to learn are backgrounds.
-            geometry: how they are composed. ``None`` for no augmentation: each canvas shows a whole photo, its longer
-                edge that of the canvas, black to the right or below; photos are drawn evenly.
-            rules: what counts of their labels.
+            photos: At least one. Those without faces to learn are backgrounds.
+            geometry: The composition. ``None``: no augmentation. Each canvas shows a whole photo whose longer edge is
+                that of the canvas, with black to the right or below. Photos are drawn uniformly.
+            rules: Which labels count.
         """
         self.photos, self.rules = photos, rules or LabelRules()
         self.schemas = tuple({s.schema.name: s.schema for s in photos.samples}.values())
@@ -170,7 +173,7 @@ class Composer:
         self._composes, self.geometry = geometry is not None, geometry or Composition()
         faces = np.array([np.count_nonzero(s.learnable) for s in photos.samples])
         close_up = np.array([max(s.width, s.height) <= self.geometry.close_up for s in photos.samples])
-        # The square root lets crowds be seen more often than portraits, yet not as often as they have faces.
+        # The square root shows crowds more often than portraits, but not as often as they have faces.
         chances = np.sqrt(faces + 1.0)
         self._whole, self._close_ups, self._backgrounds = (
             _Lot(rows, np.cumsum(chances[rows]))
@@ -181,14 +184,14 @@ class Composer:
         """A new canvas (size, size).
 
         Args:
-            rng: decides everything.
-            size: side in pixels.
+            rng: Random numbers.
+            size: Side in pixels.
         """
         layout = self.layout(rng, size)
         return Canvas(**vars(layout.labels), pixels=self.draw(layout))
 
     def layout(self, rng: np.random.Generator, size: int) -> Layout:
-        """As ``canvas``, yet nothing is drawn: that is most of the work, and may be done elsewhere."""
+        """Like ``canvas``, but nothing is drawn. Drawing is most of the work and may be done elsewhere."""
         return self._tile(rng, size, size, 0) if self._composes else self._letterbox(rng, size)
 
     def draw(self, layout: Layout) -> Array:
@@ -231,12 +234,12 @@ class Composer:
         close_ups = self.geometry.close_ups[min(level, len(self.geometry.close_ups) - 1)]
         lots = (self._whole, self._close_ups, self._backgrounds)
         shares = np.array([1 - backgrounds - close_ups, close_ups, backgrounds]) * [len(lot.rows) > 0 for lot in lots]
-        if not shares.any():  # only what the geometry leaves out is there
+        if not shares.any():  # all photos are of kinds that the geometry leaves out
             shares = np.array([len(lot.rows) > 0 for lot in lots], float)
         return lots[rng.choice(len(lots), p=shares / shares.sum())]
 
     def _placement(self, rng: np.random.Generator, sample: Sample, width: int, height: int, mirrored: bool) -> Array:
-        """(2, 3) float64, from the photo's continuous pixels to the tile's."""
+        """Transform (2, 3) float64 from continuous pixels of the photo to those of the tile."""
         geometry = self.geometry
         anchors = np.flatnonzero(sample.learnable)
         low = geometry.cover * max(width, height) / max(sample.width, sample.height)
@@ -260,7 +263,7 @@ class Composer:
         return np.column_stack([linear, shift])
 
     def _labels(self, row: int, matrix: Array, size: tuple[int, int], mirrored: bool) -> Labels:
-        """Those of a photo's labels that touch a tile of that width and height."""
+        """The labels of a photo that touch a tile of this width and height."""
         rules, sample, weights = self.rules, self.photos.samples[row], self._weights[row]
         limits = np.array(size)
         boxes, landmarks = moved(sample, matrix)
@@ -289,7 +292,7 @@ class Composer:
 
 @dataclass(frozen=True, eq=False)
 class _Lot:
-    """Photos to draw from: their rows, and the running sum of their chances."""
+    """Photos to draw from: their rows, and the cumulative sum of their probabilities."""
 
     rows: Array
     chances: Array
@@ -299,10 +302,10 @@ class _Lot:
 
 
 def moved(sample: Sample, matrix: Array) -> tuple[Array, Array]:
-    """Boxes (n, 4) and landmarks (n, k, 2) of a photo that goes through a similarity (2, 3), mirrored or not.
+    """Boxes (n, 4) and landmarks (n, k, 2) of a photo after a similarity transform (2, 3), mirrored or not.
 
-    A box becomes the box of the same shape around its moved centre, which is right for what is about as high as wide.
-    Landmarks keep their order: in a mirror, too, that is left to the caller.
+    A box keeps its shape around its moved centre, which is right for boxes that are about as high as wide. Landmarks
+    keep their order, even if mirrored: the caller swaps them.
     """
     centres = transform((sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2, matrix)
     halves = (sample.boxes[:, 2:] - sample.boxes[:, :2]) / 2 * np.hypot(*matrix[:, 0])
@@ -310,21 +313,22 @@ def moved(sample: Sample, matrix: Array) -> tuple[Array, Array]:
 
 
 def warp(photo: Array, matrix: Array, size: tuple[int, int], border: int, colour: Sequence[float] = ()) -> Array:
-    """The photo through an affine map, free of aliasing where that shrinks.
+    """Apply an affine map to a photo, without aliasing when it shrinks.
 
     Args:
         photo: (h, w, 3) uint8.
-        matrix: (2, 3), from continuous pixels of the photo to those of the result; a similarity, mirrored or not.
+        matrix: (2, 3), from continuous pixels of the photo to those of the result: a similarity transform, mirrored or
+            not.
         size: ``(width, height)`` of the result.
-        border: what lies outside the photo, one of OpenCV's ``BORDER_`` constants.
-        colour: three numbers in [0, 255], for ``cv2.BORDER_CONSTANT``.
+        border: What lies outside the photo, one of OpenCV's ``BORDER_`` constants.
+        colour: Three numbers in [0, 255], for ``cv2.BORDER_CONSTANT``.
 
     Returns:
         (height, width, 3) uint8.
     """
     linear, shift = matrix[:, :2], matrix[:, 2]
     scale = np.hypot(*linear[:, 0])
-    if scale < 1:  # average the part that shows down to its size first, and leave the rest to the warp
+    if scale < 1:  # average the visible part down to its size first, and leave the rest to the warp
         corners = (_corners(*size) - shift) @ np.linalg.inv(linear).T
         margin = 2 / scale
         ends = np.array(photo.shape[1::-1])
@@ -343,15 +347,15 @@ def _corners(width: int, height: int) -> Array:
 
 
 def _inwards(corners: Array, limits: Array) -> Array:
-    """The least shift (2,) of a photo with these corners so that along each axis it fills the tile or lies in it."""
+    """The smallest shift (2,) so that a photo with these corners fills the tile, or is inside it, along each axis."""
     ends, gaps = -corners.min(axis=0), limits - corners.max(axis=0)
     return np.clip(0, np.minimum(ends, gaps), np.maximum(ends, gaps))
 
 
 def _surroundings(rng: np.random.Generator, photo: Array) -> tuple[int, tuple[float, ...]]:
-    """Border mode and colour of what lies outside a photo: black for half of them, as in a letterbox.
+    """Border mode and colour outside a photo: black for half of them, as in a letterbox.
 
-    Never reflected: faces would show there that no label knows of.
+    Never reflected: that would show faces without labels.
     """
     kind = rng.choice(4, p=[0.5, 0.15, 0.15, 0.2])
     if kind == 3:
@@ -362,18 +366,18 @@ def _surroundings(rng: np.random.Generator, photo: Array) -> tuple[int, tuple[fl
 
 
 def _weights(sample: Sample, rules: LabelRules) -> Array:
-    """(n, k) how much each landmark counts by who set it."""
+    """Weights (n, k) of landmarks by their source."""
     visible = np.where(sample.landmark_source == "detector", rules.detected, 1.0)[:, None]
     return np.select([sample.visibility == VISIBLE, sample.visibility == HIDDEN], [visible, rules.hidden])
 
 
 def _within(points: Array, limits: Array) -> Array:
-    """Which points (..., 2) lie in a picture of that width and height."""
+    """Which points (..., 2) are in an image of this width and height."""
     return np.asarray(((points >= 0) & (points < limits)).all(axis=-1))
 
 
 def _quilt(rows: list[list[Layout]]) -> Layout:
-    """Tiles beside and below each other, as one canvas."""
+    """Join tiles, beside and below each other, to one canvas."""
     lefts = np.cumsum([0, *(tile.size[0] for tile in rows[0])]).tolist()
     tops = np.cumsum([0, *(row[0].size[1] for row in rows)]).tolist()
     placed = [(tile, x, y) for row, y in zip(rows, tops, strict=False) for tile, x in zip(row, lefts, strict=False)]

@@ -1,4 +1,4 @@
-"""A task's batches, step after step, prepared by processes beside the training."""
+"""The batches of a task, prepared by worker processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lineament.train.task import Batch, Part, Task
 
 
 class _Steps(Dataset[Batch]):
-    """A task's batches, numbered by step, for workers to prepare."""
+    """The batches of a task by step, for workers to prepare."""
 
     def __init__(self, task: Task, part: Part) -> None:
         self.task, self.part = task, part
@@ -25,11 +25,13 @@ class _Steps(Dataset[Batch]):
 
 
 def batches(task: Task, part: Part, start: int, workers: int) -> Iterator[Batch]:
-    """The arrays of every step from ``start`` on, without end.
+    """The arrays of every step from ``start``, without end.
 
     Args:
-        task: whose batches. part: of every batch. start: the first step.
-        workers: processes that prepare them; 0 for none but this one.
+        task: The task.
+        part: The part of every batch.
+        start: The first step.
+        workers: Number of processes that prepare batches. 0: this process.
     """
     return iter(
         DataLoader(
@@ -45,12 +47,12 @@ def batches(task: Task, part: Part, start: int, workers: int) -> Iterator[Batch]
 
 
 def _as_it_is(batch: Any) -> Any:
-    """Arrays come from workers as bytes; tensors would each wait for the worker to hand over a file."""
+    """Workers send arrays as bytes; each tensor would wait for the worker to pass a file."""
     return batch
 
 
 def _end_with_parent(_: int) -> None:
-    """End this worker when the training is killed: torch's own look-out waits for the queue, which may be full."""
+    """End this worker when the training is killed. PyTorch's own check waits for the queue, which may be full."""
     parent = os.getppid()
 
     def watch() -> None:

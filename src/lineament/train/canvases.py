@@ -1,4 +1,4 @@
-"""Training on canvases: whole images of a fixed size with the faces on them, for methods that see images at once."""
+"""Training on canvases: images of a fixed size with their faces, for methods that process whole images."""
 
 from __future__ import annotations
 
@@ -29,16 +29,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CanvasRecipe(Recipe):
-    """Settings of a training on canvases. Every table of augmentation can be switched off by ``false``.
+    """Settings of a training on canvases. ``false`` switches off a table of data augmentation.
 
     Attributes:
-        landmarks: names of the landmark schemas to learn.
-        canvas: side of a canvas in pixels.
-        longest: longer edge in pixels to which photos are scaled down in the cache.
-        held_out: canvases of validation photos that the losses are measured on.
-        composition: geometry of the canvases. Off: whole photos, neither moved nor mirrored.
-        light, quality: how pixels change. occlusion: what covers faces.
-        labels: which faces count, and how much their landmarks do.
+        landmarks: Names of the landmark schemas to learn.
+        canvas: Side of a canvas in pixels.
+        longest: Longer edge in pixels to which photos are scaled down in the cache.
+        held_out: Number of canvases of validation photos on which the losses are measured.
+        composition: Geometry of the canvases. Off: whole photos, neither moved nor mirrored.
+        light: Changes of light.
+        quality: Loss of quality.
+        occlusion: Occlusion of faces.
+        labels: Which faces count, and the weights of their landmarks.
     """
 
     landmarks: tuple[str, ...] = ("5",)
@@ -53,10 +55,12 @@ class CanvasRecipe(Recipe):
 
 
 class CanvasTask(Task):
-    """Canvases and what is to be found on them; a method adds the targets and the losses.
+    """Canvases and their labels. A method adds the targets and the losses.
 
     Attributes:
-        recipe: the settings. composer: makes the canvases of the training. held_out: those of validation.
+        recipe: The settings.
+        composer: Makes the canvases of the training.
+        held_out: The canvases of validation.
     """
 
     def __init__(
@@ -64,16 +68,16 @@ class CanvasTask(Task):
     ) -> None:
         self.network, self.recipe, self.composer, self.held_out, self.data = network, recipe, composer, held_out, data
         self._draws = True
-        self._outside = torch.zeros(())  # faces too small or too large since the last validation
+        self._outside = torch.zeros(())  # faces that were too small or too large since the last validation
 
     @abstractmethod
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
-        """What the network should say of canvases with these labels; all arrays begin with the canvas or name it."""
+        """The targets of canvases with these labels. All arrays begin with the canvas or name it."""
 
     def on(self, device: torch.device) -> Completion:
-        """A CUDA device draws the canvases itself, out of photos that lie in its memory."""
+        """A CUDA device draws the canvases itself, from photos in its memory."""
         composer = None
-        if device.type == "cuda":  # the operations that drawing takes were tried on no other
+        if device.type == "cuda":  # the drawing operations were tested on no other device
             composer = DeviceComposer(self.composer.photos, device, self.recipe.canvas)
             self._draws = False
 
@@ -84,9 +88,10 @@ class CanvasTask(Task):
         return complete
 
     def batch(self, step: int, part: Part = WHOLE) -> Batch:
-        """Composed, partly covered and distorted canvases, or what a device draws them by, with their targets.
+        """Composed, partly covered and augmented canvases, or the plan from which a device draws them, with their
+        targets.
 
-        A canvas is a function of seed, step and its place in the batch, whichever process draws it.
+        A canvas is a function of the seed, the step and its position in the batch, whichever process draws it.
         """
         r = self.recipe
         drawn = [self._drawn(generator(r.seed, step, i)) for i in part.of(r.batch)]
@@ -103,16 +108,16 @@ class CanvasTask(Task):
         return batch | {"pixels": distort(canvases, Looks.joined(seen))}
 
     def _drawn(self, rng: np.random.Generator) -> tuple[Layout, list[Cover], Looks]:
-        """What is decided by chance about one canvas."""
+        """The random choices for one canvas."""
         r = self.recipe
         layout = self.composer.layout(rng, r.canvas)
         things = covers(rng, layout.labels, layout.size, r.occlusion) if r.occlusion else []
         return layout, things, looks(rng, 1, r.light, r.quality)
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """The losses on held-out canvases, their negated sum first; and how many faces training had to leave out.
+        """The losses on held-out canvases, the negative sum first, and the number of faces that training left out.
 
-        Those are ``outside``: faces since the last validation that were too small or too large to be learnt.
+        The latter, ``outside``, are faces since the last validation that were too small or too large to be learned.
         """
         device = next(network.parameters()).device
         sums: dict[str, float] = {}
@@ -125,7 +130,7 @@ class CanvasTask(Task):
 
     @cached_property
     def _held_out(self) -> list[Batch]:
-        """Canvases of validation with their targets, the same at every validation."""
+        """The canvases of validation with their targets, the same at every validation."""
         r = self.recipe
         canvases = [self.held_out.canvas(generator(r.seed, i), r.canvas) for i in range(r.held_out)]
         parts = [canvases[i : i + r.batch] for i in range(0, len(canvases), r.batch)]
@@ -138,17 +143,21 @@ class CanvasTask(Task):
 def composers(
     stage: str, data: Path, recipe: CanvasRecipe, out: Path, *, landmarks: bool = True
 ) -> tuple[Composer, Composer, dict[str, Any]]:
-    """The composers of training and validation; photos are decoded into the run's folder, if they are not yet.
+    """The composers of training and validation. Photos are decoded into the folder of the run if they are not there
+    yet.
 
     Args:
-        stage: for messages. data: folder of the recipe's index files. recipe: the settings. out: the run's folder.
-        landmarks: whether the method needs faces with landmarks.
+        stage: Name of the stage, for messages.
+        data: Folder of the recipe's index files.
+        recipe: The settings.
+        out: Folder of the run.
+        landmarks: Whether the method needs faces with landmarks.
 
     Returns:
-        Those two, and what the data are, for the weight file's metadata.
+        The two composers, and a description of the data for the metadata of the weight file.
 
     Raises:
-        DataError: no faces to learn from, or no landmarks.
+        DataError: There are no faces to learn from, or no landmarks.
     """
     made, about = [], {}
     for split in ("train", "val"):

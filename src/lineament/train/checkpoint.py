@@ -1,4 +1,4 @@
-"""Checkpoints: a run's whole state in one file, written whole or not at all, and the record of its phases."""
+"""Checkpoints: the whole state of a run in one file, written completely or not at all, and the record of its phases."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from lineament.train.task import Task
 from lineament.weights import is_weights, read_weights
 
 CHECKPOINT = "checkpoint.pt"
-# A run may go on with others: longer, too, or to an early end.
+# A run may continue with other values of these, to train for longer or to end early.
 _MAY_CHANGE = {"workers", "validate_every", "steps", "stop", "minutes", "initial"}
-_OF_THE_MACHINE = {"workers", "initial"}  # a folder, as a rule: a record has what was found there
+_OF_THE_MACHINE = {"workers", "initial"}  # usually a folder; a record has what was found there
 
 
 def write_checkpoint(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:
-    """Write a state with the recipe it belongs to."""
+    """Write a state with its recipe."""
     part = path.with_name(f".{path.name}.part")
     torch.save(state | {"recipe": as_dict(recipe)}, part)
     os.replace(part, path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state in a file, ``None`` where there is none."""
+    """The state in a file, ``None`` if there is none."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -44,7 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def check_same(path: Path, state: dict[str, Any], recipe: Recipe) -> None:
-    """Raise `OptionError`, which names what differs, if a checkpoint is of another recipe."""
+    """Raise an `OptionError` that names the differences if a checkpoint has another recipe."""
     mine = as_dict(recipe)
     before = {field.name: field.default for field in fields(recipe)} | state["recipe"]  # settings added since then
     differs = [n for n in mine if n not in _MAY_CHANGE and before[n] != mine[n]]
@@ -53,16 +53,16 @@ def check_same(path: Path, state: dict[str, Any], recipe: Recipe) -> None:
 
 
 def best_weights(folder: Path) -> dict[str, Any] | None:
-    """The averaged weights that validated best so far in a run's folder, ``None`` where nothing was trained yet."""
+    """The averaged weights in the folder of a run that validated best so far. ``None`` if nothing is trained yet."""
     state = read_checkpoint(folder / CHECKPOINT)
     return state and state["best"]["weights"]
 
 
 def initial_weights(folder: Path) -> dict[str, Any]:
-    """Those best weights, for another training to begin with.
+    """The best weights of a run, as initial weights of another training.
 
     Raises:
-        OptionError: nothing was trained there.
+        OptionError: Nothing is trained there.
     """
     weights = best_weights(folder)
     if weights is None:
@@ -74,7 +74,7 @@ def initial_weights(folder: Path) -> dict[str, Any]:
 
 
 def is_finished(folder: Path, recipe: Recipe, phase: int) -> bool:
-    """Whether a run has come to the end of a phase."""
+    """Whether a run has finished a phase."""
     state = read_checkpoint(folder / CHECKPOINT)
     if state is None or state["phase"] < phase:
         return False
@@ -82,10 +82,10 @@ def is_finished(folder: Path, recipe: Recipe, phase: int) -> bool:
 
 
 def begin(task: Task, recipe: Recipe, folder: Path, phase: int) -> dict[str, Any]:
-    """The checkpoint of a phase, or the state that it begins with; the task's network then has its initial weights.
+    """The checkpoint of a phase, or its initial state. The network of the task then has its initial weights.
 
     Raises:
-        OptionError: the folder holds a run of other settings; the initial weights are not there, or do not fit.
+        OptionError: The folder has a run with other settings, or the initial weights do not exist or do not fit.
     """
     state = read_checkpoint(folder / CHECKPOINT)
     if state is not None and state["phase"] == phase:
@@ -111,9 +111,9 @@ def begin(task: Task, recipe: Recipe, folder: Path, phase: int) -> dict[str, Any
 
 
 def phases_of(folder: Path) -> list[dict[str, Any]]:
-    """What made the best weights in a run's folder: a record for each phase, those of its initial weights first.
+    """The history of the best weights in the folder of a run: a record per phase, those of its initial weights first.
 
-    Each has the ``recipe``, the ``initial`` weights, the ``data``, the ``steps`` and ``seconds`` trained, and the
+    Each has the ``recipe``, the ``initial`` weights, the ``data``, the ``steps`` and ``seconds`` of training, and the
     ``step`` of the best weights.
     """
     state = read_checkpoint(folder / CHECKPOINT)

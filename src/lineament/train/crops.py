@@ -1,4 +1,4 @@
-"""Training on crops: sets of labelled crops on disk, drawn, mirrored and varied."""
+"""Training on crops: sets of labelled crops on disk, drawn, mirrored and augmented."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from lineament.train.recipe import Recipe
 from lineament.train.task import WHOLE, Batch, Part, Task, generator, tensors
 
 Array = NDArray[Any]
-VALIDATED = 40_000  # held-out crops at most, drawn evenly
+VALIDATED = 40_000  # largest number of held-out crops, evenly spaced
 AT_ONCE = 4096  # of them in one pass
 
 
 @dataclass(frozen=True)
 class CropRecipe(Recipe):
-    """Settings of a training on crops. Every table of augmentation can be switched off by ``false``.
+    """Settings of a training on crops. ``false`` switches off a table of data augmentation.
 
     Attributes:
-        landmarks: name of the landmark schema.
-        mirror: probability of a mirrored crop.
-        light, quality, coarse: how pixels change.
+        landmarks: Name of the landmark schema.
+        mirror: Probability of a mirrored crop.
+        light: Changes of light.
+        quality: Loss of quality.
+        coarse: Enlargement from fewer pixels.
     """
 
     landmarks: tuple[str, ...] = ("5",)
@@ -39,10 +41,12 @@ class CropRecipe(Recipe):
 
 
 class CropTask(Task):
-    """Crops and their labels; a method adds the losses, and says how crops are drawn and labels mirrored.
+    """Crops and their labels. A method adds the losses, the drawing of crops and the mirroring of labels.
 
     Attributes:
-        recipe: the settings. crops: of the training. held_out: of the validation.
+        recipe: The settings.
+        crops: The crops of the training.
+        held_out: The crops of validation.
     """
 
     def __init__(
@@ -51,16 +55,16 @@ class CropTask(Task):
         self.network, self.recipe, self.crops, self.held_out, self.data = network, recipe, crops, held_out, data
 
     def draw(self, rng: np.random.Generator) -> Array:
-        """The rows (batch,) of a batch: by default all crops alike."""
+        """The rows (batch,) of a batch. By default, all crops have the same probability."""
         return rng.integers(len(self.crops), size=self.recipe.batch)
 
     def mirrored(self, labels: Batch) -> Batch:
-        """The labels of mirrored crops: by default of ``points`` (n, k, 2), as shares of the crop's side."""
+        """The labels of mirrored crops. By default ``points`` (n, k, 2), as shares of the crop's side."""
         order = list(schema(self.recipe.landmarks[0]).mirror)
         return labels | {"points": labels["points"][:, order] * [-1, 1] + [1, 0]}
 
     def batch(self, step: int, part: Part = WHOLE) -> Batch:
-        """Crops with their labels, drawn and varied by that step's random numbers."""
+        """Crops with their labels, drawn and augmented by the random numbers of the step."""
         r, rng = self.recipe, generator(self.recipe.seed, step)
         mine = np.array(part.of(r.batch))
         rows = self.draw(rng)[mine]
@@ -76,11 +80,11 @@ class CropTask(Task):
         return labels | {"pixels": distort(pixels, seen) if r.light or r.quality else pixels}
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """The figures of held-out crops, as they are."""
+        """The scores on held-out crops, not augmented."""
         return self.figures(*self.looked_at(network))
 
     def looked_at(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What a network says of held-out crops, and their labels."""
+        """The outputs of a network for held-out crops, and their labels."""
         device = next(network.parameters()).device
         rows = np.arange(0, len(self.held_out), max(len(self.held_out) // VALIDATED, 1))
         outputs: list[dict[str, Tensor]] = []
@@ -91,6 +95,6 @@ class CropTask(Task):
         return {n: torch.cat([o[n] for o in outputs]) for n in outputs[0]}, tensors(labels, device)
 
     def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
-        """Figures of validation by name, the first the larger the better: by default the losses, negated in sum."""
+        """Validation scores by name. For the first, larger is better. By default the negative sum of the losses."""
         parts = {name: float(value) for name, value in self.losses(outputs, labels).items()}
         return {"negated_loss": -sum(parts.values()), **parts}

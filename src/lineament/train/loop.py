@@ -1,6 +1,6 @@
-"""The one training loop. It knows no method: a task brings network, batches, losses and validation.
+"""The training loop. It knows no method: a task has the network, batches, losses and validation.
 
-A step's batch is a function of the seed and the step alone, so a run that was killed goes on as if it had not been.
+The batch of a step is a function of the seed and the step, so a killed run continues as if it had not been interrupted.
 Several processes (``accelerate launch``) share each batch; one of them validates and writes.
 """
 
@@ -32,28 +32,30 @@ _log = logging.getLogger(__name__)
 
 
 def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None, *, phase: int = 1) -> nn.Module:
-    """Train one phase to the end of its recipe, from the folder's checkpoint if it has one.
+    """Train one phase to the end of its recipe, from the checkpoint in the folder if there is one.
 
-    Writes ``log.jsonl`` (a line at every start, every 100 steps and every validation) and ``checkpoint.pt`` into the
-    folder. A phase begins with the best weights of the one before it; weights that a training begins with count as a
-    first validation, and stay the best if it never improves on them. A training by the clock that is resumed goes on
-    for the time that was left when its checkpoint was written.
+    Writes ``log.jsonl`` (a line at every start, every 100 steps and at every validation) and ``checkpoint.pt`` into the
+    folder. A phase starts with the best weights of the previous one. Initial weights count as a first validation, and
+    remain the best if the training never improves on them. A training for a fixed time that is resumed runs for the
+    time that was left at its checkpoint.
 
     Args:
-        task: what to learn. recipe: how. folder: where the run keeps its state.
-        report: called after every step, for a progress bar, with how much of ``Schedule.length`` is done, and with the
-            latest figures of the training.
-        phase: which phase of the run this is, from 1.
+        task: What to learn.
+        recipe: The settings.
+        folder: Folder for the state of the run.
+        report: Called after every step, for a progress bar, with the finished part of ``Schedule.length`` and the
+            latest figures.
+        phase: Number of this phase in the run, from 1.
 
     Returns:
         The network with the averaged weights that validated best.
 
     Raises:
-        OptionError: the folder holds a run of other settings, or the recipe begins with weights that are not there or
-            not of such a network; or the processes cannot share its batches evenly.
+        OptionError: The folder has a run with other settings, the initial weights do not exist or do not fit, or the
+            processes cannot share the batches evenly.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # autocast is the loop's own, as stages may differ in precision and an Accelerator's is set once a process
+    # autocast belongs to the loop, since stages may differ in precision and an Accelerator has one per process
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     device, main = accelerator.device, accelerator.is_main_process
     part = Part(accelerator.process_index, accelerator.num_processes)
@@ -93,7 +95,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
             state["best"] = {"score": score, "step": step, "weights": copy.deepcopy(judged.state_dict())}
 
     if state["initial"] and not step:
-        judge()  # a training never ends with worse weights than it began with
+        judge()  # a training never ends with worse weights than it started with
     while not schedule.over(step, seconds / 60):
         batch = complete(tensors(next(upcoming), device))
         step += 1
@@ -125,22 +127,23 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
 
 
 class _Clock:
-    """The seconds that a run has trained, those before it was resumed included.
+    """The seconds that a run has trained, including those before it was resumed.
 
     Args:
-        before: the latter. shared: whether the main process's clock is everyone's.
+        before: Seconds before it was resumed.
+        shared: Whether the clock of the main process is used in all processes.
     """
 
     def __init__(self, before: float, *, shared: bool) -> None:
         self._began, self._shared = time.monotonic() - before, shared
 
     def seconds(self) -> float:
-        """Now, by the clock that counts."""
+        """Now, in seconds of the clock in use."""
         return _agreed(time.monotonic() - self._began, shared=self._shared)
 
 
 def _agreed(value: float, *, shared: bool) -> float:
-    """The main process's value in every process."""
+    """The value of the main process, in every process."""
     if not shared:
         return value
     values = [value]
@@ -149,7 +152,7 @@ def _agreed(value: float, *, shared: bool) -> float:
 
 
 class _Log:
-    """Lines of JSON; only one process writes."""
+    """A file of JSON lines. Only one process writes."""
 
     def __init__(self, path: Path, *, writes: bool) -> None:
         self._file = path.open("a", buffering=1) if writes else None
@@ -162,7 +165,7 @@ class _Log:
 
 @torch.no_grad()
 def _between(network: nn.Module, start: Mapping[str, Any], share: float) -> nn.Module:
-    """A network between two of one kind: of the weights it started with it has a share, of the others the rest."""
+    """The mean of two networks: a share of the initial weights, and the rest of the others."""
     made = copy.deepcopy(network)
     for name, value in made.state_dict().items():
         if value.is_floating_point():

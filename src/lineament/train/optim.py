@@ -1,4 +1,4 @@
-"""Optimisers, and the learning rate over the course of a training."""
+"""Optimisers, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 class Schedule:
-    """The learning rate at each step, and when the training is over, by steps or by the clock.
+    """The learning rate at each step, and the end of the training, by steps or by time.
 
     Attributes:
-        lowered: how often "plateau" has lowered the rate.
+        lowered: How often "plateau" has lowered the rate.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -34,17 +34,17 @@ class Schedule:
 
     @property
     def length(self) -> int:
-        """Steps of the training, or seconds if it goes by the clock."""
+        """Steps of the training, or seconds if it runs for a fixed time."""
         return round(60 * self.recipe.minutes) or self.recipe.stop or self.recipe.steps
 
     def over(self, step: int, minutes: float) -> bool:
-        """Whether the training ends after so many steps and so many minutes."""
+        """Whether the training ends after this many steps and minutes."""
         r = self.recipe
         end = minutes >= r.minutes if r.minutes else step >= r.steps
         return end or 0 < r.stop <= step
 
     def rate(self, step: int, minutes: float) -> float:
-        """The learning rate of a step, the first of which is 1, that begins after so many minutes."""
+        """The learning rate of a step, counted from 1, that starts after this many minutes."""
         r = self.recipe
         if step < r.warmup:
             return r.warmup_rate + (r.learning_rate - r.warmup_rate) * step / r.warmup
@@ -56,16 +56,16 @@ class Schedule:
         return r.learning_rate * r.factor**times
 
     def validated(self, score: float) -> None:
-        """Take note of a validation's score; "plateau" lowers the rate after ``patience`` that were no better."""
+        """Record the score of a validation. "plateau" lowers the rate after ``patience`` scores without improvement."""
         self._waited = 0 if score > self._best else self._waited + 1
         self._best = max(score, self._best)
         if self._waited >= self.recipe.patience:
             self.lowered, self._waited = self.lowered + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {"lowered": self.lowered, "best": self._best, "waited": self._waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.lowered, self._best, self._waited = state["lowered"], state["best"], state["waited"]

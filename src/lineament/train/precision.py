@@ -1,4 +1,4 @@
-"""Losses that must not be computed in half precision."""
+"""Losses that need full precision."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 def in_float32(function: Callable[P, T]) -> Callable[P, T]:
-    """The function on float32 copies of its half-precision tensors, autocast switched off.
+    """Apply a function to float32 copies of its half-precision tensors, without autocast.
 
-    The loop calls losses inside autocast, where matrix products have eight bits of precision: too few for positions.
+    The loop computes losses inside autocast, where matrix products have eight bits of precision: too few for positions.
     """
 
     def raised(value: Any) -> Any:

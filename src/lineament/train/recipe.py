@@ -1,8 +1,8 @@
-"""Recipes: everything that decides what a training gives, as tables of a TOML file.
+"""Recipes: everything that decides the result of a training, as tables of a TOML file.
 
-A recipe file has a table for each stage of a method. What stands above the tables is common to all stages; an array of
-tables ``[[STAGE.phases]]`` lists what changes from phase to phase; ``[overrides]`` replaces settings of every phase,
-but ``initial`` of the first one only.
+A recipe has a table for each stage of a method. Settings above the tables apply to all stages. An array of tables
+``[[STAGE.phases]]`` lists what changes from phase to phase. ``[overrides]`` replaces settings of every phase, but
+``initial`` of the first one only.
 """
 
 from __future__ import annotations
@@ -24,38 +24,41 @@ from lineament.weights import FOLDER, models
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings that the training loop reads; a method adds its own in a subclass.
+    """The settings of the training loop. A method adds its own in a subclass.
 
     Attributes:
-        train, val: index files (COCO keypoints JSON) below the data folder. A list that stands twice counts twice.
-        backgrounds: folders below the data folder with images in which there is no face.
-        initial: the weights to begin with: the folder of a run with the same network, for its best weights; or, where
-            the method can, the name of shipped weights or the path of an ONNX file. Empty: the phase before, if any.
-        resume: go on with the network, optimiser, average and step count of the phase before, under these settings,
-            rather than begin anew with its best weights.
-        steps: length of the training in optimiser steps.
-        stop: if not 0, the step after which the training ends before its schedule does.
-        minutes: if not 0, the training lasts so long, however many steps that makes; validation after it not counted.
-        batch: samples a step, those of all processes together.
+        train: Index files (COCO keypoints JSON) in the data folder. A list that is named twice counts twice.
+        val: Index files of validation photos.
+        backgrounds: Folders in the data folder with images without faces.
+        initial: Initial weights: the folder of a run with the same network, for its best weights; or, if the method
+            supports it, the name of shipped weights or the path of an ONNX file. Empty: the previous phase, if any.
+        resume: Continue with the network, optimiser, average and step count of the previous phase, under these
+            settings, instead of starting from its best weights.
+        steps: Length of the training in optimiser steps.
+        stop: If not 0, the step after which the training ends before its schedule does.
+        minutes: If not 0, the length of the training, for any number of steps. The validation after it does not count.
+        batch: Samples per step, of all processes together.
         optimizer: "adamw" or "sgd".
-        momentum, nesterov: of SGD.
-        learning_rate: the rate after warm-up.
-        schedule: what the rate does then: "cosine" (falls to 0 along half a cosine), "step" (is multiplied by
-            ``factor`` at every milestone), "plateau" (likewise, when validation stops improving), "constant".
-        milestones: steps, or minutes if the training goes by minutes, after which the "step" schedule lowers the rate.
-        factor: by which "step" and "plateau" multiply the rate.
-        patience: validations without a better score after which "plateau" lowers the rate.
-        warmup: steps in which the rate rises linearly from ``warmup_rate``.
-        weight_decay: of weights; biases and normalisation have none.
-        clip: norm to which a larger gradient of all weights together is shortened; 0 leaves it as it is.
-        average: decay of the moving average of the weights, which is what is validated and exported; 0 for none.
-        keep: share of the initial weights in what is validated and exported, in [0, 1). A fine-tuning that keeps some
-            forgets less (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
+        momentum: Momentum of SGD.
+        nesterov: Nesterov momentum for SGD.
+        learning_rate: The rate after warm-up.
+        schedule: The rate after warm-up: "cosine" (falls to 0 along half a cosine), "step" (multiplied by ``factor`` at
+            every milestone), "plateau" (multiplied by it when validation stops improving), "constant".
+        milestones: Steps, or minutes if the training has ``minutes``, after which "step" lowers the rate.
+        factor: Factor of the rate for "step" and "plateau".
+        patience: Validations without a better score after which "plateau" lowers the rate.
+        warmup: Steps in which the rate rises linearly from ``warmup_rate``.
+        warmup_rate: The rate at the first step.
+        weight_decay: Of weights. Biases and normalisation have none.
+        clip: Largest norm of the gradient of all weights together. 0: not clipped.
+        average: Decay of the moving average of the weights, which is validated and exported. 0: no average.
+        keep: Share of the initial weights in the weights that are validated and exported, in [0, 1). A fine-tuning that
+            keeps some forgets less (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
         precision: "no" for float32 or "bf16" for autocast.
-        validate_every: steps between validations; each also writes the checkpoint.
-        workers: processes that prepare batches beside the training.
-        seed: of weights, samples and augmentation.
-        settings: settings of the method at inference that travel with the weights; ``false`` stands for none.
+        validate_every: Steps between validations. Each also writes the checkpoint.
+        workers: Processes that prepare batches.
+        seed: Seed of weights, samples and data augmentation.
+        settings: Settings of the method at inference that travel with the weights. ``false`` means none.
     """
 
     train: tuple[str, ...]
@@ -109,15 +112,15 @@ R = TypeVar("R", bound=Recipe)
 
 
 def read_phases(path: Path, kind: type[R], table: str) -> list[R]:
-    """The recipe of every phase in one table of a TOML file; one where the table lists no phases.
+    """The recipe of every phase in one table of a TOML file; one if the table has no phases.
 
     Args:
-        path: the TOML file.
-        kind: the dataclass to fill. Fields that are dataclasses are filled from tables; ``false`` makes them ``None``.
-        table: name of the table, which is a stage of the method.
+        path: The TOML file.
+        kind: The dataclass to fill. Fields that are dataclasses are filled from tables; ``false`` makes them ``None``.
+        table: Name of the table, a stage of the method.
 
     Raises:
-        OptionError: the file lacks the table, or holds a setting or a value that no recipe has.
+        OptionError: The file lacks the table, or has an unknown setting or a wrong value.
     """
     document = _parsed(path)
     if table not in document:
@@ -137,18 +140,18 @@ def read_phases(path: Path, kind: type[R], table: str) -> list[R]:
 
 
 def read_recipe(path: Path, kind: type[R], table: str) -> R:
-    """The recipe of the last phase: what the exported weights were trained by in the end."""
+    """The recipe of the last phase, which made the exported weights."""
     return read_phases(path, kind, table)[-1]
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with others on top; tables are merged, other values replaced."""
+    """Settings with others on top. Tables are merged, other values replaced."""
     both = {n: _merged(below[n], v) for n, v in above.items() if isinstance(v, dict) and isinstance(below.get(n), dict)}
     return {**below, **above, **both}
 
 
 def _filled(kind: type[Any], values: Mapping[str, Any], where: str, base: Any = None) -> Any:
-    """A dataclass with these values and otherwise those of ``base`` or its own, its tables filled likewise."""
+    """A dataclass with these values and otherwise those of ``base`` or its defaults. Its tables are filled likewise."""
     hints = get_type_hints(kind)
     defaults = {setting.name: setting.default for setting in fields(kind)}
     unknown = values.keys() - hints.keys()
@@ -177,10 +180,10 @@ def _filled(kind: type[Any], values: Mapping[str, Any], where: str, base: Any = 
 
 
 def settings_of(kind: type[Any], recipe: Recipe, **own: Any) -> Any:
-    """A method's settings at inference: the recipe's ``settings`` and, below them, what the training knows itself.
+    """A method's settings at inference: the recipe's ``settings``, and below them those that the training determines.
 
     Raises:
-        OptionError: the recipe names a setting that the method does not have.
+        OptionError: The recipe names a setting that the method does not have.
     """
     defaults = {setting.name: setting.default for setting in fields(kind)}
     unknown = recipe.settings.keys() - defaults.keys()
@@ -192,14 +195,15 @@ def settings_of(kind: type[Any], recipe: Recipe, **own: Any) -> Any:
 
 
 def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
-    """Put a recipe into a run's folder, with the settings that replace its own.
+    """Copy a recipe to the folder of a run, with the settings that replace its own.
 
     Args:
-        path: the TOML file. copy: where to write it.
-        overrides: settings by name, written as in TOML (``steps = "100"``, ``light.brightness = "20"``).
+        path: The TOML file.
+        copy: The file to write.
+        overrides: Settings by name, written as in TOML (``steps = "100"``, ``light.brightness = "20"``).
 
     Raises:
-        OptionError: the result is not TOML.
+        OptionError: The result is not TOML.
     """
     table = "".join(f"{name} = {value}\n" for name, value in overrides.items())
     _parsed(path)
@@ -208,9 +212,9 @@ def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
 
 
 def read_about(path: Path) -> dict[str, str]:
-    """What the table ``[weights]`` says of name, licence and training data of the weights that a recipe makes.
+    """The name, licence and training data in the table ``[weights]`` of a recipe.
 
-    Nothing where ``[overrides]`` change the training: then it does not make those weights.
+    Empty if ``[overrides]`` change the training, since it then makes other weights.
     """
     document = _parsed(path)
     changed = document.get("overrides", {}).keys() - {"workers", "validate_every"}
@@ -218,7 +222,7 @@ def read_about(path: Path) -> dict[str, str]:
 
 
 def check_name(path: Path) -> None:
-    """Raise `OptionError` if a recipe gives its weights a name that ships and is not the recipe of those weights."""
+    """Raise `OptionError` if a recipe gives its weights the name of shipped weights and is not their recipe."""
     name = read_about(path).get("name", "")
     own = name not in _shipped() or path.read_text() != _shipped()[name].read_text()
     if own and name in {model.name for model in models()}:
@@ -226,10 +230,10 @@ def check_name(path: Path) -> None:
 
 
 def find_recipe(name: str) -> Path:
-    """The recipe in a TOML file, or one that ships, by its name.
+    """The recipe in a TOML file, or a shipped one, by its name.
 
     Raises:
-        OptionError: neither.
+        OptionError: Neither exists.
     """
     return Path(name) if Path(name).is_file() else shipped_recipe(name)
 
@@ -252,7 +256,7 @@ def _listed(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def to_toml(value: Any) -> str:
-    """A plain value as TOML writes it; none is ``false``."""
+    """A plain value in TOML. None becomes ``false``."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name} = {to_toml(item)}" for name, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
@@ -263,10 +267,10 @@ def to_toml(value: Any) -> str:
 
 
 def shipped_recipe(name: str) -> Path:
-    """A recipe that ships: inside the installed package, or in the clone that it is run from.
+    """The path of a shipped recipe, in the installed package or in the clone.
 
     Raises:
-        OptionError: no recipe has that name; the message lists those that exist.
+        OptionError: The recipe does not exist. The message lists those that do.
     """
     if name not in _shipped():
         raise OptionError(f"no recipe ships as {name!r}; there are: {', '.join(_shipped())}; or name a TOML file")
@@ -290,5 +294,5 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, for logs, checkpoints and a weight file's metadata."""
+    """The recipe as plain values, for logs, checkpoints and the metadata of a weight file."""
     return asdict(recipe)

@@ -1,4 +1,4 @@
-"""A run: a method's stages and their phases, one after the other, from a recipe to an exported file."""
+"""A run: the stages of a method and their phases in turn, from a recipe to an exported file."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from lineament.train.recipe import Recipe, check_name, copy_recipe
 from lineament.train.task import Task
 
 RECIPE = "recipe.toml"
-"""The recipe in a run's folder, as it was trained by."""
+"""The recipe in the folder of a run, with its overrides."""
 
 
 class Training(Protocol):
-    """A method's training module.
+    """The training module of a method.
 
     Attributes:
-        METHOD: the method's name.
-        STAGES: names of what is trained, in order; the recipe has a table of each name.
+        METHOD: Name of the method.
+        STAGES: Names of its stages, in order. The recipe has a table for each.
     """
 
     METHOD: str
     STAGES: Sequence[str]
 
     def phases(self, recipe: Path, stage: str) -> Sequence[Recipe]:
-        """A stage's settings in each of its phases."""
+        """The settings of a stage in each of its phases."""
         ...
 
     def prepare(self, stage: str, data: Path, recipe: Any, out: Path) -> Task:
-        """A stage's task, ready to train."""
+        """The task of a stage, ready to train."""
         ...
 
     def finish(self, stage: str, task: Any, out: Path) -> None:
@@ -43,7 +43,7 @@ class Training(Protocol):
         ...
 
     def export_run(self, out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
-        """Write a run's best weights so far as an ONNX file that describes itself."""
+        """Export the best weights of a run as an ONNX file."""
         ...
 
 
@@ -57,24 +57,26 @@ def run(
     overrides: Mapping[str, str] | None = None,
     report: Callable[[str, int], Report] | None = None,
 ) -> Path:
-    """Train a method, or one stage of it on top of the stages before it, and export it.
+    """Train a method, or one of its stages after the previous ones, and export it.
 
-    A run that was stopped goes on where it was. Of several processes (``accelerate launch``) each trains, and the first
-    prepares and exports.
+    A stopped run continues. Of several processes (``accelerate launch``), all train, and the first prepares and
+    exports.
 
     Args:
-        method: the method's training module. data: folder that the recipe's index files lie in.
-        recipe: TOML file with a table for each stage. out: the run's folder.
-        stage: the stage to train; ``None`` for all in turn.
-        overrides: settings that replace the recipe's, written as in TOML.
-        report: makes a progress callback for a stage of so many steps, or seconds if it goes by the clock.
+        method: The training module of the method.
+        data: Folder of the recipe's index files.
+        recipe: TOML file with a table for each stage.
+        out: Folder of the run.
+        stage: The stage to train. ``None``: all in turn.
+        overrides: Settings that replace the recipe's, written as in TOML.
+        report: Makes a progress callback for a stage with this many steps, or seconds if it runs for a fixed time.
 
     Returns:
-        The exported file in the run's folder; the folder where stages are still to be trained.
+        The exported file in the folder of the run, or the folder if other stages are not trained yet.
 
     Raises:
-        OptionError: no such stage or setting, or a stage before it is not trained yet.
-        DataError: no faces, or no landmarks, to learn from.
+        OptionError: The stage or a setting does not exist, or a previous stage is not trained yet.
+        DataError: There are no faces, or no landmarks, to learn from.
     """
     if stage not in (None, *method.STAGES):
         raise OptionError(f"{method.METHOD} has no stage {stage!r}; it has: {', '.join(method.STAGES)}")

@@ -1,4 +1,4 @@
-"""The labelled photos that a recipe names."""
+"""The labelled photos of a recipe."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Split:
     """The photos of training or validation.
 
     Attributes:
-        samples: one a photo, with landmarks of the schemas asked for.
-        lists: of each index file or folder how many photos and faces it has, and how many boxes without an area, which
-            nothing is learnt from.
-        sources: how many photos each data set gave.
+        samples: One per photo, with landmarks of the requested schemas.
+        lists: For each index file or folder, the numbers of photos and faces, and of boxes without an area, which are
+            not used.
+        sources: Number of photos of each data set.
     """
 
     samples: list[Sample]
@@ -37,23 +37,24 @@ class Split:
     sources: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts as plain values, for a weight file's metadata."""
+        """The counts as plain values, for the metadata of a weight file."""
         return {"lists": self.lists, "sources": self.sources}
 
 
 def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -> Split:
-    """The photos that a recipe names for training or for validation.
+    """The photos of a recipe for training or for validation.
 
-    Landmarks of a schema that is not asked for become those of the first that is and that they can become.
+    Landmarks of other schemas are converted to the first requested schema that they have a map to.
 
     Args:
-        data: folder that the recipe's index files lie in. recipe: names them.
+        data: Folder of the recipe's index files.
+        recipe: The recipe.
         split: "train", with the backgrounds, or "val".
-        schemas: names of the landmark schemas to learn.
+        schemas: Names of the landmark schemas to learn.
 
     Raises:
-        DataError: an index file or a folder that is not there or cannot be read, or landmarks that can become those of
-            none of these schemas.
+        DataError: An index file or folder does not exist or cannot be read, or landmarks cannot be converted to any of
+            these schemas.
     """
     wanted = [schema(name) for name in schemas]
     _check_there(data, recipe, split)
@@ -78,7 +79,7 @@ def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -
 
 
 def _check_there(data: Path, recipe: Recipe, split: str) -> None:
-    """Raise `DataError` if a list or a folder of images without faces is not in the data folder."""
+    """Raise `DataError` if a list or a folder of backgrounds is not in the data folder."""
     for name in getattr(recipe, split):
         if not (data / name).is_file():
             raise DataError(
@@ -94,7 +95,7 @@ def _check_there(data: Path, recipe: Recipe, split: str) -> None:
 
 
 def check_learnable(samples: Sequence[Sample], recipe: Recipe, split: str, stage: str, *, landmarks: bool) -> None:
-    """Raise `DataError` if there are no faces to learn from, or none with landmarks where those are learnt, too."""
+    """Raise `DataError` if there are no faces to learn from, or none with landmarks if those are learned."""
     marked = sum(int(((s.visibility > 0).all(axis=1) & s.learnable).sum()) for s in samples)
     if not _faces(samples) or (landmarks and not marked):
         lacks = "no face" if not _faces(samples) else f"no face with all its landmarks, from which {stage} learns"

@@ -1,4 +1,4 @@
-"""What the training loop asks of a method: a task with a network, batches, losses and a validation."""
+"""What the training loop needs from a method: a task with a network, batches, losses and a validation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Completion = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Part:
-    """One process's part of every batch: each ``count``-th sample from ``index`` on."""
+    """The part of one process in every batch: each ``count``-th sample from ``index``."""
 
     index: int = 0
     count: int = 1
 
     def of(self, batch: int) -> range:
-        """Which samples of a batch are this part's."""
+        """The samples of a batch that belong to this part."""
         return range(self.index, batch, self.count)
 
 
@@ -34,58 +34,58 @@ WHOLE = Part()
 
 
 class Task(ABC):
-    """What there is to learn.
+    """What a network learns.
 
     Attributes:
-        network: takes what ``forward`` gives it and returns named tensors.
-        data: what it learns from, as plain values for the weight file's metadata.
+        network: Takes the result of ``forward`` and returns named tensors.
+        data: A description of the data as plain values, for the metadata of the weight file.
     """
 
     network: nn.Module
     data: Mapping[str, Any] = {}
 
     def on(self, device: torch.device) -> Completion:
-        """Told, before any batch is asked for, where the training runs.
+        """Called with the device before the first batch.
 
         Returns:
-            What completes each batch of the training on the device: work that is better done there.
+            A function that completes each training batch on the device, for work that is faster there.
         """
         return lambda batch: batch
 
     def adopt(self, content: bytes) -> None:
-        """Give the network the weights of an exported file.
+        """Load the weights of an exported file.
 
         Raises:
-            OptionError: the method cannot, or not those.
+            OptionError: The method cannot load weights, or not these.
         """
         raise OptionError("trainings of this method can begin with the folder of a run, and not with a weight file")
 
     @abstractmethod
     def batch(self, step: int, part: Part = WHOLE) -> Batch:
-        """The arrays of that step, or of a process's part of it; the same whenever they are asked for."""
+        """The arrays of a step, or of a process's part of it. They are the same at every call."""
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The network's outputs, called inside autocast: by default those for ``pixels`` (n, h, w, 3) uint8."""
+        """The outputs of the network, called inside autocast. By default for ``pixels`` (n, h, w, 3) uint8."""
         outputs: dict[str, Tensor] = network(to_input(batch["pixels"]))
         return outputs
 
     @abstractmethod
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The parts of the loss by name, weighted; the loop adds them up.
+        """The weighted parts of the loss by name. The loop adds them.
 
-        Called inside autocast: decorate what needs precision with `lineament.train.precision.in_float32`.
+        Called inside autocast. Use `lineament.train.precision.in_float32` for losses that need precision.
         """
 
     @abstractmethod
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures by name on validation data; of the first, the larger the better, and the best weights are kept.
+        """Validation scores by name. For the first, larger is better, and the best weights are kept.
 
         Called inside autocast, without gradients, with the network in eval mode.
         """
 
 
 def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """A batch on a device; from pinned memory, so that no copy waits for what the device is still busy with."""
+    """Copy a batch to a device, from pinned memory, so that the copy does not wait for the device."""
     made = {name: torch.as_tensor(value) for name, value in batch.items()}
     if device.type == "cuda":
         made = {name: tensor.pin_memory() for name, tensor in made.items()}
@@ -93,7 +93,7 @@ def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 
 def to_input(pixels: Tensor) -> Tensor:
-    """uint8 (n, h, w, 3) -> float32 (n, 3, h, w) in [0, 255], its memory still channels last."""
+    """uint8 (n, h, w, 3) -> float32 (n, 3, h, w) in [0, 255], channels last in memory."""
     return pixels.permute(0, 3, 1, 2).float()
 
 
