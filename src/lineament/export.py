@@ -1,4 +1,4 @@
-"""From torch to one self-describing ONNX file: several entries, checked against torch, written whole or not at all."""
+"""Export PyTorch modules to one ONNX file with metadata: several entries, compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from lineament.train.recipe import read_about
 
 Array = NDArray[Any]
 OPSET = 18
-LARGE = 256  # values of a constant from which it pays to share it or to store it in fewer bits
-HALF = ".half"  # ends the names of constants that are stored in 16 bits
+LARGE = 256  # values of a constant from which sharing it, or storing it in fewer bits, pays
+HALF = ".half"  # suffix of the names of constants that are stored in 16 bits
 _log = logging.getLogger(__name__)
 
 
@@ -34,15 +34,15 @@ class Entry:
     """One network of a file.
 
     Attributes:
-        module: takes the inputs in order, returns a dict of named tensors.
-        inputs: example values by name.
-        open_axes: for each input, the axes whose length may change, with a name each.
-        multiple: what the open axes' lengths, but the batch's, are multiples of.
-        listed_by: where the outputs are ranked lists (n, m, ...), the output that tells their rows apart: they are
-            compared in its order, since a rank may turn on the last digit.
-        check: whether to hold the exported entry against the module (not where torch has no such operator,
-            or where an output turns on the last digit).
-        translations: torch's own name of an operator, and the function of onnxscript that stands for it in ONNX.
+        module: Takes the inputs in order, and returns a dict of named tensors.
+        inputs: Example values by name.
+        open_axes: For each input, the axes of variable length, with a name each.
+        multiple: The lengths of the open axes, except for the batch, are multiples of this.
+        listed_by: If the outputs are ranked lists (n, m, ...), the output that identifies their rows. They are compared
+            in its order, since a rank may depend on the last digit.
+        check: Whether to compare the exported entry with the module. Not if PyTorch has no such operator, or if an
+            output depends on the last digit.
+        translations: PyTorch's name of an operator, and the function of onnxscript that represents it in ONNX.
     """
 
     module: nn.Module
@@ -62,17 +62,18 @@ def export(
     tolerance: float = 1e-3,
     half: bool = False,
 ) -> Path:
-    """Write entries into one ONNX file, and hold it against torch.
+    """Export entries to one ONNX file, and compare it with PyTorch.
 
     Args:
-        entries: by name; inputs and outputs become ``entry.name``.
-        path: the file to write; nothing is left of it when a check fails.
-        metadata: key-value pairs that the file carries.
-        tolerance: largest difference between torch and onnxruntime that passes, relative to the output's own size.
-        half: store weights that floats of 16 bits hold exactly as such; they compute in 32 bits. See `round_to_half`.
+        entries: By name. Inputs and outputs become ``entry.name``.
+        path: The file to write. It is not written if a comparison fails.
+        metadata: Metadata of the file.
+        tolerance: Largest difference between PyTorch and onnxruntime, relative to the size of the output.
+        half: Store weights that 16-bit floats represent exactly in 16 bits. They compute in 32 bits. See
+            `round_to_half`.
 
     Raises:
-        LineamentError: the exported file does not compute what the modules compute.
+        LineamentError: The exported file does not compute the same as the modules.
     """
     model = _merge({name: _convert(name, entry) for name, entry in entries.items()})
     _share(model.graph)
@@ -89,7 +90,7 @@ def export(
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """An ONNX file with these key-value pairs in place of its own."""
+    """An ONNX file with other metadata."""
     model = onnx.load_from_string(content)
     onnx.helper.set_model_props(model, dict(metadata))
     return bytes(model.SerializeToString())
@@ -103,14 +104,14 @@ def describe(
     *,
     training: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, str]:
-    """What a weight file says about itself (see ``lineament.weights.Model``).
+    """The metadata of a weight file (see ``lineament.weights.Model``).
 
     Args:
-        method: name of the method. settings: its settings at inference, a dataclass.
-        recipe: the TOML file it was trained by; its table ``[weights]`` names licence and training data.
-        scores: figures by name.
-        training: for each stage the record of every phase that made its weights (see
-            `lineament.train.checkpoint.phases_of`).
+        method: Name of the method.
+        settings: Its settings at inference, a dataclass.
+        recipe: The TOML file of the training. Its table ``[weights]`` has licence and training data.
+        scores: Scores by name.
+        training: For each stage, the record of every phase of its weights (see `lineament.train.checkpoint.phases_of`).
     """
     unsaid = {
         "name": f"own-{method}",
@@ -132,14 +133,14 @@ def describe(
 
 
 def _licence(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """What is known of the terms of weights whose recipe states none."""
+    """What is known about the licence of weights whose recipe states none."""
     begun = [phase.get("initial", "") for phases in training.values() for phase in phases]
     files = dict.fromkeys(initial.partition(",")[0] for initial in begun if "SHA-256" in initial)
     return "not stated" + (f"; the terms of {', '.join(files)} hold, with which the training began" if files else "")
 
 
 def _data(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The lists that weights were trained on, as their records say."""
+    """The lists on which weights were trained, from their records."""
     lists: dict[str, Any] = {}
     sources: dict[str, int] = {}
     for phase in (phase for phases in training.values() for phase in phases):
@@ -160,7 +161,7 @@ def _convert(name: str, entry: Entry) -> onnx.ModelProto:
     }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of what it calls itself
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own metadata
         program = torch.onnx.export(
             module,
             tuple(entry.inputs.values()),
@@ -187,14 +188,14 @@ def _convert(name: str, entry: Entry) -> onnx.ModelProto:
 
 
 def _length(axis: int, label: str, entry: Entry) -> Any:
-    """What torch is told of an open axis."""
+    """The description of an open axis for PyTorch."""
     if axis == 0 or entry.multiple == 1:
         return torch.export.Dim.DYNAMIC
     return entry.multiple * torch.export.Dim(label)
 
 
 def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
-    """One graph that holds all of them side by side."""
+    """One graph with all of them side by side."""
     first = next(iter(models.values()))
     graph = onnx.GraphProto(name="lineament")
     for model in models.values():
@@ -205,7 +206,7 @@ def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
         graph.input.extend(model.graph.input)
         graph.output.extend(model.graph.output)
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        del part.metadata_props[:]  # among it where the exporting machine keeps which source file
+        del part.metadata_props[:]  # it contains paths of source files of the exporting machine
     return onnx.helper.make_model(
         graph, producer_name="lineament", opset_imports=first.opset_import, ir_version=min(first.ir_version, 10)
     )
@@ -213,13 +214,13 @@ def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
 
 @torch.no_grad()
 def round_to_half(module: nn.Module) -> None:
-    """Bring weights to the nearest floats of 16 bits, which then take half the space in a file."""
+    """Round weights to the nearest 16-bit floats, which take half the space in a file."""
     for weight in module.parameters():
         weight.copy_(weight.half().float())
 
 
 def _share(graph: onnx.GraphProto) -> None:
-    """Keep one of several large constants that are the same: entries may have layers in common."""
+    """Keep one of several equal large constants: entries may share layers."""
     kept: dict[bytes, str] = {}
     same: dict[str, str] = {}
     for tensor in graph.initializer:
@@ -236,7 +237,7 @@ def _share(graph: onnx.GraphProto) -> None:
 
 
 def halve(graph: onnx.GraphProto) -> None:
-    """Store large constants of floats that 16 bits hold exactly in those; a runtime widens them when it loads."""
+    """Store large constants of floats in 16 bits if this is exact. A runtime converts them when it loads the file."""
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype == np.float32 and values.size >= LARGE and (values.astype(np.float16) == values).all():
@@ -247,7 +248,7 @@ def halve(graph: onnx.GraphProto) -> None:
 
 
 def widen(graph: onnx.GraphProto) -> None:
-    """Undo `halve`."""
+    """Inverse of `halve`."""
     for tensor in graph.initializer:
         if tensor.name.endswith(HALF):
             values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
@@ -258,7 +259,7 @@ def widen(graph: onnx.GraphProto) -> None:
 
 
 def _check_parity(content: bytes, name: str, entry: Entry, tolerance: float) -> None:
-    """Raise unless onnxruntime gives what torch gives."""
+    """Raise an error unless onnxruntime and PyTorch compute the same."""
     with torch.no_grad():
         expected = {output: value.numpy() for output, value in entry.module(*entry.inputs.values()).items()}
     graph = load_graph(content)
@@ -275,13 +276,13 @@ def _check_parity(content: bytes, name: str, entry: Entry, tolerance: float) -> 
 
 
 def rows_of_both(expected: Mapping[str, Array], found: Mapping[str, Array], key: str) -> list[dict[str, Array]]:
-    """Two sets of lists (n, m, ...) cut to the rows, joined in one order, whose value of one output is in both.
+    """Two sets of lists (n, m, ...), reduced to the rows that are in both and in the same order.
 
-    Values are told apart by hundredths: smaller differences may be the last digit's. Rows that are not finite only fill
-    a list up, and are left out.
+    Values of one output identify the rows, rounded to hundredths, since smaller differences may be the last digit. Rows
+    that are not finite are padding and are left out.
 
     Raises:
-        LineamentError: one row of twenty is in one alone; fewer may turn on the last digit, as a rank does.
+        LineamentError: More than one row in twenty is in one set only. Fewer may depend on the last digit, like a rank.
     """
     places: list[list[tuple[int, int]]] = [[], []]
     filled = [_filled(expected), _filled(found)]

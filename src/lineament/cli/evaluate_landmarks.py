@@ -58,7 +58,7 @@ def landmarks(
 ) -> None:
     """Landmark error of a detector (NME).
 
-    Also recall, failure rates and AUC. These two count missed faces as failures.
+    The command also prints recall, failure rates and AUC. The last two count missed faces as failures.
     """
     source = Source(
         detections, method, images or data.parent, work, threshold, min_face, threads, settings, landmarks=landmarks
@@ -85,7 +85,7 @@ def recall(
 ) -> None:
     """Precision, recall and F1 of a detector.
 
-    Also average precision, recall of its top detections and recall by face size.
+    The command also prints average precision, recall of the top detections and recall by face size.
     """
     source = Source(detections, method, images or data.parent, work, threshold, min_face, threads, settings)
     result = evaluate_recall(name or source.name, _evaluated(source, data), threshold=at, least_iou=iou)
@@ -115,7 +115,7 @@ def speed(
 ) -> None:
     """Detection time by number of faces.
 
-    Also cold start and peak memory. --baseline times another program alternately.
+    The command also measures cold start and peak memory. --baseline compares with another program.
     """
     try:
         counts = [int(count) for count in faces.split(",")]

@@ -1,4 +1,4 @@
-"""What a command says while it works, on standard error: the library's messages, problems, and how far it is."""
+"""Output of commands on standard error: messages of the library, problems and progress."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
 
 class Messages(logging.Handler):
-    """Standard error for all commands: one console, so that messages and a progress bar never mix.
+    """Standard error for all commands: one console, so that messages and a progress bar do not mix.
 
     Attributes:
-        console: where everything goes; with ``--quiet`` all but problems goes nowhere.
-        latest: shows a message that is no warning, where a command has a line of its own for it.
+        console: The console. With ``--quiet`` it shows only problems.
+        latest: Shows a message that is not a warning, if the command has a line for it.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Messages(logging.Handler):
         self.latest: Callable[[str], None] | None = None
 
     def __enter__(self) -> None:
-        """Begin a command: warnings of the library are shown, and nothing of other packages."""
+        """Start a command. Warnings of the library are shown, messages of other packages are not."""
         self.console, self._hidden, self.latest = Console(stderr=True), "", None
         self.setLevel(logging.WARNING)
         self._level = self._log.level
@@ -40,24 +40,24 @@ class Messages(logging.Handler):
         logging.getLogger().addHandler(self._nowhere)
 
     def __exit__(self, *error: object) -> None:
-        """End it."""
+        """End the command."""
         self._log.removeHandler(self)
         self._log.setLevel(self._level)
         logging.getLogger().removeHandler(self._nowhere)
 
     def verbose(self) -> None:
-        """Also show what the library logs about its work, unless asked to be quiet."""
+        """Also show what the library logs about its work, unless ``--quiet`` is set."""
         if not self.console.quiet:
             self.setLevel(logging.INFO)
             self._log.setLevel(logging.INFO)
 
     def quiet(self) -> None:
-        """Show nothing but problems."""
+        """Show only problems."""
         self.setLevel(logging.ERROR)
         self.console.quiet = True
 
     def hide(self, package: str) -> None:
-        """Show no messages of a part of the library, which the command prints itself."""
+        """Hide the messages of a part of the library. The command prints them itself."""
         self._hidden = package
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -74,13 +74,13 @@ class Messages(logging.Handler):
         self.console.print(Text(text, style=style), soft_wrap=True)
 
     def complain(self, text: str) -> None:
-        """Show a problem, ``--quiet`` or not."""
+        """Show a problem, also with ``--quiet``."""
         quiet, self.console.quiet = self.console.quiet, False
         self.say(text, "red")
         self.console.quiet = quiet
 
     def progress(self, *columns: ProgressColumn) -> Progress:
-        """A progress bar that leaves nothing behind; none where nobody would see it move."""
+        """A progress bar that disappears at the end. Hidden if the output is not a terminal."""
         shown = self.console.is_terminal and not self.console.quiet
         return Progress(*columns, console=self.console, transient=True, disable=not shown)
 
@@ -93,7 +93,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results and err
 
 
 def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options ``--verbose`` and ``--quiet`` besides its own."""
+    """Add the options ``--verbose`` and ``--quiet`` to a command."""
 
     @wraps(command)
     def run(*, verbose: bool, quiet: bool, **given: Any) -> None:

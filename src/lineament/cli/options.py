@@ -34,9 +34,9 @@ Setting = Annotated[
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes ``settings`` of a method, as one with the options from which they are made.
+    """Replace a command's argument ``settings`` by command-line options.
 
-    Those are ``--setting``, and one for each setting of any registered method that is an `Option`.
+    These are ``--setting``, and one for each setting of any method that is an `Option`.
     """
     own = inspect.signature(command, eval_str=True).parameters.values()
     options = _options()
@@ -60,7 +60,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options() -> dict[str, tuple[Option, Any]]:
-    """By name, the settings of registered methods that are options, and what typer makes of them."""
+    """By name, the settings of all methods that are options, and their annotations for typer."""
     found: dict[str, tuple[Option, Any]] = {}
     for method in METHODS.values():
         types = get_type_hints(method.settings)
@@ -76,10 +76,10 @@ def _options() -> dict[str, tuple[Option, Any]]:
 
 
 def pairs(given: Sequence[str], option: str) -> dict[str, str]:
-    """Values by name from ``NAME=VALUE``.
+    """Parse ``NAME=VALUE`` arguments into values by name.
 
     Raises:
-        OptionError: something has no ``=``, or a name comes twice.
+        OptionError: An argument has no ``=``, or a name is repeated.
     """
     found = dict(pair.split("=", 1) for pair in given if "=" in pair)
     if len(found) != len(given):
@@ -97,10 +97,10 @@ def _value(text: str) -> Any:
 
 
 def figures(file: Path | None) -> dict[str, float]:
-    """What a JSON file says that weights score, by name; nothing where there is none.
+    """Read scores by name from a JSON file; empty without a file.
 
     Raises:
-        DataError: not such a file.
+        DataError: The file has another form.
     """
     try:
         given = json.loads(file.read_bytes()) if file else {}

@@ -1,4 +1,4 @@
-"""How results are told: as tables to people, as JSON to programs."""
+"""Print results as tables for people, and write them as JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WIDTH = 200  # of tables in a file or a pipe, where nobody's window limits them
 
 
 def tell(result: Result, json_file: Path | None, settings: Mapping[str, Any], origin: Callable[[], Origin]) -> None:
-    """Print a result, with what its evaluator noted, and write it if asked to.
+    """Print a result with the notes of its evaluator, and write it if asked to.
 
     Args:
-        result: the scores.
-        json_file: file for ``lineament report``.
-        settings: what the numbers depend on beyond the evaluator's own settings.
-        origin: gives what else they depend on; asked for the file only.
+        result: The scores.
+        json_file: File for ``lineament report``.
+        settings: What the numbers depend on beside the evaluator's own settings.
+        origin: Returns their origin. Called only for the file.
     """
     console = Console()
     if not console.is_terminal:
@@ -39,7 +39,7 @@ def tell(result: Result, json_file: Path | None, settings: Mapping[str, Any], or
 
 
 def _table(title: str, rows: dict[str, Scores], *, down: bool) -> Table:
-    """One row a name; or, ``down``, the single row turned upright."""
+    """One row per name; with ``down``, the single row as a column."""
     names = list(dict.fromkeys(score for row in rows.values() for score in row))
     table = Table(title=title, title_justify="left", box=None, show_header=not down)
     if down:

@@ -95,7 +95,7 @@ def train(
 
 
 class _Line:
-    """One line that always moves: what is done at the moment, as the library's log says, and how far it is."""
+    """A progress line: the current work, from the library's log, and how far it is."""
 
     def __init__(self) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
@@ -113,7 +113,7 @@ class _Line:
         messages.latest = None
 
     def report(self, title: str, total: int) -> Report:
-        """A stage begins; what is returned is told how much of it is done."""
+        """Start a stage. Returns a callback for its progress."""
         self._progress.update(self._task, description=title, total=total, completed=0, latest="")
 
         def show(done: int, figures: Mapping[str, float]) -> None:
@@ -128,7 +128,7 @@ class _Line:
 
 
 def _print_settings(training: Training, recipe: Path, stages: Sequence[str]) -> None:
-    """Print what a recipe's settings are in the last phase of each stage."""
+    """Print the settings of a recipe in the last phase of each stage."""
     for stage in stages:
         typer.echo(f"[{stage}] of {recipe.name}")
         for name, value in list_settings(training.phases(recipe, stage)[-1]).items():
@@ -136,7 +136,7 @@ def _print_settings(training: Training, recipe: Path, stages: Sequence[str]) -> 
 
 
 def training_of(method: str) -> Training:
-    """The module that trains a method; needs the extra ``train``."""
+    """Import the module that trains a method. It needs the extra ``train``."""
     found = find_method(method)
     try:
         module: Any = importlib.import_module(found.training)

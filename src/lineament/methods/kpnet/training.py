@@ -1,4 +1,4 @@
-"""Training KPNet: canvases with labels, the losses of both maps, and the export of what was learned."""
+"""Train KPNet: canvases with labels, the losses of both maps, and the export."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _log = logging.getLogger(__name__)
 METHOD = "kpnet"
 STAGES = (METHOD,)
 CALIBRATION = "calibration.json"
-PHOTOS = 2048  # of the training's, about, of which canvases are made when a file is calibrated anew
+PHOTOS = 2048  # approximate number of training photos for the canvases of a calibration
 LEAST_JUDGED = 300
-"""Validation faces from which scores are fitted after a fine-tuning. Fitted to 53, they rank worse than before."""
+"""Smallest number of validation faces to fit scores to after fine-tuning. Fitted to 53 faces, they rank worse."""
 SCORES = ("evidence", "calibration", "landmark_evidence")
-RANGES = 512  # longer edge in pixels of the pictures that ranges of bytes are taken from
+RANGES = 512  # longer edge in pixels of the images that set the value ranges
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,25 @@ class KPNetRecipe(CanvasRecipe):
     """Settings beside those of every training on canvases.
 
     Attributes:
-        backbone: as in the method's ``Config``.
-        grouping: which landmarks are one face's: those in a region of the "scalemap" or of an "rpn", a region proposal
-            network, or those that an "embedding" holds together (table 6).
-        extraction: how landmarks are found: in a region by "soft-argmax" or "regression", or as peaks by "argmax"
-            (table 2), which is what an embedding takes.
-        focal: the focal form of equation 4; else as printed.
-        printed_proposals: the file's proposals have the centres of cells and of bins, as the paper's; else they lie
-            where those around have a say.
-        printed_spread: targets spread as in equation 3; else by ...
-        spread: ... sigma as a share of the face's side, and ...
-        scale_spread: ... sigma over neighbouring bins, in bins.
-        scale_weight: of the scalemap's loss: for one face if focal, else for the sum over one photo's map.
-        squared_weight, absolute_weight, peak_weight: of the landmarks' losses (see ``landmark_losses``); of argmax ...
-        heat_weight: ... of the loss that scalemaps have, for one landmark if focal, else for one photo.
-        tag_weight: of the embedding's. offset_weight: of the centres' places in their cells, where the maps are coarse.
-        labels: faces without a bin are ignored.
+        backbone: As in the method's ``Config``.
+        grouping: How landmarks are grouped to faces: in a region of the "scalemap" or of an "rpn", a region proposal
+            network, or by an "embedding" (table 6).
+        extraction: How landmarks are extracted: in a region by "soft-argmax" or "regression", or as peaks by "argmax"
+            (table 2). An embedding needs "argmax".
+        focal: The focal form of equation 4; otherwise as printed.
+        printed_proposals: The proposals of the file have the centres of cells and bins, as in the paper. Otherwise
+            their neighbours count, too.
+        printed_spread: Targets spread as in equation 3. Otherwise by ``spread`` and ``scale_spread``.
+        spread: Sigma as a share of the face's side.
+        scale_spread: Sigma over neighbouring bins, in bins.
+        scale_weight: Weight of the scalemap's loss: per face if focal, otherwise for the sum over the map of one photo.
+        squared_weight: Weight of the landmarks' squared error (see ``landmark_losses``).
+        absolute_weight: Weight of the landmarks' absolute error.
+        peak_weight: Weight of the landmarks' cross-entropy.
+        heat_weight: Weight of the heat maps' loss for argmax: per landmark if focal, otherwise per photo.
+        tag_weight: Weight of the embedding's loss.
+        offset_weight: Weight of the loss of centres in their cells, if the cells are large.
+        labels: Which faces count. Faces without a bin are ignored.
     """
 
     backbone: str = "drnet"
@@ -103,7 +106,7 @@ class KPNetRecipe(CanvasRecipe):
         """The heads of these names, in this style.
 
         Raises:
-            OptionError: there are none, or they do not go together.
+            OptionError: The heads do not exist or do not fit together.
         """
         return Heads.of(
             self.grouping,
@@ -116,22 +119,22 @@ class KPNetRecipe(CanvasRecipe):
 
 
 class KPNetTask(CanvasTask):
-    """Canvases and what is to be found on them."""
+    """Canvases and their targets."""
 
     recipe: KPNetRecipe
 
     def adopt(self, content: bytes) -> None:
-        """Begin with a file's weights; normalisation learns from the first canvases."""
+        """Start from the weights of a file. Normalisation takes its statistics from the first canvases."""
         pixels = np.concatenate([self.batch(step)["pixels"] for step in range(max(64 // self.recipe.batch, 1))])
         assert isinstance(self.network, KPNet)
         adopt(self.network, content, to_input(torch.as_tensor(pixels)))
 
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
-        """What the heads are to say of canvases."""
+        """The targets of the heads for canvases."""
         return self.recipe.heads().targets(rng, canvases, self.recipe.canvas)
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The heads' losses, weighted; those without weight are left out."""
+        """The weighted losses of the heads. Those without a weight are left out."""
         r = self.recipe
         weights = {
             "scale": r.scale_weight,
@@ -157,13 +160,13 @@ def read(recipe: Path, stage: str = METHOD) -> KPNetRecipe:
 
 
 def prepare(stage: str, data: Path, recipe: KPNetRecipe, out: Path) -> KPNetTask:
-    """The task, ready to train: photos are decoded first, if they are not yet."""
+    """The task, ready to train. Photos are decoded first if they are not yet."""
     _config(recipe)
     return KPNetTask(_network(recipe), recipe, *composers(stage, data, recipe, out))
 
 
 def finish(stage: str, task: KPNetTask, out: Path) -> None:
-    """Fit what validation photos tell, see `lineament.methods.kpnet.fitting`."""
+    """Fit boxes and scores, see `lineament.methods.kpnet.fitting`."""
     (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
     with TemporaryDirectory() as folder:
         graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
@@ -171,7 +174,7 @@ def finish(stage: str, task: KPNetTask, out: Path) -> None:
 
 
 def _fitted(graph: Graph, task: KPNetTask) -> dict[str, Any]:
-    """What the photos of a task tell of a file."""
+    """Fit boxes and scores of a file to the photos of a task."""
     r = task.recipe
     count = min(r.steps * r.batch, CANVASES)
     config = Config(**parse_metadata(graph.metadata)[1])
@@ -187,7 +190,7 @@ def _fitted(graph: Graph, task: KPNetTask) -> dict[str, Any]:
 
 
 def _kept(recipe: KPNetRecipe, config: Config, faces: int) -> dict[str, Any]:
-    """How the initial weights make scores, where so few faces of validation photos cannot tell better."""
+    """The fits of the initial weights' scores, for a fine-tuning with too few validation faces."""
     if faces >= LEAST_JUDGED or not is_weights(recipe.initial):
         return {}
     before = config_of(parse_metadata(read_metadata(read_weights(recipe.initial)))[1])
@@ -198,13 +201,15 @@ def _kept(recipe: KPNetRecipe, config: Config, faces: int) -> dict[str, Any]:
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
-    """Write a run's best weights so far as an ONNX file that describes itself; a finished run's scores are calibrated.
+    """Export the best weights of a run as an ONNX file. The scores of a finished run are calibrated.
 
     Args:
-        out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+        out: Folder of the run.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: nothing was trained there.
+        OptionError: Nothing is trained there.
     """
     recipe = read(out / RECIPE)
     network = _network(recipe)
@@ -221,7 +226,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
 
 
 def _config(recipe: KPNetRecipe, **fitted: Any) -> Config:
-    """The settings at inference; what the recipe says goes before what was fitted."""
+    """The settings at inference. Those of the recipe override those that were fitted."""
     of_weights = {
         "landmarks": recipe.landmarks[0],
         "backbone": recipe.backbone,
@@ -238,21 +243,23 @@ def calibrate_file(
     overrides: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write a file's network anew, with boxes and scores fitted anew to a recipe's photos.
+    """Export the network of a file again, with boxes and scores fitted to the photos of a recipe.
 
-    The network computes the same; its file is written as this version writes them, whatever version wrote it.
+    The network computes the same. The new file has the form of this version, whatever version wrote the old one.
 
     Args:
-        content: a KPNet file in floats. data: folder that the recipe's index files lie in.
-        recipe: TOML file that names training photos, to canvases of some of which boxes are fitted, and validation
-            photos, to which scores are. Without training photos boxes stay as they are. If its table ``[weights]`` has
-            the file's name, it is the recipe that made the file, which carries it and keeps the name.
-        file: the ONNX file. overrides: settings that replace the recipe's, written as in TOML.
-        scores: figures that the file should carry, by name.
+        content: A KPNet file that is not quantised.
+        data: Folder of the recipe's index files.
+        recipe: TOML file that names validation photos, to which scores are fitted, and training photos, for the
+            canvases to which boxes are fitted. Without training photos the boxes do not change. If its table
+            ``[weights]`` has the name of the file, the new file keeps this name and recipe.
+        file: The ONNX file to write.
+        overrides: Settings that replace the recipe's, written as in TOML.
+        scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: a file of another method, of a variant, or of 8 bits.
-        DataError: validation photos without faces.
+        OptionError: The file is of another method or a variant, or is quantised to 8 bits.
+        DataError: The validation photos have no faces.
     """
     network, about = read_network(content), read_metadata(content)
     own = config_of(parse_metadata(about)[1])
@@ -275,7 +282,7 @@ def calibrate_file(
 def _told(
     about: Mapping[str, str], config: Config, recipe: Path, scores: Mapping[str, float] | None
 ) -> Mapping[str, str]:
-    """What a file says of itself with other settings; its name is its own unless the recipe is the one that made it."""
+    """The metadata of a file with other settings. It keeps its name only if the recipe is its own."""
     if read_about(recipe).get("name") == about["name"]:
         made = [{"recipe": as_dict(phase), "data": {}} for phase in phases(recipe)]
         return describe(METHOD, config, recipe, scores, training={METHOD: made})
@@ -285,7 +292,7 @@ def _told(
 
 
 def _labelled(data: Path, recipe: KPNetRecipe, folder: Path) -> tuple[Photos, Iterable[Canvas] | None]:
-    """A recipe's validation photos, and canvases of some of its training photos, if it has any."""
+    """The validation photos of a recipe, and canvases of some of its training photos, if it has any."""
     held_out = read_split(data, recipe, "val", recipe.landmarks).samples
     check_learnable(held_out, recipe, "val", METHOD, landmarks=False)
     photos = Photos.build(held_out, folder / "val", recipe.longest)
@@ -301,15 +308,16 @@ def _labelled(data: Path, recipe: KPNetRecipe, folder: Path) -> tuple[Photos, It
 def export_bytes(
     content: bytes, images: Iterable[Array], file: Path, scores: Mapping[str, float] | None = None
 ) -> Path:
-    """Write a file's network in integers of 8 bits (see `quantise`); its settings and calibration stay the same.
+    """Quantise the network of a file to 8-bit integers (see `quantise`). Its settings and calibration do not change.
 
     Args:
-        content: a KPNet file in floats.
-        images: (h, w, 3) uint8 RGB, that ranges are taken from: a few dozen, with faces of all sizes.
-        file: the ONNX file. scores: figures that the file should carry, by name.
+        content: A KPNet file that is not quantised.
+        images: (h, w, 3) uint8 RGB, which set the value ranges: a few dozen, with faces of all sizes.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: a file of another method, of a variant, or of 8 bits already.
+        OptionError: The file is of another method or a variant, or is already quantised.
     """
     network, graph = read_network(content), load_graph(content)
     decoder = KPNetDecoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
