@@ -28,7 +28,7 @@ from lineament.evaluate.results import Result
 INDEX = "detection-occluded.json"
 OTHERS = "detection-val.json"
 """Photos of other kinds, to see what is forgotten."""
-SIZES = (384, 640)
+OVERLAPS = (0.5, 0.7)
 TRAIN, VAL = 48, 12
 
 
@@ -46,19 +46,18 @@ def main() -> None:
         run("export", "kpnet", "--run", data / "run", "--out", file)
     log = [json.loads(line) for line in (data / "run" / "kpnet" / "log.jsonl").read_text().splitlines()]
     steps = max(line.get("step", 0) for line in log)
-    for weights, row in (("kpnet-lite", "`kpnet-lite`"), (str(file), "fine-tuned")):
+    for weights, row in (("kpnet-lite", "`kpnet-lite`, as shipped"), (str(file), "fine-tuned")):
+        detector = lineament.load(weights, threads=1)
         scores: dict[str, float | None] = {}
-        for size in SIZES:
-            detector = lineament.load(weights, threads=1, settings={"input_size": size})
-            for title, labels in (("held out", data / "held-out.json"), ("others", args.data / OTHERS)):
-                found = detect_all(
-                    read_coco(labels), lambda path, d=detector: d.detect(path, threshold=0.02), empty=detector.schema
-                )
-                ap = evaluate_recall(row, found, threshold=0.5, least_iou=0.5).scores["ap"]
-                scores[f"{title}, {size} px"] = ap
+        for title, labels in (("held out", data / "held-out.json"), ("other photos", args.data / OTHERS)):
+            found = detect_all(
+                read_coco(labels), lambda path, d=detector: d.detect(path, threshold=0.02), empty=detector.schema
+            )
+            for iou in OVERLAPS:
+                scores[f"{title}, IoU {iou}"] = evaluate_recall(row, found, threshold=0.5, least_iou=iou).scores["ap"]
+        print(row, scores)
         result = Result("fine-tuning", row, scores, settings={"index": args.index, "steps": steps})
         about = origin(weights=[weights], data=data / "held-out.json", threads=1)
-        print(row, scores)
         if args.index == INDEX:
             kept.keep("fine-tuning", row, with_origin(result, about))
 

@@ -387,6 +387,11 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "maskface levels": stored("maskface-levels", "level", {"NME": digits(2)}),
     "maskface table 5": stored("maskface-table5", "backbone", {"AP": percent, "NME": percent}),
     "maskface table 6": stored("maskface-table6", "network", {"AP": percent, "NME": percent}),
+    "fine-tuning": stored(
+        "fine-tuning",
+        "weights",
+        dict.fromkeys((f"{of}, IoU {iou}" for of in ("held out", "other photos") for iou in (0.5, 0.7)), share),
+    ),
     "box conventions": conventions,
     "mutation": mutation,
 }

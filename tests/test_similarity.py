@@ -175,4 +175,6 @@ def test_template_is_near_the_mean_of_labelled_faces(shared: Path) -> None:
 def test_faces_far_larger_than_the_image_are_cut_out() -> None:
     points = np.array(TEMPLATE) * [1e12, -1e12]
     faces = Faces.of([[0, 0, 50, 50]], [1.0], points[None], image_size=(50, 50))
-    assert align(np.full((50, 50, 3), 9, np.uint8), faces, size=8).crops.shape == (1, 8, 8, 3)
+    made = align(np.full((50, 50, 3), 9, np.uint8), faces, size=8)
+    assert made.crops.shape == (1, 8, 8, 3)
+    assert (made.crops.dtype, made.matrices.dtype, made.inverses.dtype) == (np.uint8, np.float64, np.float64)

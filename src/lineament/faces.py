@@ -15,7 +15,7 @@ from lineament.errors import DataError, OptionError
 from lineament.formats import LARGEST, as_model
 from lineament.schemas import FIVE, SCHEMAS, Schema, own
 
-Array = NDArray[Any]
+Floats = NDArray[np.float32]
 
 
 Side = Annotated[int, Meta(ge=0, le=2**31)]
@@ -58,10 +58,10 @@ class Faces:
         image_size: ``(width, height)`` of the upright image in pixels.
     """
 
-    boxes: Array
-    scores: Array
-    landmarks: Array
-    landmark_scores: Array
+    boxes: Floats
+    scores: Floats
+    landmarks: Floats
+    landmark_scores: Floats
     schema: Schema
     image_size: tuple[int, int]
 
@@ -168,7 +168,7 @@ class Faces:
         )
 
     @property
-    def box(self) -> Array:
+    def box(self) -> Floats:
         """The box (4,) of a single face, as in ``for face in faces: face.box``.
 
         Raises:

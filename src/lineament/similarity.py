@@ -40,9 +40,9 @@ class Crops:
         inverses: (n, 2, 3) float64, from the crop to the image.
     """
 
-    crops: Array
-    matrices: Array
-    inverses: Array
+    crops: NDArray[np.uint8]
+    matrices: NDArray[np.float64]
+    inverses: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -95,7 +95,7 @@ def _template(template: ArrayLike) -> Array:
     return places
 
 
-def crops(image: Array, matrices: Array, size: int) -> Array:
+def crops(image: Array, matrices: Array, size: int) -> NDArray[np.uint8]:
     """Cut square crops out of one image through similarity transforms.
 
     Args:
@@ -113,7 +113,7 @@ def crops(image: Array, matrices: Array, size: int) -> Array:
     return cut
 
 
-def fit(source: ArrayLike, target: ArrayLike, *, symmetric: bool = False) -> Array:
+def fit(source: ArrayLike, target: ArrayLike, *, symmetric: bool = False) -> NDArray[np.float64]:
     """Fit the similarity transforms that map source points to target points by least squares (Umeyama 1991).
 
     With centred points z and w as complex numbers, the factor is ``sum(conj(z) w) / sum(|z|^2)``.
@@ -164,14 +164,14 @@ def _matrix(factor: Array, shift: Array) -> Array:
     return np.stack([np.stack([a, -b, x], -1), np.stack([b, a, y], -1)], -2)
 
 
-def invert(matrices: Array) -> Array:
+def invert(matrices: Array) -> NDArray[np.float64]:
     """Invert similarity transforms (n, 2, 3)."""
     factor, shift = _complex(matrices[..., 0]), _complex(matrices[..., 2])
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         return _matrix(1 / factor, -shift / factor)
 
 
-def transform(points: Array, matrices: Array) -> Array:
+def transform(points: Array, matrices: Array) -> NDArray[np.float64]:
     """Apply transforms (n, 2, 3) to points (n, k, 2), or one transform (2, 3) to all."""
     return np.asarray(points @ np.swapaxes(matrices[..., :2], -1, -2) + matrices[..., None, :, 2])
 
