@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("cv2")
 
-from torch import nn  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
 from lineament.anchors import all_anchors  # noqa: E402
@@ -23,11 +23,25 @@ from lineament.data.cache import Photos  # noqa: E402
 from lineament.data.canvases import Composer, Labels  # noqa: E402
 from lineament.data.sample import Sample  # noqa: E402
 from lineament.errors import OptionError  # noqa: E402
+from lineament.methods.backbones import BACKBONES  # noqa: E402
+from lineament.methods.maskface import training  # noqa: E402
 from lineament.methods.maskface.levels import levels  # noqa: E402
-from lineament.methods.maskface.targets import BACKGROUND, FACE, IGNORED, match, regions  # noqa: E402
+from lineament.methods.maskface.network import MaskFace  # noqa: E402
+from lineament.methods.maskface.targets import (  # noqa: E402
+    BACKGROUND,
+    FACE,
+    IGNORED,
+    jittered,
+    match,
+    matched,
+    proposals,
+)
 from lineament.methods.maskface.training import MaskFaceRecipe, MaskFaceTask, focal, spatial  # noqa: E402
 from lineament.schemas import FIVE, SIXTY_EIGHT, convert  # noqa: E402
-from scenes import scene  # noqa: E402
+from lineament.train.loop import train  # noqa: E402
+from lineament.train.task import WHOLE, Batch, Part, tensors  # noqa: E402
+from networks import Stairs  # noqa: E402
+from scenes import scene, write_data  # noqa: E402
 
 NONE = np.zeros((0, 4))
 RECIPE = MaskFaceRecipe(train=(), canvas=128, jitter=0.0, regions=(6,), pretrained="")
@@ -170,17 +184,139 @@ def test_few_landmarks_are_learnt_of_faces_with_many() -> None:
 
 
 def test_regions_differ_from_their_boxes_as_the_jitter_says() -> None:
-    boxes = np.tile([100.0, 200, 160, 350], (4000, 1))
-    points = np.tile([[101.0, 201], [130, 275]], (4000, 1, 1))
-    found = regions(np.random.default_rng(0), boxes, points, np.ones((4000, 2)), jitter=0.1, k0=3, finest=2)
-    centres, sides = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2, found.boxes[:, 2:] - found.boxes[:, :2]
+    boxes = jittered(np.random.default_rng(0), np.tile([100.0, 200, 160, 350], (4000, 1)), 0.1)
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     assert (centres - [130, 275]).std(axis=0) == pytest.approx([6, 15], rel=0.05)
     assert np.log(sides / [60, 150]).std(axis=0) == pytest.approx([0.1, 0.1], rel=0.05)
-    corner = (points[:, 0] >= found.boxes[:, :2]).all(axis=1)
-    assert 0.1 < corner.mean() < 0.5
-    np.testing.assert_array_equal(
-        found.weights, np.stack([corner, np.ones(4000)], axis=1)
-    )  # those outside do not count
+
+
+def test_proposals_are_sure_do_not_overlap_and_belong_to_faces_of_their_image() -> None:
+    anchors = np.array([[0.0, 0, 20, 20], [1, 0, 21, 20], [40, 40, 80, 80], [90, 90, 99, 99]])
+    logit = np.array([[3.0, 4, -3.8, -4], [-9, -9, 0.5, -9]])
+    offset = np.zeros((2, 4, 4))
+    offset[1, 2] = [0.05, 0, 0, 0]  # 2 pixels to the right
+    boxes, image = proposals(logit, offset, anchors)
+    # -3.8 is a probability of 0.022, -4 one of 0.018
+    assert boxes.tolist() == [[1, 0, 21, 20], [42, 40, 82, 80], [40, 40, 80, 80]]
+    assert image.tolist() == [0, 1, 0]
+    faces, of = np.array([[40.0, 40, 80, 80], [0, 0, 20, 20], [0, 0, 9, 9]]), np.array([1, 0, -1])
+    rows, face = matched(boxes, image, faces, of)
+    assert rows.tolist() == [0, 1]  # what image 0 has at 40 is no face there
+    assert face.tolist() == [1, 0]
+    for none in (matched(boxes, image, NONE, np.zeros(0, int)), matched(NONE, image[:0], faces, of)):
+        assert [len(part) for part in none] == [0, 0]
+
+
+class Knowing(MaskFace):
+    """Finds what the targets say, and the faces of one image 3 pixels too far to the right."""
+
+    targets: dict[str, Tensor]
+
+    def detect(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        outputs = super().detect(features)
+        image, anchor = self.targets["positive"].unbind(1)
+        logit, offset = outputs["logit"] - 20, outputs["offset"] * 0
+        logit[image, anchor] += 25
+        offset[image, anchor] += self.targets["offset"]
+        boxes = torch.tensor(all_anchors(128, 128, levels()))
+        offset[..., 0] += torch.tensor([0.0, 3])[:, None] / (boxes[:, 2] - boxes[:, 0])
+        return {"logit": logit, "offset": offset}
+
+
+def test_landmarks_can_be_learnt_in_the_networks_own_boxes() -> None:
+    faces = [[[10.0, 12, 40, 50], [60, 60, 100, 112]], [[30, 5, 62, 45]]]
+    made = task(replace(RECIPE, regions_from="proposals", regions=(4,)))
+    arrays = made.targets(np.random.default_rng(0), [canvas(boxes) for boxes in faces])
+    batch = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    batch["pixels"] = torch.zeros(2, 128, 128, 3, dtype=torch.uint8)
+    torch.manual_seed(0)
+    network = Knowing(Stairs(), {"5": 5}, width=8, head_width=8, head_layers=1)
+    network.targets = batch
+    outputs = made.forward(network, batch)
+    regions = (outputs[f"{part}_5"] for part in ("image", "boxes", "points", "weights"))
+    found = {
+        (int(i), *np.round(box.tolist(), 3)): points.tolist()
+        for i, box, points, weights in zip(*regions, strict=True)
+        if weights.any()
+    }
+    assert set(found) == {(0, *faces[0][0]), (0, *faces[0][1]), (1, 33, 5, 65, 45)}
+    for (_, *box), points in found.items():
+        own = [boxes for boxes in (*faces[0], *faces[1]) if boxes[1] == box[1]]
+        assert points == canvas(own).landmarks[0].tolist()
+    losses = made.losses(outputs, batch)
+    losses["landmarks_5"].backward()
+    assert network.landmarks is not None
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.landmarks.parameters())
+    network.targets = {"positive": batch["positive"][:0], "offset": batch["offset"][:0]}
+    nothing = made.losses(made.forward(network, batch), batch)
+    assert float(nothing["landmarks_5"].detach()) == 0  # as in the first steps
+
+
+TINY = MaskFaceRecipe(
+    train=("scenes.json",), val=("scenes.json",), canvas=128, batch=4, steps=4, validate_every=2, held_out=4, workers=0,
+    light=None, quality=None, occlusion=None, backbone="stairs", pretrained="", width=8, head_width=8, head_layers=1,
+    jitter=0.0, optimizer="sgd", learning_rate=0.05, warmup=0, average=0.5, seed=3,
+)  # fmt: skip
+
+
+def tiny(recipe: MaskFaceRecipe, data: Path) -> MaskFaceTask:
+    """A task on drawn scenes, with the smallest backbone."""
+    write_data(data, 4)
+    return training.prepare("maskface", data, recipe, data / "run")
+
+
+@pytest.fixture(autouse=True)
+def _stairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, "stairs", Stairs)
+
+
+def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes' losses are averaged, as their gradients are; what they count is summed over both."""
+    made = tiny(TINY, tmp_path)
+    counts: dict[int, list[float]] = {0: [], 1: []}  # of each process, in the order in which it asks for their sums
+
+    def result(part: Part) -> tuple[dict[str, float], Tensor]:
+        batch = tensors(made.batch(0, part), torch.device("cpu"))
+        losses = made.losses(made.forward(made.network, batch), batch)
+        made.network.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        gradients = [p.grad.flatten() for p in made.network.parameters() if p.grad is not None]
+        return {name: float(value.detach()) for name, value in losses.items()}, torch.cat(gradients)
+
+    one, gradients = result(Part())
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for index in (0, 1):
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda count, of=counts[index]: of.append(float(count)))
+        result(Part(index, 2))
+    assert counts[0] != counts[1]
+    sums = [sum(both) for both in zip(counts[0], counts[1], strict=True)]
+    parts = []
+    for index in (0, 1):
+        coming = iter(sums)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda count, by=coming: count.fill_(next(by)))
+        parts.append(result(Part(index, 2)))
+    mean = {name: (parts[0][0][name] + parts[1][0][name]) / 2 for name in one}
+    assert mean == pytest.approx(one, rel=1e-4)
+    torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
+    recipe = replace(TINY, regions_from="proposals", jitter=0.1)
+    whole = train(tiny(recipe, tmp_path), recipe, tmp_path / "whole").state_dict()
+    broken = tiny(recipe, tmp_path)
+    make = broken.batch
+
+    def stopped(step: int, part: Part = WHOLE) -> Batch:
+        if step == 3:
+            raise KeyboardInterrupt
+        return make(step, part)
+
+    broken.batch = stopped  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, recipe, tmp_path / "parts")
+    resumed = train(tiny(recipe, tmp_path), recipe, tmp_path / "parts").state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
 def test_boxes_without_an_area_give_no_target(tmp_path: Path) -> None:
@@ -230,8 +366,10 @@ def test_the_landmarks_loss_is_equation_4() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(size=(3, 2, 8, 8)) * 3
     boxes = np.array([[10.0, 20, 50, 60], [0, 0, 16, 24], [5, 5, 6, 6]])
-    points = np.array([[[10.0, 20], [49.99, 41]], [[7.9, 23.9], [8.1, 0]], [[0, 0], [99, 99]]])
-    weights = np.array([[1.0, 0.5], [0.7, 0], [0, 0]])
+    points = np.array(
+        [[[10.0, 20], [49.99, 41]], [[7.9, 23.9], [8.1, 0]], [[4.9, 5.5], [99, 5.5]]]
+    )  # the last: outside
+    weights = np.array([[1.0, 0.5], [0.7, 0], [1, 1]])
     cells = {(0, 0): (0, 0), (0, 1): (4, 7), (1, 0): (7, 3)}  # row, column
     total = 0.0
     for (i, k), cell in cells.items():

@@ -92,6 +92,19 @@ def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in made.items()}
 
 
+def divisor(count: Tensor) -> Tensor:
+    """What a sum over ``count`` things is divided by to be their mean, at least 1.
+
+    Processes that train together average their gradients: each divides by its share of what all of them have, so that
+    they learn as one would from the whole batch. In validation, without gradients, one process is alone.
+    """
+    if not (torch.is_grad_enabled() and torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count.clamp(min=1)
+    whole = count.detach().clone()
+    torch.distributed.all_reduce(whole)
+    return whole.clamp(min=1) / torch.distributed.get_world_size()
+
+
 def to_input(pixels: Tensor) -> Tensor:
     """uint8 (n, h, w, 3) -> float32 (n, 3, h, w) in [0, 255], channels last in memory."""
     return pixels.permute(0, 3, 1, 2).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lineament.methods.normalisation import folded
 ANCHORS = 3  # a cell
 PRIOR = 0.01  # probability of a face that every anchor begins with
 GROUPS = 32
+Regions = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 
 
 class MaskFace(nn.Module):
@@ -63,14 +64,15 @@ class MaskFace(nn.Module):
         self._finest = finest
 
     def forward(
-        self, pixels: Tensor, regions: Mapping[str, tuple[Tensor, Tensor, Tensor]] | None = None
+        self, pixels: Tensor, regions: Regions | Callable[[dict[str, Tensor]], Regions] | None = None
     ) -> dict[str, Tensor]:
         """Faces everywhere, and masks of landmarks in regions.
 
         Args:
             pixels: (n, 3, h, w) in [0, 255], h and w multiples of 64.
             regions: by schema, boxes (r, 4) in pixels, the number (r,) of each one's image, and its level (r,) of the
-                pyramid, counted from the finest.
+                pyramid, counted from the finest. Or what gives those from ``logit`` and ``offset``: the paper's
+                regions are the network's own faces, and one call for both is what several processes can share.
 
         Returns:
             ``logit`` (n, a) and ``offset`` (n, a, 4) of all anchors, in the order of `lineament.anchors.all_anchors`;
@@ -79,7 +81,8 @@ class MaskFace(nn.Module):
         features = self.features(pixels)
         outputs = self.detect(features)
         if self.landmarks is not None:
-            for name, (boxes, image, level) in (regions or {}).items():
+            given = regions(outputs) if callable(regions) else regions or {}
+            for name, (boxes, image, level) in given.items():
                 pooled = bins(features, self.strides, boxes, image, level, POOLED)
                 outputs[name] = self.landmarks(pooled, name)
         return outputs

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
 from lineament.anchors import Level, anchors
-from lineament.methods.maskface.levels import level_of
 
 Array = NDArray[Any]
 
@@ -21,6 +20,10 @@ COVERED = 0.5
 REACH = 0.1
 """Ratio of areas, which no intersection over union exceeds, below which a map's anchors and a face are not compared."""
 FACE, BACKGROUND, IGNORED = 1, 0, -1
+CONFIDENCE, SUPPRESSED, MATCHED = 0.02, 0.6, 0.6
+"""Of proposals: least probability, overlap above which the worse of two falls, and above which one is a face."""
+PROPOSALS = 1000
+"""Anchors of an image, the best, that proposals are made of: the untrained network is sure of far more."""
 
 
 class Matches(NamedTuple):
@@ -74,27 +77,40 @@ def _overlaps(boxes: Array, others: Array, level: Level, levels: Sequence[Level]
     return out
 
 
-class Regions(NamedTuple):
-    """Faces whose landmarks are learnt.
-
-    Attributes:
-        boxes: (r, 4) regions in pixels. level: (r,) of the pyramid, from the finest.
-        points: (r, k, 2) in pixels. weights: (r, k), 0 for a landmark that is unknown or outside the region.
-    """
-
-    boxes: Array
-    level: Array
-    points: Array
-    weights: Array
-
-
-def regions(
-    rng: np.random.Generator, boxes: Array, points: Array, weights: Array, *, jitter: float, k0: int, finest: int
-) -> Regions:
-    """Regions as a detector finds them: moved and resized by chance, by ``jitter`` of their sides (sigma)."""
+def jittered(rng: np.random.Generator, boxes: Array, sigma: float) -> Array:
+    """Boxes (n, 4) as a detector finds them: moved and resized at random, by ``sigma`` of their sides."""
     size = boxes[:, 2:] - boxes[:, :2]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, jitter, size.shape) * size
-    half = size * np.exp(rng.normal(0, jitter, size.shape)) / 2
-    moved = np.concatenate([centre - half, centre + half], axis=1)
-    inside = ((points >= moved[:, None, :2]) & (points < moved[:, None, 2:])).all(axis=2)  # NaN is not
-    return Regions(moved, level_of(moved, k0, finest), np.nan_to_num(points), weights * inside)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, sigma, size.shape) * size
+    half = size * np.exp(rng.normal(0, sigma, size.shape)) / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def proposals(logit: Array, offset: Array, boxes: Array) -> tuple[Array, Array]:
+    """The faces that a network finds while it learns (section 3.2, "Landmark localization head").
+
+    Args:
+        logit: (n, a) and offset: (n, a, 4), what it says of the anchors. boxes: (a, 4) the anchors.
+
+    Returns:
+        Boxes (p, 4) and the numbers (p,) of their images, the most confident first.
+    """
+    best = np.argsort(-logit, axis=1, kind="stable")[:, :PROPOSALS]
+    image, rank = np.nonzero(np.take_along_axis(logit, best, axis=1) > np.log(CONFIDENCE / (1 - CONFIDENCE)))
+    anchor = best[image, rank]
+    found = box_ops.decode_rcnn(offset[image, anchor].astype(np.float64), boxes[anchor])
+    kept = box_ops.nms(found, logit[image, anchor], SUPPRESSED, groups=image)
+    return found[kept], image[kept]
+
+
+def matched(boxes: Array, image: Array, faces: Array, of: Array) -> tuple[Array, Array]:
+    """Proposals that are faces.
+
+    Args:
+        boxes: (p, 4) proposals. image: (p,) their images. faces: (f, 4). of: (f,) the faces' images.
+
+    Returns:
+        Rows (r,) of proposals, in their order, and the face (r,) that each overlaps most.
+    """
+    overlap = np.where(image[:, None] == of, box_ops.iou(boxes, faces), 0)
+    rows = np.flatnonzero(overlap.max(axis=1, initial=0) > MATCHED)
+    return rows, overlap[rows].argmax(axis=1) if len(rows) else rows

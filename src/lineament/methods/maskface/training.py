@@ -27,10 +27,10 @@ from lineament.methods.maskface.adopt import adopt
 from lineament.methods.maskface.decode import Config, MaskFaceDecoder
 from lineament.methods.maskface.export import entries
 from lineament.methods.maskface.fitting import fitted
-from lineament.methods.maskface.levels import FINEST, SMALLEST, levels
-from lineament.methods.maskface.network import CONTEXTS, MaskFace
+from lineament.methods.maskface.levels import FINEST, SMALLEST, level_of, levels
+from lineament.methods.maskface.network import CONTEXTS, MaskFace, Regions
 from lineament.methods.maskface.quantise import quantise
-from lineament.methods.maskface.targets import BACKGROUND, FACE, match, regions
+from lineament.methods.maskface.targets import BACKGROUND, FACE, jittered, match, matched, proposals
 from lineament.methods.normalisation import settle
 from lineament.runtime import load_graph
 from lineament.schemas import MAPS, convert, schema
@@ -39,7 +39,7 @@ from lineament.train.checkpoint import initial_weights, phases_of
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
-from lineament.train.task import Batch, tensors, to_input
+from lineament.train.task import Batch, divisor, tensors, to_input
 from lineament.weights import parse_metadata, register
 
 Array = NDArray[Any]
@@ -61,7 +61,9 @@ class MaskFaceRecipe(CanvasRecipe):
         smallest: side in pixels of the smallest anchor.
         k0: level of a face of 224 pixels (equation 6).
         regions: for each landmark schema, of how many faces of a batch landmarks are learnt, at most.
-        jitter: sigma by which their regions differ from their boxes, as a share of the sides.
+        regions_from: where their landmarks are looked for: "labels", in their boxes, moved and resized at random;
+            "proposals", in the boxes that the network finds them by (the paper).
+        jitter: sigma by which boxes from labels are moved and resized, as a share of the sides.
         alpha, gamma: of the focal loss (equation 2).
         landmark_weight: lambda of equation 1.
         labels: faces far from all anchors' sizes are ignored, as they would be matched badly.
@@ -80,6 +82,7 @@ class MaskFaceRecipe(CanvasRecipe):
     smallest: float = SMALLEST
     k0: int = 3
     regions: tuple[int, ...] = (48,)
+    regions_from: str = "labels"
     jitter: float = 0.06
     alpha: float = 0.25
     gamma: float = 2.0
@@ -92,6 +95,8 @@ class MaskFaceRecipe(CanvasRecipe):
             raise OptionError(f"norm is group or batch, found {self.norm!r}")
         if self.context not in CONTEXTS:
             raise OptionError(f"context is one of {', '.join(CONTEXTS)}, found {self.context!r}")
+        if self.regions_from not in ("labels", "proposals"):
+            raise OptionError(f"regions_from is labels or proposals, found {self.regions_from!r}")
         if len(self.regions) != len(self.landmarks):
             raise OptionError(f"regions has a number for each of landmarks {self.landmarks}, found {self.regions}")
 
@@ -143,16 +148,20 @@ class MaskFaceTask(CanvasTask):
             boxes, points, weights = (np.concatenate(parts) for parts in zip(*rows, strict=True))
             image = np.repeat(np.arange(len(rows)), [len(mine[0]) for mine in rows])
             some = np.sort(rng.permutation(len(boxes))[:most])
-            found = regions(rng, boxes[some], points[some], weights[some], jitter=r.jitter, k0=r.k0, finest=r.finest)
-            fill = most - len(some)
-            batch |= {
-                f"boxes_{name}": np.concatenate([found.boxes, np.tile([0, 0, 1, 1], (fill, 1))]).astype(np.float32),
-                f"level_{name}": np.pad(found.level, (0, fill)),
-                f"image_{name}": np.pad(image[some], (0, fill)),
-                f"points_{name}": np.pad(found.points, ((0, fill), (0, 0), (0, 0))).astype(np.float32),
-                f"weights_{name}": np.pad(found.weights, ((0, fill), (0, 0))).astype(np.float32),
-            }
+            found = jittered(rng, boxes[some], r.jitter) if r.regions_from == "labels" else boxes[some]
+            batch |= self._filled(name, most, found, image[some], points[some], weights[some])
         return batch
+
+    def _filled(self, name: str, most: int, boxes: Array, image: Array, points: Array, weights: Array) -> Batch:
+        """Regions of a schema, their images, levels and landmarks, and empty ones up to so many."""
+        fill = most - len(boxes)
+        return {
+            f"boxes_{name}": np.concatenate([boxes, np.tile([0, 0, 1, 1], (fill, 1))]).astype(np.float32),
+            f"level_{name}": np.pad(level_of(boxes, self.recipe.k0, self.recipe.finest), (0, fill)),
+            f"image_{name}": np.pad(image, (0, fill)),
+            f"points_{name}": np.pad(np.nan_to_num(points), ((0, fill), (0, 0), (0, 0))).astype(np.float32),
+            f"weights_{name}": np.pad(weights, ((0, fill), (0, 0))).astype(np.float32),
+        }
 
     def _known(self, canvas: Labels, name: str) -> tuple[Array, Array, Array]:
         """Boxes, landmarks and weights of a canvas's faces that have landmarks of a schema, or of a finer one."""
@@ -170,10 +179,31 @@ class MaskFaceTask(CanvasTask):
         return boxes, points, weights
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Anchors everywhere, masks in the batch's regions."""
-        where = {n: tuple(batch[f"{part}_{n}"] for part in ("boxes", "image", "level")) for n in self.recipe.learnt}
-        outputs: dict[str, Tensor] = network(to_input(batch["pixels"]), where)
-        return outputs
+        """Anchors everywhere, and masks in regions; with those regions, if the network itself proposes them."""
+        proposed: dict[str, Tensor] = {}
+
+        def regions(outputs: dict[str, Tensor]) -> Regions:
+            if self.recipe.regions_from == "proposals":
+                proposed.update(self._proposed(outputs, batch))
+            given = batch | proposed
+            return {n: (given[f"boxes_{n}"], given[f"image_{n}"], given[f"level_{n}"]) for n in self.recipe.learnt}
+
+        outputs: dict[str, Tensor] = network(to_input(batch["pixels"]), regions)
+        return outputs | proposed
+
+    def _proposed(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch's regions of all schemas, in boxes that the network finds its faces by."""
+        r, device = self.recipe, batch["pixels"].device
+        logit, offset = (outputs[name].detach().float().cpu().numpy() for name in ("logit", "offset"))
+        boxes, image = proposals(logit, offset, all_anchors(r.canvas, r.canvas, levels(r.finest, r.smallest)))
+        made: Batch = {}
+        for name, most in zip(r.learnt, r.regions, strict=False):
+            parts = (batch[f"{part}_{name}"].cpu().numpy() for part in ("boxes", "image", "points", "weights"))
+            faces, of, points, weights = parts
+            rows, face = matched(boxes, image, faces, np.where(weights.any(axis=1), of, -1))
+            rows, face = rows[:most], face[:most]
+            made |= self._filled(name, most, boxes[rows], image[rows], points[face], weights[face])
+        return tensors(made, device)
 
     @in_float32
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -184,11 +214,12 @@ class MaskFaceTask(CanvasTask):
         parts = {
             "score": focal(outputs["logit"], batch["label"], r.alpha, r.gamma),
             "box": functional.smooth_l1_loss(offsets, batch["offset"], beta=BETA, reduction="sum")
-            / max(len(offsets), 1),
+            / divisor(image.new_tensor(len(image))),
         }
+        given = batch | outputs
         for name in r.learnt:
-            given = (batch[f"{part}_{name}"] for part in ("boxes", "points", "weights"))
-            parts[f"landmarks_{name}"] = r.landmark_weight * spatial(outputs[name], *given)
+            regions = (given[f"{part}_{name}"] for part in ("boxes", "points", "weights"))
+            parts[f"landmarks_{name}"] = r.landmark_weight * spatial(outputs[name], *regions)
         return parts
 
 
@@ -198,20 +229,21 @@ def focal(logit: Tensor, label: Tensor, alpha: float, gamma: float) -> Tensor:
     wrong = torch.where(face, -logit, logit)  # probability of what an anchor is not, as a logit
     weight = torch.where(face, alpha, 1 - alpha) * (face | (label == BACKGROUND))
     loss = weight * wrong.sigmoid() ** gamma * functional.softplus(wrong)
-    return loss.sum() / face.sum().clamp(min=1)
+    return loss.sum() / divisor(face.sum())
 
 
 def spatial(logits: Tensor, boxes: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-    """Equation 4: cross-entropy over the cells of masks (r, K, m, m), in the weighted mean of landmarks.
+    """Equation 4: cross-entropy over the cells of masks, in the weighted mean of the landmarks that their regions hold.
 
     Args:
         logits: (r, K, m, m). boxes: (r, 4) regions. points: (r, K, 2), in the same pixels. weights: (r, K).
     """
     side = logits.shape[-1]
     share = (points - boxes[:, None, :2]) / (boxes[:, None, 2:] - boxes[:, None, :2])
+    weights = weights * ((share >= 0) & (share < 1)).all(dim=2)
     column, row = (share * side).floor().long().clamp(0, side - 1).unbind(-1)
     known = logits.flatten(2).log_softmax(2).gather(2, (row * side + column)[..., None])[..., 0]
-    return -(known * weights).sum() / weights.sum().clamp(min=1)
+    return -(known * weights).sum() / divisor(weights.sum())
 
 
 def phases(recipe: Path, stage: str = METHOD) -> list[MaskFaceRecipe]:
