@@ -76,6 +76,22 @@ class Convention:
         Raises:
             OptionError: The number of landmarks is wrong, or there is no map between the schemas.
         """
+        placed = upright(self.ellipses(landmarks, schema))
+        return box_ops.square(placed) if self.square else placed
+
+    def ellipses(self, landmarks: ArrayLike, schema: Schema | None = None) -> Array:
+        """Derive the ellipses inscribed in the boxes that faces have in their own frames: outlines that turn with them.
+
+        Args:
+            landmarks, schema: See ``boxes``.
+
+        Returns:
+            (n, 2, 3) float64, affine maps from the unit circle to the image. The top of the circle, (0, -1), is the
+            top of the face. NaN with fewer than two landmarks.
+
+        Raises:
+            OptionError: See ``boxes``.
+        """
         points = np.asarray(landmarks, np.float64)
         if schema is not None and schema.name != self.schema:
             points = convert(points, schema, find_schema(self.schema))
@@ -85,8 +101,11 @@ class Convention:
                 f"{len(self.shape)}, 2); found shape {points.shape}; fit one with `lineament fit-box-convention`"
             )
         to_frame = similarity.fit(points, self.shape, symmetric=True)
-        placed = _upright(self.box + _deviations(points, self.shape, to_frame) @ self.pose, to_frame)
-        return box_ops.square(placed) if self.square else placed
+        boxes = self.box + _deviations(points, self.shape, to_frame) @ self.pose
+        to_picture = similarity.invert(to_frame)
+        centre = similarity.transform(_centre(boxes)[:, None], to_picture)[:, 0]
+        axes = to_picture[:, :, :2] * ((boxes[:, 2:] - boxes[:, :2]) / 2)[:, None]
+        return np.concatenate([axes, centre[:, :, None]], axis=2)
 
     def points(self, boxes: ArrayLike) -> Array:
         """Place the mean shape in each box (n, 4): the likely landmarks (n, k, 2).
@@ -272,12 +291,9 @@ def _in_frame(boxes: Array, to_frame: Array) -> Array:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def _upright(boxes: Array, to_frame: Array) -> Array:
-    """Upright boxes (n, 4) in the image around the ellipses inscribed in boxes of the frame."""
-    to_picture = similarity.invert(to_frame)
-    centre = similarity.transform(_centre(boxes)[:, None], to_picture)[:, 0]
-    axes = to_picture[:, :, :2] * ((boxes[:, 2:] - boxes[:, :2]) / 2)[:, None]
-    half = np.linalg.norm(axes, axis=2)
+def upright(ellipses: Array) -> Array:
+    """Upright boxes (n, 4) around ellipses (n, 2, 3), see ``Convention.ellipses``."""
+    centre, half = ellipses[:, :, 2], np.linalg.norm(ellipses[:, :, :2], axis=2)
     return np.concatenate([centre - half, centre + half], axis=1)
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 import lineament
 from lineament.cli import evaluate
 from lineament.cli.calibrate import calibrate
+from lineament.cli.compose import compose
 from lineament.cli.detect import detect
 from lineament.cli.evaluate_landmarks import landmarks, recall, speed
 from lineament.cli.export import export
@@ -53,6 +54,7 @@ app = typer.Typer(
 for command in (
     detect,
     models,
+    compose,
     train,
     export,
     calibrate,

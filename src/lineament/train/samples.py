@@ -58,7 +58,7 @@ def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -
     """
     wanted = [schema(name) for name in schemas]
     _check_there(data, recipe, split)
-    parts = {name: [_in_one_of(wanted, s, name) for s in read_coco(data / name)] for name in getattr(recipe, split)}
+    parts = {name: [in_one_of(wanted, s, name) for s in read_coco(data / name)] for name in getattr(recipe, split)}
     named = [sample for name in getattr(recipe, split) for sample in parts[name]]
     if split == "train":
         faceless = {name: read_faceless(data / name, wanted[0]) for name in recipe.backgrounds}
@@ -110,8 +110,12 @@ def _empty(samples: Sequence[Sample]) -> int:
     return sum(int((~s.learnable & ~s.ignore).sum()) for s in samples)
 
 
-def _in_one_of(schemas: Sequence[Schema], sample: Sample, name: str) -> Sample:
-    """The sample with landmarks of one of the schemas."""
+def in_one_of(schemas: Sequence[Schema], sample: Sample, name: str) -> Sample:
+    """The sample with landmarks of one of the schemas.
+
+    Raises:
+        DataError: they can become those of none; the message has the name.
+    """
     if sample.schema in schemas:
         return sample
     target = next((s for s in schemas if (sample.schema.name, s.name) in MAPS), None)
