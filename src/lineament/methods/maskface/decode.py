@@ -27,7 +27,7 @@ T = TypeVar("T", bound=Candidates)
 LIMITS = Limits(multiple=64, largest=160.0, overview=256.0)
 AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
 FACES_AT_ONCE = 64  # whose landmarks are looked for together: bounds the masks of 68 landmarks to 55 MB
-LEAST = -6.0  # logit of a face's probability below which an anchor is never a candidate: 0.0025
+LEAST = -3.9  # logit of a face's probability below which an anchor is never a candidate: 0.02, as in the paper
 LARGEST_OFFSET = 4.0  # of a box's logarithmic size, far beyond what is learnt: exp() must not overflow
 
 
