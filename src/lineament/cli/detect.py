@@ -125,7 +125,7 @@ def detect(
     device: Annotated[
         str, typer.Option(help="Device to run on, or auto for the fastest that starts. A missing device is an error.")
     ] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="Threads of the runtime (default: all cores).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads (default: all cores).")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Threads that read and annotate images.")] = 2,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = MAX_PIXELS,
 ) -> None:

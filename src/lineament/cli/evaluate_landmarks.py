@@ -107,7 +107,7 @@ def speed(
             metavar="CMD", help='Program to compare with: reads an image path per line, answers {"ms": 12.3}.'
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the runtime (default: all cores).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads (default: all cores).")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Calls per image; the median counts.")] = 5,
     faces: Annotated[str, typer.Option(help="Numbers of faces, comma-separated.")] = ",".join(map(str, COUNTS)),
     name: Name = None,
