@@ -1,4 +1,4 @@
-"""``lineament compose``: scenes of many faces, composed of labelled ones and of photos without faces."""
+"""``lineament compose``: compose scenes of many faces from labelled faces and photos without faces."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lineament.train.samples import in_one_of
 
 INDEX = "scenes.json"
 SURE = 0.7
-"""Confidence score from which a face in a background is one."""
+"""Lowest confidence score of a face in a background."""
 NAMED = 3
-"""Backgrounds with faces that a warning names."""
+"""Number of backgrounds with faces that a warning names."""
 
 
 def compose(
@@ -33,22 +33,24 @@ def compose(
     backgrounds: Annotated[list[Path], typer.Option(help="Folder of photos without faces. Repeatable.")],
     count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 1000,
     size: Annotated[int, typer.Option(min=64, help="Side of a scene in pixels.")] = 640,
-    least: Annotated[int, typer.Option(min=1, help="Fewest faces of a scene.")] = 1,
-    most: Annotated[int, typer.Option(min=1, help="Most faces of a scene.")] = 10,
+    least: Annotated[int, typer.Option(min=1, help="Smallest number of faces in a scene.")] = 1,
+    most: Annotated[int, typer.Option(min=1, help="Largest number of faces in a scene.")] = 10,
     landmarks: Annotated[str, typer.Option(metavar="SCHEMA", help="Landmarks of the scenes, such as 5 or 68.")] = "5",
     min_side: Annotated[float, typer.Option(help="Side of the smallest face in pixels.")] = 16,
-    max_side: Annotated[float, typer.Option(help="Side of the largest face, as a share of the scene's.")] = 0.6,
-    covered: Annotated[float, typer.Option(help="Largest share of a face that nearer heads may hide.")] = 0.35,
-    occluders: Annotated[float, typer.Option(min=0, max=1, help="Share of the faces with something in front.")] = 0.1,
+    max_side: Annotated[
+        float, typer.Option(help="Side of the largest face, as a share of the side of the scene.")
+    ] = 0.6,
+    covered: Annotated[float, typer.Option(help="Largest share of a face that other heads may cover.")] = 0.35,
+    occluders: Annotated[float, typer.Option(min=0, max=1, help="Share of the faces with an object in front.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Threads that compose.")] = 2,
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Look for faces in the backgrounds, and leave those photos out.")
+        bool, typer.Option("--check/--no-check", help="Leave out backgrounds in which a face is detected.")
     ] = True,
 ) -> None:
     """Compose scenes of many faces, with labels.
 
-    ``lineament train`` and ``evaluate`` read scenes.json. A mask shows which face each pixel belongs to.
+    ``lineament train`` and ``evaluate`` read scenes.json. A mask has the index of the face of each pixel.
     """
     try:
         from lineament.data.augment import Occlusion
@@ -86,7 +88,7 @@ def _labelled(path: Path, wanted: Schema) -> list[Sample]:
     """The photos of a file, with landmarks of a schema.
 
     Raises:
-        DataError: there are none, or no face has all of them.
+        DataError: There are no photos, or no face has all landmarks.
     """
     samples = [in_one_of([wanted], sample, str(path)) for sample in read_coco(path)]
     if not any(((sample.visibility > 0).all(axis=1) & ~sample.ignore).any() for sample in samples):
@@ -99,10 +101,10 @@ def _labelled(path: Path, wanted: Schema) -> list[Sample]:
 
 
 def _without_faces(samples: Sequence[Sample]) -> list[Sample]:
-    """The photos in which our own detector sees no face; a warning says how many it does see one in.
+    """The photos in which our own detector detects no face. A warning has the number of the others.
 
     Raises:
-        OptionError: it sees one in all of them.
+        OptionError: It detects a face in all of them.
     """
     detector = lineament.load()
     kept: list[Sample] = []

@@ -1,8 +1,8 @@
-"""Scenes: faces cut out of labelled photos and blended into photos without faces, as many and as large as wanted.
+"""Scenes: faces cut out of labelled photos and blended into photos without faces, of any number and size.
 
-A network that tells the faces of a crowd apart needs crowds whose every landmark is known. The machinery is that of
-`lineament.data.canvases`: a scene is a canvas of one patch, the background, with further patches of an elliptic outline
-on top. One rule says what hides what, in scenes and, for want of a better one, in photos: the larger face is nearer.
+A network that separates the faces of a crowd needs crowds with all landmarks labelled. Scenes use
+`lineament.data.canvases`: a scene is a canvas of one patch, the background, with elliptic patches on top. One rule
+decides occlusion, in scenes and, without a better one, in photos: the larger face is nearer.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from lineament.schemas import FIVE, MAPS, Schema
 Array = NDArray[Any]
 
 NONE = -1
-"""Owner of a pixel that shows no face."""
+"""Owner of a pixel without a face."""
 HEAD = np.array([[1.22, 0, 0], [0, 1.27, -0.22]])
 """From the unit circle to the outline of a head, in the frame whose unit circle is the outline of its face."""
 CELL = 4
-"""Side in pixels of the cells by which it is decided where a face has room."""
+"""Side in pixels of the cells that decide where a face has room."""
 TRIES = 30
-"""Places that a face tries before it counts as one too many."""
+"""Positions that are tried for a face before it is left out."""
 SMALLEST_SOURCE = 24
 """Side in pixels of the smallest face that is cut out."""
 LARGEST_NUMBER = 255
-"""Of a face in a mask of grey values."""
+"""Largest number of a face in a mask of grey values."""
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How faces come together in a scene. Lengths are pixels of the scene, shares and probabilities lie in [0, 1].
+    """The arrangement of faces in a scene. Lengths are pixels of the scene; shares and probabilities lie in [0, 1].
 
     Attributes:
-        share: of the canvases that are scenes, where a training mixes them with photos.
-        faces: fewest and most faces of a scene; few are drawn more often than many, since the logarithm is even.
-        min_side: shortest longer side of a face.
-        max_side: longest longer side of a face, over the scene's side.
-        alike: standard deviation of the logarithm of the sides of one scene's faces.
-        covered: largest share of a face that is hidden by nearer heads.
-        enlarge: a photo's pixels are enlarged at most so much.
-        tilt: standard deviation of the rotation, in degrees.
-        turned: probability of a rotation drawn evenly from all up to ``turned_by`` instead.
-        turned_by: in degrees.
-        mirror: probability of a mirrored face.
-        softness: least and greatest width of the blended edge, over the head's radius.
-        match: how far a face's light takes after that of the background: 0 not at all, 1 as far as its mean tells.
-        decoys: pieces of photos without faces, for each face, that are cut and blended as faces are and lie behind
-            them: a network that took seams for faces would learn better.
+        share: Share of the canvases that are scenes, if a training mixes them with photos.
+        faces: Smallest and largest number of faces. The logarithm is uniform, so few faces are more frequent than many.
+        min_side: Smallest longer side of a face.
+        max_side: Largest longer side of a face, relative to the side of the scene.
+        alike: Standard deviation of the logarithm of the sides of the faces in one scene.
+        covered: Largest share of a face that other heads cover.
+        enlarge: Largest enlargement of a photo's pixels.
+        tilt: Standard deviation of the rotation, in degrees.
+        turned: Probability of a uniform rotation of up to ``turned_by`` instead.
+        turned_by: In degrees.
+        mirror: Probability of a mirrored face.
+        softness: Smallest and largest width of the blended edge, relative to the radius of the head.
+        match: How far the light of a face follows the background: 0 not at all, 1 up to its mean.
+        decoys: Pieces of photos without faces, per face, that are cut and blended like faces and lie behind them, so
+            that the network cannot detect faces by their seams.
     """
 
     share: float = 0.5
@@ -93,7 +93,7 @@ class Arrangement:
                 raise OptionError(f"{name} lies above 0, found {getattr(self, name)}")
 
     def check_room(self, size: int) -> None:
-        """Raise `OptionError` if the most faces cannot lie beside each other in a square of that side in pixels."""
+        """Raise `OptionError` if the largest number of faces does not fit into a square of this side in pixels."""
         room = self.max_side * size
         if room < self.min_side:
             raise OptionError(
@@ -110,11 +110,13 @@ class Arrangement:
 
 @dataclass(frozen=True, eq=False)
 class Paste:
-    """A head, or what is cut as one, on top of a scene.
+    """A head or a decoy on top of a scene.
 
     Attributes:
-        row: of the photo. matrix: (2, 3) from its continuous pixels to the scene's.
-        outline: (2, 3) from the unit circle to the outline of the head in the scene. softness: of its edge.
+        row: Index of the photo.
+        matrix: (2, 3) from continuous pixels of the photo to those of the scene.
+        outline: (2, 3) from the unit circle to the outline of the head in the scene.
+        softness: Softness of its edge.
     """
 
     row: int
@@ -128,11 +130,11 @@ class Scene(Layout):
     """A scene before it is drawn.
 
     Attributes:
-        pastes: decoys, then faces in the order of the labels, which is from far to near.
+        pastes: Decoys, then faces in the order of the labels, from far to near.
         faces: (n, 2, 3) from the unit circle to the outlines of the faces.
-        visibility: (n, k) as of ``Sample``; landmarks behind a nearer head are hidden.
-        origin: (n, 2) row of each face's photo, and its place among the faces there.
-        missing: how many faces were wanted and found no room.
+        visibility: (n, k) as in ``Sample``. Landmarks behind a nearer head are hidden.
+        origin: (n, 2) index of each face's photo, and its index among the faces there.
+        missing: Number of faces without room.
     """
 
     pastes: tuple[Paste, ...]
@@ -147,8 +149,11 @@ class _Sources:
     """Faces that can be cut out.
 
     Attributes:
-        row: (n,) of their photos. place: (n,) among the faces of those. outline: (n, 2, 3).
-        side: (n,) longer side in the photo's pixels. area: (n,) of their boxes there.
+        row: (n,) indices of their photos.
+        place: (n,) indices among the faces of these photos.
+        outline: (n, 2, 3).
+        side: (n,) longer sides in pixels of the photo.
+        area: (n,) areas of their boxes there.
     """
 
     row: Array
@@ -159,7 +164,7 @@ class _Sources:
 
 
 class SceneComposer(Composer):
-    """Makes scenes, and by ``Arrangement.share`` canvases of photos as they are."""
+    """Makes scenes and, by ``Arrangement.share``, canvases of photos."""
 
     def __init__(
         self,
@@ -168,15 +173,16 @@ class SceneComposer(Composer):
         rules: LabelRules | None = None,
         arrangement: Arrangement | None = None,
     ) -> None:
-        """Find the faces that can be cut out: all landmarks are known, and no other face shows in the outline.
+        """Find the faces that can be cut out: all landmarks are known, and no other face is inside the outline.
 
         Args:
-            photos: those without faces are the backgrounds.
-            geometry, rules: as of ``Composer``, for the other canvases.
-            arrangement: of the scenes.
+            photos: Those without faces are backgrounds.
+            geometry: For the other canvases, as in ``Composer``.
+            rules: For the other canvases, as in ``Composer``.
+            arrangement: The arrangement of scenes.
 
         Raises:
-            DataError: there is no background, or no such face.
+            DataError: There is no background, or no such face.
         """
         super().__init__(photos, geometry, rules)
         self.arrangement = arrangement or Arrangement()
@@ -200,25 +206,26 @@ class SceneComposer(Composer):
             )
 
     def __len__(self) -> int:
-        """How many faces can be cut out."""
+        """Number of faces that can be cut out."""
         return len(self._sources.row)
 
     def layout(self, rng: np.random.Generator, size: int) -> Layout:
-        """A scene or, by ``share``, another canvas; nothing is drawn yet."""
+        """A scene or, by ``share``, another canvas. Nothing is drawn yet."""
         return self.scene(rng, size) if rng.random() < self.arrangement.share else super().layout(rng, size)
 
     def scene(self, rng: np.random.Generator, size: int) -> Scene:
-        """A new scene; what it is depends on the generator alone.
+        """A new scene. It depends on the random numbers alone.
 
         Args:
-            rng: decides everything. size: side in pixels.
+            rng: Random numbers.
+            size: Side in pixels.
         """
         a, sources = self.arrangement, self._sources
         low, high = np.log(a.faces[0]), np.log(a.faces[1] + 1)
         wanted = int(np.exp(rng.uniform(low, high)))
         chosen = rng.integers(len(sources.row), size=wanted)
         scales = np.minimum(self._sides(rng, wanted, size) / sources.side[chosen], a.enlarge)
-        near_first = np.argsort(-sources.area[chosen] * scales**2, kind="stable")  # which then hide nothing
+        near_first = np.argsort(-sources.area[chosen] * scales**2, kind="stable")  # which then cover nothing
         hidden = np.zeros((-(-size // CELL),) * 2, bool)
         placed: list[tuple[int, Array, bool]] = []
         for source, scale in zip(chosen[near_first].tolist(), scales[near_first], strict=True):
@@ -241,16 +248,16 @@ class SceneComposer(Composer):
         return pixels
 
     def _sides(self, rng: np.random.Generator, count: int, size: int) -> Array:
-        """Sides in pixels of a scene's faces: alike, and smaller where they are many."""
+        """Sides in pixels of the faces of a scene: similar, and smaller if there are many."""
         a = self.arrangement
         largest = max(min(a.max_side, 0.8 * count**-0.5) * size, a.min_side)
         low, high = np.log(a.min_side), np.log(largest)
         sides = rng.uniform(low, high) + rng.normal(0, a.alike, count)
-        reflected = high - np.abs(high - (low + np.abs(sides - low)))  # a limit would make many exactly alike
+        reflected = high - np.abs(high - (low + np.abs(sides - low)))  # a limit would make many exactly equal
         return np.exp(np.clip(reflected, low, high))
 
     def _turn(self, rng: np.random.Generator, scale: float) -> tuple[Array, bool]:
-        """The linear part (2, 2) of a face's way into the scene, and whether it is mirrored."""
+        """The linear part (2, 2) of a face's transform into the scene, and whether it is mirrored."""
         a = self.arrangement
         turned = rng.random() < a.turned
         angle = np.deg2rad(rng.uniform(-a.turned_by, a.turned_by) if turned else rng.normal(0, a.tilt))
@@ -259,7 +266,7 @@ class SceneComposer(Composer):
         return scale * turn * ([-1, 1] if mirrored else [1, 1]), mirrored
 
     def _room(self, rng: np.random.Generator, linear: Array, outline: Array, hidden: Array) -> Array | None:
-        """A shift (2,) by which a face lies in the scene, hidden no more than it may be; none if all tries fail."""
+        """A shift (2,) that places a face in the scene, not covered more than allowed. None if all tries fail."""
         (box,) = upright((linear @ outline)[None])
         size = CELL * np.array(hidden.shape[::-1])
         for _ in range(TRIES):
@@ -318,7 +325,7 @@ class SceneComposer(Composer):
         )
 
     def _decoys(self, rng: np.random.Generator, heads: Array) -> list[Paste]:
-        """Pieces of photos without faces in the outlines of some of the heads (n, 2, 3), moved by about a head."""
+        """Pieces of photos without faces in the outlines of some heads (n, 2, 3), moved by about a head."""
         made = []
         for head in heads[rng.random(len(heads)) < self.arrangement.decoys]:
             row = int(rng.choice(self._faceless))
@@ -344,7 +351,7 @@ class SceneComposer(Composer):
         return Patch(row, matrix, (0, 0, size, size), cv2.BORDER_REPLICATE, ())
 
     def _blend(self, pixels: Array, paste: Paste) -> None:
-        """Draw a head, in place: softly along its outline, in a light that takes after what it lies on."""
+        """Draw a head, in place: blended along its outline, in the light of its background."""
         soft = paste.softness
         (box,) = upright((paste.outline * [1 + soft, 1 + soft, 1])[None])
         limits = pixels.shape[1::-1]
@@ -377,21 +384,25 @@ def write_scenes(
     occlusion: Occlusion | None,
     jobs: int = 1,
 ) -> Iterator[tuple[Sample, int]]:
-    """Write scenes: ``images/N.jpg``, and ``masks/N.png`` of grey values that number the faces, 0 for none.
+    """Write scenes: ``images/N.jpg``, and ``masks/N.png`` of grey values with the numbers of the faces, 0 for none.
 
     A scene depends on the seed and its number alone, whichever thread draws it.
 
     Args:
-        composer: makes them, of photos with one landmark schema.
-        folder: is there, or is made. count: how many. size: side in pixels. seed: of all chance.
-        occlusion: what is drawn in front of faces. jobs: threads.
+        composer: Makes the scenes, from photos with one landmark schema.
+        folder: The folder to write to.
+        count: Number of scenes.
+        size: Side in pixels.
+        seed: Seed of all random numbers.
+        occlusion: Objects in front of faces.
+        jobs: Number of threads.
 
     Yields:
-        The labels of each, in order, and how many of the faces wanted found no room. The attribute ``visible`` is
-        the share of a face's outline that nothing covers. A face's number in the mask is its place plus 1.
+        The labels of each scene, in order, and the number of faces without room. The attribute ``visible`` is the share
+        of a face's outline that nothing covers. The number of a face in the mask is its index plus 1.
 
     Raises:
-        OptionError: a scene has no room for the most faces that are wanted, or they are more than a mask can number.
+        OptionError: A scene has no room for the largest number of faces, or a mask cannot number them.
     """
     composer.arrangement.check_room(size)
     if composer.arrangement.faces[1] > LARGEST_NUMBER:
@@ -437,12 +448,12 @@ def write_scenes(
 
 
 def _mean(pixels: Array, amount: Array) -> Array:
-    """The mean colour (3,), of no colour a little."""
+    """The mean colour (3,), with a little grey added."""
     return (pixels * amount).sum(axis=(0, 1)) / amount.sum().clip(1e-6) + 8
 
 
 def _cuttable(sample: Sample) -> tuple[Array, Array]:
-    """The faces of a photo that can be cut out: their places (m,) and outlines (m, 2, 3)."""
+    """The faces of a photo that can be cut out: their indices (m,) and outlines (m, 2, 3)."""
     none = np.zeros(0, np.intp), np.zeros((0, 2, 3))
     if not len(sample) or not (sample.schema == FIVE or (sample.schema.name, FIVE.name) in MAPS):
         return none
@@ -465,16 +476,18 @@ def chained(second: Array, first: Array) -> Array:
 
 
 def radius(outline: Array, points: Array) -> Array:
-    """How far points (..., 2) lie from the middle of an ellipse (2, 3), 1 on its outline."""
+    """The distance of points (..., 2) from the centre of an ellipse (2, 3), 1 on its outline."""
     inverse = np.linalg.inv(outline[:, :2])
     return np.hypot(*np.moveaxis((points - outline[:, 2]) @ inverse.T, -1, 0))
 
 
 def inside(outline: Array, size: tuple[int, int], cell: int = 1) -> Array:
-    """Which cells (h, w) of a picture have their middles in an ellipse.
+    """Which cells (h, w) of an image have their centres in an ellipse.
 
     Args:
-        outline: (2, 3) in pixels. size: width and height in cells. cell: side of a cell in pixels.
+        outline: (2, 3) in pixels.
+        size: Width and height in cells.
+        cell: Side of a cell in pixels.
     """
     found = np.zeros(size[::-1], bool)
     (box,) = upright(outline[None]) / cell
@@ -486,13 +499,14 @@ def inside(outline: Array, size: tuple[int, int], cell: int = 1) -> Array:
 
 
 def owners(faces: Array, size: tuple[int, int], cell: int = 1) -> Array:
-    """Which face each cell of a picture shows: (h, w) int16, `NONE` where it shows none.
+    """The index of the face in each cell of an image: (h, w) int16, `NONE` without a face.
 
-    A nearer head hides what is behind it, and only the face on it shows a face.
+    A nearer head covers what is behind it, and only the face on it counts as a face.
 
     Args:
-        faces: (n, 2, 3) from the unit circle to the faces' outlines in pixels, from far to near.
-        size: width and height in cells. cell: side of a cell in pixels.
+        faces: (n, 2, 3) from the unit circle to the outlines of the faces in pixels, from far to near.
+        size: Width and height in cells.
+        cell: Side of a cell in pixels.
     """
     owner = np.full(size[::-1], NONE, np.int16)
     for i, face in enumerate(faces):
@@ -502,10 +516,11 @@ def owners(faces: Array, size: tuple[int, int], cell: int = 1) -> Array:
 
 
 def outlines(labels: Labels, schemas: Sequence[Schema]) -> Array:
-    """The outlines (n, 2, 3) of labelled faces: by their landmarks or, where those are not known, by their boxes.
+    """The outlines (n, 2, 3) of labelled faces, from their landmarks or, if unknown, from their boxes.
 
     Args:
-        labels: what is on a canvas. schemas: those of its landmarks.
+        labels: The labels of a canvas.
+        schemas: The schemas of its landmarks.
     """
     half = (labels.boxes[:, 2:] - labels.boxes[:, :2]).astype(np.float64) / 2
     centre = (labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2
@@ -520,5 +535,5 @@ def outlines(labels: Labels, schemas: Sequence[Schema]) -> Array:
 
 
 def from_far_to_near(labels: Labels) -> Array:
-    """The order (n,) of faces in which nearer ones come later: by size."""
+    """The order (n,) of faces from far to near: by size."""
     return np.argsort(box_ops.area(labels.boxes), kind="stable")

@@ -1,4 +1,4 @@
-"""Which views of an image a detector is shown, and which faces count in which of them."""
+"""The views of an image for a detector, and which faces count in which view."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lineament.views import View
 Array = NDArray[Any]
 
 LARGEST_IN_TILES = 160.0
-"""Side in pixels up to which a face counts in a tile, where others show more of what is around it."""
+"""Largest side, in pixels, of a face that counts in a tile if other views show more of its surroundings."""
 COMMON = 0.8
-"""Share of the largest side in one view that is the smallest in the next."""
+"""Smallest side in one view as a share of the largest side in the next."""
 SMALLEST_OVERVIEW = 64
-"""Longer edge in pixels of the smallest overview."""
+"""Longer edge of the smallest overview, in pixels."""
 
 
 @dataclass(frozen=True)
 class OverviewSettings(ViewSettings):
-    """Settings of detectors that also look at a smaller view, for large faces.
+    """Settings of detectors that also use a smaller view, for large faces.
 
     Attributes:
-        overview: whether they do.
-        overview_share: longer edge of that view, over the input's, in (0, 1].
+        overview: Whether they do.
+        overview_share: Longer edge of that view relative to the input, in (0, 1].
     """
 
     overview: bool = True
@@ -41,12 +41,12 @@ class OverviewSettings(ViewSettings):
 
 
 class Limits(NamedTuple):
-    """What a network is good for.
+    """The limits of a network.
 
     Attributes:
-        multiple: what the sides of an input are multiples of.
-        largest: side in pixels of the input up to which a face counts where an overview shows it, too.
-        overview: longer edge in pixels of the largest overview.
+        multiple: The sides of an input are multiples of this.
+        largest: Largest side, in pixels of the input, of a face that counts if an overview shows it, too.
+        overview: Longer edge of the largest overview, in pixels.
     """
 
     multiple: int
@@ -55,15 +55,18 @@ class Limits(NamedTuple):
 
 
 def looks(number: int, image: Array, settings: OverviewSettings, limits: Limits) -> list[View]:
-    """The views of an image: the whole, an overview, further sizes, tiles; and the mirror images of all.
+    """The views of an image: the whole, an overview, more sizes, tiles; and the mirror images of all.
 
     Args:
-        number: index of the image. image: (h, w, 3) uint8.
+        number: Index of the image.
+        image: (h, w, 3) uint8.
+        settings: The settings of the detector.
+        limits: The limits of its network.
     """
     s, multiple = settings, limits.multiple
     whole = views.whole(number, image, s.input_size, margin=s.margin, multiple=multiple)
     tiled = s.tiles and max(image.shape[:2]) > s.input_size
-    if tiled:  # which show larger what is small enough to lie whole in one of them, wherever it is
+    if tiled:  # tiles show larger what is small enough to be inside one of them, wherever it is
         whole = replace(whole, smallest=COMMON * min(s.overlap * s.input_size, LARGEST_IN_TILES) * whole.scale)
     shown = [whole]
     size = min(s.overview_share * s.input_size, limits.overview)

@@ -1,4 +1,4 @@
-"""ONNX graphs whose convolutions compute in integers of 8 bits: what all methods have in common."""
+"""Quantise ONNX graphs to 8-bit integers: what all methods share."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ def in_bytes(
     feeds: Iterable[Mapping[str, Array]],
     ranges: Mapping[str, Any] | None = None,
 ) -> onnx.ModelProto:
-    """A copy of a model some of whose nodes compute in bytes: activations unsigned, weights signed, each by channel.
+    """A copy of a model with some nodes that compute in bytes: activations unsigned, weights signed, each per channel.
 
     Args:
-        model: in floats. nodes: names of those nodes.
-        feeds: inputs by name, from whose values the ranges of activations are taken.
-        ranges: of activations that are known, as onnxruntime's tool takes them (``TensorQuantOverrides``).
+        model: The model in floats.
+        nodes: Names of those nodes.
+        feeds: Inputs by name. Their values set the ranges of activations.
+        ranges: Known ranges of activations, in the form of onnxruntime's tool (``TensorQuantOverrides``).
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -37,7 +38,7 @@ def in_bytes(
             return next(self._feeds, None)
 
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # the tool advises, on the root logger, what the export has done
+    logging.root.setLevel(logging.ERROR)  # the tool advises, on the root logger, what the export has already done
     try:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "bytes.onnx"
@@ -58,7 +59,7 @@ def in_bytes(
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and constants that lead nowhere."""
+    """Remove unused nodes and constants."""
     wanted = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):
