@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ pytest.importorskip("torch")
 from lineament.methods.mtcnn import training
 from lineament.train import run as run_module
 from lineament.train.recipe import shipped_recipe
+
+train_command = importlib.import_module("lineament.cli.train")  # the package's attribute of that name is the command
 
 
 def test_it_runs_the_shipped_recipe_and_says_where_the_file_is(
@@ -83,3 +86,14 @@ def test_settings_are_listed_without_data(run: Callable[..., Result]) -> None:
     missing = run("train", "mtcnn")
     assert missing.exit_code == 2
     assert "--data" in missing.stderr
+
+
+def test_the_line_moves_while_nothing_is_counted() -> None:
+    line = train_command._Line()
+    show = line.report("kpnet", 10)
+    show(10, {"loss": 0.5})
+    (task,) = line._progress.tasks
+    assert (task.description, task.total, task.finished, task.fields["latest"]) == ("kpnet", 10, True, "loss 0.5")
+    line.report("kpnet: finishing", 0)
+    (task,) = line._progress.tasks
+    assert (task.description, task.total, task.finished) == ("kpnet: finishing", None, False)

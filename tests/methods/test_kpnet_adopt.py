@@ -128,17 +128,18 @@ def test_a_fine_tuning_with_few_photos_begins_with_shipped_weights_and_keeps_how
     lists = {"train": '["scenes.json"]', "val": '["scenes.json"]'}
     file = run(training, tmp_path, shipped_recipe("kpnet-lite-finetune"), tmp_path / "run", overrides=few | lists)
     mine, theirs = (parse_metadata(read_metadata(read_weights(name)))[1] for name in (file, "kpnet-lite"))
-    for name in ("evidence", "calibration", "landmark_evidence", "backbone", "overview_share"):
+    for name in ("refinement", "evidence", "calibration", "landmark_evidence", "backbone", "overview_share"):
         assert mine[name] == theirs[name]
     about = read_metadata(file.read_bytes())
     assert (about["name"], about["licence"].split(";")[0]) == ("own-kpnet", "not stated")
     assert "the terms of kpnet-lite hold" in about["licence"]
     recipe = training.read(tmp_path / "run" / RECIPE)
     config = training._config(recipe)
-    assert training._kept(recipe, config, faces=training.LEAST_JUDGED) == {}
+    assert training._kept(recipe, config, faces=training.LEAST_JUDGED).keys() == {"refinement"}
     assert training._kept(recipe, replace(config, landmarks="68"), faces=3) == {}
     assert training._kept(replace(recipe, initial=""), config, faces=3) == {}
     assert training._kept(replace(recipe, settings={"evidence": False}), config, faces=3).keys() == {
+        "refinement",
         "calibration",
         "landmark_evidence",
     }

@@ -79,10 +79,10 @@ class Messages(logging.Handler):
         self.say(text, "red")
         self.console.quiet = quiet
 
-    def progress(self, *columns: ProgressColumn) -> Progress:
+    def progress(self, *columns: ProgressColumn, expand: bool = False) -> Progress:
         """A progress bar that disappears at the end. Hidden if the output is not a terminal."""
         shown = self.console.is_terminal and not self.console.quiet
-        return Progress(*columns, console=self.console, transient=True, disable=not shown)
+        return Progress(*columns, console=self.console, transient=True, disable=not shown, expand=expand)
 
 
 messages = Messages()

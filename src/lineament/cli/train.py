@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from lineament.cli.messages import messages
 from lineament.cli.options import pairs
@@ -98,8 +99,16 @@ class _Line:
     """A progress line: the current work, from the library's log, and how far it is."""
 
     def __init__(self) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-        self._progress = messages.progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[latest]}"))
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what other columns leave
+        self._progress = messages.progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(12),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[latest]}", table_column=rest),
+            expand=True,
+        )
         self._task = self._progress.add_task("reading", total=None, latest="")
 
     def __enter__(self) -> _Line:
@@ -114,7 +123,8 @@ class _Line:
 
     def report(self, title: str, total: int) -> Report:
         """Start a stage. Returns a callback for its progress."""
-        self._progress.update(self._task, description=title, total=total, completed=0, latest="")
+        self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(title, total=total or None, latest="")
 
         def show(done: int, figures: Mapping[str, float]) -> None:
             self._progress.update(self._task, completed=done)
@@ -124,7 +134,7 @@ class _Line:
         return show
 
     def _tell(self, latest: str) -> None:
-        self._progress.update(self._task, latest=latest[:100])
+        self._progress.update(self._task, latest=latest)
 
 
 def _print_settings(training: Training, recipe: Path, stages: Sequence[str]) -> None:

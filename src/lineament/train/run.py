@@ -69,7 +69,8 @@ def run(
         out: Folder of the run.
         stage: The stage to train. ``None``: all in turn.
         overrides: Settings that replace the recipe's, written as in TOML.
-        report: Makes a progress callback for a stage with this many steps, or seconds if it runs for a fixed time.
+        report: Makes a progress callback for a stage with this many steps, or seconds if it runs for a fixed time;
+            0 if that is not known.
 
     Returns:
         The exported file in the folder of the run, or the folder if other stages are not trained yet.
@@ -91,12 +92,16 @@ def run(
             if number < len(phases) and is_finished(out / name, settings, number):
                 continue
             with processes.main_process_first():
+                title = name if len(phases) == 1 else f"{name}, phase {number} of {len(phases)}"
+                if report:
+                    report(f"{title}: preparing", 0)
                 task = method.prepare(name, data, settings, out)
-            title = name if len(phases) == 1 else f"{name}, phase {number} of {len(phases)}"
             train(
                 task, settings, out / name, report(title, Schedule(settings).length) if report else None, phase=number
             )
         if processes.is_main_process:
+            if report:
+                report(f"{name}: finishing", 0)
             method.finish(name, task, out)
     if stage not in (None, method.STAGES[-1]):
         return out

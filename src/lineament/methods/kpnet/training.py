@@ -179,25 +179,31 @@ def _fitted(graph: Graph, task: KPNetTask) -> dict[str, Any]:
     count = min(r.steps * r.batch, CANVASES)
     config = Config(**parse_metadata(graph.metadata)[1])
     kept = _kept(r, config, sum(int((~sample.ignore).sum()) for sample in task.held_out.photos.samples))
+    _log.info("fitting boxes and scores")
     return kept | fitted(
         graph,
         replace(config, **kept),
         canvases=(task.composer.canvas(generator(r.seed, i), r.canvas) for i in range(count)),
         photos=task.held_out.photos,
         canvas=r.canvas,
-        given={*r.settings, *kept},
+        given={*r.settings, *(kept.keys() & set(SCORES))},
     )
 
 
 def _kept(recipe: KPNetRecipe, config: Config, faces: int) -> dict[str, Any]:
-    """The fits of the initial weights' scores, for a fine-tuning with too few validation faces."""
-    if faces >= LEAST_JUDGED or not is_weights(recipe.initial):
+    """Fits of the initial weights that a fine-tuning keeps: of boxes until they are fitted, of scores if it has too few
+    validation faces.
+    """
+    if not is_weights(recipe.initial):
         return {}
     before = config_of(parse_metadata(read_metadata(read_weights(recipe.initial)))[1])
     if (before.backbone, before.landmarks) != (config.backbone, config.landmarks):
         return {}
-    _log.info("scores are made as %s makes them: %d validation faces are too few to fit to", recipe.initial, faces)
-    return {name: getattr(before, name) for name in SCORES if name not in recipe.settings}
+    names = ["refinement"]
+    if faces < LEAST_JUDGED:
+        _log.info("%d validation faces are too few to fit scores to: those of %s are kept", faces, recipe.initial)
+        names += SCORES
+    return {name: getattr(before, name) for name in names if name not in recipe.settings}
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
