@@ -15,8 +15,9 @@ cv2 = pytest.importorskip("cv2")
 
 from lineament.boxes import coverage  # noqa: E402
 from lineament.data.cache import Photos  # noqa: E402
-from lineament.data.canvases import Canvas, Composer, Composition, LabelRules, Layout, warp  # noqa: E402
+from lineament.data.canvases import Canvas, Composer, Composition, Cropping, LabelRules, Layout, warp  # noqa: E402
 from lineament.data.sample import HIDDEN, VISIBLE, Sample  # noqa: E402
+from lineament.errors import OptionError  # noqa: E402
 from lineament.schemas import FIVE, SIXTY_EIGHT  # noqa: E402
 from lineament.similarity import transform  # noqa: E402
 from scenes import POINTS, scene  # noqa: E402
@@ -411,3 +412,71 @@ def test_a_warp_colours_what_lies_outside() -> None:
     photo = np.full((10, 10, 3), 200, np.uint8)
     small = warp(photo, np.array([[1, 0, 30], [0, 1, 0]]), (20, 20), cv2.BORDER_CONSTANT, (1, 2, 3))
     assert (small == [1, 2, 3]).all()
+
+
+def test_crops_show_photos_at_every_scale_and_half_of_them_hold_a_face(dotted: Sample, cache: Cache) -> None:
+    corners = np.array([[[0.0, 0], [320, 0], [0, 240], [320, 240]]])
+
+    def drawn(**settings: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scales, and where the corners of the photo (n, 4, 2) lie in crops of 150 pixels."""
+        made = layouts(Composer(cache([dotted]), Cropping(**settings)), 800, size=150)  # type: ignore[arg-type]
+        matrices = np.array([layout.patches[0].matrix for layout in made])
+        return np.hypot(*matrices[:, :, 0].T), transform(corners, matrices)
+
+    scales, at = drawn(mirror=0)
+    assert 0.5 <= scales.min() < 0.51
+    assert 2.49 < scales.max() <= 2.5
+    low, high = at.min(axis=1), at.max(axis=1)
+    larger = high - low >= 150
+    assert ((low <= 1e-9) & (high >= 150 - 1e-9))[larger].all()  # a crop lies in the photo,
+    assert ((low >= -1e-9) & (high <= 150 + 1e-9))[~larger].all()  # or the photo in the crop
+
+    def held(**settings: float) -> NDArray[np.bool_]:
+        scales, at = drawn(mirror=0.5, **settings)
+        centres = at[:, 0] + scales[:, None] * [170, 130]  # of the face of 80 pixels
+        flipped = at[:, 0, 0] > at[:, 1, 0]
+        centres[flipped, 0] = (at[:, 0, 0] - scales * 170)[flipped]
+        half = scales[:, None] * 40
+        inside = (centres - half >= -1e-6) & (centres + half <= 150 + 1e-6)
+        filled = (centres - half <= 1e-6) & (centres + half >= 150 - 1e-6)
+        return (inside | filled).all(axis=1)
+
+    assert held(around=1.0).all()
+    anywhere, half = held(around=0.0).mean(), held(around=0.5).mean()
+    assert anywhere < 0.7
+    assert half == pytest.approx((1 + anywhere) / 2, abs=0.05)
+
+
+def test_crops_can_have_faces_of_given_sizes_turned_by_up_to_an_angle(dotted: Sample, cache: Cache) -> None:
+    composer = Composer(cache([dotted]), Cropping(faces=(60, 120), around=1.0, tilt=30, mirror=0))
+    drawn = layouts(composer, 300, size=160)
+    matrices = np.array([layout.patches[0].matrix for layout in drawn])
+    sides = 80 * np.hypot(*matrices[:, :, 0].T)
+    assert 60 <= sides.min() < 61
+    assert 119 < sides.max() <= 120
+    degrees = np.rad2deg(np.arctan2(-matrices[:, 0, 1], matrices[:, 1, 1]))
+    assert -30 <= degrees.min() < -29
+    assert 29 < degrees.max() <= 30
+    for layout in drawn:
+        (box,) = layout.labels.boxes
+        assert (box >= -1e-3).all()
+        assert (box <= 160 + 1e-3).all()
+        assert not layout.labels.ignore.any()
+    canvas = composer.canvas(np.random.default_rng(0), 160)
+    for point, colour in zip(canvas.landmarks[0], COLOURS, strict=True):
+        x, y = np.floor(point).astype(int)
+        np.testing.assert_allclose(canvas.pixels[y, x], colour, atol=40)
+
+
+def test_crops_of_photos_without_faces_and_of_faces_larger_than_a_crop(dotted: Sample, cache: Cache) -> None:
+    plain = Sample.of(dotted.path, [], size=(320, 240))
+    canvas = Composer(cache([plain]), Cropping(faces=(60, 120))).canvas(np.random.default_rng(0), 64)
+    assert not len(canvas.boxes)
+    large = layouts(
+        Composer(cache([dotted]), Cropping(faces=(300, 400), around=1.0), LabelRules(visible=0)), 20, size=100
+    )
+    for layout in large:
+        assert (layout.labels.boxes[0, :2] <= 1e-3).all()
+        assert (layout.labels.boxes[0, 2:] >= 100 - 1e-3).all()
+    with pytest.raises(OptionError, match=r"cropping\.faces is the smallest and the largest side, or empty"):
+        Cropping(faces=(150,))

@@ -90,6 +90,15 @@ def test_plateau_waits_for_validations_without_a_better_score() -> None:
     assert found == pytest.approx([0.2, 0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.002, 0.002])
 
 
+def test_the_rate_does_not_fall_below_the_lowest() -> None:
+    schedule = Schedule(replace(RECIPE, schedule="plateau", warmup=0, patience=1, factor=0.1, lowest_rate=0.003))
+    found = []
+    for score in (1.0, 1.0, 1.0, 1.0):
+        schedule.validated(score)
+        found.append(schedule.rate(50, 0))
+    assert found == pytest.approx([0.2, 0.02, 0.003, 0.003])
+
+
 def test_a_resumed_plateau_goes_on() -> None:
     recipe = replace(RECIPE, schedule="plateau", warmup=0, patience=2)
     first, second = Schedule(recipe), Schedule(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lineament.data.canvases import Cropping  # noqa: E402
 from lineament.errors import OptionError  # noqa: E402
+from lineament.methods.backbones.resnet import ResNet50, ResNeXt101, ResNeXt152  # noqa: E402
 from lineament.methods.isnet import training as isnet  # noqa: E402
 from lineament.methods.kpnet import training as kpnet  # noqa: E402
+from lineament.methods.maskface import training as maskface  # noqa: E402
 from lineament.methods.mtcnn import training as mtcnn  # noqa: E402
 from lineament.train.loop import train  # noqa: E402
-from lineament.train.optim import Schedule  # noqa: E402
+from lineament.train.optim import Schedule, optimizer  # noqa: E402
 from lineament.train.recipe import copy_recipe, read_about  # noqa: E402
 from lineament.train.run import RECIPE, run  # noqa: E402
+from lineament.train.task import tensors  # noqa: E402
 from lineament.weights import models  # noqa: E402
 from scenes import write_data  # noqa: E402
 
@@ -79,6 +84,50 @@ def test_mtcnns_paper_is_decoded_as_printed() -> None:
     config = mtcnn._config(mtcnn.read(RECIPES / "mtcnn-paper.toml", "onet"))
     assert (config.pnet_threshold, config.rnet_threshold, config.threshold) == (0.6, 0.7, 0.7)
     assert (config.consensus, config.looks, config.nms_onet, config.over) == (0, None, 0.7, "min")
+
+
+def test_maskfaces_paper_is_trained_as_printed() -> None:
+    faces, landmarks = maskface.phases(RECIPES / "maskface-paper.toml")
+    rates = [Schedule(faces).rate(step, 0.0) for step in (1, 2500, 5000, 50_000)]
+    assert rates == pytest.approx([1e-4, 5e-3, 1e-2, 1e-2], rel=0.03)
+    for recipe in (faces, landmarks):
+        assert (recipe.optimizer, recipe.momentum, recipe.weight_decay, recipe.batch) == ("sgd", 0.9, 1e-4, 8)
+        assert (recipe.schedule, recipe.factor, recipe.lowest_rate) == ("plateau", 0.1, 1e-4)
+        assert (recipe.frozen, recipe.norm, recipe.width, recipe.head_layers, recipe.k0) == (2, "group", 256, 8, 3)
+        assert (recipe.alpha, recipe.gamma, recipe.landmark_weight) == (0.25, 2, 0.25)
+        assert recipe.regions_from == "proposals"
+        assert np.square([recipe.labels.smallest, recipe.labels.largest]) == pytest.approx(
+            [0.4 * 16**2, 2.5 * (256 * 2 ** (2 / 3)) ** 2], rel=0.01
+        )
+    assert (faces.canvas, faces.geometry) == (640, Cropping(scale=(0.5, 2.5), around=0.5))
+    assert (landmarks.canvas, landmarks.geometry) == (480, Cropping(faces=(150, 450), around=1, tilt=30))
+
+
+def test_maskfaces_paper_takes_a_step_with_each_of_its_backbones(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (ResNet50, ResNeXt101, ResNeXt152):
+        monkeypatch.setattr(kind, "blocks", (1, 1, 1, 1))
+    tiny = {
+        "canvas": "96",
+        "width": "32",
+        "head_width": "32",
+        "held_out": "2",
+        "batch": "2",
+        "cropping.faces": "[40, 60]",
+    }
+    few = {"steps": "1", "validate_every": "1", "backbone": '"mobilenet-v2"'}
+    assert np.isfinite(loss_after_first_steps(maskface, "maskface-paper", "maskface", data, **tiny, **few))
+    recipe = maskface.read(data / "run" / RECIPE)
+    task = maskface.prepare("maskface", data, recipe, data / "run")
+    batch = tensors(task.batch(0), torch.device("cpu"))
+    assert len(batch["offset"])
+    for name in ("resnet-50", "resnext-101", "resnext-152"):
+        network = maskface.build(replace(recipe, backbone=name))
+        step = optimizer(network, recipe)
+        losses = torch.stack(list(task.losses(task.forward(network, batch), batch).values()))
+        losses.sum().backward()
+        step.step()
+        assert losses.isfinite().all()
+        assert all(p.isfinite().all() for p in network.parameters())
 
 
 @pytest.mark.parametrize("name", ["kpnet", "kpnet-lite", "kpnet-hourglass", "mtcnn", "isnet-5", "isnet-68"])

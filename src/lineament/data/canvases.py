@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lineament.boxes import coverage
 from lineament.data.cache import Photos
 from lineament.data.sample import HIDDEN, VISIBLE, Sample
+from lineament.errors import OptionError
 from lineament.similarity import transform
 
 Array = NDArray[Any]
@@ -131,6 +132,32 @@ class Composition:
 
 
 @dataclass(frozen=True)
+class Cropping:
+    """The geometry of canvases that each are a crop of one resized photo, as in the paper on MaskFace (section 3.3).
+
+    Photos are drawn uniformly. A crop lies in its photo where that is larger, and shows all of it where it is smaller.
+
+    Attributes:
+        scale: Range of the factor that photos are resized by.
+        faces: Range of the longer side, in pixels, that one random face is resized to instead. Empty: photos are
+            resized by ``scale``, as are those without faces.
+        around: Share of the crops that hold one random face. The others lie anywhere.
+        tilt: Largest rotation to either side, in degrees.
+        mirror: Probability of a mirrored photo.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.5)
+    faces: tuple[float, ...] = ()
+    around: float = 0.5
+    tilt: float = 0.0
+    mirror: float = 0.5
+
+    def __post_init__(self) -> None:
+        if len(self.faces) not in (0, 2):
+            raise OptionError(f"cropping.faces is the smallest and the largest side, or empty; found {self.faces}")
+
+
+@dataclass(frozen=True)
 class LabelRules:
     """Which faces count, and the weights of their landmarks.
 
@@ -157,22 +184,25 @@ class Composer:
         schemas: The schemas of the photos' landmarks. ``Labels.schema`` is an index into them.
     """
 
-    def __init__(self, photos: Photos, geometry: Composition | None, rules: LabelRules | None = None) -> None:
+    def __init__(
+        self, photos: Photos, geometry: Composition | Cropping | None, rules: LabelRules | None = None
+    ) -> None:
         """Sort the photos.
 
         Args:
             photos: At least one. Those without faces to learn are backgrounds.
-            geometry: The composition. ``None``: no augmentation. Each canvas shows a whole photo whose longer edge is
-                that of the canvas, with black to the right or below. Photos are drawn uniformly.
+            geometry: The composition, or the cropping. ``None``: no augmentation. Each canvas shows a whole photo whose
+                longer edge is that of the canvas, with black to the right or below. Photos are drawn uniformly.
             rules: Which labels count.
         """
         self.photos, self.rules = photos, rules or LabelRules()
         self.schemas = tuple({s.schema.name: s.schema for s in photos.samples}.values())
         self._landmarks = max(map(len, self.schemas))
         self._weights = [_weights(s, self.rules) for s in photos.samples]
-        self._composes, self.geometry = geometry is not None, geometry or Composition()
+        self.geometry = geometry
+        self._composition = geometry if isinstance(geometry, Composition) else Composition()
         faces = np.array([np.count_nonzero(s.learnable) for s in photos.samples])
-        close_up = np.array([max(s.width, s.height) <= self.geometry.close_up for s in photos.samples])
+        close_up = np.array([max(s.width, s.height) <= self._composition.close_up for s in photos.samples])
         # The square root shows crowds more often than portraits, but not as often as they have faces.
         chances = np.sqrt(faces + 1.0)
         self._whole, self._close_ups, self._backgrounds = (
@@ -192,7 +222,9 @@ class Composer:
 
     def layout(self, rng: np.random.Generator, size: int) -> Layout:
         """Like ``canvas``, but nothing is drawn. Drawing is most of the work and may be done elsewhere."""
-        return self._tile(rng, size, size, 0) if self._composes else self._letterbox(rng, size)
+        if isinstance(self.geometry, Cropping):
+            return self._crop(rng, size, self.geometry)
+        return self._tile(rng, size, size, 0) if self.geometry else self._letterbox(rng, size)
 
     def draw(self, layout: Layout) -> Array:
         """The pixels (h, w, 3) uint8 of a layout."""
@@ -213,10 +245,32 @@ class Composer:
         patch = Patch(row, matrix, (0, 0, size, size), cv2.BORDER_CONSTANT, (0, 0, 0))
         return Layout((size, size), (patch,), self._labels(row, matrix, (size, size), mirrored=False))
 
+    def _crop(self, rng: np.random.Generator, size: int, geometry: Cropping) -> Layout:
+        """A part of one photo, or all of it with black around."""
+        row = int(rng.integers(len(self.photos)))
+        sample = self.photos.samples[row]
+        mirrored = bool(rng.random() < geometry.mirror)
+        faces = sample.boxes[sample.learnable].astype(float)
+        face = faces[rng.integers(len(faces), size=min(len(faces), 1))]  # (1, 4), or (0, 4) without faces
+        scale = rng.uniform(*geometry.scale)
+        if geometry.faces and len(face):
+            smallest, largest = geometry.faces
+            scale = rng.uniform(smallest, largest) / (face[0, 2:] - face[0, :2]).max()
+        linear = _linear(scale, rng.uniform(-geometry.tilt, geometry.tilt), mirrored)
+        corners = _corners(sample.width, sample.height) @ linear.T
+        shifts = _shifts(corners.min(axis=0), corners.max(axis=0), size)
+        if len(face) and rng.random() < geometry.around:
+            centre = linear @ (face[0, :2] + face[0, 2:]) / 2
+            half = scale * (face[0, 2:] - face[0, :2]) / 2
+            shifts = np.clip(_shifts(centre - half, centre + half, size), *shifts)
+        matrix = np.column_stack([linear, rng.uniform(*shifts)])
+        patch = Patch(row, matrix, (0, 0, size, size), cv2.BORDER_CONSTANT, (0, 0, 0))
+        return Layout((size, size), (patch,), self._labels(row, matrix, (size, size), mirrored))
+
     def _tile(self, rng: np.random.Generator, width: int, height: int, level: int) -> Layout:
-        split = self.geometry.split[level] if level < len(self.geometry.split) else 0
+        split = self._composition.split[level] if level < len(self._composition.split) else 0
         w, h = width // 2, height // 2
-        if min(w, h) >= self.geometry.smallest_tile and rng.random() < split:
+        if min(w, h) >= self._composition.smallest_tile and rng.random() < split:
             return _quilt([[self._tile(rng, x, y, level + 1) for x in (w, width - w)] for y in (h, height - h)])
         return self._patch(rng, width, height, level)
 
@@ -224,14 +278,14 @@ class Composer:
         """One photo on one tile."""
         row = self._lot(rng, level).draw(rng)
         sample = self.photos.samples[row]
-        mirrored = bool(rng.random() < self.geometry.mirror)
+        mirrored = bool(rng.random() < self._composition.mirror)
         matrix = self._placement(rng, sample, width, height, mirrored)
         patch = Patch(row, matrix, (0, 0, width, height), *_surroundings(rng, self.photos[row]))
         return Layout((width, height), (patch,), self._labels(row, matrix, (width, height), mirrored))
 
     def _lot(self, rng: np.random.Generator, level: int) -> _Lot:
-        backgrounds = self.geometry.backgrounds
-        close_ups = self.geometry.close_ups[min(level, len(self.geometry.close_ups) - 1)]
+        backgrounds = self._composition.backgrounds
+        close_ups = self._composition.close_ups[min(level, len(self._composition.close_ups) - 1)]
         lots = (self._whole, self._close_ups, self._backgrounds)
         shares = np.array([1 - backgrounds - close_ups, close_ups, backgrounds]) * [len(lot.rows) > 0 for lot in lots]
         if not shares.any():  # all photos are of kinds that the geometry leaves out
@@ -240,7 +294,7 @@ class Composer:
 
     def _placement(self, rng: np.random.Generator, sample: Sample, width: int, height: int, mirrored: bool) -> Array:
         """Transform (2, 3) float64 from continuous pixels of the photo to those of the tile."""
-        geometry = self.geometry
+        geometry = self._composition
         anchors = np.flatnonzero(sample.learnable)
         low = geometry.cover * max(width, height) / max(sample.width, sample.height)
         if len(anchors):
@@ -255,8 +309,7 @@ class Composer:
         scale = np.exp(rng.uniform(np.log(min(low, high)), np.log(high)))
         turned = rng.random() < geometry.turned
         degrees = rng.uniform(-geometry.turned_by, geometry.turned_by) if turned else rng.normal(0, geometry.tilt)
-        a, b = scale * np.cos(np.deg2rad(degrees)), scale * np.sin(np.deg2rad(degrees))
-        linear = np.array([[a, -b], [b, a]]) * ([-1, 1] if mirrored else [1, 1])
+        linear = _linear(scale, degrees, mirrored)
         shift = rng.random(2) * (width, height) - linear @ centre
         if rng.random() < geometry.full:
             shift += _inwards(_corners(sample.width, sample.height) @ linear.T + shift, np.array([width, height]))
@@ -344,6 +397,17 @@ def warp(photo: Array, matrix: Array, size: tuple[int, int], border: int, colour
 
 def _corners(width: int, height: int) -> Array:
     return np.array([[0, 0], [width, 0], [0, height], [width, height]])
+
+
+def _linear(scale: float, degrees: float, mirrored: bool) -> Array:
+    """The linear part (2, 2) of a similarity that mirrors first, if at all, and then rotates."""
+    a, b = scale * np.cos(np.deg2rad(degrees)), scale * np.sin(np.deg2rad(degrees))
+    return np.array([[a, -b], [b, a]]) * ([-1, 1] if mirrored else [1, 1])
+
+
+def _shifts(low: Array, high: Array, size: int) -> Array:
+    """Least and largest shift (2, 2) by which what reaches from low (2,) to high (2,) lies in a tile or fills it."""
+    return np.sort([-low, size - high], axis=0)
 
 
 def _inwards(corners: Array, limits: Array) -> Array:

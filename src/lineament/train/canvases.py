@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lineament.data.augment import Cover, Light, Looks, Occlusion, Quality, covers, distort, looks
 from lineament.data.cache import Photos
-from lineament.data.canvases import Composer, Composition, LabelRules, Labels, Layout
+from lineament.data.canvases import Composer, Composition, Cropping, LabelRules, Labels, Layout
 from lineament.data.device import DeviceComposer, plan
 from lineament.train.recipe import Recipe
 from lineament.train.samples import check_learnable, read_split
@@ -37,6 +37,7 @@ class CanvasRecipe(Recipe):
         longest: Longer edge in pixels to which photos are scaled down in the cache.
         held_out: Number of canvases of validation photos on which the losses are measured.
         composition: Geometry of the canvases. Off: whole photos, neither moved nor mirrored.
+        cropping: Geometry of canvases that are crops of one photo. It replaces the composition. Off by default.
         light: Changes of light.
         quality: Loss of quality.
         occlusion: Occlusion of faces.
@@ -48,10 +49,16 @@ class CanvasRecipe(Recipe):
     longest: int = 800
     held_out: int = 96
     composition: Composition | None = Composition()
+    cropping: Cropping | None = None
     light: Light | None = Light()
     quality: Quality | None = Quality()
     occlusion: Occlusion | None = Occlusion()
     labels: LabelRules = LabelRules()
+
+    @property
+    def geometry(self) -> Composition | Cropping | None:
+        """The geometry of the canvases; ``None`` for whole photos."""
+        return self.cropping or self.composition
 
 
 class CanvasTask(Task):
@@ -164,7 +171,7 @@ def composers(
         found = read_split(data, recipe, split, recipe.landmarks)
         check_learnable(found.samples, recipe, split, stage, landmarks=landmarks)
         photos = Photos.build(found.samples, out / "photos" / split, recipe.longest)
-        made.append(Composer(photos, recipe.composition, recipe.labels))
+        made.append(Composer(photos, recipe.geometry, recipe.labels))
         about[split] = found.to_dict()
         _log.info("%s: %d photos, %s", split, len(photos), found.lists)
     return made[0], made[1], about

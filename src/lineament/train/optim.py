@@ -53,7 +53,7 @@ class Schedule:
             return r.learning_rate * 0.5 * (1 + math.cos(math.pi * min(gone, 1)))
         passed = sum(milestone < (minutes if r.minutes else step) for milestone in r.milestones)
         times = {"step": passed, "plateau": self.lowered, "constant": 0}[r.schedule]
-        return r.learning_rate * r.factor**times
+        return max(r.learning_rate * r.factor**times, r.lowest_rate)
 
     def validated(self, score: float) -> None:
         """Record the score of a validation. "plateau" lowers the rate after ``patience`` scores without improvement."""

@@ -46,6 +46,7 @@ class Recipe:
             every milestone), "plateau" (multiplied by it when validation stops improving), "constant".
         milestones: Steps, or minutes if the training has ``minutes``, after which "step" lowers the rate.
         factor: Factor of the rate for "step" and "plateau".
+        lowest_rate: Rate below which they do not go.
         patience: Validations without a better score after which "plateau" lowers the rate.
         warmup: Steps in which the rate rises linearly from ``warmup_rate``.
         warmup_rate: The rate at the first step.
@@ -77,6 +78,7 @@ class Recipe:
     schedule: str = "cosine"
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
+    lowest_rate: float = 0.0
     patience: int = 5
     warmup: int = 500
     warmup_rate: float = 0.0

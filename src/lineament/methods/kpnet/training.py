@@ -307,7 +307,7 @@ def _labelled(data: Path, recipe: KPNetRecipe, folder: Path) -> tuple[Photos, It
     samples = read_split(data, recipe, "train", recipe.landmarks).samples
     some = samples[:: max(len(samples) // PHOTOS, 1)]
     check_learnable(some, recipe, "train", METHOD, landmarks=False)
-    composer = Composer(Photos.build(some, folder / "train", recipe.longest), recipe.composition, recipe.labels)
+    composer = Composer(Photos.build(some, folder / "train", recipe.longest), recipe.geometry, recipe.labels)
     return photos, (composer.canvas(generator(recipe.seed, i), recipe.canvas) for i in range(CANVASES))
 
 

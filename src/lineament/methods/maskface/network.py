@@ -69,7 +69,7 @@ class MaskFace(nn.Module):
         """Faces everywhere, and masks of landmarks in regions.
 
         Args:
-            pixels: (n, 3, h, w) in [0, 255], h and w multiples of 64.
+            pixels: (n, 3, h, w) in [0, 255], h and w multiples of 32.
             regions: by schema, boxes (r, 4) in pixels, the number (r,) of each one's image, and its level (r,) of the
                 pyramid, counted from the finest. Or what gives those from ``logit`` and ``offset``: the paper's
                 regions are the network's own faces, and one call for both is what several processes can share.
@@ -112,7 +112,7 @@ class Pyramid(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of the backbone -> one more, all of one width."""
-        top = self.top(functional.max_pool2d(maps[-1], 2))
+        top = self.top(functional.max_pool2d(maps[-1], 2, ceil_mode=True))
         down = [lateral(level) for lateral, level in zip(self.lateral, maps, strict=True)]
         for i in reversed(range(len(down) - 1)):
             down[i] = down[i] + functional.interpolate(down[i + 1], scale_factor=2.0, mode="nearest")

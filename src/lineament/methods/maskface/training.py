@@ -91,6 +91,8 @@ class MaskFaceRecipe(CanvasRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.canvas % 32:
+            raise OptionError(f"the maps need a canvas whose side is a multiple of 32 pixels, found {self.canvas}")
         if self.norm not in ("group", "batch"):
             raise OptionError(f"norm is group or batch, found {self.norm!r}")
         if self.context not in CONTEXTS:
