@@ -27,8 +27,8 @@ format: $(VENV)/everything
 
 # Build the site from docs/ and the docstrings.
 docs: $(VENV)/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "Open $(CURDIR)/site/index.html, or serve it with search: $(BIN)/mkdocs serve"
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo "Open $(CURDIR)/site/index.html. To search, serve it: $(BIN)/python -m http.server --directory site"
 
 # Measure all weights on DATA, and the other packages in PEERS, where results are missing; then write the tables of the docs.
 results: $(VENV)/everything
