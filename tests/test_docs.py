@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGE = re.compile(r"[\w/-]+\.md")
 DESCRIBED = re.compile(r"^::: (lineament[\w.]*)\n(?:    options:\n      members: \[(.*)\])?", re.MULTILINE)
+REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 PYTHON = ROOT / "docs" / "reference" / "python.md"
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -67,13 +71,36 @@ def test_the_site_lists_every_page() -> None:
     assert sorted(PAGE.findall(nav)) == sorted(pages)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "reference").glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", REFERENCE, ids=lambda page: page.name)
 def test_what_the_reference_describes_exists(page: Path) -> None:
     described = DESCRIBED.findall(page.read_text())
     for name, members in described:
         found = pkgutil.resolve_name(name)
         for member in filter(None, members.split(", ")):
             assert hasattr(found, member), f"{name}.{member}"
+
+
+def _documented(page: Path) -> Iterator[Any]:
+    """Functions, and classes with their methods, of a page of the reference."""
+    for name, chosen in DESCRIBED.findall(page.read_text()):
+        found = pkgutil.resolve_name(name)
+        members = filter(None, chosen.split(", ")) if chosen else [m for m in vars(found) if not m.startswith("_")]
+        own = [getattr(found, member) for member in members] if inspect.ismodule(found) else [found]
+        for item in own:
+            if inspect.isclass(item):
+                yield from (method for method in vars(item).values() if inspect.isfunction(method))
+            elif inspect.isfunction(item):
+                yield item
+
+
+@pytest.mark.parametrize("page", REFERENCE, ids=lambda page: page.name)
+def test_arguments_in_docstrings_are_parameters(page: Path) -> None:
+    """Or the site would not be built: one entry per parameter, under its name."""
+    for function in _documented(page):
+        section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
+        named = re.findall(r"^    (\w[^:\n]*):", section[1], re.MULTILINE) if section else []
+        unknown = set(named) - set(inspect.signature(function).parameters)
+        assert not unknown, f"{function.__module__}.{function.__qualname__}: {', '.join(unknown)}"
 
 
 def test_the_reference_describes_all_that_the_package_offers() -> None:

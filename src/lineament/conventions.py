@@ -80,10 +80,11 @@ class Convention:
         return box_ops.square(placed) if self.square else placed
 
     def ellipses(self, landmarks: ArrayLike, schema: Schema | None = None) -> Array:
-        """Derive the ellipses inscribed in the boxes that faces have in their own frames: outlines that turn with them.
+        """Derive the outlines of faces: ellipses inscribed in the boxes of their own frames, which rotate with them.
 
         Args:
-            landmarks, schema: See ``boxes``.
+            landmarks: See ``boxes``.
+            schema: See ``boxes``.
 
         Returns:
             (n, 2, 3) float64, affine maps from the unit circle to the image. The top of the circle, (0, -1), is the
