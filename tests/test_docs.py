@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pkgutil
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from typer.testing import CliRunner
 
 import lineament
 from lineament.cli import app
+from lineament.data.readers.coco import read_coco
 from lineament.errors import LineamentError
+from lineament.weights import FOLDER
+from scenes import write_data
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -48,6 +53,31 @@ def test_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             if line.startswith("lineament "):
                 result = CliRunner().invoke(app, shlex.split(line)[1:])
                 assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_the_page_on_own_photos_reads_both_exports_and_splits_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = write_data(tmp_path, 2)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "scenes").rename(tmp_path / "own" / "photos")
+    exported = json.loads(index.read_text())
+    for image in exported["images"]:
+        image["file_name"] = Path(image["file_name"]).name
+    exported["categories"][:0] = [{"id": 9, "name": "face_box", "keypoints": [], "skeleton": []}]
+    (tmp_path / "person_keypoints_default.json").write_text(json.dumps(exported))
+    (tmp_path / "export.json").write_text('[{"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-0.png"}}]')
+    shutil.copyfile(FOLDER / "kpnet-lite.onnx", tmp_path / "own.onnx")
+    cvat, label_studio, split, use = (
+        code for kind, code in BLOCK.findall((ROOT / "docs/train-your-own.md").read_text()) if kind == "python"
+    )
+    names: dict[str, object] = {"lineament": lineament}
+    for code in (label_studio, cvat, split, use):
+        exec(code, names)
+    samples = [sample for name in ("train", "val", "held-out") for sample in read_coco(f"own/{name}.json")]
+    assert sorted(sample.path.name for sample in samples) == sorted(p.name for p in (tmp_path / "own/photos").iterdir())
+    assert all(len(sample) == 2 and sample.path.exists() for sample in samples)
 
 
 def test_links_lead_somewhere() -> None:
