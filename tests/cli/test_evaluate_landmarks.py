@@ -47,6 +47,7 @@ def test_landmarks(labels: Path, run: Run) -> None:
     assert "0.1000" in result.stdout
     found = json.loads(out.read_text())
     assert (found["name"], found["settings"]["data"]) == ("middle", "labels.json")
+    assert (found["settings"]["lowest score"], found["settings"]["smallest face"]) == (0.5, 10)  # one given, one not
     assert (found["scores"]["recall"], found["scores"]["nme"]) == (0.5, pytest.approx(0.1))
     assert "2 images detected now, 0 before" in result.output
     again = run("evaluate", "recall", "-m", "middle", "--data", labels, "--threshold", 0.5)

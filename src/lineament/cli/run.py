@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from lineament.evaluate.labelled import Evaluated, detect_all
 from lineament.evaluate.origin import Origin, origin
 from lineament.faces import Faces
 from lineament.images import read_image
+from lineament.methods.settings import ViewSettings
 from lineament.records import read_records
 from lineament.schemas import Schema
 from lineament.weights import is_weights, read_weights
@@ -51,6 +52,7 @@ class Source:
         turn: Number of quarter turns, counter-clockwise, by which images are rotated before detection.
         landmarks: As in ``lineament.load``.
         at_most: Upper limit of the default of ``min_face``.
+        used: What ``over`` ran with, defaults included, for the JSON file of a result.
 
     Raises:
         OptionError: Both or neither of file and method are given, or a method without images.
@@ -67,6 +69,7 @@ class Source:
     turn: int = 0
     landmarks: str | None = None
     at_most: float = math.inf
+    used: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if (self.method is None) == (self.detections is None):
@@ -88,12 +91,7 @@ class Source:
         """What a result depends on, for its JSON file."""
         if self.detections:
             return {"detections": self.detections.name}
-        return {
-            "lowest score": self.threshold,
-            "smallest face": self.min_face,
-            "landmarks": self.landmarks,
-            **self.settings,
-        }
+        return {**self.used, "landmarks": self.landmarks, **self.settings}
 
     def origin(self, data: Path) -> Origin:
         """The origin of a result on these labels."""
@@ -118,7 +116,12 @@ class Source:
         detector = lineament.load(
             self.method or "", landmarks=self.landmarks, threads=self.threads, settings=self.settings
         )
-        min_face = min(detector.settings.min_face, self.at_most) if self.min_face is None else self.min_face
+        own = detector.settings
+        min_face = min(own.min_face, self.at_most) if self.min_face is None else self.min_face
+        lowest = own.threshold if self.threshold is None else self.threshold
+        self.used.update({"lowest score": lowest, "smallest face": min_face})
+        if isinstance(own, ViewSettings):
+            self.used["input_size"] = own.input_size
         file = self._file()
         kept, new = _kept(file, detector.schema), 0
         shown = track(samples, f"{len(samples)} images", console=messages.console, transient=True)
