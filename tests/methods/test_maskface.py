@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor, nn  # noqa: E402
 from lineament.anchors import all_anchors  # noqa: E402
 from lineament.methods.maskface.export import Peaks  # noqa: E402
 from lineament.methods.maskface.levels import level_of, levels  # noqa: E402
-from lineament.methods.maskface.network import MaskFace, normalisation  # noqa: E402
+from lineament.methods.maskface.network import ConvNorm, MaskFace, normalisation  # noqa: E402
 from lineament.methods.maskface.roi import bins  # noqa: E402
-from networks import Stairs  # noqa: E402
+from networks import Stairs, unlike  # noqa: E402
 
 BOXES = [
     [3.0, 5, 21, 30],  # inside
@@ -163,6 +164,19 @@ def test_groups_divide_the_channels(channels: int, groups: int) -> None:
     assert isinstance(layer, nn.GroupNorm)
     assert layer.num_groups == groups
     layer(torch.zeros(1, channels, 2, 2))
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_layers_compute_the_same_when_they_are_folded(norm: str) -> None:
+    layer = unlike(ConvNorm(6, 16, norm))
+    nn.init.normal_(layer.norm.weight)
+    nn.init.normal_(layer.norm.bias)
+    folded = copy.deepcopy(layer)
+    folded.fold()
+    assert type(folded.norm) is not type(layer.norm)
+    for count in (3, 0):
+        x = torch.randn(count, 6, 5, 7, dtype=torch.float64)
+        torch.testing.assert_close(folded(x), layer(x), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

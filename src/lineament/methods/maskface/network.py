@@ -17,7 +17,7 @@ from lineament.methods.normalisation import folded
 ANCHORS = 3  # a cell
 PRIOR = 0.01  # probability of a face that every anchor begins with
 GROUPS = 32
-Regions = Mapping[str, tuple[Tensor, Tensor, Tensor]]
+RegionsBySchema = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 
 
 class MaskFace(nn.Module):
@@ -64,7 +64,7 @@ class MaskFace(nn.Module):
         self._finest = finest
 
     def forward(
-        self, pixels: Tensor, regions: Regions | Callable[[dict[str, Tensor]], Regions] | None = None
+        self, pixels: Tensor, regions: RegionsBySchema | Callable[[dict[str, Tensor]], RegionsBySchema] | None = None
     ) -> dict[str, Tensor]:
         """Faces everywhere, and masks of landmarks in regions.
 
@@ -214,10 +214,26 @@ class ConvNorm(nn.Module):
         return out
 
     def fold(self) -> None:
-        """Make one convolution of both, for inference; group normalisation stays."""
+        """Prepare both for inference: batch normalisation becomes part of the convolution, the other plain sums."""
         if isinstance(self.norm, nn.BatchNorm2d):
             weight, bias = folded(self.conv.weight, self.norm)
             self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
+        if isinstance(self.norm, nn.GroupNorm):
+            plain = PlainGroupNorm(self.norm.num_groups, self.norm.num_channels, self.norm.eps)
+            plain.weight, plain.bias = self.norm.weight, self.norm.bias
+            self.norm = plain
+
+
+class PlainGroupNorm(nn.GroupNorm):
+    """Group normalisation that ONNX can also compute of no region at all; slower to train."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(n, channels, h, w), and so again."""
+        groups = torch.unflatten(input, 1, (self.num_groups, self.num_channels // self.num_groups))
+        centred = groups - groups.mean(dim=(2, 3, 4), keepdim=True)
+        variance = centred.square().mean(dim=(2, 3, 4), keepdim=True)
+        normal = (centred / (variance + self.eps).sqrt()).flatten(1, 2)
+        return normal * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:

@@ -28,7 +28,7 @@ from lineament.methods.maskface.decode import Config, MaskFaceDecoder
 from lineament.methods.maskface.export import entries
 from lineament.methods.maskface.fitting import fitted
 from lineament.methods.maskface.levels import FINEST, SMALLEST, level_of, levels
-from lineament.methods.maskface.network import CONTEXTS, MaskFace, Regions
+from lineament.methods.maskface.network import CONTEXTS, MaskFace, RegionsBySchema
 from lineament.methods.maskface.quantise import quantise
 from lineament.methods.maskface.targets import BACKGROUND, FACE, jittered, match, matched, proposals
 from lineament.methods.normalisation import settle
@@ -184,7 +184,7 @@ class MaskFaceTask(CanvasTask):
         """Anchors everywhere, and masks in regions; with those regions, if the network itself proposes them."""
         proposed: dict[str, Tensor] = {}
 
-        def regions(outputs: dict[str, Tensor]) -> Regions:
+        def regions(outputs: dict[str, Tensor]) -> RegionsBySchema:
             if self.recipe.regions_from == "proposals":
                 proposed.update(self._proposed(outputs, batch))
             given = batch | proposed
