@@ -64,5 +64,8 @@ class Stairs(Backbone):
             kept.append(x)
         return kept
 
+    def keep(self, maps: int) -> None:
+        self.steps = self.steps[:maps]
+
     def classify(self, pixels: Tensor) -> Tensor:
         raise NotImplementedError

@@ -226,3 +226,15 @@ def test_public_weights_of_efficientnet_give_the_logits_of_their_own_implementat
     assert best.tolist() == [818, 626, 920]
     assert values.tolist() == pytest.approx([15.3681, 14.4485, 13.7071], abs=1e-3)
     assert logits[::250].tolist() == pytest.approx([0.2574, -0.0917, -0.9610, 0.5076], abs=1e-3)
+
+
+@pytest.mark.parametrize("network", [EfficientNetLite0, MobileNetV2, Small])
+def test_what_only_later_maps_need_can_be_dropped(network: type[Backbone]) -> None:
+    torch.manual_seed(0)
+    whole = network().eval()
+    short = copy.deepcopy(whole)
+    short.keep(2)
+    pixels = torch.rand(1, 3, 64, 64) * 255
+    for kept, given in zip(short(pixels), whole(pixels)[:2], strict=True):
+        torch.testing.assert_close(kept, given)
+    assert sum(p.numel() for p in short.parameters()) < sum(p.numel() for p in whole.parameters()) / 2

@@ -15,8 +15,9 @@ from torch import Tensor, nn  # noqa: E402
 from lineament.anchors import all_anchors  # noqa: E402
 from lineament.methods.maskface.export import Peaks  # noqa: E402
 from lineament.methods.maskface.levels import level_of, levels  # noqa: E402
-from lineament.methods.maskface.network import ConvNorm, MaskFace, normalisation  # noqa: E402
+from lineament.methods.maskface.network import MaskFace  # noqa: E402
 from lineament.methods.maskface.roi import bins  # noqa: E402
+from lineament.methods.normalisation import ConvNorm, normalisation  # noqa: E402
 from networks import Stairs, unlike  # noqa: E402
 
 BOXES = [

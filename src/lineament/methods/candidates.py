@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,3 +85,12 @@ class Candidates:
             for i, image in enumerate(images)
             for mine in [self[self.image == i]]
         ]
+
+
+T = TypeVar("T", bound=Candidates)
+
+
+def joined(parts: Sequence[T]) -> T:
+    """The rows of several tables of candidates in one table."""
+    columns = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
+    return replace(parts[0], **columns)

@@ -1,11 +1,57 @@
-"""Batch normalisation behind a convolution: one layer for inference, two again to learn on."""
+"""Normalisation behind a convolution: one layer for inference, two again to learn on."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+GROUPS = 32
+
+
+class ConvNorm(nn.Module):
+    """Convolution and normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str, size: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+        self.norm = normalisation(norm, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h, w)."""
+        out: Tensor = self.norm(self.conv(x))
+        return out
+
+    def fold(self) -> None:
+        """Prepare both for inference: batch normalisation becomes part of the convolution, the other plain sums."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            weight, bias = folded(self.conv.weight, self.norm)
+            self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
+        if isinstance(self.norm, nn.GroupNorm):
+            plain = PlainGroupNorm(self.norm.num_groups, self.norm.num_channels, self.norm.eps)
+            plain.weight, plain.bias = self.norm.weight, self.norm.bias
+            self.norm = plain
+
+
+class PlainGroupNorm(nn.GroupNorm):
+    """Group normalisation that ONNX can also compute of no region at all; slower to train."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(n, channels, h, w), and so again."""
+        groups = torch.unflatten(input, 1, (self.num_groups, self.num_channels // self.num_groups))
+        centred = groups - groups.mean(dim=(2, 3, 4), keepdim=True)
+        variance = centred.square().mean(dim=(2, 3, 4), keepdim=True)
+        normal = (centred / (variance + self.eps).sqrt()).flatten(1, 2)
+        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def normalisation(kind: str, channels: int) -> nn.Module:
+    """Group normalisation of 32 groups, of fewer where channels are few; or batch normalisation."""
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+    return nn.BatchNorm2d(channels)
 
 
 def folded(weight: Tensor, norm: nn.Module, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from lineament.data.augment import Cover, Light, Looks, Occlusion, Quality, cove
 from lineament.data.cache import Photos
 from lineament.data.canvases import Composer, Composition, Cropping, LabelRules, Labels, Layout
 from lineament.data.device import DeviceComposer, plan
+from lineament.schemas import MAPS, convert, schema
 from lineament.train.recipe import Recipe
 from lineament.train.samples import check_learnable, read_split
 from lineament.train.task import WHOLE, Batch, Completion, Part, Task, generator, tensors
@@ -120,6 +121,21 @@ class CanvasTask(Task):
         layout = self.composer.layout(rng, r.canvas)
         things = covers(rng, layout.labels, layout.size, r.occlusion) if r.occlusion else []
         return layout, things, looks(rng, 1, r.light, r.quality)
+
+    def known(self, canvas: Labels, name: str) -> tuple[Array, Array, Array]:
+        """Boxes, landmarks and weights of a canvas's faces that have landmarks of a schema, or of a finer one."""
+        wanted = schema(name)
+        parts = [(np.zeros((0, 4)), np.zeros((0, len(wanted), 2)), np.zeros((0, len(wanted))))]
+        for number, has in enumerate(self.composer.schemas):
+            rows = (canvas.schema == number) & ~canvas.ignore & (canvas.weights > 0).any(axis=1)
+            points, weights = canvas.landmarks[rows][:, : len(has)], canvas.weights[rows][:, : len(has)]
+            if has == wanted:
+                parts.append((canvas.boxes[rows], points, weights))
+            elif (has.name, name) in MAPS:
+                least = [weights[:, list(i)].min(axis=1) for i in MAPS[has.name, name]]
+                parts.append((canvas.boxes[rows], convert(points, has, wanted), np.stack(least, axis=1)))
+        boxes, points, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return boxes, points, weights
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """The losses on held-out canvases, the negative sum first, and the number of faces that training left out.

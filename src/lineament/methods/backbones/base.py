@@ -37,6 +37,10 @@ class Backbone(nn.Module, ABC):
         """As ``forward``, of normalised pixels."""
 
     @abstractmethod
+    def keep(self, maps: int) -> None:
+        """Drop the layers that only later maps need: with 2, C2 and C3 are all that ``maps`` returns."""
+
+    @abstractmethod
     def classify(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) in [0, 255] -> logits (n, classes); of a network that was built with classes."""
 

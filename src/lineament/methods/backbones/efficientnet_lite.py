@@ -19,6 +19,9 @@ STAGES = (  # repeats, kernel, stride of the first, expansion, channels
     (1, 3, 1, 6, 320),
 )
 
+LAST = (2, 4, 10, 15)
+"""Of the blocks, the last of each stride."""
+
 
 class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0, 2.96 M parameters without the classifier.
@@ -51,9 +54,12 @@ class EfficientNetLite0(Backbone):
         kept = []
         for i, block in enumerate(self._blocks):
             x = block(x)
-            if i in (2, 4, 10, 15):  # the last of each stride
+            if i in LAST:
                 kept.append(x)
         return kept
+
+    def keep(self, maps: int) -> None:  # noqa: D102
+        self._blocks = self._blocks[: LAST[maps - 1] + 1]
 
     def classify(self, pixels: Tensor) -> Tensor:  # noqa: D102
         x = functional.relu6(self._bn1(self._conv_head(self(pixels)[-1])))

@@ -42,11 +42,14 @@ class MobileNetV2(Backbone):
 
     def maps(self, x: Tensor) -> list[Tensor]:  # noqa: D102
         kept = []
-        for i in range(LAST[-1] + 1):
-            x = self.features[i](x)
+        for i, layer in enumerate(self.features[: LAST[-1] + 1]):
+            x = layer(x)
             if i in LAST:
                 kept.append(x)
         return kept
+
+    def keep(self, maps: int) -> None:  # noqa: D102
+        self.features = self.features[: LAST[maps - 1] + 1]
 
     def classify(self, pixels: Tensor) -> Tensor:  # noqa: D102
         logits: Tensor = self.classifier(self.features[-1](self(pixels)[-1]).mean(dim=(2, 3)))

@@ -45,10 +45,15 @@ class ResNet50(Backbone):
     def maps(self, x: Tensor) -> list[Tensor]:  # noqa: D102
         x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         kept = []
-        for i in range(len(self.blocks)):
-            x = self.get_submodule(f"layer{i + 1}")(x)
-            kept.append(x)
+        for name, stage in self.named_children():
+            if name.startswith("layer"):
+                x = stage(x)
+                kept.append(x)
         return kept
+
+    def keep(self, maps: int) -> None:  # noqa: D102
+        for i in range(maps, len(self.blocks)):
+            delattr(self, f"layer{i + 1}")
 
     def classify(self, pixels: Tensor) -> Tensor:  # noqa: D102
         logits: Tensor = self.fc(self(pixels)[-1].mean(dim=(2, 3)))

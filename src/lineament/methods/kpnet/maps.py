@@ -12,14 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def places(maps: Tensor) -> Tensor:
-    """Column and row (h w, 2) of each cell of maps (..., h, w)."""
-    h, w = maps.shape[-2:]
-    columns, rows = (torch.arange(n, device=maps.device) for n in (w, h))
-    columns, rows = columns.expand(h, w), rows[:, None].expand(h, w)
-    return torch.stack([columns, rows], dim=-1).reshape(-1, 2)
-
-
 def around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The nine cells around cells (n, f, 2), including themselves.
 
@@ -33,15 +25,6 @@ def around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     there = ((cells >= 0) & (cells < size)).all(dim=-1)
     column, row = torch.minimum(cells.clamp(min=0), size - 1).unbind(-1)
     return column, row, there, shifts
-
-
-def local_maxima(maps: Tensor, floor: float = -torch.inf) -> Tensor:
-    """Maps (n, c, h, w), with minus infinity where one of the eight neighbours, or ``floor``, is larger."""
-    largest = functional.pad(maps, (1, 1, 1, 1), value=floor)
-    for axis in (2, 3):  # runtimes are slow at pooling few channels, and fast at the maximum of two maps
-        before, at, after = (largest.narrow(axis, i, maps.shape[axis]) for i in range(3))
-        largest = torch.maximum(torch.maximum(before, at), after)
-    return torch.where(maps >= largest.clamp(min=floor), maps, -torch.inf)
 
 
 def leading(threshold: Tensor, logit: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lineament.errors import OptionError
 from lineament.export import HALF
-from lineament.methods.maskface.network import ConvNorm, MaskFace
-from lineament.methods.normalisation import only_shift
+from lineament.methods.maskface.network import MaskFace
+from lineament.methods.normalisation import ConvNorm, only_shift
 from lineament.runtime import read_metadata
 from lineament.weights import parse_metadata
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from lineament import boxes as box_ops
 from lineament.anchors import all_anchors
 from lineament.calibration import Calibration, sigmoid
 from lineament.faces import Faces
-from lineament.methods.candidates import Candidates
+from lineament.methods.candidates import Candidates, joined
 from lineament.methods.looks import Limits, OverviewSettings, looks
 from lineament.methods.maskface.levels import FINEST, POOLED, SMALLEST, level_of, levels
 from lineament.runtime import Graph
@@ -22,7 +22,6 @@ from lineament.views import View, Views
 from lineament.weights import of_weights
 
 Array = NDArray[Any]
-T = TypeVar("T", bound=Candidates)
 
 LIMITS = Limits(multiple=64, largest=160.0, overview=256.0)
 AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
@@ -99,7 +98,7 @@ class MaskFaceDecoder:
             return []
         shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
         batches = [self._look(shown, *batch, threshold, min_face, max_face) for batch in shown.batches(AT_ONCE)]
-        seen, found = (_joined(parts) for parts in zip(*batches, strict=True))
+        seen, found = (joined(parts) for parts in zip(*batches, strict=True))
         return self._with_landmarks(shown, self._merged(seen, found, threshold)).faces(images, self.schema)
 
     def views(self, number: int, image: Array) -> list[View]:
@@ -178,9 +177,3 @@ class MaskFaceDecoder:
         mass = shown.each(mass, found.view, self.schema)
         scores = self.landmark_calibration.apply(mass) if self.landmark_calibration else mass.clip(0, 1)
         return replace(found, landmarks=points, landmark_scores=scores)
-
-
-def _joined(parts: Sequence[T]) -> T:
-    """The rows of several tables of candidates in one."""
-    columns = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
-    return replace(parts[0], **columns)

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from lineament.export import Entry, round_to_half
 from lineament.methods.backbones.efficientnet_lite import SameConv
 from lineament.methods.maskface.levels import POOLED
-from lineament.methods.maskface.network import ConvNorm, MaskFace
+from lineament.methods.maskface.network import MaskFace
 from lineament.methods.maskface.roi import SAMPLES, bins
+from lineament.methods.normalisation import ConvNorm
+from lineament.methods.peaks import top
 
 NEIGHBOURS = 1  # cells around a peak, in each direction, that count for it
 
@@ -103,15 +105,9 @@ class Peaks(nn.Module):
         near = flat.gather(2, around.flatten(2))
         mass = (near - flat.logsumexp(dim=2, keepdim=True)).exp().sum(dim=2)
         left, right, up, down, peak = near[..., 3], near[..., 5], near[..., 1], near[..., 7], near[..., 4]
-        moved = [_top(left, peak, right), _top(up, peak, down)]
+        moved = [top(left, peak, right), top(up, peak, down)]
         cells = [column.float() + 0.5 + moved[0], row.float() + 0.5 + moved[1]]
         return {"points": torch.stack(cells, dim=-1) / side, "mass": mass}
-
-
-def _top(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:
-    """Where the parabola through three values one apart has its top, from the middle one."""
-    bend = (2 * peak - before - after).clamp(min=1e-6)
-    return ((after - before) / (2 * bend)).clamp(-0.5, 0.5)
 
 
 @torch.library.custom_op("lineament::roi_align", mutates_args=())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,17 +24,17 @@ from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
 from lineament.methods import backbones
 from lineament.methods.backbones.base import freeze
+from lineament.methods.fitting import fitted
 from lineament.methods.maskface.adopt import adopt
 from lineament.methods.maskface.decode import Config, MaskFaceDecoder
 from lineament.methods.maskface.export import entries
-from lineament.methods.maskface.fitting import fitted
 from lineament.methods.maskface.levels import FINEST, SMALLEST, level_of, levels
 from lineament.methods.maskface.network import CONTEXTS, MaskFace, RegionsBySchema
 from lineament.methods.maskface.quantise import quantise
 from lineament.methods.maskface.targets import BACKGROUND, FACE, jittered, match, matched, proposals
 from lineament.methods.normalisation import settle
 from lineament.runtime import load_graph
-from lineament.schemas import MAPS, convert, schema
+from lineament.schemas import schema
 from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
 from lineament.train.checkpoint import initial_weights, phases_of
 from lineament.train.precision import in_float32
@@ -146,7 +147,7 @@ class MaskFaceTask(CanvasTask):
         r = self.recipe
         batch: Batch = {}
         for name, most in zip(r.learnt, r.regions, strict=False):
-            rows = [self._known(canvas, name) for canvas in canvases]
+            rows = [self.known(canvas, name) for canvas in canvases]
             boxes, points, weights = (np.concatenate(parts) for parts in zip(*rows, strict=True))
             image = np.repeat(np.arange(len(rows)), [len(mine[0]) for mine in rows])
             some = np.sort(rng.permutation(len(boxes))[:most])
@@ -164,21 +165,6 @@ class MaskFaceTask(CanvasTask):
             f"points_{name}": np.pad(np.nan_to_num(points), ((0, fill), (0, 0), (0, 0))).astype(np.float32),
             f"weights_{name}": np.pad(weights, ((0, fill), (0, 0))).astype(np.float32),
         }
-
-    def _known(self, canvas: Labels, name: str) -> tuple[Array, Array, Array]:
-        """Boxes, landmarks and weights of a canvas's faces that have landmarks of a schema, or of a finer one."""
-        wanted = schema(name)
-        parts = [(np.zeros((0, 4)), np.zeros((0, len(wanted), 2)), np.zeros((0, len(wanted))))]
-        for number, has in enumerate(self.composer.schemas):
-            rows = (canvas.schema == number) & ~canvas.ignore & (canvas.weights > 0).any(axis=1)
-            points, weights = canvas.landmarks[rows][:, : len(has)], canvas.weights[rows][:, : len(has)]
-            if has == wanted:
-                parts.append((canvas.boxes[rows], points, weights))
-            elif (has.name, name) in MAPS:
-                least = [weights[:, list(i)].min(axis=1) for i in MAPS[has.name, name]]
-                parts.append((canvas.boxes[rows], convert(points, has, wanted), np.stack(least, axis=1)))
-        boxes, points, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return boxes, points, weights
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Anchors everywhere, and masks in regions; with those regions, if the network itself proposes them."""
@@ -269,7 +255,9 @@ def finish(stage: str, task: MaskFaceTask, out: Path) -> None:
     with TemporaryDirectory() as folder:
         graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
         config = Config(**parse_metadata(graph.metadata)[1])
-        write_whole(out / CALIBRATION, json.dumps(fitted(graph, config, task.held_out.photos)))
+        write_whole(
+            out / CALIBRATION, json.dumps(fitted(partial(MaskFaceDecoder, graph), config, task.held_out.photos))
+        )
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:

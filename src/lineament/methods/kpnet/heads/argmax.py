@@ -14,9 +14,10 @@ from lineament.methods.kpnet.heads.base import Extraction, faces_of, longer_side
 from lineament.methods.kpnet.heads.bells import Bells, Spread, bell_loss, bells, stacked, touched
 from lineament.methods.kpnet.heads.soft_argmax import soft_argmax
 from lineament.methods.kpnet.layers import expect_rarely
-from lineament.methods.kpnet.maps import places, region_maximum
+from lineament.methods.kpnet.maps import region_maximum
 from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import STRIDE
+from lineament.methods.peaks import places
 from lineament.train.task import Batch
 
 Array = NDArray[Any]

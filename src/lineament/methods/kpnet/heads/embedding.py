@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from lineament.data.canvases import Labels
 from lineament.methods.kpnet.heads.base import Extraction, Found, Grouping
-from lineament.methods.kpnet.maps import local_maxima, places, sample
+from lineament.methods.kpnet.maps import sample
 from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import STRIDE
+from lineament.methods.peaks import local_maxima, places
 from lineament.train.precision import in_float32
 from lineament.train.task import Batch
 

@@ -20,9 +20,10 @@ from lineament.anchors import Level, anchors
 from lineament.data.canvases import Labels
 from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of
 from lineament.methods.kpnet.layers import expect_rarely
-from lineament.methods.kpnet.maps import leading, local_maxima
+from lineament.methods.kpnet.maps import leading
 from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
+from lineament.methods.peaks import local_maxima
 from lineament.train.precision import in_float32
 from lineament.train.task import Batch
 

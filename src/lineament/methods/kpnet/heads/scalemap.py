@@ -16,9 +16,10 @@ from lineament.methods.kpnet import scales
 from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of, longer_sides, middles, padded
 from lineament.methods.kpnet.heads.bells import Bells, Spread, bell_loss, bells, stacked, touched
 from lineament.methods.kpnet.layers import expect_rarely
-from lineament.methods.kpnet.maps import around, leading, local_maxima, places
+from lineament.methods.kpnet.maps import around, leading
 from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import BINS, PER_OCTAVE, SMALLEST, STRIDE
+from lineament.methods.peaks import local_maxima, places
 from lineament.train.precision import in_float32
 from lineament.train.task import Batch
 

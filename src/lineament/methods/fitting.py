@@ -1,9 +1,9 @@
-"""What labelled photos tell of MaskFace's scores once it is trained: calibrations, fitted to validation photos."""
+"""What labelled photos tell of a trained method's scores: calibrations, fitted to validation photos."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from lineament.calibration import fit
 from lineament.data.cache import Photos
+from lineament.methods import Decoder
 from lineament.methods.judging import judged, right
-from lineament.methods.maskface.decode import Config, MaskFaceDecoder
-from lineament.runtime import Graph
+from lineament.methods.settings import DetectorSettings
 
 Array = NDArray[Any]
 
@@ -23,13 +23,18 @@ DOUBTFUL = 0.02
 _log = logging.getLogger(__name__)
 
 
-def fitted(graph: Graph, config: Config, photos: Photos) -> dict[str, Any]:
+def fitted(make: Callable[[Any], Decoder], config: DetectorSettings, photos: Photos) -> dict[str, Any]:
     """Settings of a file that labelled photos tell: ``calibration`` and ``landmark_calibration``.
+
+    Args:
+        make: the detector with given settings.
+        config: the settings, which have both.
+        photos: validation photos.
 
     Where all detections or landmarks are right, or all wrong, there is nothing to fit, and the log says so.
     """
-    bare = replace(config, calibration=None, landmark_calibration=None)
-    decoders = {name: MaskFaceDecoder(graph, replace(bare, landmarks=name)) for name in config.offered}
+    none: dict[str, Any] = {"calibration": None, "landmark_calibration": None}
+    decoders = {name: make(replace(config, landmarks=name, **none)) for name in config.offered}
     scores, hits, masses, rights = [], [], [], []
     for i, sample in enumerate(photos.samples):
         decoder = decoders.get(sample.schema.name, decoders[config.landmarks])

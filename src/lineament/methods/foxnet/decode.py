@@ -1,0 +1,154 @@
+"""FoxNet at inference (Wu et al. 2019): landmark candidates in views of an image, and their faces by mean shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament import boxes as box_ops
+from lineament import similarity
+from lineament.calibration import Calibration, logit, sigmoid
+from lineament.conventions import Convention, convention
+from lineament.errors import OptionError
+from lineament.faces import Faces
+from lineament.methods.candidates import Candidates, joined
+from lineament.methods.foxnet import cluster
+from lineament.methods.looks import Limits, OverviewSettings, looks
+from lineament.methods.settings import ConventionSettings
+from lineament.runtime import Graph
+from lineament.schemas import schema
+from lineament.views import View, Views
+from lineament.weights import of_weights
+
+Array = NDArray[Any]
+
+AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
+LARGEST = 160.0  # side in pixels of the input up to which a face counts where the overview shows it, too
+OVERVIEW = 256.0  # longer edge in pixels of the largest overview
+PLACED = 2  # landmarks that a face has at least: from one there is no box
+
+
+@dataclass(frozen=True)
+class Config(OverviewSettings, ConventionSettings):
+    """Settings of FoxNet; those of the weights travel with them.
+
+    Attributes:
+        distance: "cosine" or "euclidean", by which embeddings were trained. inner: delta_v, likewise.
+        multiple: what the sides of an input are multiples of.
+        candidate: lowest probability in [0, 1] of a landmark that is a candidate.
+        fill: whether landmarks without a candidate are placed where the others say, by a shape fit; their scores stay
+            0. Without, they are NaN.
+        shapes: by schema, mean places (k, 2) of its landmarks, for ``fill``.
+        nms: overlap above which the worse of two faces falls.
+        calibration: knots of the map from the mean probability of a face's landmarks to the share of such faces that
+            are some; ``None`` for that mean as it is.
+        landmark_calibration: likewise of a landmark.
+    """
+
+    distance: str = of_weights("cosine")
+    inner: float = of_weights(0.1)
+    multiple: int = of_weights(64)
+    candidate: float = 0.1
+    fill: bool = False
+    shapes: Mapping[str, Sequence[Sequence[float]]] | None = None
+    nms: float = 0.5
+    calibration: Mapping[str, Any] | None = None
+    landmark_calibration: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.candidate < 1:
+            raise OptionError(f"candidate is a probability in (0, 1), found {self.candidate}")
+        if self.fill and self.landmarks != "5" and self.landmarks not in (self.shapes or {}):
+            raise OptionError(
+                f"fill takes the mean shape of {self.landmarks!r}, which these weights lack: set shapes, or fill=false"
+            )
+
+
+class FoxNetDecoder:
+    """FoxNet over a loaded file. Holds no state of a call, so any number of threads may share one."""
+
+    def __init__(self, graph: Graph, config: Config) -> None:
+        self.graph, self.config = graph, config
+        self.schema = schema(config.landmarks)
+        self.width = cluster.bandwidth(config.distance, config.inner)
+        given = config.convention
+        self.convention = convention(given) if isinstance(given, str) else Convention.from_dict(given)
+        self.calibration, self.landmark_calibration = (
+            Calibration.from_dict(knots) if knots else None
+            for knots in (config.calibration, config.landmark_calibration)
+        )
+
+    def __call__(
+        self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
+    ) -> list[Faces]:
+        """The faces of every image (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        if not images:
+            return []
+        shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
+        found = joined([self._look(shown, *batch) for batch in shown.batches(AT_ONCE)])
+        found = found[found.scores >= threshold].sized(min_face, max_face)
+        return found.suppressed(self.config, self.config.nms, threshold).faces(images, self.schema)
+
+    def views(self, number: int, image: Array) -> list[View]:
+        """What the network is shown of an image, and which faces count in which view."""
+        return looks(number, image, self.config, Limits(self.config.multiple, LARGEST, OVERVIEW))
+
+    def _look(self, shown: Views, numbers: Array, pixels: Array) -> Candidates:
+        """All faces in views of one shape."""
+        entry, wanted = f"foxnet_{self.schema.name}", ("peak", "place", "score", "embedding", "size")
+        peak, place, score, embedding, size = self.graph(entry, wanted, pixels=pixels)
+        row, column = np.nonzero(score > logit(self.config.candidate))
+        peak, place, score, embedding, size = (v[row, column] for v in (peak, place, score, embedding, size))
+        probability = sigmoid(score)
+        points = place.astype(np.float64)
+        face, chosen = self.group(embedding, points, size, probability, peak[:, 0].astype(int), row)
+        there = chosen >= 0
+        landmarks = np.where(there[..., None], points[chosen], np.nan)
+        chances = np.where(there, probability[chosen], 0)
+        view = numbers[row[face]]
+        kept = there.sum(axis=1) >= PLACED
+        landmarks, chances, view = landmarks[kept], chances[kept], view[kept]
+        scores = chances.mean(axis=1)
+        in_view = self.convention.boxes(landmarks, self.schema)
+        kept = np.isfinite(in_view).all(axis=1) & shown.counts(box_ops.longer_side(in_view), view)
+        landmarks = self.filled(landmarks) if self.config.fill else landmarks
+        landmarks, chances, view, scores = (values[kept] for values in (landmarks, chances, view, scores))
+        landmarks = shown.points(landmarks, view, self.schema)
+        return Candidates(
+            boxes=shown.boxes(in_view[kept], view),
+            scores=self.calibration.apply(scores) if self.calibration else scores,
+            landmarks=landmarks,
+            landmark_scores=shown.each(self._sure(chances), view, self.schema),
+            image=shown.image[view],
+        )
+
+    def group(
+        self, embedding: Array, points: Array, size: Array, probability: Array, landmark: Array, view: Array
+    ) -> tuple[Array, Array]:
+        """Faces of candidates (n, ...): of each the index of one candidate (m,), and of its landmarks' (m, k), or -1.
+
+        Raises:
+            WeightsError: embeddings that are not finite.
+        """
+        if self.config.distance == "cosine":
+            embedding = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-6)
+        face = cluster.faces(embedding, points, size, probability, view, width=self.width)
+        return cluster.best(face, landmark, probability, len(self.schema))
+
+    def filled(self, landmarks: Array) -> Array:
+        """Landmarks (n, k, 2) with those that are NaN where the others say, by a similarity of the mean shape."""
+        shapes = self.config.shapes or {}
+        shape = np.array(shapes[self.schema.name]) if self.schema.name in shapes else convention("wider").shape
+        fits = similarity.fit(np.broadcast_to(shape, landmarks.shape), landmarks)
+        return np.where(np.isnan(landmarks), similarity.transform(shape, fits), landmarks)
+
+    def _sure(self, chances: Array) -> Array:
+        """Scores of landmarks; 0 of those that are missing."""
+        if self.landmark_calibration is None:
+            return chances
+        return np.where(chances > 0, self.landmark_calibration.apply(chances), 0)

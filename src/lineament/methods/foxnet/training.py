@@ -1,0 +1,258 @@
+"""Training FoxNet on scenes and photos: landmark maps, embeddings of every pixel of a face, sizes (Wu et al. 2019)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lineament import conventions
+from lineament.data.canvases import Labels
+from lineament.data.sample import Sample
+from lineament.data.scenes import Arrangement, SceneComposer
+from lineament.errors import OptionError
+from lineament.export import describe, export
+from lineament.files import write_whole
+from lineament.methods import backbones
+from lineament.methods.backbones.base import freeze
+from lineament.methods.fitting import fitted
+from lineament.methods.foxnet import losses, targets
+from lineament.methods.foxnet.decode import Config, FoxNetDecoder
+from lineament.methods.foxnet.export import entries
+from lineament.methods.foxnet.losses import MARGINS, Margins
+from lineament.methods.foxnet.network import FINEST, FoxNet
+from lineament.runtime import load_graph
+from lineament.schemas import FIVE, schema
+from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
+from lineament.train.checkpoint import initial_weights, phases_of
+from lineament.train.precision import in_float32
+from lineament.train.recipe import read_phases, settings_of
+from lineament.train.run import RECIPE
+from lineament.train.task import Batch, Completion
+from lineament.weights import parse_metadata, register
+
+Array = NDArray[Any]
+METHOD = "foxnet"
+STAGES = (METHOD,)
+FITTED = "fitted.json"  # in a run's folder: what validation photos tell
+
+
+@dataclass(frozen=True)
+class FoxNetRecipe(CanvasRecipe):
+    """Settings beside those of every training on canvases.
+
+    Attributes:
+        backbone: See `lineament.methods.backbones`.
+        pretrained: Its weights, likewise.
+        frozen: How many of its first convolutions do not learn. Its normalisation never does.
+        width, embedding, stages, levels, stride, coordinates, norm: See ``FoxNet``.
+        scenes: How faces are composed into scenes, and the share of scenes among the canvases. Off: photos only.
+        distance: Distance of embeddings, "cosine" or "euclidean".
+        margins: Name of the margins, "working" or "printed"; see `losses.MARGINS`.
+        inner, outer: delta_v and delta_d, if they are not those of ``margins``.
+        radius: R of equation 4.
+        alpha, beta, gamma: Weights of the parts of equation 5.
+        heat_weight: Weight of the landmark maps, for which the paper names none.
+        size_weight: Weight of the sizes of faces.
+    """
+
+    backbone: str = "efficientnet-lite0"
+    pretrained: str = "imagenet"
+    frozen: int = 2
+    width: int = 96
+    embedding: int = 8
+    stages: int = 3
+    levels: int = 5
+    stride: int = FINEST
+    coordinates: bool = True
+    norm: str = "batch"
+    scenes: Arrangement | None = Arrangement()
+    distance: str = "cosine"
+    margins: str = "working"
+    inner: float = 0.0
+    outer: float = 0.0
+    radius: float = 1.0
+    alpha: float = 1.0
+    beta: float = 1.0
+    gamma: float = 0.001
+    heat_weight: float = 1.0
+    size_weight: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm not in ("group", "batch"):
+            raise OptionError(f"norm is group or batch, found {self.norm!r}")
+        if self.distance not in MARGINS or self.margins not in MARGINS[self.distance]:
+            raise OptionError(
+                f"distance is one of {', '.join(MARGINS)} and margins one of {', '.join(MARGINS['cosine'])}, found "
+                f"{self.distance!r} and {self.margins!r}"
+            )
+        first = {FINEST: 0, 2 * FINEST: 1}.get(self.stride)
+        if first is None or not 1 <= self.stages <= min(self.levels, 4 - first):
+            raise OptionError(
+                f"stride is 4 or 8, stages lie between 1 and levels, and a backbone has 4 maps, the first of stride 4; "
+                f"found stride {self.stride}, stages {self.stages}, levels {self.levels}"
+            )
+        if self.canvas % self.multiple:
+            raise OptionError(
+                f"a hourglass of {self.levels} levels at stride {self.stride} takes canvases whose side is a multiple "
+                f"of {self.multiple} pixels, found {self.canvas}"
+            )
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of an input are multiples of."""
+        return self.stride * 2 ** (self.levels - 1)
+
+    @property
+    def wanted(self) -> Margins:
+        """The margins of equations 2 and 3."""
+        named = MARGINS[self.distance][self.margins]
+        return Margins(self.inner or named.inner, self.outer or named.outer)
+
+
+class FoxNetTask(CanvasTask):
+    """Canvases and what is to be found on them."""
+
+    recipe: FoxNetRecipe
+    network: FoxNet
+
+    def on(self, device: torch.device) -> Completion:
+        """Processors draw the canvases wherever the training runs: a device draws no scenes."""
+        return super().on(torch.device("cpu")) if self.recipe.scenes else super().on(device)
+
+    def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
+        """Whose face each cell shows, how large the faces are, and the landmark maps of each schema."""
+        r = self.recipe
+        most = max(1, *(len(canvas.boxes) for canvas in canvases))
+        owner = [targets.owner(canvas, self.composer.schemas, r.canvas, r.stride) for canvas in canvases]
+        unit = self.network.unit
+        side = [np.pad(targets.log_size(c.boxes, unit), (0, most - len(c.boxes))) for c in canvases]
+        batch: Batch = {"owner": np.stack(owner).astype(np.int64), "side": np.stack(side)}
+        for name in r.landmarks:
+            maps = [self._bells(canvas, name) for canvas in canvases]
+            batch[f"bell_{name}"] = np.stack([bell for bell, _ in maps])
+            batch[f"weight_{name}"] = np.stack([weight for _, weight in maps])
+        return batch
+
+    def _bells(self, canvas: Labels, name: str) -> tuple[Array, Array]:
+        """The maps of one schema; faces without its landmarks are regions that are not learnt from."""
+        boxes, points, weights = self.known(canvas, name)
+        unknown = [box for box in canvas.boxes if not (boxes == box).all(axis=1).any()]
+        r = self.recipe
+        return targets.bells(points, weights, boxes, np.array(unknown).reshape(-1, 4), r.canvas, r.stride)
+
+    @in_float32
+    def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Equation 5, the landmark maps by schema, and the sizes of faces."""
+        r = self.recipe
+        fox = losses.discriminative(
+            outputs["embedding"], batch["owner"], distance=r.distance, margins=r.wanted, radius=r.radius
+        )
+        parts = {"pull": r.alpha * fox["pull"], "push": r.beta * fox["push"], "norm": r.gamma * fox["norm"]}
+        parts["size"] = r.size_weight * losses.size(outputs["size"], batch["owner"], batch["side"])
+        for name in r.landmarks:
+            bell, weight = batch[f"bell_{name}"].float(), batch[f"weight_{name}"].float()
+            parts[f"heat_{name}"] = r.heat_weight * losses.heat(outputs[f"heat_{name}"], bell, weight)
+        return parts
+
+
+def phases(recipe: Path, stage: str = METHOD) -> list[FoxNetRecipe]:
+    """The settings of every phase of a recipe file."""
+    return read_phases(recipe, FoxNetRecipe, stage)
+
+
+def read(recipe: Path, stage: str = METHOD) -> FoxNetRecipe:
+    """The settings of the last phase."""
+    return phases(recipe, stage)[-1]
+
+
+def prepare(stage: str, data: Path, recipe: FoxNetRecipe, out: Path) -> FoxNetTask:
+    """The task, ready to train. Photos are decoded first, if they are not yet.
+
+    Raises:
+        DataError: There is nothing to learn from, or nothing to compose scenes of.
+    """
+    composer, held_out, about = composers(stage, data, recipe, out)
+    if recipe.scenes:
+        recipe.scenes.check_room(recipe.canvas)
+        composer = SceneComposer(composer.photos, recipe.composition, recipe.labels, recipe.scenes)
+    return FoxNetTask(build(recipe), recipe, composer, held_out, about)
+
+
+def finish(stage: str, task: FoxNetTask, out: Path) -> None:
+    """Fit the mean shapes of landmarks and calibrate the scores, on validation photos."""
+    (out / FITTED).unlink(missing_ok=True)  # of fewer steps
+    photos = task.held_out.photos
+    with TemporaryDirectory() as folder:
+        graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
+        config = Config(**parse_metadata(graph.metadata)[1])
+        fits = fitted(partial(FoxNetDecoder, graph), config, photos)
+    fits["shapes"] = {name: shape for name in task.recipe.landmarks if (shape := mean_shape(photos.samples, name))}
+    write_whole(out / FITTED, json.dumps(fits))
+
+
+def mean_shape(samples: Sequence[Sample], name: str) -> list[list[float]] | None:
+    """Mean places (k, 2) of a schema's landmarks in faces that have all of them; ``None`` if there are none."""
+    rows = [(sample, (sample.visibility > 0).all(axis=1) & ~sample.ignore) for sample in samples]
+    rows = [(sample, known) for sample, known in rows if sample.schema == schema(name) and known.any()]
+    if not rows:
+        return conventions.convention("wider").shape.tolist() if schema(name) == FIVE else None
+    points, boxes = (np.concatenate([getattr(s, part)[known] for s, known in rows]) for part in ("landmarks", "boxes"))
+    return list(conventions.fit(points, boxes, schema=schema(name)).shape.round(4).tolist())
+
+
+def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
+    """Write a run's best weights so far as an ONNX file that describes itself.
+
+    Args:
+        out: Folder of the run. The scores of a finished run are calibrated.
+        file: The ONNX file.
+        scores: Figures that the file should carry, by name.
+
+    Raises:
+        OptionError: Nothing was trained there.
+    """
+    recipe = read(out / RECIPE)
+    network = build(recipe, pretrained="")
+    network.load_state_dict(initial_weights(out / METHOD))
+    fits = json.loads((out / FITTED).read_text()) if (out / FITTED).exists() else {}
+    own: dict[str, Any] = {"landmarks": recipe.landmarks[0], "schemas": list(recipe.landmarks)}
+    own |= {"distance": recipe.distance, "inner": recipe.wanted.inner, "multiple": network.multiple}
+    config = settings_of(Config, recipe, **own, **fits)
+    about = describe(METHOD, config, out / RECIPE, scores, training={METHOD: phases_of(out / METHOD)})
+    export(entries(network), file, metadata=about, half=True)
+    register(file)
+    return file
+
+
+def build(recipe: FoxNetRecipe, pretrained: str | None = None) -> FoxNet:
+    """The network of a recipe, untrained except for its backbone.
+
+    Args:
+        recipe: The settings.
+        pretrained: In place of the recipe's.
+    """
+    torch.manual_seed(recipe.seed)
+    backbone = backbones.build(recipe.backbone, recipe.pretrained if pretrained is None else pretrained)
+    freeze(backbone, recipe.frozen)
+    return FoxNet(
+        backbone,
+        {name: len(schema(name)) for name in recipe.landmarks},
+        width=recipe.width,
+        embedding=recipe.embedding,
+        stages=recipe.stages,
+        levels=recipe.levels,
+        stride=recipe.stride,
+        coordinates=recipe.coordinates,
+        norm=recipe.norm,
+    )

@@ -1,0 +1,180 @@
+"""Faces from candidates: neighbours against all pairs, faces apart by place or by embedding, missing landmarks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lineament.conventions import convention
+from lineament.errors import OptionError, WeightsError
+from lineament.methods.foxnet import cluster
+from lineament.methods.foxnet.decode import Config, FoxNetDecoder
+from lineament.runtime import Graph
+from lineament.schemas import SIXTY_EIGHT
+
+WIDTH = cluster.bandwidth("cosine", 0.1)
+SHAPE = convention("wider").shape
+
+
+def crowd(centres: np.ndarray, sizes: np.ndarray, embeddings: np.ndarray, noise: float, seed: int = 0) -> Any:
+    """Candidates (m 5) of faces: embeddings, points, sizes, scores, landmarks and faces."""
+    rng = np.random.default_rng(seed)
+    m = len(centres)
+    points = centres[:, None] + sizes[:, None, None] * (SHAPE + rng.normal(0, 0.02, (m, 5, 2)))
+    e = embeddings[:, None] + noise * rng.normal(size=(m, 5, embeddings.shape[1]))
+    e /= np.linalg.norm(e, axis=2, keepdims=True)
+    seen = sizes[:, None] * np.exp(rng.normal(0, 0.1, (m, 5)))
+    landmark, face = np.tile(np.arange(5), m), np.repeat(np.arange(m), 5)
+    order = rng.permutation(5 * m)
+    flat = (e.reshape(-1, e.shape[2]), points.reshape(-1, 2), seen.ravel(), rng.uniform(0.3, 1, 5 * m), landmark, face)
+    return [part[order] for part in flat]
+
+
+def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
+    return len(np.unique(one)) == len(np.unique(other)) == len(np.unique(np.stack([one, other]), axis=1).T)
+
+
+def test_the_bandwidth_is_the_chord_of_twice_the_margin() -> None:
+    angle = 2 * np.arccos(1 - 0.1)
+    one, other = np.array([1, 0]), np.array([np.cos(angle), np.sin(angle)])
+    assert pytest.approx(np.linalg.norm(one - other)) == WIDTH
+    assert cluster.bandwidth("cosine", 1.0) == pytest.approx(np.sqrt(2))
+    assert cluster.bandwidth("euclidean", 0.5) == 1.0
+
+
+def test_pairs_are_those_that_all_pairs_give() -> None:
+    rng = np.random.default_rng(1)
+    points, sizes = rng.uniform(0, 300, (400, 2)), np.exp(rng.uniform(np.log(4), np.log(90), 400))
+    group = rng.integers(0, 3, 400)
+    i, j = cluster.pairs(points, sizes, group, 1.2)
+    apart = np.linalg.norm(points[:, None] - points, axis=2) / np.sqrt(sizes[:, None] * sizes)
+    ratio = sizes[:, None] / sizes
+    near = (apart <= 1.2) & (ratio <= 2) & (ratio >= 0.5) & (group[:, None] == group) & ~np.eye(400, dtype=bool)
+    assert len(i) == near.sum() > 500
+    assert near[i, j].all()
+    assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == len(i)
+
+
+@pytest.mark.parametrize("k", [1, 2, 9, 400])
+def test_the_same_face_tiled_is_as_many_faces(k: int) -> None:
+    columns = int(np.ceil(np.sqrt(k)))
+    centres = np.stack(np.divmod(np.arange(k), columns), axis=1) * 40.0 + 50
+    e, points, sizes, scores, _, face = crowd(centres, np.full(k, 30.0), np.tile([[1.0, 0, 0]], (k, 1)), 0.05)
+    found = cluster.faces(e, points, sizes, scores, np.zeros(len(e), int), width=WIDTH)
+    assert same_partition(found, face)
+
+
+def test_faces_in_front_of_each_other_are_told_apart_by_their_embeddings() -> None:
+    centres, sizes = np.array([[100.0, 100], [112, 104], [95, 120]]), np.array([40.0, 36, 30])
+    e, points, seen, scores, _, face = crowd(centres, sizes, np.eye(3), 0.1)
+    found = cluster.faces(e, points, seen, scores, np.zeros(len(e), int), width=WIDTH)
+    assert same_partition(found, face)
+
+
+def test_large_and_small_faces_and_groups_stay_apart() -> None:
+    centres = np.array([[200.0, 200], [200, 200], [200, 205], [300, 100]])
+    sizes = np.array([200.0, 20, 20, 20])
+    e, points, seen, scores, _, face = crowd(centres, sizes, np.tile([[0.0, 1]], (4, 1)), 0.05)
+    found = cluster.faces(e, points, seen, scores, (face == 2).astype(int), width=WIDTH)
+    assert same_partition(found, face)
+
+
+def test_of_two_candidates_for_a_landmark_the_better_counts_and_missing_ones_are_said() -> None:
+    names, chosen = cluster.best(np.array([7, 7, 7, 2]), np.array([1, 1, 0, 2]), np.array([0.4, 0.9, 0.5, 0.6]), 3)
+    assert names.tolist() == [2, 7]
+    assert chosen.tolist() == [[-1, -1, 3], [2, 1, -1]]
+
+
+def test_no_candidates_are_no_faces() -> None:
+    none = np.zeros(0)
+    found = cluster.faces(np.zeros((0, 8)), np.zeros((0, 2)), none, none, none.astype(int), width=WIDTH)
+    assert found.shape == (0,)
+    assert cluster.best(found, found, none, 5)[1].shape == (0, 5)
+
+
+class Told(Graph):
+    """A file whose candidates are given; every view of a batch has the same."""
+
+    def __init__(self, candidates: Any, pad: int = 3) -> None:
+        e, points, sizes, scores, landmark, _ = candidates
+        peak = np.stack([landmark, np.zeros_like(landmark), np.zeros_like(landmark)], axis=1)
+        logits = np.log(scores / (1 - scores))
+        self.outputs = {
+            "peak": np.pad(peak, ((0, pad), (0, 0))),
+            "place": np.pad(points, ((0, pad), (0, 0))),
+            "score": np.pad(logits, (0, pad), constant_values=-np.inf),
+            "embedding": np.pad(3 * e, ((0, pad), (0, 0))),  # of any norm
+            "size": np.pad(sizes, (0, pad)),
+        }
+
+    @staticmethod
+    def devices() -> list[str]:
+        return ["cpu"]
+
+    def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        assert entry == "foxnet_5"
+        count = len(inputs["pixels"])
+        return tuple(np.stack([self.outputs[name]] * count).astype(np.float32) for name in outputs)
+
+
+CENTRES, SIZES = np.array([[100.0, 80], [300, 200], [180, 60]]), np.array([60.0, 90, 40])
+PLAIN: dict[str, Any] = {"input_size": 384, "overview": False}
+IMAGE = np.zeros((256, 384, 3), np.uint8)
+ANY: dict[str, Any] = {"threshold": 0.1, "min_face": 1, "max_face": None}
+
+
+def decoder(**settings: Any) -> FoxNetDecoder:
+    candidates = crowd(CENTRES, SIZES, np.eye(3), 0.05)
+    lost = (candidates[5] == 1) & (candidates[4] == 2)  # the nose of the second
+    return FoxNetDecoder(Told([part[~lost] for part in candidates]), Config(**PLAIN | settings))
+
+
+def test_landmarks_without_a_candidate_are_nan_with_score_0() -> None:
+    (faces,) = decoder()([IMAGE], **ANY)
+    assert len(faces) == 3
+    lacking = np.isnan(faces.landmarks).any(axis=2)
+    assert lacking.sum() == 1
+    assert (faces.landmark_scores[lacking] == 0).all()
+    assert (faces.landmark_scores[~lacking] > 0.2).all()
+    wanted = convention("wider").boxes(CENTRES[:, None] + SIZES[:, None, None] * SHAPE)
+    apart = np.abs(np.sort(faces.boxes, axis=0) - np.sort(wanted, axis=0)).max(axis=1)
+    assert (apart < 0.12 * np.sort(SIZES).max()).all()
+
+
+def test_they_are_filled_by_a_shape_fit_on_request() -> None:
+    (faces,) = decoder(fill=True)([IMAGE], **ANY)
+    (row,) = np.flatnonzero((faces.landmark_scores == 0).any(axis=1))
+    assert np.linalg.norm(faces.landmarks[row, 2] - (CENTRES[1] + SIZES[1] * SHAPE[2])) < 0.08 * SIZES[1]
+    with pytest.raises(OptionError, match="fill takes the mean shape of '68', which these weights lack"):
+        Config(landmarks="68", schemas=("68",), fill=True)
+    own = {"68": np.zeros((len(SIXTY_EIGHT), 2)).tolist()}
+    assert Config(landmarks="68", schemas=("68",), fill=True, shapes=own).fill
+
+
+def test_a_list_gives_what_its_images_give_one_by_one_and_settings_are_json() -> None:
+    detect = decoder()
+    together = detect([IMAGE, IMAGE[:, :300], IMAGE], **ANY)
+    for image, faces in zip([IMAGE, IMAGE[:, :300], IMAGE], together, strict=True):
+        (alone,) = detect([image], **ANY)
+        np.testing.assert_array_equal(faces.landmarks, alone.landmarks)
+    assert detect([], **ANY) == []
+    assert Config(**json.loads(json.dumps(vars(detect.config)))) == replace(detect.config, pyramid=[], schemas=[])
+
+
+def test_scores_and_sizes_are_thresholds() -> None:
+    detect = decoder(calibration={"scores": [0, 1], "shares": [0, 0.1]})
+    (faces,) = detect([IMAGE], threshold=0.01, min_face=70, max_face=None)
+    assert len(faces) == 1
+    assert 0.01 < faces.scores[0] < 0.1
+    assert len(detect([IMAGE], threshold=0.2, min_face=1, max_face=None)[0]) == 0
+
+
+def test_embeddings_that_are_no_numbers_are_an_error_that_teaches() -> None:
+    broken = crowd(CENTRES, SIZES, np.eye(3), 0.05)
+    broken[0][:4] = np.nan
+    with pytest.raises(WeightsError, match=r"embeddings of 4 of 15 landmark candidates are not finite.*diverged"):
+        FoxNetDecoder(Told(broken), Config(**PLAIN))([IMAGE], **ANY)
