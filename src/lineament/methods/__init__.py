@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lineament.errors import OptionError
 from lineament.faces import Faces
+from lineament.methods.foxnet.decode import Config as FoxNetConfig
+from lineament.methods.foxnet.decode import FoxNetDecoder
 from lineament.methods.isnet.decode import Config as ISNetConfig
 from lineament.methods.isnet.decode import ISNet
 from lineament.methods.kpnet.decode import Config as KPNetConfig
@@ -127,6 +129,13 @@ METHODS: dict[str, Method] = {
         settings=MaskFaceConfig,
         decoder=MaskFaceDecoder,
         training="lineament.methods.maskface.training",
+    ),
+    "foxnet": DetectionMethod(
+        title="FoxNet",
+        paper="Wu et al. 2019, FoxNet: A Multi-face Alignment Method",
+        settings=FoxNetConfig,
+        decoder=FoxNetDecoder,
+        training="lineament.methods.foxnet.training",
     ),
     "isnet": LandmarkMethod(
         title="Information-Synthesis Network",
