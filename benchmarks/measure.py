@@ -87,7 +87,7 @@ class Detector:
 
 KPNETS = ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8", "kpnet-hourglass")
 SIZES = (256, 384, 512, 640)
-TEST_TIME = {"flip": True, "pyramid": [0.7, 1.4], "suppression": "soft-gaussian", "voting": 0.6}
+TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
 """MaskFace's options at test time."""
 UNREFINED = {"input_size": 640, "refinement": None}
 DETECTORS = {
@@ -126,7 +126,7 @@ DETECTORS = {
     "maskface-640, all options": Detector(
         weights="maskface",
         settings={"input_size": 640, **TEST_TIME},
-        about="flip, a pyramid of three sizes, Soft-NMS, box voting",
+        about="flip, a pyramid of two sizes, box voting",
         tests=("wider-val",),
     ),
     **{f"{name}-640-unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},

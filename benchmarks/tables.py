@@ -184,7 +184,7 @@ def at_a_glance() -> list[str]:
     shipped = dict.fromkeys((*KPNETS, *(model.name for model in models())))
     detectors = {name: f"`{name}`" for name in shipped}  # at the settings they ship with
     larger = {f"{name}-640": f"`{name}`" for name in shipped}
-    smaller = {"kpnet-256": "`kpnet`, input 256"}
+    smaller = {"kpnet-256": "`kpnet`, input 256", "maskface-256, 68 points": "`maskface`, input 256, 68 landmarks"}
     staged = {f"kpnet-256 + {name}": f"`kpnet`, input 256, and `{name}`" for name in shipped}
     names = {
         name: title for name, title in (larger | smaller | staged | detectors | KNOWN).items() if name in DETECTORS
