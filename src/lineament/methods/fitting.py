@@ -18,34 +18,39 @@ from lineament.methods.settings import DetectorSettings
 
 Array = NDArray[Any]
 
-DOUBTFUL = 0.02
+DOUBTFUL = 0.05
 """Probability from which detections are fitted to. Below it they are never returned."""
+SURE = 0.3
+"""Likewise of detections whose landmarks are."""
 _log = logging.getLogger(__name__)
 
 
-def fitted(make: Callable[[Any], Decoder], config: DetectorSettings, photos: Photos) -> dict[str, Any]:
+def fitted(make: Callable[[Any], Decoder], config: DetectorSettings, photos: Photos, **without: Any) -> dict[str, Any]:
     """Settings of a file that labelled photos tell: ``calibration`` and ``landmark_calibration``.
 
     Args:
         make: the detector with given settings.
         config: the settings, which have both.
         photos: validation photos.
+        without: settings under which boxes are found without landmarks, where that is faster.
 
     Where all detections or landmarks are right, or all wrong, there is nothing to fit, and the log says so.
     """
     none: dict[str, Any] = {"calibration": None, "landmark_calibration": None}
-    decoders = {name: make(replace(config, landmarks=name, **none)) for name in config.offered}
+    landmarks = {name: make(replace(config, landmarks=name, **none)) for name in config.offered}
+    boxes = make(replace(config, **none, **without)) if without else landmarks[config.landmarks]
     scores, hits, masses, rights = [], [], [], []
     for i, sample in enumerate(photos.samples):
-        decoder = decoders.get(sample.schema.name, decoders[config.landmarks])
-        (found,) = decoder([photos[i]], threshold=DOUBTFUL, min_face=1, max_face=None)
+        (found,) = boxes([photos[i]], threshold=DOUBTFUL, min_face=1, max_face=None)
         counts, face = judged(found.boxes, sample)
-        hit = face >= 0
         scores.append(found.scores[counts])
-        hits.append(hit)
-        if decoder.schema == sample.schema:
-            masses.append(found.landmark_scores[counts[hit]].ravel())
-            rights.append(right(found.landmarks[counts[hit]], sample, face[hit]).ravel())
+        hits.append(face >= 0)
+        if sample.schema.name in landmarks:
+            (found,) = landmarks[sample.schema.name]([photos[i]], threshold=SURE, min_face=1, max_face=None)
+            counts, face = judged(found.boxes, sample)
+            faces = counts[face >= 0]
+            masses.append(found.landmark_scores[faces].ravel())
+            rights.append(right(found.landmarks[faces], sample, face[face >= 0]).ravel())
     fits = {"calibration": _fit(scores, hits), "landmark_calibration": _fit(masses, rights)}
     return {name: value for name, value in fits.items() if value is not None}
 

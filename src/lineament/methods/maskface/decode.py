@@ -26,7 +26,7 @@ Array = NDArray[Any]
 LIMITS = Limits(multiple=64, largest=160.0, overview=256.0)
 AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
 FACES_AT_ONCE = 64  # whose landmarks are looked for together: bounds the masks of 68 landmarks to 55 MB
-LEAST = -3.9  # logit of a face's probability below which an anchor is never a candidate: 0.02, as in the paper
+LEAST = -2.95  # logit of a face's probability below which an anchor is never a candidate: 0.05
 LARGEST_OFFSET = 4.0  # of a box's logarithmic size, far beyond what is learnt: exp() must not overflow
 
 
@@ -139,6 +139,8 @@ class MaskFaceDecoder:
 
     def _pooled(self, features: Sequence[Array], seen: Seen) -> Array:
         """The features (n, c, 14, 14) of regions, each from its level (equation 6)."""
+        if not self.config.keypoint_head:
+            return np.empty((len(seen), 0, POOLED, POOLED), np.float32)
         level = level_of(seen.regions, self.config.k0, self.config.finest)
         pooled = np.empty((len(seen), features[0].shape[1], POOLED, POOLED), np.float32)
         for number in np.unique(level):

@@ -255,9 +255,8 @@ def finish(stage: str, task: MaskFaceTask, out: Path) -> None:
     with TemporaryDirectory() as folder:
         graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
         config = Config(**parse_metadata(graph.metadata)[1])
-        write_whole(
-            out / CALIBRATION, json.dumps(fitted(partial(MaskFaceDecoder, graph), config, task.held_out.photos))
-        )
+        fits = fitted(partial(MaskFaceDecoder, graph), config, task.held_out.photos, keypoint_head=False)
+        write_whole(out / CALIBRATION, json.dumps(fits))
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
