@@ -49,7 +49,7 @@ class Config(OverviewSettings):
     smallest: float = of_weights(SMALLEST)
     keypoint_head: bool = of_weights(True)
     k0: int = 3
-    nms: float = 0.4
+    nms: float = 0.5
     calibration: Mapping[str, Any] | None = None
     landmark_calibration: Mapping[str, Any] | None = None
 
