@@ -2,7 +2,6 @@
 
 python benchmarks/maskface_experiments.py cost                     # table 1: operations, counted
 python benchmarks/maskface_experiments.py forward                  # time of the landmark head for a face
-python benchmarks/maskface_experiments.py levels --data DATA       # k0 of equation 6, with the weights that ship
 python benchmarks/maskface_experiments.py backbones --data DATA    # table 5: each trained under one budget
 python benchmarks/maskface_experiments.py parts --data DATA        # table 6: context modules and keypoint head
 
@@ -110,13 +109,6 @@ def forward(args: argparse.Namespace) -> None:
 # --- accuracy ---
 
 
-def levels(args: argparse.Namespace) -> None:
-    """NME on validation faces, their landmarks read from other levels."""
-    for k0 in (3, 4, 5):
-        detector = lineament.load("maskface", settings={"k0": k0}, threads=args.threads)
-        keep("levels", f"k0 = {k0}", {"NME": nme(detector, args.data, POINTS)}, {"every": EVERY}, ["maskface"])
-
-
 def backbones(args: argparse.Namespace) -> None:
     """Table 5. ImageNet weights can be had for one alone, so all but the first row begin with random weights."""
     rows = {"efficientnet-lite0, ImageNet": {}}
@@ -173,7 +165,7 @@ def keep(
     print(row, scores, flush=True)
 
 
-EXPERIMENTS = {f.__name__: f for f in (cost, forward, levels, backbones, parts)}
+EXPERIMENTS = {f.__name__: f for f in (cost, forward, backbones, parts)}
 
 
 def main() -> None:

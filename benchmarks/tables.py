@@ -384,7 +384,6 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "maskface speed": lambda: compared([*SPEED, *MOSAICS], ("maskface-256", "maskface-640", *BESIDE)),
     "maskface cost": stored("maskface-cost", "network, what", {"GMAC": digits(2)}),
     "maskface forward": stored("maskface-forward", "landmarks", {"ms a face": digits(2), "fastest": digits(2)}),
-    "maskface levels": stored("maskface-levels", "level", {"NME": digits(2)}),
     "maskface table 5": stored("maskface-table5", "backbone", {"AP": percent, "NME": percent}),
     "maskface table 6": stored("maskface-table6", "network", {"AP": percent, "NME": percent}),
     "fine-tuning": stored(

@@ -12,7 +12,7 @@ from lineament import boxes as box_ops
 from lineament.anchors import all_anchors
 from lineament.faces import Faces
 from lineament.methods.maskface.decode import FACES_AT_ONCE, Config, MaskFaceDecoder
-from lineament.methods.maskface.levels import level_of, levels
+from lineament.methods.maskface.levels import levels
 
 Array = NDArray[Any]
 POINTS = np.array([[0.3, 0.4], [0.7, 0.4], [0.55, 0.6], [0.35, 0.8], [0.65, 0.8]])
@@ -194,10 +194,3 @@ def test_without_a_keypoint_head_landmarks_are_unknown() -> None:
     faces = detect(picture(BOX), keypoint_head=False)
     assert np.isnan(faces.landmarks).all()
     assert not faces.landmark_scores.any()
-
-
-def test_levels_follow_equation_6() -> None:
-    sides = np.array([20, 223, 225, 447, 449, 897, 5000])
-    boxes = np.stack([np.zeros(7), np.zeros(7), sides, sides], axis=1)
-    assert level_of(boxes, k0=3).tolist() == [0, 0, 1, 1, 2, 3, 4]
-    assert level_of(boxes, k0=4).tolist() == [0, 1, 2, 2, 3, 4, 4]

@@ -48,7 +48,7 @@ class Config(OverviewSettings):
     finest: int = of_weights(FINEST)
     smallest: float = of_weights(SMALLEST)
     keypoint_head: bool = of_weights(True)
-    k0: int = 3
+    k0: int = of_weights(3)
     nms: float = 0.5
     calibration: Mapping[str, Any] | None = None
     landmark_calibration: Mapping[str, Any] | None = None
