@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from lineament.runtime import load_graph
 from lineament.train.recipe import read_about
 
 Array = NDArray[Any]
+N = TypeVar("N", bound=nn.Module)
 OPSET = 18
 LARGE = 256  # values of a constant from which sharing it, or storing it in fewer bits, pays
 HALF = ".half"  # suffix of the names of constants that are stored in 16 bits
@@ -210,6 +212,24 @@ def _merge(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
     return onnx.helper.make_model(
         graph, producer_name="lineament", opset_imports=first.opset_import, ir_version=min(first.ir_version, 10)
     )
+
+
+class Foldable(Protocol):
+    """A layer that has a simpler form for inference."""
+
+    def fold(self) -> None:
+        """Take that form."""
+        ...
+
+
+def for_inference(network: N) -> N:
+    """A copy of a network in evaluation mode, its layers folded, its weights the nearest floats of 16 bits."""
+    made = copy.deepcopy(network).eval()
+    for layer in list(made.modules()):
+        if callable(getattr(layer, "fold", None)):
+            cast(Foldable, layer).fold()
+    round_to_half(made)
+    return made
 
 
 @torch.no_grad()

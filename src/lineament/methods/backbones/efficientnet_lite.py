@@ -101,7 +101,7 @@ class SameConv(nn.Conv2d):
         """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
         return self._conv_forward(x, self._padded(), self.bias)
 
-    def settle(self) -> None:
+    def fold(self) -> None:
         """Keep the padded kernel, for inference."""
         self.weight, self._before = nn.Parameter(self._padded().detach()), 0
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lineament.export import Entry, round_to_half
-from lineament.methods.backbones.efficientnet_lite import SameConv
+from lineament.export import Entry, for_inference
 from lineament.methods.foxnet.network import FoxNet
-from lineament.methods.normalisation import ConvNorm
 from lineament.methods.peaks import local_maxima, places, top
 
 ALL, FEWEST = 2560, 128
@@ -25,13 +21,7 @@ def entries(network: FoxNet) -> dict[str, Entry]:
         network: is left as it is; the file has its weights in 16 bits.
     """
     random = torch.Generator().manual_seed(0)
-    network = copy.deepcopy(network).eval()
-    for layer in network.modules():
-        if isinstance(layer, SameConv):
-            layer.settle()
-        if isinstance(layer, ConvNorm):
-            layer.fold()
-    round_to_half(network)
+    network = for_inference(network)
     step = network.multiple
     pixels = torch.randint(0, 256, (2, 2 * step, 3 * step, 3), dtype=torch.uint8, generator=random)
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +9,10 @@ import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
-from lineament.export import Entry, round_to_half
-from lineament.methods.backbones.efficientnet_lite import SameConv
+from lineament.export import Entry, for_inference
 from lineament.methods.maskface.levels import POOLED
 from lineament.methods.maskface.network import MaskFace
 from lineament.methods.maskface.roi import SAMPLES, bins
-from lineament.methods.normalisation import ConvNorm
 from lineament.methods.peaks import top
 
 NEIGHBOURS = 1  # cells around a peak, in each direction, that count for it
@@ -31,13 +28,7 @@ def entries(network: MaskFace) -> dict[str, Entry]:
         network: is left as it is; the file has its weights in 16 bits.
     """
     random = torch.Generator().manual_seed(0)
-    network = copy.deepcopy(network).eval()
-    for layer in network.modules():
-        if isinstance(layer, SameConv):
-            layer.settle()
-        if isinstance(layer, ConvNorm):
-            layer.fold()
-    round_to_half(network)
+    network = for_inference(network)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
     width = network.score.in_channels
     features = torch.rand(2, width, 16, 24, generator=random)
