@@ -216,6 +216,10 @@ def test_points_are_relative_to_their_window() -> None:
     np.testing.assert_allclose(box_ops.encode_points(windows[:, None, 2:], windows), 1)
 
 
+def test_grown_boxes_by_hand() -> None:
+    assert box_ops.grown(np.array([[10.0, 20, 30, 60]]), 0.25).tolist() == [[5, 10, 35, 70]]
+
+
 def test_square_keeps_centre_and_longer_side() -> None:
     squares = box_ops.square(np.array([[0.0, 0, 4, 2], [1, 2, 2, 9]]))
     assert squares.tolist() == [[0, -1, 4, 3], [-2, 2, 5, 9]]

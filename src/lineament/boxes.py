@@ -159,6 +159,12 @@ def longer_side(boxes: Array) -> Array:
     return np.asarray((boxes[..., 2:] - boxes[..., :2]).max(axis=-1))
 
 
+def grown(boxes: Array, margin: float) -> Array:
+    """Boxes (n, 4) that reach ``margin`` of their sides further on every side."""
+    reach = (boxes[..., 2:] - boxes[..., :2]) * margin
+    return np.concatenate([boxes[..., :2] - reach, boxes[..., 2:] + reach], axis=-1)
+
+
 def mirror(boxes: Array, width: Array | float) -> Array:
     """Boxes (n, 4) in the mirrored image of that width (one for all, or one for each). Its own inverse."""
     x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)

@@ -98,6 +98,12 @@ def test_boxes_and_landmarks_lie_where_the_view_shows_them() -> None:
     assert faces.landmark_scores == pytest.approx(0.9)
 
 
+def test_landmarks_are_looked_for_as_far_around_a_face_as_the_weights_say() -> None:
+    faces = detect(picture(BOX), margin=0.25)
+    assert faces.boxes == pytest.approx(np.array([BOX]), abs=1e-3)
+    assert faces.landmarks[0] == pytest.approx(expected((25, 45, 115, 135)), abs=1e-3)
+
+
 def test_a_large_image_is_brought_to_the_input_and_back() -> None:
     box = (160, 240, 400, 480)
     faces = detect(picture(box, size=(1280, 1024)))

@@ -190,6 +190,18 @@ def test_regions_differ_from_their_boxes_as_the_jitter_says() -> None:
     assert np.log(sides / [60, 150]).std(axis=0) == pytest.approx([0.1, 0.1], rel=0.05)
 
 
+@pytest.mark.parametrize("source", ["labels", "proposals"])
+def test_regions_reach_as_far_around_faces_as_the_recipe_says(source: str) -> None:
+    made = task(replace(RECIPE, regions_from=source, regions=(1,), margin=0.25))
+    arrays = made.targets(np.random.default_rng(0), [canvas([[40, 44, 80, 92]])])
+    batch = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    batch["pixels"] = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
+    network = Knowing(Stairs(), {"5": 5}, width=8, head_width=8, head_layers=1)
+    network.targets = batch
+    outputs = batch | made.forward(network, batch)
+    assert outputs["boxes_5"][0].tolist() == pytest.approx([30, 32, 90, 104], abs=1e-3)
+
+
 def test_proposals_are_sure_do_not_overlap_and_belong_to_faces_of_their_image() -> None:
     anchors = np.array([[0.0, 0, 20, 20], [1, 0, 21, 20], [40, 40, 80, 80], [90, 90, 99, 99]])
     logit = np.array([[3.0, 4, -3.8, -4], [-9, -9, 0.5, -9]])
@@ -219,7 +231,7 @@ class Knowing(MaskFace):
         logit[image, anchor] += 25
         offset[image, anchor] += self.targets["offset"]
         boxes = torch.tensor(all_anchors(128, 128, levels()))
-        offset[..., 0] += torch.tensor([0.0, 3])[:, None] / (boxes[:, 2] - boxes[:, 0])
+        offset[..., 0] += torch.tensor([0.0, 3])[: len(offset), None] / (boxes[:, 2] - boxes[:, 0])
         return {"logit": logit, "offset": offset}
 
 

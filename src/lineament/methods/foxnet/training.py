@@ -23,6 +23,7 @@ from lineament.errors import OptionError
 from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods import backbones
+from lineament.methods.adopt import adopt, read_tensors
 from lineament.methods.backbones.base import freeze
 from lineament.methods.fitting import fitted
 from lineament.methods.foxnet import losses, targets
@@ -30,6 +31,7 @@ from lineament.methods.foxnet.decode import Config, FoxNetDecoder
 from lineament.methods.foxnet.export import entries
 from lineament.methods.foxnet.losses import MARGINS, Margins
 from lineament.methods.foxnet.network import FINEST, FoxNet
+from lineament.methods.normalisation import settle
 from lineament.runtime import load_graph
 from lineament.schemas import FIVE, schema
 from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
@@ -37,12 +39,13 @@ from lineament.train.checkpoint import initial_weights, phases_of
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
-from lineament.train.task import Batch, Completion
+from lineament.train.task import Batch, Completion, tensors
 from lineament.weights import parse_metadata, register
 
 Array = NDArray[Any]
 METHOD = "foxnet"
 STAGES = (METHOD,)
+INITIAL = ("foxnet", "maskface")  # methods whose files a training can begin with: of MaskFace's, the backbone
 FITTED = "fitted.json"  # in a run's folder: what validation photos tell
 
 
@@ -125,6 +128,12 @@ class FoxNetTask(CanvasTask):
 
     recipe: FoxNetRecipe
     network: FoxNet
+
+    def adopt(self, content: bytes) -> None:
+        """Begin with a file's weights, wherever they fit. Normalisation learns from the first canvases."""
+        adopt(self.network, read_tensors(content, INITIAL, {".network.": ""}))
+        batch = tensors(self.batch(0), torch.device("cpu"))
+        settle(self.network, lambda: self.forward(self.network, batch))
 
     def on(self, device: torch.device) -> Completion:
         """Processors draw the canvases wherever the training runs: a device draws no scenes."""

@@ -37,6 +37,7 @@ class Config(OverviewSettings):
     Attributes:
         finest: level of the finest map. smallest: side in pixels of the smallest anchor.
         keypoint_head: whether the file has one; without, landmarks are NaN.
+        margin: how much further than its face a region of landmarks reaches on every side, as a share of the side.
         k0: level that the landmarks of a face of 224 pixels are read from (equation 6).
         nms: overlap above which the worse of two faces falls.
         calibration: knots of the map from an anchor's probability to the share of such detections that are faces;
@@ -48,6 +49,7 @@ class Config(OverviewSettings):
     finest: int = of_weights(FINEST)
     smallest: float = of_weights(SMALLEST)
     keypoint_head: bool = of_weights(True)
+    margin: float = of_weights(0.0)
     k0: int = of_weights(3)
     nms: float = 0.5
     calibration: Mapping[str, Any] | None = None
@@ -59,7 +61,8 @@ class Seen(Candidates):
     """Candidates and where the network saw them.
 
     Attributes:
-        view: (n,) number of the view. row: (n,) its place in the batch. regions: (n, 4) the box in the view's pixels.
+        view: (n,) number of the view. row: (n,) its place in the batch. regions: (n, 4) where landmarks are looked
+            for, in the view's pixels.
     """
 
     view: Array
@@ -116,18 +119,18 @@ class MaskFaceDecoder:
         row, anchor, scores = (values[scores >= threshold] for values in (row, anchor, scores))
         anchors = all_anchors(pixels.shape[2], pixels.shape[1], self.levels)[anchor]
         offsets = offset[row, anchor].astype(np.float64).clip(-LARGEST_OFFSET, LARGEST_OFFSET)
-        regions, view = box_ops.decode_rcnn(offsets, anchors), numbers[row]
+        in_view, view = box_ops.decode_rcnn(offsets, anchors), numbers[row]
         seen = Seen(
-            boxes=shown.boxes(regions, view),
+            boxes=shown.boxes(in_view, view),
             scores=scores,
             landmarks=np.zeros((len(row), 0, 2)),
             landmark_scores=np.zeros((len(row), 0)),
             image=shown.image[view],
             view=view,
             row=row,
-            regions=regions,
+            regions=box_ops.grown(in_view, self.config.margin),
         )
-        seen = seen[shown.counts(box_ops.longer_side(regions), view)].sized(min_face, max_face)
+        seen = seen[shown.counts(box_ops.longer_side(in_view), view)].sized(min_face, max_face)
         one_pass = replace(self.config, voting=None)
         stands = replace(seen, image=seen.view).suppressed(one_pass, self.config.nms, threshold)
         stands = replace(stands, image=shown.image[stands.view])

@@ -23,9 +23,9 @@ from lineament.errors import OptionError
 from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
 from lineament.methods import backbones
+from lineament.methods.adopt import adopt, read_tensors
 from lineament.methods.backbones.base import freeze
 from lineament.methods.fitting import fitted
-from lineament.methods.maskface.adopt import adopt
 from lineament.methods.maskface.decode import Config, MaskFaceDecoder
 from lineament.methods.maskface.export import entries
 from lineament.methods.maskface.levels import FINEST, SMALLEST, level_of, levels
@@ -47,6 +47,7 @@ Array = NDArray[Any]
 METHOD = "maskface"
 STAGES = (METHOD,)
 CALIBRATION = "calibration.json"  # in a run's folder: what scores are worth
+ROOTS = {".network.": "", ".head.": "landmarks."}  # of names in a file, and in the network
 BETA = 1 / 9  # of the smooth L1 loss
 
 
@@ -65,6 +66,8 @@ class MaskFaceRecipe(CanvasRecipe):
         regions_from: where their landmarks are looked for: "labels", in their boxes, moved and resized at random;
             "proposals", in the boxes that the network finds them by (the paper).
         jitter: sigma by which boxes from labels are moved and resized, as a share of the sides.
+        margin: how much further than its face a region reaches on every side, as a share of the side: landmarks of a
+            jaw lie at the edge of a box, or outside.
         alpha, gamma: of the focal loss (equation 2).
         landmark_weight: lambda of equation 1.
         labels: faces far from all anchors' sizes are ignored, as they would be matched badly.
@@ -85,6 +88,7 @@ class MaskFaceRecipe(CanvasRecipe):
     regions: tuple[int, ...] = (48,)
     regions_from: str = "labels"
     jitter: float = 0.06
+    margin: float = 0.0
     alpha: float = 0.25
     gamma: float = 2.0
     landmark_weight: float = 0.25
@@ -117,7 +121,7 @@ class MaskFaceTask(CanvasTask):
     def adopt(self, content: bytes) -> None:
         """Begin with a file's weights, wherever they fit; normalisation learns from the first canvases."""
         assert isinstance(self.network, MaskFace)
-        adopt(self.network, content)
+        adopt(self.network, read_tensors(content, [METHOD], ROOTS))
         batch = tensors(self.batch(0), torch.device("cpu"))
         settle(self.network, lambda: self.forward(self.network, batch))
 
@@ -151,7 +155,9 @@ class MaskFaceTask(CanvasTask):
             boxes, points, weights = (np.concatenate(parts) for parts in zip(*rows, strict=True))
             image = np.repeat(np.arange(len(rows)), [len(mine[0]) for mine in rows])
             some = np.sort(rng.permutation(len(boxes))[:most])
-            found = jittered(rng, boxes[some], r.jitter) if r.regions_from == "labels" else boxes[some]
+            found = boxes[some]
+            if r.regions_from == "labels":
+                found = box_ops.grown(jittered(rng, found, r.jitter), r.margin)
             batch |= self._filled(name, most, found, image[some], points[some], weights[some])
         return batch
 
@@ -190,7 +196,8 @@ class MaskFaceTask(CanvasTask):
             faces, of, points, weights = parts
             rows, face = matched(boxes, image, faces, np.where(weights.any(axis=1), of, -1))
             rows, face = rows[:most], face[:most]
-            made |= self._filled(name, most, boxes[rows], image[rows], points[face], weights[face])
+            regions = box_ops.grown(boxes[rows], r.margin)
+            made |= self._filled(name, most, regions, image[rows], points[face], weights[face])
         return tensors(made, device)
 
     @in_float32
@@ -273,7 +280,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     network.load_state_dict(initial_weights(out / METHOD))
     fits = json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}
     own: dict[str, Any] = {"landmarks": recipe.landmarks[0], "schemas": list(recipe.landmarks)}
-    own |= {name: getattr(recipe, name) for name in ("finest", "smallest", "k0", "keypoint_head")}
+    own |= {name: getattr(recipe, name) for name in ("finest", "smallest", "k0", "margin", "keypoint_head")}
     config = settings_of(Config, recipe, **own, **fits)
     about = describe(METHOD, config, out / RECIPE, scores, training={METHOD: phases_of(out / METHOD)})
     export(entries(network), file, metadata=about, half=True)

@@ -1,8 +1,9 @@
-"""A network out of an exported file, to learn on."""
+"""A network of a backbone and more out of an exported file, to learn on."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 
 import onnx
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from lineament.errors import OptionError
 from lineament.export import HALF
-from lineament.methods.maskface.network import MaskFace
 from lineament.methods.normalisation import ConvNorm, only_shift
 from lineament.runtime import read_metadata
 from lineament.weights import parse_metadata
@@ -18,35 +18,44 @@ from lineament.weights import parse_metadata
 _log = logging.getLogger(__name__)
 
 
-def read_tensors(content: bytes) -> dict[str, Tensor]:
+def read_tensors(content: bytes, methods: Collection[str], roots: Mapping[str, str]) -> dict[str, Tensor]:
     """A file's weights under the network's own names.
 
+    Args:
+        content: The file.
+        methods: Names of the methods whose files will do.
+        roots: What stands before a name in a file, and in its place in the network.
+
     Raises:
-        OptionError: a file of another method, or of 8 bits.
+        OptionError: The file is of another method, or quantised to 8 bits.
     """
     method, _ = parse_metadata(read_metadata(content))
-    if method != "maskface":
-        raise OptionError(f"expected weights of maskface, found weights of {method}")
+    if method not in methods:
+        raise OptionError(f"expected weights of {' or '.join(methods)}, found weights of {method}")
     found = {}
     for tensor in onnx.load_from_string(content).graph.initializer:
         name = tensor.name.removesuffix(HALF)
         if name.endswith("_quantized"):
             raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
-        for prefix, at in (("maskface.network.", ""), (".head.", "landmarks.")):
-            if prefix in name:
-                own = at + name.split(prefix, 1)[1]
+        for root, at in roots.items():
+            if root in name:
+                own = at + name.split(root, 1)[1]
                 found[own] = torch.from_numpy(onnx.numpy_helper.to_array(tensor).astype("float32"))
     return found
 
 
 @torch.no_grad()
-def adopt(network: MaskFace, content: bytes) -> None:
-    """Give a network the weights of a file, wherever name and shape are the same; what does not fit stays as it is.
+def adopt(network: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Give a network on a backbone the weights of a file, wherever name and shape are the same. The rest stays.
+
+    Args:
+        network: It has a ``backbone``.
+        given: Weights by name, see ``read_tensors``.
 
     Raises:
-        OptionError: a file of another method, of 8 bits, or of another backbone.
+        OptionError: The file has another backbone.
     """
-    given, taken = read_tensors(content), 0
+    taken = 0
     for name, module in network.named_modules():
         weight, bias = given.get(f"{name}.weight"), given.get(f"{name}.bias")
         if weight is None or not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm)):
@@ -61,6 +70,7 @@ def adopt(network: MaskFace, content: bytes) -> None:
             only_shift(parent.norm, bias)
         elif bias is not None and module.bias is not None:
             module.bias.copy_(bias)
-    if not any(f"backbone.{name}" in given for name, _ in network.backbone.named_parameters()):
-        raise OptionError(f"these weights are not of a {type(network.backbone).__name__}, the recipe's backbone")
+    backbone = network.get_submodule("backbone")
+    if not any(f"backbone.{name}" in given for name, _ in backbone.named_parameters()):
+        raise OptionError(f"these weights are not of a {type(backbone).__name__}, the recipe's backbone")
     _log.info("begins with %d layers of the file", taken)
