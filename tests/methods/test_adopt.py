@@ -26,7 +26,8 @@ SMALL = foxnet.FoxNetRecipe(train=(), pretrained="", width=16, levels=4, seed=1)
 def test_a_network_continues_as_its_file_left_off(tmp_path: Path) -> None:
     network = unlike(foxnet.build(SMALL)).float().eval()
     about = {"method": "foxnet", "config": "{}", "name": "mine"}
-    export(entries(network), tmp_path / "mine.onnx", metadata=about, half=True, tolerance=1)  # peaks of random maps differ
+    # peaks of random maps are too flat to stay where they are in other arithmetic
+    export(entries(network), tmp_path / "mine.onnx", metadata=about, half=True, tolerance=1)
     again = foxnet.build(SMALL).eval()
     adopt(again, read_tensors((tmp_path / "mine.onnx").read_bytes(), ["foxnet"], {".network.": ""}))
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
