@@ -99,7 +99,7 @@ def test_boxes_and_landmarks_lie_where_the_view_shows_them() -> None:
 
 
 def test_landmarks_are_looked_for_as_far_around_a_face_as_the_weights_say() -> None:
-    faces = detect(picture(BOX), margin=0.25)
+    faces = detect(picture(BOX), region_margin=0.25)
     assert faces.boxes == pytest.approx(np.array([BOX]), abs=1e-3)
     assert faces.landmarks[0] == pytest.approx(expected((25, 45, 115, 135)), abs=1e-3)
 

@@ -192,7 +192,7 @@ def test_regions_differ_from_their_boxes_as_the_jitter_says() -> None:
 
 @pytest.mark.parametrize("source", ["labels", "proposals"])
 def test_regions_reach_as_far_around_faces_as_the_recipe_says(source: str) -> None:
-    made = task(replace(RECIPE, regions_from=source, regions=(1,), margin=0.25))
+    made = task(replace(RECIPE, regions_from=source, regions=(1,), region_margin=0.25))
     arrays = made.targets(np.random.default_rng(0), [canvas([[40, 44, 80, 92]])])
     batch = {name: torch.as_tensor(value) for name, value in arrays.items()}
     batch["pixels"] = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)

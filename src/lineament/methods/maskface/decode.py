@@ -37,7 +37,8 @@ class Config(OverviewSettings):
     Attributes:
         finest: level of the finest map. smallest: side in pixels of the smallest anchor.
         keypoint_head: whether the file has one; without, landmarks are NaN.
-        margin: how much further than its face a region of landmarks reaches on every side, as a share of the side.
+        region_margin: how much further than its face a region of landmarks reaches on every side, as a share of the
+            side.
         k0: level that the landmarks of a face of 224 pixels are read from (equation 6).
         nms: overlap above which the worse of two faces falls.
         calibration: knots of the map from an anchor's probability to the share of such detections that are faces;
@@ -49,7 +50,7 @@ class Config(OverviewSettings):
     finest: int = of_weights(FINEST)
     smallest: float = of_weights(SMALLEST)
     keypoint_head: bool = of_weights(True)
-    margin: float = of_weights(0.0)
+    region_margin: float = of_weights(0.0)
     k0: int = of_weights(3)
     nms: float = 0.5
     calibration: Mapping[str, Any] | None = None
@@ -128,7 +129,7 @@ class MaskFaceDecoder:
             image=shown.image[view],
             view=view,
             row=row,
-            regions=box_ops.grown(in_view, self.config.margin),
+            regions=box_ops.grown(in_view, self.config.region_margin),
         )
         seen = seen[shown.counts(box_ops.longer_side(in_view), view)].sized(min_face, max_face)
         one_pass = replace(self.config, voting=None)

@@ -66,7 +66,7 @@ class MaskFaceRecipe(CanvasRecipe):
         regions_from: where their landmarks are looked for: "labels", in their boxes, moved and resized at random;
             "proposals", in the boxes that the network finds them by (the paper).
         jitter: sigma by which boxes from labels are moved and resized, as a share of the sides.
-        margin: how much further than its face a region reaches on every side, as a share of the side: landmarks of a
+        region_margin: how much further than its face a region reaches on every side, as a share of the side: landmarks of a
             jaw lie at the edge of a box, or outside.
         alpha, gamma: of the focal loss (equation 2).
         landmark_weight: lambda of equation 1.
@@ -88,7 +88,7 @@ class MaskFaceRecipe(CanvasRecipe):
     regions: tuple[int, ...] = (48,)
     regions_from: str = "labels"
     jitter: float = 0.06
-    margin: float = 0.0
+    region_margin: float = 0.0
     alpha: float = 0.25
     gamma: float = 2.0
     landmark_weight: float = 0.25
@@ -157,7 +157,7 @@ class MaskFaceTask(CanvasTask):
             some = np.sort(rng.permutation(len(boxes))[:most])
             found = boxes[some]
             if r.regions_from == "labels":
-                found = box_ops.grown(jittered(rng, found, r.jitter), r.margin)
+                found = box_ops.grown(jittered(rng, found, r.jitter), r.region_margin)
             batch |= self._filled(name, most, found, image[some], points[some], weights[some])
         return batch
 
@@ -196,7 +196,7 @@ class MaskFaceTask(CanvasTask):
             faces, of, points, weights = parts
             rows, face = matched(boxes, image, faces, np.where(weights.any(axis=1), of, -1))
             rows, face = rows[:most], face[:most]
-            regions = box_ops.grown(boxes[rows], r.margin)
+            regions = box_ops.grown(boxes[rows], r.region_margin)
             made |= self._filled(name, most, regions, image[rows], points[face], weights[face])
         return tensors(made, device)
 
@@ -280,7 +280,7 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     network.load_state_dict(initial_weights(out / METHOD))
     fits = json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}
     own: dict[str, Any] = {"landmarks": recipe.landmarks[0], "schemas": list(recipe.landmarks)}
-    own |= {name: getattr(recipe, name) for name in ("finest", "smallest", "k0", "margin", "keypoint_head")}
+    own |= {name: getattr(recipe, name) for name in ("finest", "smallest", "k0", "region_margin", "keypoint_head")}
     config = settings_of(Config, recipe, **own, **fits)
     about = describe(METHOD, config, out / RECIPE, scores, training={METHOD: phases_of(out / METHOD)})
     export(entries(network), file, metadata=about, half=True)
