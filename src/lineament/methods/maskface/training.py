@@ -66,8 +66,8 @@ class MaskFaceRecipe(CanvasRecipe):
         regions_from: where their landmarks are looked for: "labels", in their boxes, moved and resized at random;
             "proposals", in the boxes that the network finds them by (the paper).
         jitter: sigma by which boxes from labels are moved and resized, as a share of the sides.
-        region_margin: how much further than its face a region reaches on every side, as a share of the side: landmarks of a
-            jaw lie at the edge of a box, or outside.
+        region_margin: how much further than its face a region reaches on every side, as a share of the side:
+            landmarks of a jaw lie at the edge of a box, or outside.
         alpha, gamma: of the focal loss (equation 2).
         landmark_weight: lambda of equation 1.
         labels: faces far from all anchors' sizes are ignored, as they would be matched badly.
