@@ -161,6 +161,20 @@ def test_shared_settings_reach_every_detector(name: str, own: dict[str, Any]) ->
     assert len(found(over="min")) <= len(usual)
 
 
+@pytest.mark.parametrize("name", ["kpnet", "mtcnn"])
+def test_faces_are_found_however_an_image_lies(name: str) -> None:
+    photo = lineament.read_image(next(path for path in PHOTOS if path.stem == "astronaut"))
+    upright = lineament.load(name).detect(photo, min_face=60)
+    detector = lineament.load(name, settings={"turns": True})
+    lying = [np.rot90(photo, quarter) for quarter in range(4)]
+    for degrees, found in zip((0, 90, 180, 270), detector.detect(lying, min_face=60), strict=True):
+        assert (found.turn + degrees) % 360 == 0
+        back = found.turned(-degrees)
+        np.testing.assert_allclose(back.boxes, upright.boxes, atol=1e-3)
+        np.testing.assert_allclose(back.landmarks, upright.landmarks, atol=1e-3)
+        np.testing.assert_allclose(back.scores, upright.scores, atol=1e-6)
+
+
 PRINTED: dict[str, dict[str, Any]] = {
     "kpnet": {
         "input_size": 256, "overview": False, "evidence": None, "calibration": None, "refinement": None, "proposal": 0.0

@@ -114,6 +114,25 @@ def test_no_faces() -> None:
     assert Faces.empty((4, 3)).schema is FIVE
 
 
+def test_faces_turn_with_their_image() -> None:
+    image = np.zeros((4, 6), int)
+    image[1, 4] = 1
+    box, point = [4, 1, 5, 2], [4.5, 1.5]
+    faces = Faces.of([box], [0.9], [[point] * 5], image_size=(6, 4))
+    for degrees in (0, 90, 180, 270, 360, -90):
+        turned = faces.turned(degrees)
+        ((y, x),) = np.argwhere(np.rot90(image, degrees // 90))
+        assert turned.boxes.tolist() == [[x, y, x + 1, y + 1]]
+        assert turned.landmarks[0, 0].tolist() == [x + 0.5, y + 0.5]
+        assert turned.image_size == ((6, 4) if degrees % 180 == 0 else (4, 6))
+        assert (turned.turn + degrees) % 360 == 0
+        back = Faces.from_dict(turned.to_dict())
+        assert back.turn == turned.turn
+        assert turned[0].turn == turned.clipped().turn == turned.turn
+    with pytest.raises(OptionError, match="degrees is a multiple of 90, found 45"):
+        faces.turned(45)
+
+
 def test_clipping_cuts_boxes_alone() -> None:
     clipped = FACES.clipped()
     assert clipped.boxes.tolist() == [[0, 1, 8, 9], [1, 2, 3, 4], [2, 3, 20, 30]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from lineament.images import Color, Source, is_source, read_image
 from lineament.methods import METHODS, Decoder, DetectionMethod, LandmarkMethod, LandmarkStage, Method, method
 from lineament.methods.settings import DetectorSettings, ViewSettings
 from lineament.runtime import Graph, load_graph
+from lineament.schemas import FIVE, MAPS, convert
 from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, parse_metadata, read_weights
 
 Array = NDArray[Any]
@@ -147,7 +148,8 @@ class Detector:
         found: list[Faces] = []
         arrays = (read_image(source, color=color) for source in sources)
         for group in in_groups(arrays, lambda array: array.shape[0] * array.shape[1]):
-            faces = self._decoder(group, threshold=threshold, min_face=min_face, max_face=max_face)
+            decode = partial(self._decoder, threshold=threshold, min_face=min_face, max_face=max_face)
+            faces = upright(group, decode) if self.settings.turns else decode(group)
             found += self._stage(group, faces) if self._stage else faces
             if wanted is not None:
                 self._tell_overlooked(min_face, faces)
@@ -161,6 +163,34 @@ class Detector:
         if reason := next(filter(None, reasons), ""):
             self._told = True
             _log.warning("%s", reason)
+
+
+def upright(images: Sequence[Array], decode: Callable[[Sequence[Array]], list[Faces]]) -> list[Faces]:
+    """Detect in all four orientations of each image.
+
+    A detector finds some faces that lie on their side, with nearly the same scores. So each score counts by how upright
+    its face is: by the cosine of its roll, from the landmarks.
+
+    Args:
+        images: (h, w, 3) each.
+        decode: Detects.
+
+    Returns:
+        The faces of the orientation with the largest sum, in coordinates of the image as it is.
+    """
+    turned = [decode([np.ascontiguousarray(np.rot90(image, quarter)) for image in images]) for quarter in range(4)]
+    best = [int(np.argmax([_uprightness(faces) for faces in four])) for four in zip(*turned, strict=True)]
+    return [turned[quarter][i].turned(-90 * quarter) for i, quarter in enumerate(best)]
+
+
+def _uprightness(faces: Faces) -> float:
+    """The sum of the scores, each times the cosine of its face's roll; where landmarks tell no roll, of the scores."""
+    if (faces.schema.name, FIVE.name) not in MAPS and faces.schema != FIVE:
+        return float(faces.scores.sum())
+    points = convert(faces.landmarks, faces.schema, FIVE)
+    down = points[:, 3:].mean(axis=1) - points[:, :2].mean(axis=1)  # from the eyes to the mouth
+    cosine = down[:, 1] / np.maximum(np.hypot(*down.T), np.finfo(np.float32).eps)
+    return float((faces.scores * np.nan_to_num(cosine, nan=1)).sum())
 
 
 def load(

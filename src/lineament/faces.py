@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -37,6 +37,7 @@ class _Image(Struct):
     height: Side
     schema: str
     faces: list[_Face] = []
+    turn: Literal[0, 90, 180, 270] = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,8 @@ class Faces:
         landmark_scores: (n, k) float32 in [0, 1]. The face's score where the method does not score landmarks.
         schema: The schema of the k landmarks.
         image_size: ``(width, height)`` of the upright image in pixels.
+        turn: Degrees by which a counter-clockwise turn brings the faces upright: 0, 90, 180 or 270. A detector looks
+            for it if its setting ``turns`` is on: ``numpy.rot90(image, faces.turn // 90)`` is the upright image.
     """
 
     boxes: Floats
@@ -64,6 +67,7 @@ class Faces:
     landmark_scores: Floats
     schema: Schema
     image_size: tuple[int, int]
+    turn: int = 0
 
     def __post_init__(self) -> None:
         n, k = len(self.scores), len(self.schema)
@@ -143,7 +147,9 @@ class Faces:
             raise DataError("faces: a box or a score is not finite or is too large")
         if not np.nanmax(np.abs(np.concatenate([np.ravel(points), np.ravel(sure)])), initial=0) <= LARGEST:
             raise DataError("faces: a landmark is infinite or too large")
-        return cls.of(boxes, scores, points, landmark_scores=sure, image_size=(told.width, told.height), schema=kind)
+        size = told.width, told.height
+        faces = cls.of(boxes, scores, points, landmark_scores=sure, image_size=size, schema=kind)
+        return replace(faces, turn=told.turn)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -158,14 +164,8 @@ class Faces:
         pick = np.asarray(index) if not isinstance(index, slice) else index
         if isinstance(pick, np.ndarray) and pick.size == 0 and pick.dtype != bool:
             pick = pick.astype(np.intp)
-        return Faces(
-            boxes=self.boxes[pick],
-            scores=self.scores[pick],
-            landmarks=self.landmarks[pick],
-            landmark_scores=self.landmark_scores[pick],
-            schema=self.schema,
-            image_size=self.image_size,
-        )
+        arrays = ("boxes", "scores", "landmarks", "landmark_scores")
+        return replace(self, **{name: getattr(self, name)[pick] for name in arrays})
 
     @property
     def box(self) -> Floats:
@@ -201,14 +201,22 @@ class Faces:
     def clipped(self) -> Faces:
         """The same faces with boxes clipped to the image. Landmarks do not change."""
         w, h = self.image_size
-        return Faces(
-            boxes=np.clip(self.boxes, 0, np.array([w, h, w, h], np.float32)),
-            scores=self.scores,
-            landmarks=self.landmarks,
-            landmark_scores=self.landmark_scores,
-            schema=self.schema,
-            image_size=self.image_size,
-        )
+        return replace(self, boxes=np.clip(self.boxes, 0, np.array([w, h, w, h], np.float32)))
+
+    def turned(self, degrees: int) -> Faces:
+        """The same faces in the image turned counter-clockwise, as by ``numpy.rot90(image, degrees // 90)``.
+
+        Args:
+            degrees: A multiple of 90.
+        """
+        if degrees % 90:
+            raise OptionError(f"degrees is a multiple of 90, found {degrees}")
+        boxes, points, (w, h) = self.boxes, self.landmarks, self.image_size
+        for _ in range(degrees // 90 % 4):
+            boxes = np.stack([boxes[:, 1], w - boxes[:, 2], boxes[:, 3], w - boxes[:, 0]], axis=1)
+            points = np.stack([points[..., 1], w - points[..., 0]], axis=-1)
+            w, h = h, w
+        return replace(self, boxes=boxes, landmarks=points, image_size=(w, h), turn=(self.turn - degrees) % 360)
 
     def to_dict(self, digits: int = 2) -> dict[str, Any]:
         """Convert to plain numbers, ready for JSON: width, height, schema and one entry per face.
@@ -225,6 +233,7 @@ class Faces:
         return {
             "width": w,
             "height": h,
+            **({"turn": self.turn} if self.turn else {}),
             "schema": self.schema.name,
             "faces": [
                 {

@@ -83,6 +83,8 @@ class DetectorSettings(MethodSettings):
         threshold: Default of the lowest confidence score, in [0, 1].
         min_face: Default of the side of the smallest face, in pixels.
         flip: Also detect in the mirrored image, with equal weight. Takes twice the time.
+        turns: Also detect in the image turned by 90, 180 and 270 degrees. The orientation with the most upright faces
+            stands, and ``Faces.turn`` names it. Takes four times the time.
         suppression: What happens at the end to the lower-scoring of two overlapping boxes. "nms" removes it.
             "soft-linear" and "soft-gaussian" lower its score (Soft-NMS, see ``lineament.boxes.soft_nms``).
         sigma: For "soft-gaussian": how slowly scores fall, above 0.
@@ -94,6 +96,10 @@ class DetectorSettings(MethodSettings):
     threshold: float = 0.5
     min_face: float = 1
     flip: bool = option(False, "Detect in the mirrored image as well: more accurate, takes twice the time.")
+    turns: bool = option(
+        False,
+        "Detect in all four orientations, and keep the one with most upright faces: for photos without EXIF.",
+    )
     suppression: Suppression = "nms"
     sigma: float = 0.5
     over: Overlap = "union"
