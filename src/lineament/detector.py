@@ -155,6 +155,22 @@ class Detector:
                 self._tell_overlooked(min_face, faces)
         return found if several else found[0]
 
+    def describe(self, *, threshold: float | None = None, min_face: float | None = None) -> dict[str, Any]:
+        """Describe the detector for records of its results: version, weights, thresholds, input size and device.
+
+        Args:
+            threshold: The lowest confidence score in use. ``None``: the method's default.
+            min_face: The smallest face in use, in pixels. ``None``: the method's default.
+        """
+        return {
+            "version": lineament.__version__,
+            "weights": self.weights,
+            "threshold": self.settings.threshold if threshold is None else threshold,
+            "min_face": self.settings.min_face if min_face is None else min_face,
+            "input_size": getattr(self.settings, "input_size", None),
+            "device": self.device,
+        }
+
     def _tell_overlooked(self, min_face: float, faces: list[Faces]) -> None:
         """Log once if the detector cannot find faces as small as the caller asked for."""
         if self._told or not isinstance(self.settings, ViewSettings):

@@ -1,8 +1,8 @@
-"""Read the JSON lines that ``lineament detect --json`` writes, one object per image."""
+"""Records: the result of an image as JSON, as ``lineament detect --json`` writes it line by line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,23 @@ class _Line(msgspec.Struct):
     path: str
     error: str = ""
     sha256: str = ""
+
+
+def to_record(path: str | Path, faces: Faces, *, method: str, detector: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the record of an image. The file ``result.schema.json`` of the package describes it.
+
+    Args:
+        path: The image.
+        faces: Its faces.
+        method: The method that detected them.
+        detector: What `lineament.Detector.describe` returns.
+    """
+    return {"path": str(path), "method": method, "detector": dict(detector)} | faces.to_dict()
+
+
+def failed_record(path: str | Path, error: str) -> dict[str, Any]:
+    """Make the record of an image that could not be read."""
+    return {"path": str(path), "error": error}
 
 
 def read_records(path: str | Path, schema: Schema | None = None) -> Iterator[Record]:

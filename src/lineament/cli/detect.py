@@ -30,6 +30,7 @@ from lineament.detector import in_groups
 from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
 from lineament.images import MAX_PIXELS, Array, Source, image_paths, read_image
+from lineament.records import failed_record, to_record
 from lineament.similarity import LARGEST
 from lineament.weights import DEFAULT, is_weights, read_weights
 
@@ -139,14 +140,7 @@ def detect(
         method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings
     )
 
-    made_by = {
-        "version": lineament.__version__,
-        "weights": detector.weights,
-        "threshold": detector.settings.threshold if threshold is None else threshold,
-        "min_face": detector.settings.min_face if min_face is None else min_face,
-        "input_size": getattr(detector.settings, "input_size", None),
-        "device": detector.device,
-    }
+    made_by = detector.describe(threshold=threshold, min_face=min_face)
 
     def find(images: list[Source]) -> list[Faces]:
         return detector.detect(images, threshold=threshold, min_face=min_face, max_face=max_face)
@@ -162,8 +156,8 @@ def detect(
         """The record of an image, and what could not be written of it and why, if so."""
         photo, faces = seen
         if photo.image is None or faces is None:
-            return {"path": str(photo.path), "error": photo.error}, ""
-        record = {"path": str(photo.path), "method": detector.method, "detector": made_by} | faces.to_dict()
+            return failed_record(photo.path, photo.error), ""
+        record = to_record(photo.path, faces, method=detector.method, detector=made_by)
         written = [output.write(photo.path, photo.image, faces) for output in outputs]
         return record, next(filter(None, written), "")
 
