@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from lineament.train.loop import train
 from lineament.train.recipe import Recipe
-from lineament.train.task import WHOLE, Batch, Part, Task, generator
+from lineament.train.task import WHOLE, Batch, Part, Task, generator, tensors
 
 RECIPE = Recipe(
     train=(), steps=60, batch=16, warmup=5, validate_every=20, workers=0, learning_rate=0.05, average=0.9, seed=3
@@ -75,3 +76,37 @@ def train_as(rank: int, count: int, port: int, recipe: Recipe, folder: Path) -> 
     trained = train(task, recipe, folder / "stage")
     seen = {"sizes": task.sizes, "validations": task.validations}
     torch.save({"weights": trained.state_dict(), **seen}, folder / f"{rank}.pt")
+
+
+def check_that_two_processes_learn_as_one(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and gradients of a batch equal the means of those of two processes with half of it each.
+
+    What the processes count is summed over both. Normalisation is that of evaluation, since it does differ.
+    """
+    counts: dict[int, list[float]] = {0: [], 1: []}  # of each process, in the order in which it asks for their sums
+    task.network.eval()
+
+    def result(part: Part) -> tuple[dict[str, float], Tensor]:
+        batch = tensors(task.batch(0, part), torch.device("cpu"))
+        losses = task.losses(task.forward(task.network, batch), batch)
+        task.network.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        gradients = [p.grad.flatten() for p in task.network.parameters() if p.grad is not None]
+        return {name: float(value.detach()) for name, value in losses.items()}, torch.cat(gradients)
+
+    one, gradients = result(Part())
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for index in (0, 1):
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda count, of=counts[index]: of.append(float(count)))
+        result(Part(index, 2))
+    assert counts[0] != counts[1]
+    sums = [sum(both) for both in zip(counts[0], counts[1], strict=True)]
+    parts = []
+    for index in (0, 1):
+        coming = iter(sums)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda count, by=coming: count.fill_(next(by)))
+        parts.append(result(Part(index, 2)))
+    mean = {name: (parts[0][0][name] + parts[1][0][name]) / 2 for name in one}
+    assert mean == pytest.approx(one, rel=1e-4)
+    torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, gradients, rtol=1e-3, atol=1e-5)

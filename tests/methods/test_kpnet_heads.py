@@ -24,6 +24,7 @@ from lineament.train.recipe import copy_recipe  # noqa: E402
 from lineament.train.task import to_input  # noqa: E402
 from networks import thresholds  # noqa: E402
 from scenes import write_data  # noqa: E402
+from tasks import check_that_two_processes_learn_as_one  # noqa: E402
 
 VARIANTS = [
     ("soft-argmax", "scalemap"),
@@ -215,6 +216,21 @@ def test_other_variants_are_refused(extraction: str, grouping: str) -> None:
         training.KPNetRecipe(train=("a.json",), extraction=extraction, grouping=grouping)
     with pytest.raises(OptionError, match="there are: drnet, hourglass, lite"):
         training.KPNetRecipe(train=("a.json",), backbone="resnet")
+
+
+@pytest.mark.parametrize(
+    ("extraction", "grouping"), [("soft-argmax", "scalemap"), ("argmax", "rpn"), ("argmax", "embedding")]
+)
+def test_two_processes_have_the_loss_of_one(
+    data: Path, extraction: str, grouping: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = training.KPNetRecipe(
+        train=("scenes.json",), val=("scenes.json",), canvas=96, batch=4, held_out=0, seed=2, light=None, quality=None,
+        occlusion=None, extraction=extraction, grouping=grouping,
+    )  # fmt: skip
+    # each process has random misses of its own
+    monkeypatch.setattr("lineament.methods.kpnet.heads.base.near_proposals", lambda rng, boxes: box_ops.square(boxes))
+    check_that_two_processes_learn_as_one(training.prepare("kpnet", data, recipe, data), monkeypatch)
 
 
 def test_faces_on_canvases_are_never_mirrored_inside_out(data: Path) -> None:

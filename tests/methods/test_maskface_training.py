@@ -39,9 +39,10 @@ from lineament.methods.maskface.targets import (  # noqa: E402
 from lineament.methods.maskface.training import MaskFaceRecipe, MaskFaceTask, focal, spatial  # noqa: E402
 from lineament.schemas import FIVE, SIXTY_EIGHT, convert  # noqa: E402
 from lineament.train.loop import train  # noqa: E402
-from lineament.train.task import WHOLE, Batch, Part, tensors  # noqa: E402
+from lineament.train.task import WHOLE, Batch, Part  # noqa: E402
 from networks import Stairs  # noqa: E402
 from scenes import scene, write_data  # noqa: E402
+from tasks import check_that_two_processes_learn_as_one  # noqa: E402
 
 NONE = np.zeros((0, 4))
 RECIPE = MaskFaceRecipe(train=(), canvas=128, jitter=0.0, regions=(6,), pretrained="")
@@ -283,34 +284,7 @@ def _stairs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes' losses are averaged, as their gradients are; what they count is summed over both."""
-    made = tiny(TINY, tmp_path)
-    counts: dict[int, list[float]] = {0: [], 1: []}  # of each process, in the order in which it asks for their sums
-
-    def result(part: Part) -> tuple[dict[str, float], Tensor]:
-        batch = tensors(made.batch(0, part), torch.device("cpu"))
-        losses = made.losses(made.forward(made.network, batch), batch)
-        made.network.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        gradients = [p.grad.flatten() for p in made.network.parameters() if p.grad is not None]
-        return {name: float(value.detach()) for name, value in losses.items()}, torch.cat(gradients)
-
-    one, gradients = result(Part())
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    for index in (0, 1):
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda count, of=counts[index]: of.append(float(count)))
-        result(Part(index, 2))
-    assert counts[0] != counts[1]
-    sums = [sum(both) for both in zip(counts[0], counts[1], strict=True)]
-    parts = []
-    for index in (0, 1):
-        coming = iter(sums)
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda count, by=coming: count.fill_(next(by)))
-        parts.append(result(Part(index, 2)))
-    mean = {name: (parts[0][0][name] + parts[1][0][name]) / 2 for name in one}
-    assert mean == pytest.approx(one, rel=1e-4)
-    torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, gradients, rtol=1e-3, atol=1e-5)
+    check_that_two_processes_learn_as_one(tiny(TINY, tmp_path), monkeypatch)
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineament.train.task import divisor
+
 CHANNELS = (20, 40, 60, 80)  # the paper gives none; those of Sun et al. 2013, whose data it uses
 DENSE = 120  # also theirs
 
@@ -262,4 +264,4 @@ def _length(vectors: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum().clamp(min=1e-6)
+    return (values * weights).sum() / divisor(weights.sum())

@@ -18,7 +18,7 @@ from lineament.methods.kpnet.maps import region_maximum
 from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import STRIDE
 from lineament.methods.peaks import places
-from lineament.train.task import Batch
+from lineament.train.task import Batch, divisor
 
 Array = NDArray[Any]
 
@@ -55,7 +55,7 @@ class Argmax(Extraction):
         """``heat``, equation 4 of the heat maps: per photo, or per landmark if focal."""
         cells, values, focal = batch["heat_cells"], batch["heat_values"], self.style.focal
         loss = bell_loss(response, batch["heat_ignored"], cells, values, focal=focal)
-        return {"heat": loss / ((batch["weights"] > 0).sum().clamp(min=1) if focal else len(response))}
+        return {"heat": loss / (divisor((batch["weights"] > 0).sum()) if focal else len(response))}
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """The centres of the largest cells, and equation 5 of their values."""

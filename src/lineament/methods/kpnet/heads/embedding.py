@@ -22,7 +22,7 @@ from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import STRIDE
 from lineament.methods.peaks import local_maxima, places
 from lineament.train.precision import in_float32
-from lineament.train.task import Batch
+from lineament.train.task import Batch, divisor
 
 Array = NDArray[Any]
 
@@ -77,10 +77,10 @@ def tag_loss(tags: Tensor, points: Tensor, weights: Tensor, stride: int = STRIDE
     found = sample(tags, points, stride)
     count = there.sum(-1)
     mean = (found * there).sum(-1) / count.clamp(min=1)
-    pull = ((found - mean[..., None]) ** 2 * there).sum() / there.sum().clamp(min=1)
+    pull = ((found - mean[..., None]) ** 2 * there).sum() / divisor(there.sum())
     faces = count > 0
     pairs = torch.triu(faces[:, :, None] & faces[:, None, :], diagonal=1)
-    push = (torch.exp(-((mean[:, :, None] - mean[:, None, :]) ** 2) / 2) * pairs).sum() / pairs.sum().clamp(min=1)
+    push = (torch.exp(-((mean[:, :, None] - mean[:, None, :]) ** 2) / 2) * pairs).sum() / divisor(pairs.sum())
     return pull + push
 
 

@@ -25,7 +25,7 @@ from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.peaks import local_maxima
 from lineament.train.precision import in_float32
-from lineament.train.task import Batch
+from lineament.train.task import Batch, divisor
 
 Array = NDArray[Any]
 
@@ -137,7 +137,7 @@ def anchor_loss(maps: Tensor, anchors: Tensor, offsets: Tensor, *, focal: bool) 
     if focal:
         surprise = surprise * (logits.sigmoid() - of_face.to(maps.dtype)) ** 2
     misplaced = functional.smooth_l1_loss(found, offsets, beta=0.1, reduction="none").sum(1)
-    return (surprise * (anchors >= 0) + misplaced * of_face).sum() / of_face.sum().clamp(min=1)
+    return (surprise * (anchors >= 0) + misplaced * of_face).sum() / divisor(of_face.sum())
 
 
 def propose(maps: Tensor, threshold: Tensor) -> Proposals:

@@ -21,7 +21,7 @@ from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import BINS, PER_OCTAVE, SMALLEST, STRIDE
 from lineament.methods.peaks import local_maxima, places
 from lineament.train.precision import in_float32
-from lineament.train.task import Batch
+from lineament.train.task import Batch, divisor
 
 Array = NDArray[Any]
 
@@ -61,7 +61,7 @@ class Scalemap(Proposing):
     def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``scale``, equation 4: per photo, or per face if focal; ``offset`` if cells are large."""
         loss = bell_loss(maps["scale"], batch["ignored"], batch["cells"], batch["values"], focal=self.style.focal)
-        count = batch["faces"].sum().clamp(min=1) if self.style.focal else len(maps["scale"])
+        count = divisor(batch["faces"].sum()) if self.style.focal else len(maps["scale"])
         parts = {"scale": loss / count}
         if "offset" in maps:
             centres, sides = batch["centres"], batch["sides"]
@@ -129,7 +129,7 @@ def offset_loss(offset: Tensor, centres: Tensor, sides: Tensor, stride: int) -> 
     error = (found.view(-1, 2, *column.shape[1:]).permute(0, 2, 3, 1) - aim).abs().sum(-1)
     there = there & (sides > 0)[..., None]
     share = error * stride / sides.clamp(min=1e-6)[..., None]
-    return (share * there).sum() / there.sum().clamp(min=1)
+    return (share * there).sum() / divisor(there.sum())
 
 
 def strongest(scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:

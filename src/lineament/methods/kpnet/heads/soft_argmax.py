@@ -19,7 +19,7 @@ from lineament.methods.kpnet.maps import inside, region_maximum, sample
 from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import STRIDE
 from lineament.train.precision import in_float32
-from lineament.train.task import Batch
+from lineament.train.task import Batch, divisor
 
 Array = NDArray[Any]
 
@@ -108,7 +108,7 @@ def landmark_losses(
     counting = weights * within(points, regions)
     return {
         **position_losses(found.points, regions, points, weights),
-        "peak": (surprise * counting).sum() / counting.sum().clamp(min=1e-6),
+        "peak": (surprise * counting).sum() / divisor(counting.sum()),
     }
 
 
@@ -117,7 +117,7 @@ def position_losses(found: Tensor, regions: Tensor, points: Tensor, weights: Ten
     side = (regions[..., 2] - regions[..., 0]).clamp(min=1e-6)
     error = (found - points) / side[..., None, None]
     weights = weights * within(points, regions)
-    total = weights.sum().clamp(min=1e-6)
+    total = divisor(weights.sum())
     return {
         "squared": ((error**2).sum(-1) * weights).sum() / total / 2,
         "absolute": (error.abs().sum(-1) * weights).sum() / total,
