@@ -4,8 +4,10 @@ python benchmarks/maskface_experiments.py cost                     # table 1: op
 python benchmarks/maskface_experiments.py forward                  # time of the landmark head for a face
 python benchmarks/maskface_experiments.py backbones --data DATA    # table 5: each trained under one budget
 python benchmarks/maskface_experiments.py parts --data DATA        # table 6: context modules and keypoint head
+python benchmarks/maskface_experiments.py levels --data DATA       # k0 of equation 6
 
-``backbones`` and ``parts`` train, on validation photos they are judged; stopped, they go on where they were.
+``backbones``, ``parts`` and ``levels`` train and are judged on validation photos. Stopped, they continue where they
+were.
 ``tables.py`` writes the tables of docs/results/maskface.md from the results.
 """
 
@@ -126,6 +128,13 @@ def parts(args: argparse.Namespace) -> None:
             trained(args, "table6", row, settings)
 
 
+def levels(args: argparse.Namespace) -> None:
+    """k0 of equation 6. All begin with the weights that ship, whose k0 is 3, and their backbone does not learn."""
+    begin = {"initial": '"maskface"', "frozen": "99", "region_margin": "0.15"}
+    for k0 in (3, 4, 5):
+        trained(args, "levels", f"k0 = {k0}", begin | {"k0": str(k0)})
+
+
 def trained(args: argparse.Namespace, table: str, row: str, settings: dict[str, str]) -> None:
     """One variant of the light build, trained for so many steps and judged on validation photos."""
     scores: list[dict[str, float]] = []
@@ -134,7 +143,14 @@ def trained(args: argparse.Namespace, table: str, row: str, settings: dict[str, 
         file = out / "maskface.onnx"
         if not file.exists():
             budget = {"minutes": 0, "steps": args.steps, "warmup": args.steps // 10, "validate_every": args.steps}
-            budget |= {"batch": args.batch, "canvas": args.canvas, "average": 0.99, "seed": seed, "regions": [24, 6]}
+            budget |= {
+                "phases": [],
+                "batch": args.batch,
+                "canvas": args.canvas,
+                "average": 0.99,
+                "seed": seed,
+                "regions": [24, 6],
+            }
             overrides = {name: str(value) for name, value in budget.items()} | settings
             run(training, args.data, args.recipe, out, overrides=overrides)
         detector = lineament.load(file, threads=args.threads, settings={"input_size": 384})
@@ -165,7 +181,7 @@ def keep(
     print(row, scores, flush=True)
 
 
-EXPERIMENTS = {f.__name__: f for f in (cost, forward, backbones, parts)}
+EXPERIMENTS = {f.__name__: f for f in (cost, forward, backbones, parts, levels)}
 
 
 def main() -> None:

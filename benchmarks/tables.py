@@ -385,6 +385,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "maskface cost": stored("maskface-cost", "network, what", {"GMAC": digits(2)}),
     "maskface forward": stored("maskface-forward", "landmarks", {"ms a face": digits(2), "fastest": digits(2)}),
     "maskface table 5": stored("maskface-table5", "backbone", {"AP": percent, "NME": percent}),
+    "maskface levels": stored("maskface-levels", "level", {"AP": percent, "NME": percent}),
     "maskface table 6": stored("maskface-table6", "network", {"AP": percent, "NME": percent}),
     "fine-tuning": stored(
         "fine-tuning",
