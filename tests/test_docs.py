@@ -36,7 +36,7 @@ PAGES = [
     "README.md",
     "docs/index.md",
     "docs/guide.md",
-    *(f"docs/methods/{p.name}" for p in sorted((ROOT / "docs" / "methods").glob("*.md"))),
+    *(f"docs/{kind}/{p.name}" for kind in ("guides", "methods") for p in sorted((ROOT / "docs" / kind).glob("*.md"))),
 ]
 
 

@@ -23,6 +23,7 @@ from lineament.cli.models import models
 from lineament.cli.quantise import quantise
 from lineament.cli.report import report
 from lineament.cli.search_weights import search_weights
+from lineament.cli.serve import serve
 from lineament.cli.train import train
 from lineament.errors import LineamentError
 
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 for command in (
     detect,
+    serve,
     models,
     compose,
     train,

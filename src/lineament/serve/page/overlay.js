@@ -1,0 +1,44 @@
+// Faces over a photo, as SVG in the photo's own pixels.
+
+const SVG = "http://www.w3.org/2000/svg";
+const ROOMY = 60; // pixels of the screen: the scores of smaller faces would hide others, and are shown one at a time
+
+function make(name, attributes, parent) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  parent?.append(element);
+  return element;
+}
+
+// Draws the faces of a record. `scale` is the number of the photo's pixels per pixel of the screen.
+export function drawFaces(svg, record, show, scale, chosen, choose) {
+  svg.setAttribute("viewBox", `0 0 ${record.width} ${record.height}`);
+  svg.replaceChildren();
+  record.faces.forEach((face, index) => {
+    const [x1, y1, x2, y2] = face.box;
+    const group = make("g", { class: index === chosen ? "face chosen" : "face" }, svg);
+    if (show.boxes) {
+      const place = { x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) };
+      make("rect", { class: "shade", ...place }, group);
+      make("rect", { class: "box", ...place }, group).addEventListener("click", () => choose(index));
+    }
+    const side = Math.max(x2 - x1, y2 - y1) / scale; // on the screen
+    if (show.points) {
+      const width = Math.min(Math.max((0.08 * side) / Math.cbrt(face.landmarks.length), 2), 12);
+      const path = face.landmarks.filter(Boolean).map(([x, y]) => `M${x} ${y}h0`).join("");
+      if (side > 40) make("path", { class: "dot rim", d: path, "stroke-width": width + 2 }, group);
+      make("path", { class: "dot", d: path, "stroke-width": width }, group);
+    }
+    if (show.scores) label(group, face.score.toFixed(2), x1, y1, record, scale, side < ROOMY ? " crowded" : "");
+  });
+}
+
+function label(group, text, x, y, record, scale, crowded) {
+  const size = 13 * scale;
+  const width = text.length * size * 0.6 + 8 * scale;
+  const height = size * 1.4;
+  const left = Math.min(Math.max(x - scale, 0), record.width - width);
+  const top = y - height < 0 ? y : y - height;
+  make("rect", { class: `plate${crowded}`, x: left, y: top, width, height, rx: 3 * scale }, group);
+  make("text", { class: crowded, x: left + 4 * scale, y: top + size * 1.05, "font-size": size }, group).textContent = text;
+}
