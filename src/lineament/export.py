@@ -223,7 +223,7 @@ class Foldable(Protocol):
 
 
 def for_inference(network: N) -> N:
-    """A copy of a network in evaluation mode, its layers folded, its weights the nearest floats of 16 bits."""
+    """A copy of a network in evaluation mode, with folded layers and with weights rounded to 16-bit floats."""
     made = copy.deepcopy(network).eval()
     for layer in list(made.modules()):
         if callable(getattr(layer, "fold", None)):

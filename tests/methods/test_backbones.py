@@ -195,10 +195,10 @@ def test_the_weights_of_another_network_are_refused_by_the_first_keys_that_diffe
 @pytest.mark.parametrize(
     ("name", "pretrained", "error", "told"),
     [
-        ("vgg", "", OptionError, "no backbone 'vgg'; there are: efficientnet-lite0, mobilenet-v2, resnet-50"),
-        ("mobilenet-v2", "imagenet", OptionError, "no package brings ImageNet weights of mobilenet-v2: name the file"),
+        ("vgg", "", OptionError, "no backbone 'vgg'; the backbones are: efficientnet-lite0, mobilenet-v2, resnet-50"),
+        ("mobilenet-v2", "imagenet", OptionError, "no package has ImageNet weights of mobilenet-v2: give the path"),
         ("mobilenet-v2", "missing.pth", OptionError, "cannot read the weights missing.pth: No such file"),
-        ("mobilenet-v2", __file__, WeightsError, "test_backbones.py holds no state dict of PyTorch"),
+        ("mobilenet-v2", __file__, WeightsError, "test_backbones.py is not a state dict of PyTorch"),
     ],
 )
 def test_weights_that_are_not_there(name: str, pretrained: str, error: type[Exception], told: str) -> None:
@@ -208,7 +208,7 @@ def test_weights_that_are_not_there(name: str, pretrained: str, error: type[Exce
 
 def test_a_file_of_something_else_is_no_state_dict(tmp_path: Path) -> None:
     torch.save({"step": 3}, tmp_path / "checkpoint.pt")
-    with pytest.raises(WeightsError, match="tensors by name are expected"):
+    with pytest.raises(WeightsError, match="expected tensors by name"):
         backbones.build("mobilenet-v2", str(tmp_path / "checkpoint.pt"))
 
 

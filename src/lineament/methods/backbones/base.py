@@ -1,4 +1,4 @@
-"""What a backbone is: pixels in, maps at strides 4, 8, 16 and 32 out."""
+"""The interface of a backbone: pixels in, feature maps at strides 4, 8, 16 and 32 out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from lineament.methods.normalisation import folded
 
 
 class Backbone(nn.Module, ABC):
-    """A classification network without its classifier; its maps C2 to C5 are what a detector reads.
+    """A classification network without its classifier. Detectors use its feature maps C2 to C5.
 
     Attributes:
-        channels: of C2, C3, C4 and C5.
-        mean, std: by which pixels in [0, 255] were normalised when it was trained, by channel.
-        classifier_keys: first parts of the names of the classifier's weights.
+        channels: Channels of C2, C3, C4 and C5.
+        mean: Mean of pixels in [0, 255], by channel, that its training subtracted.
+        std: Standard deviation of pixels in [0, 255], by channel, by which its training divided.
+        classifier_keys: Prefixes of the names of the classifier's weights.
     """
 
     channels: ClassVar[tuple[int, int, int, int]]
@@ -28,32 +29,32 @@ class Backbone(nn.Module, ABC):
     classifier_keys: ClassVar[tuple[str, ...]] = ("fc.",)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(n, 3, h, w) in [0, 255], h and w multiples of 32 -> C2 to C5, (n, channels, h/stride, w/stride)."""
+        """(n, 3, h, w) RGB in [0, 255], h and w multiples of 32 -> C2 to C5, (n, channels, h/stride, w/stride)."""
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return self.maps((pixels - mean) / std)
 
     @abstractmethod
     def maps(self, x: Tensor) -> list[Tensor]:
-        """As ``forward``, of normalised pixels."""
+        """As ``forward``, but for normalised pixels."""
 
     @abstractmethod
     def keep(self, maps: int) -> None:
-        """Drop the layers that only later maps need: with 2, C2 and C3 are all that ``maps`` returns."""
+        """Keep the first ``maps`` feature maps, and drop the layers behind them. 2 keeps C2 and C3."""
 
     @abstractmethod
     def classify(self, pixels: Tensor) -> Tensor:
-        """(n, 3, h, w) in [0, 255] -> logits (n, classes); of a network that was built with classes."""
+        """(n, 3, h, w) RGB in [0, 255] -> logits (n, classes). Only for a network that was made with ``classes``."""
 
 
 def freeze(network: nn.Module, convolutions: int) -> None:
-    """Fix what the paper on MaskFace fixes (section 3.3): the first convolutions and all batch normalisation.
+    """Freeze the first convolutions and all batch normalisation, as in the paper on MaskFace (section 3.3).
 
-    Normalisation whose statistics, scale and shift are fixed is a linear map. It becomes part of the convolution
-    before it, so that nobody pays for it; its shift becomes a bias, which is fixed as well.
+    Frozen normalisation is a linear map. It is folded into the convolution before it and so costs nothing. Its shift
+    becomes the bias of the convolution, which is frozen, too.
 
     Args:
-        network: each normalisation in it is registered right after its convolution.
-        convolutions: how many of the first are fixed.
+        network: Registers each normalisation right after its convolution.
+        convolutions: Number of convolutions to freeze.
     """
     for parent, conv, name, norm in list(_normalised(network)):
         with torch.no_grad():
@@ -66,7 +67,9 @@ def freeze(network: nn.Module, convolutions: int) -> None:
 
 
 def _normalised(network: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d, str, nn.BatchNorm2d]]:
-    """Convolutions with the normalisation right after them: its parent and its name there."""
+    """Each convolution with a normalisation right after it: the parent of both, the convolution, and the name and the
+    module of the normalisation.
+    """
     for parent in network.modules():
         children = list(parent.named_children())
         for (_, conv), (name, norm) in pairwise(children):

@@ -9,7 +9,7 @@ from lineament.methods.backbones.base import Backbone
 
 STEM = 32
 HEAD = 1280
-STAGES = (  # repeats, kernel, stride of the first, expansion, channels
+STAGES = (  # blocks, kernel size, stride of the first block, expansion, channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -20,14 +20,14 @@ STAGES = (  # repeats, kernel, stride of the first, expansion, channels
 )
 
 LAST = (2, 4, 10, 15)
-"""Of the blocks, the last of each stride."""
+"""Indices of the blocks whose outputs are C2 to C5: the last at each stride."""
 
 
 class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0, 2.96 M parameters without the classifier.
 
-    Its public weights come from TensorFlow: pixels are scaled to about [-1, 1], and convolutions with stride 2 pad one
-    pixel less above and to the left than below and to the right.
+    Its public weights come from TensorFlow. So pixels are scaled to about [-1, 1], and convolutions with stride 2 pad
+    one pixel less above and on the left than below and on the right.
     """
 
     channels = (24, 40, 112, 320)
@@ -68,7 +68,7 @@ class EfficientNetLite0(Backbone):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, projection; and the input added where the shape stays."""
+    """Expansion, depthwise convolution and projection. The input is added if the output has the same shape."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ class InvertedResidual(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """TensorFlow's "same" convolution of inputs with even sides: with stride 2 its window lies half a pixel later.
+    """TensorFlow's "same" convolution, for inputs with even sides. At stride 2 its window starts one pixel later.
 
-    The kernel is padded with zeros rather than the input, which is far larger.
+    The kernel is padded with zeros instead of the input, since the input is far larger.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
@@ -102,7 +102,7 @@ class SameConv(nn.Conv2d):
         return self._conv_forward(x, self._padded(), self.bias)
 
     def fold(self) -> None:
-        """Keep the padded kernel, for inference."""
+        """Store the padded kernel, for inference."""
         self.weight, self._before = nn.Parameter(self._padded().detach()), 0
 
     def _padded(self) -> Tensor:

@@ -8,7 +8,7 @@ from lineament.methods.backbones.base import Backbone
 
 STEM = 32
 HEAD = 1280
-STAGES = (  # expansion, channels, repeats, stride of the first
+STAGES = (  # expansion, channels, blocks, stride of the first block
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -17,11 +17,12 @@ STAGES = (  # expansion, channels, repeats, stride of the first
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-LAST = (3, 6, 13, 17)  # of each stride from 4 to 32
+LAST = (3, 6, 13, 17)
+"""Indices of the layers whose outputs are C2 to C5: the last at each stride."""
 
 
 class MobileNetV2(Backbone):
-    """MobileNetV2, 1.81 M parameters without the classifier and the convolution before it."""
+    """MobileNetV2, 1.81 M parameters without the classifier and the last convolution."""
 
     channels = (24, 32, 96, 320)
     classifier_keys = ("features.18.", "classifier.")
@@ -57,7 +58,7 @@ class MobileNetV2(Backbone):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, projection; and the input added where the shape stays."""
+    """Expansion, depthwise convolution and projection. The input is added if the output has the same shape."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()

@@ -15,11 +15,12 @@ STEM = 64
 class ResNet50(Backbone):
     """ResNet-50, 23.5 M parameters without the classifier.
 
-    Subclasses change the numbers of blocks, and of groups of the 3x3 convolutions.
+    Subclasses change the number of blocks, and the groups of the 3x3 convolutions.
 
     Attributes:
-        blocks: how many each of the four stages has.
-        groups: of a 3x3 convolution. width: its channels per group in the first stage.
+        blocks: Number of blocks in each of the four stages.
+        groups: Number of groups in a 3x3 convolution.
+        width: Channels per group in the first stage.
     """
 
     channels = (256, 512, 1024, 2048)
@@ -69,7 +70,7 @@ class ResNeXt101(ResNet50):
 
 
 class ResNeXt152(ResNet50):
-    """ResNeXt-152 (32x8d), 120.3 M parameters without the classifier; torchvision has none, but would name it so."""
+    """ResNeXt-152 (32x8d), 120.3 M parameters without the classifier. torchvision has no such network."""
 
     blocks = (3, 8, 36, 3)
     groups = 32
@@ -77,7 +78,7 @@ class ResNeXt152(ResNet50):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1x1, 3x3 and 1x1, added to the input; the 3x3 has the stride, as in torchvision."""
+    """Convolutions of 1x1, 3x3 and 1x1, added to the input. The 3x3 convolution has the stride, as in torchvision."""
 
     def __init__(self, inputs: int, narrow: int, outputs: int, stride: int, groups: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MaskFace at inference (Yashunin et al. 2020): faces in views of an image, then landmarks in the faces that stand."""
+"""MaskFace at inference (Yashunin et al. 2020): detect faces in views of an image, then find their landmarks."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from lineament.weights import of_weights
 Array = NDArray[Any]
 
 LIMITS = Limits(multiple=64, largest=160.0, overview=256.0)
-AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
-FACES_AT_ONCE = 64  # whose landmarks are looked for together: bounds the masks of 68 landmarks to 55 MB
-LEAST = -2.95  # logit of a face's probability below which an anchor is never a candidate: 0.05
-LARGEST_OFFSET = 4.0  # of a box's logarithmic size, far beyond what is learnt: exp() must not overflow
+AT_ONCE = 1 << 20  # pixels of views per batch: limits activations to about 500 MB
+FACES_AT_ONCE = 64  # faces per batch of the landmark head: limits the masks of 68 landmarks to 55 MB
+LEAST = -2.95  # smallest logit of a candidate, a probability of 0.05
+LARGEST_OFFSET = 4.0  # far larger than any trained offset: exp() must not overflow
 
 
 @dataclass(frozen=True)
 class Config(OverviewSettings):
-    """Settings of MaskFace; those of the weights travel with them.
+    """Settings of MaskFace.
 
     Attributes:
-        finest: level of the finest map. smallest: side in pixels of the smallest anchor.
-        keypoint_head: whether the file has one; without, landmarks are NaN.
-        region_margin: how much further than its face a region of landmarks reaches on every side, as a share of the
+        finest: The finest level in use, 2 for stride 4.
+        smallest: Side of the smallest anchor, in pixels of the input.
+        keypoint_head: Whether the file has a landmark head. Otherwise landmarks are NaN.
+        region_margin: Margin around a face on every side of the region for its landmarks, as a share of the face's
             side.
-        k0: level that the landmarks of a face of 224 pixels are read from (equation 6).
-        nms: overlap above which the worse of two faces falls.
-        calibration: knots of the map from an anchor's probability to the share of such detections that are faces;
-            ``None`` for the probability as it is.
-        landmark_calibration: likewise from the probability of the cells around a mask's peak to the share of such
-            landmarks that are right.
+        k0: Level of the landmark features of a face of 224 pixels (equation 6).
+        nms: Overlap above which non-maximum suppression removes the lower-scoring of two boxes, in [0, 1].
+        calibration: Knots of the map from the probability of an anchor to the fraction of such detections that are
+            faces. ``None``: the score is the probability.
+        landmark_calibration: Knots of the map from the probability of the cells around a peak to the fraction of such
+            landmarks that are correct. ``None``: the score is the probability.
     """
 
     finest: int = of_weights(FINEST)
@@ -59,11 +60,12 @@ class Config(OverviewSettings):
 
 @dataclass(frozen=True)
 class Seen(Candidates):
-    """Candidates and where the network saw them.
+    """Candidates and their regions.
 
     Attributes:
-        view: (n,) number of the view. row: (n,) its place in the batch. regions: (n, 4) where landmarks are looked
-            for, in the view's pixels.
+        view: (n,) index of the view.
+        row: (n,) index of the view in its batch.
+        regions: (n, 4) regions for the landmarks, in pixels of the view.
     """
 
     view: Array
@@ -73,17 +75,17 @@ class Seen(Candidates):
 
 @dataclass(frozen=True)
 class Detections(Seen):
-    """Candidates that stand in their view.
+    """The candidates that remain in each view after the suppression of duplicates.
 
     Attributes:
-        pooled: (n, c, 14, 14) features of the regions.
+        pooled: (n, c, 14, 14) pooled features of the regions.
     """
 
     pooled: Array
 
 
 class MaskFaceDecoder:
-    """MaskFace over a loaded file. Holds no state of a call, so any number of threads may share one."""
+    """MaskFace with a loaded file. It keeps no state between calls, so threads may share it."""
 
     def __init__(self, graph: Graph, config: Config) -> None:
         self.graph, self.config = graph, config
@@ -97,7 +99,7 @@ class MaskFaceDecoder:
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
     ) -> list[Faces]:
-        """The faces of every image (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        """Detect the faces in images (h, w, 3) uint8 RGB with scores of at least ``threshold``, best first."""
         if not images:
             return []
         shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
@@ -106,13 +108,13 @@ class MaskFaceDecoder:
         return self._with_landmarks(shown, self._merged(seen, found, threshold)).faces(images, self.schema)
 
     def views(self, number: int, image: Array) -> list[View]:
-        """What the network is shown of an image, and which faces count in which view."""
+        """The views of an image for the network, each with the sizes of faces that count in it."""
         return looks(number, image, self.config, LIMITS)
 
     def _look(
         self, shown: Views, numbers: Array, pixels: Array, threshold: float, min_face: float, max_face: float | None
     ) -> tuple[Seen, Detections]:
-        """All candidates in views of one shape, and those that stand in each view, with their features."""
+        """All candidates in views of one shape, and those that remain in each view, with their features."""
         maps = tuple(f"level_{i}" for i in range(len(self.levels)))
         logit, offset, *features = self.graph("maskface", ("logit", "offset", *maps), pixels=pixels)
         row, anchor = np.nonzero(logit > LEAST)
@@ -142,7 +144,7 @@ class MaskFaceDecoder:
         return self.calibration.apply(probability) if self.calibration else probability
 
     def _pooled(self, features: Sequence[Array], seen: Seen) -> Array:
-        """The features (n, c, 14, 14) of regions, each from its level (equation 6)."""
+        """The pooled features (n, c, 14, 14) of the regions, each from its own level (equation 6)."""
         if not self.config.keypoint_head:
             return np.empty((len(seen), 0, POOLED, POOLED), np.float32)
         level = level_of(seen.regions, self.config.k0, self.config.finest)
@@ -155,9 +157,9 @@ class MaskFaceDecoder:
         return pooled
 
     def _merged(self, seen: Seen, found: Detections, threshold: float) -> Detections:
-        """One detection for each face of an image, best first, of those that stand in its views.
+        """Merge the detections of an image's views: one per face, best first.
 
-        Where boxes vote, all that were seen have a say; after Soft-NMS those that are left, with the scores left.
+        In box voting all candidates vote. After Soft-NMS only the remaining detections vote, with their new scores.
         """
         c = self.config
         voters = seen if c.suppression == "nms" else found
@@ -168,11 +170,11 @@ class MaskFaceDecoder:
         boxes, image = (
             np.concatenate([getattr(part, name) for part in (found, voters)]) for name in ("boxes", "image")
         )
-        scores = np.concatenate([np.zeros(len(found)), voters.scores])  # a box is among the voters already
+        scores = np.concatenate([np.zeros(len(found)), voters.scores])  # the detections are among the voters already
         return replace(found, boxes=box_ops.vote(boxes, scores, np.arange(len(found)), c.voting, groups=image))
 
     def _with_landmarks(self, shown: Views, found: Detections) -> Detections:
-        """The same with landmarks and their scores, from the features of their regions, some at a time."""
+        """Add landmarks and their scores, from the pooled features of the regions, in batches."""
         entry = f"landmarks_{self.schema.name}"
         points = np.full((len(found), len(self.schema), 2), np.nan)
         mass = np.zeros((len(found), len(self.schema)))

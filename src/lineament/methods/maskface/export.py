@@ -1,4 +1,4 @@
-"""What a MaskFace file holds: anchors and features of whole images, features of regions, landmarks in those."""
+"""The entries of a MaskFace file: detection on whole images, pooling of regions, and landmarks in regions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lineament.methods.maskface.network import MaskFace
 from lineament.methods.maskface.roi import SAMPLES, bins
 from lineament.methods.peaks import top
 
-NEIGHBOURS = 1  # cells around a peak, in each direction, that count for it
+NEIGHBOURS = 1  # cells around a peak, in each direction, whose probability counts for the landmark
 
 
 def entries(network: MaskFace) -> dict[str, Entry]:
-    """The file's networks.
+    """The networks of the file. A detector runs one after the other.
 
-    ``maskface`` takes pixels, ``regions`` one level's features and boxes in its cells, ``landmarks_SCHEMA`` the
-    features of regions. A detector calls them one after the other.
+    ``maskface`` takes pixels, ``regions`` the features of one level and boxes in its cells, and ``landmarks_SCHEMA``
+    the pooled features of regions.
 
     Args:
-        network: is left as it is; the file has its weights in 16 bits.
+        network: The trained network. It does not change. The entries have its weights, rounded to 16-bit floats.
     """
     random = torch.Generator().manual_seed(0)
     network = for_inference(network)
@@ -50,14 +50,17 @@ def entries(network: MaskFace) -> dict[str, Entry]:
 
 
 class Whole(nn.Module):
-    """Backbone, pyramid, context modules and the detection head."""
+    """Backbone, pyramid, context modules and detection head."""
 
     def __init__(self, network: MaskFace) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(n, h, w, 3) uint8 -> ``logit`` (n, a), ``offset`` (n, a, 4), and the features of each level by number."""
+        """(n, h, w, 3) uint8 RGB -> ``logit`` (n, a), ``offset`` (n, a, 4), and the features ``level_0``, ...
+
+        ``h`` and ``w`` are multiples of 64. The levels begin with the finest.
+        """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
         return self.network.detect(features) | {f"level_{i}": level for i, level in enumerate(features)}
 
@@ -71,23 +74,24 @@ class Regions(nn.Module):
 
 
 class Peaks(nn.Module):
-    """The landmark head, and where the peaks of its masks are."""
+    """The landmark head and the peaks of its masks."""
 
     def __init__(self, head: nn.Module, schema: str) -> None:
         super().__init__()
         self.head, self.schema = head, schema
 
     def forward(self, pooled: Tensor) -> dict[str, Tensor]:
-        """Features of regions (r, c, 14, 14) -> landmarks.
+        """Pooled features of regions (r, c, 14, 14) -> landmarks.
 
         Returns:
-            ``points`` (r, K, 2), over the region's sides: the peak's cell, moved by less than half a cell to the top of
-            the parabola through its neighbours. ``mass`` (r, K): the probability of the 3x3 cells around the peak.
+            ``points`` (r, K, 2) in [0, 1], relative to the region: the centre of the peak's cell, moved by at most half
+            a cell to the vertex of the parabola through its neighbours. ``mass`` (r, K) in [0, 1]: the probability of
+            the 3x3 cells around the peak.
         """
         masks = self.head(pooled, self.schema)
         side = masks.shape[2]
         flat = masks.flatten(2)
-        # one cell inside, so that all have neighbours
+        # without the outermost cells, which lack neighbours
         inner = masks[..., 1:-1, 1:-1].flatten(2)
         best = inner.argmax(dim=2)
         row, column = best // (side - 2) + 1, best % (side - 2) + 1
@@ -103,7 +107,7 @@ class Peaks(nn.Module):
 
 @torch.library.custom_op("lineament::roi_align", mutates_args=())
 def roi_align(features: Tensor, boxes: Tensor, image: Tensor) -> Tensor:
-    """The regions' features, in torch by our own sums and in ONNX by its operator; export holds both together."""
+    """RoIAlign on one level: our own code in torch, the operator ``RoiAlign`` in ONNX. The export compares both."""
     level = torch.zeros(len(boxes), dtype=torch.long)
     return bins([features], [1], boxes, image, level, POOLED).contiguous()
 

@@ -14,26 +14,27 @@ from lineament.methods.maskface.levels import COARSEST, FINEST, POOLED
 from lineament.methods.maskface.roi import bins
 from lineament.methods.normalisation import ConvNorm
 
-ANCHORS = 3  # a cell
-PRIOR = 0.01  # probability of a face that every anchor begins with
+ANCHORS = 3  # per cell
+PRIOR = 0.01  # initial probability of a face at every anchor
 RegionsBySchema = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 
 
 class MaskFace(nn.Module):
-    """A one-stage detector whose boxes are the regions that landmarks are looked for in (figure 1).
+    """A one-stage detector with a landmark head, whose regions are the detected boxes (figure 1).
 
     Args:
-        backbone: gives C2 to C5.
-        landmarks: how many there are, by schema.
-        width: channels of the pyramid and of the context modules.
-        head_width, head_layers: channels and number of the landmark head's convolutions.
-        finest: level of the finest map that is used, 2 for stride 4.
-        context: the context modules: "branches" (the paper), "shared", whose larger windows begin with one convolution
-            in common as in SSH, or "none" (table 6).
-        norm: "group" (32 groups, the paper) or "batch", which inference need not pay for; see `normalisation`.
+        backbone: Computes C2 to C5.
+        landmarks: Number of landmarks by schema. Empty: no landmark head.
+        width: Channels of the pyramid and the context modules.
+        head_width: Channels of the convolutions in the landmark head.
+        head_layers: Number of these convolutions.
+        finest: The finest level in use, 2 for stride 4.
+        context: The context modules: "branches" (the paper), "shared", where the two larger windows share their first
+            convolution as in SSH, or "none" (table 6).
+        norm: "group" (32 groups, the paper) or "batch", which costs nothing at inference.
 
     Attributes:
-        strides: pixels of the input for one cell of each map.
+        strides: Pixels of the input per cell of each level.
     """
 
     def __init__(
@@ -65,17 +66,18 @@ class MaskFace(nn.Module):
     def forward(
         self, pixels: Tensor, regions: RegionsBySchema | Callable[[dict[str, Tensor]], RegionsBySchema] | None = None
     ) -> dict[str, Tensor]:
-        """Faces everywhere, and masks of landmarks in regions.
+        """Detect faces, and compute the landmark masks of regions.
 
         Args:
             pixels: (n, 3, h, w) in [0, 255], h and w multiples of 32.
-            regions: by schema, boxes (r, 4) in pixels, the number (r,) of each one's image, and its level (r,) of the
-                pyramid, counted from the finest. Or what gives those from ``logit`` and ``offset``: the paper's
-                regions are the network's own faces, and one call for both is what several processes can share.
+            regions: For each schema: boxes (r, 4) in pixels, the index (r,) of the image of each, and its level (r,) of
+                the pyramid, 0 for the finest. Or a function of the outputs ``logit`` and ``offset`` that returns them:
+                the regions of the paper are the detections of the network itself, and distributed training needs a
+                single call for both.
 
         Returns:
-            ``logit`` (n, a) and ``offset`` (n, a, 4) of all anchors, in the order of `lineament.anchors.all_anchors`;
-            and for each schema its masks' logits (r, K, 56, 56), by its name.
+            ``logit`` (n, a) and ``offset`` (n, a, 4) of all anchors, in the order of `lineament.anchors.all_anchors`.
+            Under the name of each schema, the logits (r, K, 56, 56) of its masks.
         """
         features = self.features(pixels)
         outputs = self.detect(features)
@@ -87,12 +89,12 @@ class MaskFace(nn.Module):
         return outputs
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """M2 to M6: (n, width, h/stride, w/stride)."""
+        """M2 to M6, from the finest level in use: (n, width, h/stride, w/stride) each."""
         pyramid = self.pyramid(self.backbone(pixels)[self._finest - FINEST :])
         return [context(level) for context, level in zip(self.context, pyramid, strict=True)]
 
     def detect(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The detection head, one for all levels, on the features of each."""
+        """The detection head on the features of each level. All levels share its weights."""
         logits, offsets = [], []
         for level in features:
             logits.append(self.score(level).permute(0, 2, 3, 1).flatten(1))
@@ -110,7 +112,7 @@ class Pyramid(nn.Module):
         self.top = ConvNorm(channels[-1], width, norm, size=1)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of the backbone -> one more, all of one width."""
+        """The maps of the backbone -> as many levels of equal width, and one coarser level."""
         top = self.top(functional.max_pool2d(maps[-1], 2, ceil_mode=True))
         down = [lateral(level) for lateral, level in zip(self.lateral, maps, strict=True)]
         for i in reversed(range(len(down) - 1)):
@@ -119,7 +121,7 @@ class Pyramid(nn.Module):
 
 
 class Context(nn.Module):
-    """The context module (figure 3): windows of 3, 5 and 7 cells by stacked convolutions, concatenated."""
+    """The context module (figure 3): stacked convolutions with windows of 3, 5 and 7 cells, concatenated."""
 
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
@@ -128,12 +130,12 @@ class Context(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, width, h, w), and so again."""
+        """(n, width, h, w) -> (n, width, h, w)."""
         return torch.cat([self.three(x), self.five(x), self.seven(x)], 1)
 
 
 class SharedContext(nn.Module):
-    """The context module with one convolution in common for the two larger windows, as in SSH (Najibi et al. 2017)."""
+    """The context module whose two larger windows share their first convolution, as in SSH (Najibi et al. 2017)."""
 
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
@@ -144,13 +146,13 @@ class SharedContext(nn.Module):
         self.seven = _stack(quarter, quarter, 2, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, width, h, w), and so again."""
+        """(n, width, h, w) -> (n, width, h, w)."""
         shared = self.shared(x)
         return torch.cat([self.three(x), self.five(shared), self.seven(shared)], 1)
 
 
 class NoContext(nn.Identity):
-    """The pyramid's features as they are."""
+    """No context module: the features of the pyramid."""
 
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
@@ -164,15 +166,15 @@ CONTEXTS: dict[str, type[Context] | type[SharedContext] | type[NoContext]] = {
 
 
 def _stack(inputs: int, channels: int, layers: int, norm: str) -> nn.Sequential:
-    """Convolutions with ReLU after each."""
+    """Convolutions, each followed by ReLU."""
     convs = [ConvNorm(channels if i else inputs, channels, norm) for i in range(layers)]
     return nn.Sequential(*(layer for conv in convs for layer in (conv, nn.ReLU())))
 
 
 class LandmarkHead(nn.Module):
-    """The keypoint head: convolutions on a region's features, and a mask of 56x56 cells for each landmark.
+    """The keypoint head: convolutions on the features of a region, and a mask of 56x56 cells for each landmark.
 
-    All schemas share the convolutions: what is learnt from many faces with few points helps few faces with many.
+    All schemas share the convolutions. So a schema with few labelled faces learns from the faces of the others.
     """
 
     def __init__(self, inputs: int, landmarks: Mapping[str, int], width: int, layers: int, norm: str) -> None:
@@ -184,11 +186,11 @@ class LandmarkHead(nn.Module):
         )
 
     def forward(self, x: Tensor, schema: str) -> Tensor:
-        """Features of regions (r, inputs, 14, 14) -> the masks' logits (r, K, 56, 56)."""
+        """Pooled features of regions (r, inputs, 14, 14) -> logits of the masks (r, K, 56, 56)."""
         return self.upsampled(self.masks[schema](self.shared(x)))
 
     def shared(self, x: Tensor) -> Tensor:
-        """What all schemas have in common (r, width, 14, 14)."""
+        """The convolutions that all schemas share: (r, inputs, 14, 14) -> (r, width, 14, 14)."""
         for layer in self.layers:
             x = functional.relu(layer(x))
         return x

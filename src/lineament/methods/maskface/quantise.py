@@ -1,4 +1,4 @@
-"""MaskFace in integers of 8 bits: backbone, pyramid and context modules compute in bytes, the heads in floats."""
+"""Quantise MaskFace to 8-bit integers: the backbone, the pyramid and the context modules. The heads stay in floats."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Array = NDArray[Any]
 
 ENTRY = "maskface."
 CARRIED = ("Conv", "Clip", "Relu", "MaxPool", "Add", "Concat", "Resize")
-"""Operators on bytes."""
+"""Operators that are quantised."""
 HEADS = ("maskface.network.score.", "maskface.network.offset.")
 
 
 def quantise(content: bytes, views: Iterable[Array]) -> onnx.ModelProto:
-    """A file in floats, its features computed in bytes.
+    """A copy of a file that computes its features in 8-bit integers.
 
     Args:
-        content: the file.
-        views: pictures as the network sees them, (h, w, 3) uint8, sides multiples of 64: what ranges are taken from. A
-            few dozen, with faces of all sizes.
+        content: A MaskFace file that is not quantised.
+        views: Inputs of the network (h, w, 3) uint8 RGB, with sides that are multiples of 64. They set the value
+            ranges: a few dozen, with faces of all sizes.
 
     Raises:
-        OptionError: the file has bytes already.
+        OptionError: The file is already quantised.
     """
     model = onnx.load_from_string(content)
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
@@ -53,7 +53,7 @@ def _is_head(node: onnx.NodeProto) -> bool:
 
 
 def _part(model: onnx.ModelProto, *, of_entry: bool) -> onnx.ModelProto:
-    """The network of whole images alone, or all others."""
+    """A copy with the entry ``maskface`` only, or with all other entries."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
     for values in (part.graph.input, part.graph.output):

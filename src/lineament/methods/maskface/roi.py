@@ -1,6 +1,6 @@
 """RoIAlign (He et al. 2017) over the levels of a pyramid, in torch.
 
-An exported file uses the ONNX operator of that name; a test holds both against sums in float64.
+An exported file uses the ONNX operator of the same name. Tests compare both with a float64 reference.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ SAMPLES = 2  # along each side of a bin
 def bins(
     features: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, level: Tensor, size: int
 ) -> Tensor:
-    """Means of the features in ``size`` x ``size`` bins of each box, from bilinear samples, 2x2 a bin.
+    """Pool the features of each box into ``size`` x ``size`` bins. Each is the mean of 2x2 bilinear samples.
 
-    Coordinates are continuous: the centre of a map's first cell lies at half a cell. Samples up to one cell beyond the
-    edge are those at the edge; farther out they are 0.
+    Coordinates are continuous: the centre of the first cell of a map is at 0.5. Samples up to one cell outside the map
+    take the value at its edge; samples farther out are 0.
 
     Args:
-        features: maps (n, c, h, w), one a level.
-        strides: pixels for one cell of each.
-        boxes: (r, 4) in pixels. image: (r,) numbers of images. level: (r,) numbers of levels.
-        size: bins along a side.
+        features: Maps (n, c, h, w), one per level.
+        strides: Pixels of the input per cell of each map.
+        boxes: (r, 4) in pixels of the input.
+        image: (r,) index of the image of each box.
+        level: (r,) index of the map of each box.
+        size: Number of bins along a side.
 
     Returns:
         (r, c, size, size).
@@ -33,7 +35,7 @@ def bins(
     heights, widths = (torch.tensor([f.shape[axis] for f in features], device=boxes.device) for axis in (2, 3))
     areas = heights * widths * features[0].shape[0]
     start = (areas.cumsum(0) - areas)[level]
-    table = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])  # all cells of all maps
+    table = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])  # the cells of all maps
     channels = table.shape[1]
     height, width = heights[level], widths[level]
     cells = boxes / torch.tensor(strides, device=boxes.device, dtype=boxes.dtype)[level, None]
@@ -54,7 +56,10 @@ def bins(
 
 
 def _neighbours(at: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The two cells (r, s) on either side of positions (r, s), counted from the centres of cells, and their shares."""
+    """The cells (r, s) on both sides of positions (r, s), and their weights in a linear interpolation.
+
+    Integer positions are the centres of cells. ``length`` (r,) is the number of cells.
+    """
     last = length[:, None] - 1
     inside = (at >= -1) & (at <= last + 1)
     at = at.clamp(min=0).minimum(last.to(at.dtype))

@@ -1,4 +1,4 @@
-"""What MaskFace is to learn of a canvas: which anchors are faces, and where landmarks lie in a region."""
+"""Targets of MaskFace: the labels of anchors, and the regions in which landmarks are learned."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from lineament.anchors import Level, anchors
 Array = NDArray[Any]
 
 POSITIVE, NEGATIVE = 0.5, 0.3
-"""Intersections over union above which an anchor is a face, and below which it is background."""
+"""An anchor is a face if its IoU with one is larger than the first, and background below the second."""
 COVERED = 0.5
-"""Share of an anchor that lies in an ignored region above which it is not background."""
+"""Anchors with a larger share in an ignored region are ignored."""
 REACH = 0.1
-"""Ratio of areas, which no intersection over union exceeds, below which a map's anchors and a face are not compared."""
+"""Anchors and faces whose ratio of areas is smaller are not compared. Their IoU cannot exceed this ratio."""
 FACE, BACKGROUND, IGNORED = 1, 0, -1
 CONFIDENCE, SUPPRESSED, MATCHED = 0.02, 0.6, 0.6
-"""Of proposals: least probability, overlap above which the worse of two falls, and above which one is a face."""
+"""Of proposals: the lowest probability, the IoU of non-maximum suppression, and the smallest IoU with a face."""
 PROPOSALS = 1000
-"""Anchors of an image, the best, that proposals are made of: the untrained network is sure of far more."""
+"""Largest number of anchors per image that become proposals, best first. An untrained network has far more."""
 
 
 class Matches(NamedTuple):
-    """What anchors are.
+    """The labels of anchors.
 
     Attributes:
-        label: (a,) int8 `FACE`, `BACKGROUND` or `IGNORED`. face: (a,) which face; -1 for none.
+        label: (a,) int8 `FACE`, `BACKGROUND` or `IGNORED`.
+        face: (a,) index of the matched face, -1 for none.
     """
 
     label: Array
@@ -41,7 +42,10 @@ def match(levels: Sequence[Level], size: int, faces: Array, ignored: Array) -> M
     """Match the anchors of a square canvas with its faces (section 3.2, "Anchor matching").
 
     Args:
-        levels: the maps. size: side of the canvas in pixels. faces: (f, 4). ignored: (g, 4) regions.
+        levels: The levels of the pyramid.
+        size: Side of the canvas in pixels.
+        faces: (f, 4) boxes in pixels.
+        ignored: (g, 4) boxes of regions in which nothing is learned.
     """
     overlaps, best, face, labels = [], np.zeros(len(faces)), [], []
     for level in levels:
@@ -57,7 +61,7 @@ def match(levels: Sequence[Level], size: int, faces: Array, ignored: Array) -> M
     for overlap, label in zip(overlaps, labels, strict=True):
         most = overlap.max(axis=1, initial=0)
         label[most >= NEGATIVE] = IGNORED
-        # low quality: the anchors that a face overlaps most, however little that is
+        # low-quality matches: the best anchors of a face, however small their overlap
         wanted = ((overlap == best) & (overlap > 0)).any(axis=1)
         label[(most > POSITIVE) | wanted] = FACE
         owner = overlap.argmax(axis=1) if len(faces) else np.zeros(len(label), np.intp)
@@ -66,9 +70,9 @@ def match(levels: Sequence[Level], size: int, faces: Array, ignored: Array) -> M
 
 
 def _overlaps(boxes: Array, others: Array, level: Level, levels: Sequence[Level]) -> Array:
-    """(a, f) intersections over union of a map's anchors; 0 for boxes that other maps' anchors resemble far more."""
+    """The IoU (a, f) of a level's anchors with boxes. 0 for boxes whose size only suits other levels."""
     areas = box_ops.area(others)
-    low = min(level.sides) ** 2 if level is not levels[0] else 0  # no map has smaller anchors,
+    low = min(level.sides) ** 2 if level is not levels[0] else 0  # no level has smaller anchors,
     high = max(level.sides) ** 2 if level is not levels[-1] else np.inf  # or larger ones
     near = (areas > low * REACH) & (areas * REACH < high)
     out = np.zeros((len(boxes), len(others)), np.float32)
@@ -78,7 +82,7 @@ def _overlaps(boxes: Array, others: Array, level: Level, levels: Sequence[Level]
 
 
 def jittered(rng: np.random.Generator, boxes: Array, sigma: float) -> Array:
-    """Boxes (n, 4) as a detector finds them: moved and resized at random, by ``sigma`` of their sides."""
+    """Boxes (n, 4) as inexact as detections: moved and resized at random. ``sigma`` is a share of their sides."""
     size = boxes[:, 2:] - boxes[:, :2]
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, sigma, size.shape) * size
     half = size * np.exp(rng.normal(0, sigma, size.shape)) / 2
@@ -86,13 +90,15 @@ def jittered(rng: np.random.Generator, boxes: Array, sigma: float) -> Array:
 
 
 def proposals(logit: Array, offset: Array, boxes: Array) -> tuple[Array, Array]:
-    """The faces that a network finds while it learns (section 3.2, "Landmark localization head").
+    """The detections of the network during training (section 3.2, "Landmark localization head").
 
     Args:
-        logit: (n, a) and offset: (n, a, 4), what it says of the anchors. boxes: (a, 4) the anchors.
+        logit: (n, a) outputs of the network.
+        offset: (n, a, 4) outputs of the network.
+        boxes: (a, 4) the anchors, in pixels.
 
     Returns:
-        Boxes (p, 4) and the numbers (p,) of their images, the most confident first.
+        Boxes (p, 4) in pixels, and the indices (p,) of their images. The most confident come first.
     """
     best = np.argsort(-logit, axis=1, kind="stable")[:, :PROPOSALS]
     image, rank = np.nonzero(np.take_along_axis(logit, best, axis=1) > np.log(CONFIDENCE / (1 - CONFIDENCE)))
@@ -103,13 +109,16 @@ def proposals(logit: Array, offset: Array, boxes: Array) -> tuple[Array, Array]:
 
 
 def matched(boxes: Array, image: Array, faces: Array, of: Array) -> tuple[Array, Array]:
-    """Proposals that are faces.
+    """Select the proposals that overlap a face.
 
     Args:
-        boxes: (p, 4) proposals. image: (p,) their images. faces: (f, 4). of: (f,) the faces' images.
+        boxes: (p, 4) proposals.
+        image: (p,) index of the image of each proposal.
+        faces: (f, 4) boxes of faces.
+        of: (f,) index of the image of each face, -1 to leave it out.
 
     Returns:
-        Rows (r,) of proposals, in their order, and the face (r,) that each overlaps most.
+        Indices (r,) of proposals, in their order, and the index (r,) of the face that each overlaps most.
     """
     overlap = np.where(image[:, None] == of, box_ops.iou(boxes, faces), 0)
     rows = np.flatnonzero(overlap.max(axis=1, initial=0) > MATCHED)

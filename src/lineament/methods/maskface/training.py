@@ -1,4 +1,4 @@
-"""Training MaskFace on canvases: anchors, boxes and masks of landmarks at once (Yashunin et al. 2020, section 3)."""
+"""Training of MaskFace on canvases: scores, boxes and landmark masks together (Yashunin et al. 2020, section 3)."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ from lineament.weights import parse_metadata, register
 Array = NDArray[Any]
 METHOD = "maskface"
 STAGES = (METHOD,)
-CALIBRATION = "calibration.json"  # in a run's folder: what scores are worth
-ROOTS = {".network.": "", ".head.": "landmarks."}  # of names in a file, and in the network
+CALIBRATION = "calibration.json"
+ROOTS = {".network.": "", ".head.": "landmarks."}  # prefixes of weights in a file, and in the network
 BETA = 1 / 9  # of the smooth L1 loss
 
 
@@ -56,21 +56,30 @@ class MaskFaceRecipe(CanvasRecipe):
     """Settings beside those of every training on canvases.
 
     Attributes:
-        backbone: see `lineament.methods.backbones`. pretrained: its weights, likewise.
-        frozen: how many of its first convolutions do not learn; its normalisation never does.
-        width, head_width, head_layers, finest, context, norm: as of ``MaskFace``.
-        keypoint_head: whether there is one; without, boxes alone are learnt and found (table 6).
-        smallest: side in pixels of the smallest anchor.
-        k0: level of a face of 224 pixels (equation 6).
-        regions: for each landmark schema, of how many faces of a batch landmarks are learnt, at most.
-        regions_from: where their landmarks are looked for: "labels", in their boxes, moved and resized at random;
-            "proposals", in the boxes that the network finds them by (the paper).
-        jitter: sigma by which boxes from labels are moved and resized, as a share of the sides.
-        region_margin: how much further than its face a region reaches on every side, as a share of the side:
-            landmarks of a jaw lie at the edge of a box, or outside.
-        alpha, gamma: of the focal loss (equation 2).
+        backbone: Name of the backbone, see `lineament.methods.backbones`.
+        pretrained: Its initial weights, see `lineament.methods.backbones.build`.
+        frozen: Number of its first convolutions that are not trained. Its normalisation never is.
+        width: As in ``MaskFace``.
+        head_width: As in ``MaskFace``.
+        head_layers: As in ``MaskFace``.
+        finest: As in ``MaskFace``.
+        context: As in ``MaskFace``.
+        keypoint_head: Whether there is a landmark head. Otherwise the network predicts boxes only (table 6).
+        norm: As in ``MaskFace``.
+        smallest: Side of the smallest anchor, in pixels of the input.
+        k0: Level of the landmark features of a face of 224 pixels (equation 6).
+        regions: Largest number of faces per batch whose landmarks are learned, for each landmark schema.
+        regions_from: The regions for the landmarks: the boxes of the "labels", moved and resized at random, or
+            "proposals", the detections of the network (the paper).
+        jitter: Standard deviation of the shift and of the change of size of boxes from labels, as a share of their
+            sides.
+        region_margin: Margin around a face on every side of its region, as a share of the face's side. Landmarks of
+            the jaw lie at the edge of the box or outside.
+        alpha: Weight of faces in the focal loss, that of background is 1 - alpha (equation 2).
+        gamma: Exponent of the focal loss (equation 2).
         landmark_weight: lambda of equation 1.
-        labels: faces far from all anchors' sizes are ignored, as they would be matched badly.
+        labels: Which faces count. Faces much smaller or larger than all anchors are ignored, since their matches would
+            be bad.
     """
 
     backbone: str = "efficientnet-lite0"
@@ -97,7 +106,7 @@ class MaskFaceRecipe(CanvasRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.canvas % 32:
-            raise OptionError(f"the maps need a canvas whose side is a multiple of 32 pixels, found {self.canvas}")
+            raise OptionError(f"canvas is a multiple of 32 pixels, found {self.canvas}")
         if self.norm not in ("group", "batch"):
             raise OptionError(f"norm is group or batch, found {self.norm!r}")
         if self.context not in CONTEXTS:
@@ -105,28 +114,28 @@ class MaskFaceRecipe(CanvasRecipe):
         if self.regions_from not in ("labels", "proposals"):
             raise OptionError(f"regions_from is labels or proposals, found {self.regions_from!r}")
         if len(self.regions) != len(self.landmarks):
-            raise OptionError(f"regions has a number for each of landmarks {self.landmarks}, found {self.regions}")
+            raise OptionError(f"regions needs one number for each of landmarks {self.landmarks}, found {self.regions}")
 
     @property
     def learnt(self) -> tuple[str, ...]:
-        """Names of the schemas whose landmarks are learnt."""
+        """Names of the schemas whose landmarks are learned."""
         return self.landmarks if self.keypoint_head else ()
 
 
 class MaskFaceTask(CanvasTask):
-    """Canvases and what is to be found on them."""
+    """Canvases and their targets."""
 
     recipe: MaskFaceRecipe
 
     def adopt(self, content: bytes) -> None:
-        """Begin with a file's weights, wherever they fit; normalisation learns from the first canvases."""
+        """Start from the weights of a file where they fit. Normalisation takes its statistics from the first batch."""
         assert isinstance(self.network, MaskFace)
         adopt(self.network, read_tensors(content, [METHOD], ROOTS))
         batch = tensors(self.batch(0), torch.device("cpu"))
         settle(self.network, lambda: self.forward(self.network, batch))
 
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
-        """What anchors are, offsets of those that are faces, and regions with landmarks."""
+        """The labels of anchors, the offsets of positive ones, and regions with landmarks."""
         r = self.recipe
         kinds = levels(r.finest, r.smallest)
         boxes = all_anchors(r.canvas, r.canvas, kinds)
@@ -144,9 +153,9 @@ class MaskFaceTask(CanvasTask):
         }
 
     def _regions(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
-        """By schema, as many regions as the recipe says, of faces whose landmarks are known; the last may be empty.
+        """For each schema, regions of faces with known landmarks.
 
-        Their number is always the same, since convolutions are prepared anew for every new size of a batch.
+        Empty regions fill them up to the number in the recipe: convolutions are slow whenever a batch has a new size.
         """
         r = self.recipe
         batch: Batch = {}
@@ -162,7 +171,7 @@ class MaskFaceTask(CanvasTask):
         return batch
 
     def _filled(self, name: str, most: int, boxes: Array, image: Array, points: Array, weights: Array) -> Batch:
-        """Regions of a schema, their images, levels and landmarks, and empty ones up to so many."""
+        """The targets of one schema: regions with their images, levels and landmarks, and empty ones up to ``most``."""
         fill = most - len(boxes)
         return {
             f"boxes_{name}": np.concatenate([boxes, np.tile([0, 0, 1, 1], (fill, 1))]).astype(np.float32),
@@ -173,7 +182,7 @@ class MaskFaceTask(CanvasTask):
         }
 
     def forward(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Anchors everywhere, and masks in regions; with those regions, if the network itself proposes them."""
+        """The outputs of the network, and the regions if the network proposes them."""
         proposed: dict[str, Tensor] = {}
 
         def regions(outputs: dict[str, Tensor]) -> RegionsBySchema:
@@ -186,7 +195,7 @@ class MaskFaceTask(CanvasTask):
         return outputs | proposed
 
     def _proposed(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch's regions of all schemas, in boxes that the network finds its faces by."""
+        """Regions of all schemas from the detections of the network."""
         r, device = self.recipe, batch["pixels"].device
         logit, offset = (outputs[name].detach().float().cpu().numpy() for name in ("logit", "offset"))
         boxes, image = proposals(logit, offset, all_anchors(r.canvas, r.canvas, levels(r.finest, r.smallest)))
@@ -202,7 +211,7 @@ class MaskFaceTask(CanvasTask):
 
     @in_float32
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Equation 1, its landmarks' part by schema."""
+        """The weighted terms of equation 1, with one term for the landmarks of each schema."""
         r = self.recipe
         image, anchor = batch["positive"].unbind(1)
         offsets = outputs["offset"][image, anchor]
@@ -219,19 +228,27 @@ class MaskFaceTask(CanvasTask):
 
 
 def focal(logit: Tensor, label: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Equation 2 of logits (n, a) and labels (n, a); ignored anchors have no part in it."""
+    """The focal loss (equation 2) of logits (n, a) and labels (n, a), divided by the number of faces among the anchors.
+
+    Ignored anchors do not count.
+    """
     face = label == FACE
-    wrong = torch.where(face, -logit, logit)  # probability of what an anchor is not, as a logit
+    wrong = torch.where(face, -logit, logit)  # logit of the wrong class
     weight = torch.where(face, alpha, 1 - alpha) * (face | (label == BACKGROUND))
     loss = weight * wrong.sigmoid() ** gamma * functional.softplus(wrong)
     return loss.sum() / divisor(face.sum())
 
 
 def spatial(logits: Tensor, boxes: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-    """Equation 4: cross-entropy over the cells of masks, in the weighted mean of the landmarks that their regions hold.
+    """The cross-entropy over the cells of the masks (equation 4): a weighted mean over the landmarks.
+
+    Landmarks outside their region do not count.
 
     Args:
-        logits: (r, K, m, m). boxes: (r, 4) regions. points: (r, K, 2), in the same pixels. weights: (r, K).
+        logits: (r, K, m, m) masks.
+        boxes: (r, 4) regions in pixels.
+        points: (r, K, 2) landmarks in pixels.
+        weights: (r, K) weights of the landmarks, 0 if unknown.
     """
     side = logits.shape[-1]
     share = (points - boxes[:, None, :2]) / (boxes[:, None, 2:] - boxes[:, None, :2])
@@ -252,7 +269,7 @@ def read(recipe: Path, stage: str = METHOD) -> MaskFaceRecipe:
 
 
 def prepare(stage: str, data: Path, recipe: MaskFaceRecipe, out: Path) -> MaskFaceTask:
-    """The task, ready to train: photos are decoded first, if they are not yet."""
+    """The task, ready to train. Photos are decoded first if they are not yet."""
     return MaskFaceTask(build(recipe), recipe, *composers(stage, data, recipe, out))
 
 
@@ -267,13 +284,15 @@ def finish(stage: str, task: MaskFaceTask, out: Path) -> None:
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
-    """Write a run's best weights so far as an ONNX file that describes itself; a finished run's scores are calibrated.
+    """Export the best weights of a run as an ONNX file. The scores of a finished run are calibrated.
 
     Args:
-        out: the run's folder. file: the ONNX file. scores: figures that the file should carry, by name.
+        out: Folder of the run.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: nothing was trained there.
+        OptionError: Nothing is trained there.
     """
     recipe = read(out / RECIPE)
     network = build(recipe, pretrained="")
@@ -291,15 +310,16 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
 def export_bytes(
     content: bytes, images: Iterable[Array], file: Path, scores: Mapping[str, float] | None = None
 ) -> Path:
-    """Write a file's network in integers of 8 bits (see `quantise`); its settings and calibrations stay the same.
+    """Quantise the network of a file to 8-bit integers (see `quantise`). Its settings and calibration do not change.
 
     Args:
-        content: a MaskFace file in floats.
-        images: (h, w, 3) uint8 RGB, that ranges are taken from: a few dozen, with faces of all sizes.
-        file: the ONNX file. scores: figures that the file should carry, by name.
+        content: A MaskFace file that is not quantised.
+        images: (h, w, 3) uint8 RGB, which set the value ranges: a few dozen, with faces of all sizes.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: a file of 8 bits already.
+        OptionError: The file is already quantised.
     """
     graph = load_graph(content)
     decoder = MaskFaceDecoder(graph, Config(**parse_metadata(graph.metadata)[1]))
@@ -312,10 +332,16 @@ def export_bytes(
 
 
 def build(recipe: MaskFaceRecipe, pretrained: str | None = None) -> MaskFace:
-    """The network of a recipe, untrained but for its backbone.
+    """The network of a recipe. Only its backbone has pretrained weights.
 
     Args:
-        recipe: the settings. pretrained: in place of the recipe's.
+        recipe: The settings.
+        pretrained: Weights of the backbone that replace the recipe's. Empty: random weights.
+
+    Raises:
+        OptionError: There is no such backbone, or no package has its weights.
+        WeightsError: The weights are of another network.
+        MissingExtraError: The extra ``pretrained`` is not installed.
     """
     torch.manual_seed(recipe.seed)
     backbone = backbones.build(recipe.backbone, recipe.pretrained if pretrained is None else pretrained)
