@@ -46,17 +46,46 @@ def test_the_bandwidth_is_the_chord_of_twice_the_margin() -> None:
     assert cluster.bandwidth("euclidean", 0.5) == 1.0
 
 
-def test_pairs_are_those_that_all_pairs_give() -> None:
+def test_neighbours_are_those_that_all_pairs_give() -> None:
     rng = np.random.default_rng(1)
     points, sizes = rng.uniform(0, 300, (400, 2)), np.exp(rng.uniform(np.log(4), np.log(90), 400))
-    group = rng.integers(0, 3, 400)
-    i, j = cluster.pairs(points, sizes, group, 1.2)
-    apart = np.linalg.norm(points[:, None] - points, axis=2) / np.sqrt(sizes[:, None] * sizes)
-    ratio = sizes[:, None] / sizes
-    near = (apart <= 1.2) & (ratio <= 2) & (ratio >= 0.5) & (group[:, None] == group) & ~np.eye(400, dtype=bool)
-    assert len(i) == near.sum() > 500
+    group, rows = rng.integers(0, 3, 400), rng.permutation(400)[:300]
+    i, j = cluster.Neighbours(points, sizes, group, 1.2).of(rows)
+    apart = np.linalg.norm(points[rows, None] - points, axis=2) / sizes[rows, None]
+    ratio = sizes[rows, None] / sizes
+    near = (apart <= 1.2) & (ratio <= 2) & (ratio >= 0.5) & (group[rows, None] == group)
+    assert len(i) == near.sum() > 700
     assert near[i, j].all()
+    assert (np.diff(i) >= 0).all()
     assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == len(i)
+
+
+def climbed(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The paper's mean shift: every candidate climbs among all. Features are over the kernel's size."""
+    modes = features.copy()
+    for _ in range(200):
+        apart = ((modes[:, None] - features) ** 2).sum(axis=2)
+        kernel = np.maximum(1 - apart, 0) * scores
+        modes = kernel @ features / kernel.sum(axis=1, keepdims=True)
+    return np.array([np.flatnonzero(((modes - mode) ** 2).sum(axis=1) < 0.25)[0] for mode in modes])
+
+
+def test_faces_are_those_of_mean_shift_from_every_candidate() -> None:
+    rng = np.random.default_rng(3)
+    centres, embeddings = rng.uniform(40, 260, (25, 2)), rng.normal(size=(25, 8))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    e, points, _, scores, _, _ = crowd(centres, np.full(25, 40.0), embeddings, 0.1)
+    sizes = np.full(len(e), 40.0)
+    found = cluster.faces(e, points, sizes, scores, np.zeros(len(e), int), width=WIDTH)
+    wanted = climbed(np.column_stack([e / WIDTH, points / (cluster.REACH * 40)]), scores)
+    assert same_partition(found, wanted)
+    assert len(np.unique(wanted)) > 20
+
+
+def test_sizes_that_no_face_has_are_no_error() -> None:
+    points, sizes = np.array([[5.0, 5], [6, 5], [200, 90]]), np.array([1e-20, 1e-30, 1e30])
+    found = cluster.faces(np.ones((3, 2)), points, sizes, np.full(3, 0.5), np.zeros(3, int), width=WIDTH)
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("k", [1, 2, 9, 400])

@@ -1,12 +1,15 @@
 """From landmark candidates to faces: mean shift on embeddings and places (Wu et al. 2019, section II C).
 
-Candidates of one face have embeddings that are alike, and lie within about a face's size of each other. So a
-candidate's neighbours are looked for around its place, and mean shift goes on among those: the cost grows as n log n,
-however many faces there are.
+Candidates of one face have similar embeddings and lie within about a face's size of each other. So the neighbours of a
+candidate are searched around its place, and mean shift runs among them. The cost grows as n log n, however many faces
+there are.
 
 The paper's neighbour search is a tree. SciPy has one, but inference needs SciPy for nothing else, and SciPy is larger
-than everything that inference installs besides onnxruntime. Sizes of faces are known here, so that a grid for each
-octave of sizes, with cells as large as the reach, is as good: sorted once, and searched by bisection.
+than everything that inference installs besides onnxruntime. The sizes of the faces are known here, so lines through a
+grid for each octave of sizes do as well: sorted once, and searched by bisection.
+
+Mean shift does not start from every candidate: most of them climb to the same modes. It starts from the best candidate
+of each cell of about a face's size. Candidates that no mode has reached start in the next round.
 """
 
 from __future__ import annotations
@@ -21,14 +24,18 @@ from lineament.errors import WeightsError
 Array = NDArray[Any]
 
 REACH = 0.8
-"""How far candidates may be from the middle of their face, over its size: corners of a box are at 0.7."""
+"""Largest distance of candidates from the middle of their face, over its size: corners of a box are at 0.7."""
 SLACK = 1.5
-"""Pairs are as far apart as this times the reach: modes move by up to half of it."""
+"""Neighbours lie within this times the reach, since modes move by up to half of it."""
+LINES = 2
+"""Lines of a grid above and below a candidate's own that its neighbours lie in."""
+LIMITS = 1.0, 2.0**16
+"""Smallest and largest size of a face in pixels. Networks that learned nothing predict any."""
 STEPS = 20
-STILL = 1e-3
+STILL = 0.01
 """Move of a mode, over the kernel's size, below which it stands."""
 TOGETHER = 0.5
-"""Distance, over the kernel's size, up to which two modes are one face."""
+"""Largest distance, over the kernel's size, of two modes of one face."""
 
 
 def bandwidth(distance: str, inner: float) -> float:
@@ -49,20 +56,22 @@ def bandwidth(distance: str, inner: float) -> float:
 def faces(embeddings: Array, points: Array, sizes: Array, scores: Array, group: Array, *, width: float) -> Array:
     """Which face each candidate belongs to, by mean shift.
 
-    The kernel is a ball around a candidate's mode, in which weights fall to 0 with the square of the distance: that of
-    embeddings over ``width`` and that of places over `REACH` times the face's size, together.
+    The kernel is a ball around a mode, in which weights fall to 0 with the square of the distance. The square is the
+    sum of two: the distance of embeddings over ``width``, and that of places over `REACH` times the size of the face.
 
     Args:
         embeddings: (n, d), of unit norm if they were trained with the cosine.
-        points: (n, 2) in pixels. sizes: (n,) of the faces that they seem to belong to, in pixels.
-        scores: (n,) above 0, what they weigh. group: (n,) only candidates of one group are compared.
-        width: see `bandwidth`.
+        points: (n, 2) in pixels.
+        sizes: (n,) predicted sizes of their faces, in pixels.
+        scores: (n,) above 0, their weights.
+        group: (n,) integers from 0. Only candidates of one group are compared.
+        width: See `bandwidth`.
 
     Returns:
-        (n,) integers; those of one face are the same, and one of theirs.
+        (n,) for each candidate the index of a candidate of its group, the same one for all candidates of a face.
 
     Raises:
-        WeightsError: something is not finite: the weights are damaged, or their training diverged.
+        WeightsError: A value is not finite: the weights are damaged, or their training diverged.
     """
     bad = ~(np.isfinite(embeddings).all(axis=1) & np.isfinite(sizes) & np.isfinite(points).all(axis=1))
     if bad.any():
@@ -72,60 +81,143 @@ def faces(embeddings: Array, points: Array, sizes: Array, scores: Array, group: 
         )
     if not len(points):
         return np.zeros(0, np.intp)
-    i, j = pairs(points, sizes, group, SLACK * REACH)
-    i, j = (np.concatenate([side, np.arange(len(points))]) for side in (i, j))  # each is its own neighbour
-    features = np.column_stack([embeddings / width, points, np.log(sizes)])
-    modes = features
+    sizes = np.clip(sizes, *LIMITS)
+    octave = np.floor(np.log2(sizes))
+    cell = _mixed(group, octave, *np.floor(points / 2 ** (octave[:, None] + 1)).T)
+    features = np.column_stack([embeddings / width, points, np.log(sizes)]).astype(np.float32)
+    seeds, modes, i, j, apart = _climbed(features, scores, cell, Neighbours(points, sizes, group, SLACK * REACH))
+    least = np.full(len(points), np.inf, apart.dtype)
+    np.minimum.at(least, j, apart)
+    nearest, first = np.zeros(len(points), np.intp), apart == least[j]
+    nearest[j[first]] = i[first]
+    return np.asarray(seeds[_together(modes, group[seeds])[nearest]])
+
+
+def _climbed(features: Array, scores: Array, cell: Array, near: Neighbours) -> tuple[Array, ...]:
+    """Mean shift from the best candidate of each cell, in rounds, until every candidate is reached.
+
+    Args:
+        features: (n, d + 3) embedding over the bandwidth, place, logarithm of the size.
+        scores: (n,) weights.
+        cell: (n,) integers.
+        near: The neighbours of all candidates.
+
+    Returns:
+        The seeds (s,) and their modes (s, d + 3); and for all modes and the candidates in their reach the index of the
+        mode (m,), the candidate (m,) and the squared distance (m,) over the kernel's size.
+    """
+    parts, count = [], 0
+    left = np.argsort(-scores, kind="stable")
+    while len(left):
+        seeds = left[np.unique(cell[left], return_index=True)[1]]
+        i, j = near.of(seeds)
+        modes, apart = _shifted(features, scores, seeds, i, j)
+        apart = np.where(j == seeds[i], np.minimum(apart, 1), apart)  # a seed stays in reach, wherever its mode moved
+        inside = apart <= 1
+        parts.append((seeds, modes, i[inside] + count, j[inside], apart[inside]))
+        count += len(seeds)
+        reached = np.zeros(len(features), bool)
+        reached[j[inside]] = True
+        left = left[~reached[left]]
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _shifted(features: Array, scores: Array, seeds: Array, i: Array, j: Array) -> tuple[Array, Array]:
+    """Mean shift from seeds.
+
+    Args:
+        features: (n, d + 3) of all candidates: embedding over the bandwidth, place, logarithm of the size.
+        scores: (n,) their weights.
+        seeds: (s,) where to start.
+        i: (m,) sorted indices of seeds.
+        j: (m,) their neighbours, each seed's own candidate among them.
+
+    Returns:
+        The modes (s, d + 3), and the squared distances (m,) of the neighbours from them.
+    """
+    modes, members, weights = features[seeds], features[j], scores[j].astype(features.dtype)
+    starts = np.searchsorted(i, np.arange(len(seeds)))
+    apart = _apart(modes[i], members)
     for _ in range(STEPS):
-        weights = np.maximum(1 - _apart(modes[i], features[j]), 0) * scores[j]
-        total = np.maximum(np.bincount(i, weights, len(points)), 1e-12)[:, None]
-        moved = np.stack([np.bincount(i, weights * column, len(points)) for column in features[j].T], axis=1) / total
+        kernel = np.maximum(1 - apart, 0) * weights
+        total = np.maximum(np.add.reduceat(kernel, starts), np.finfo(features.dtype).tiny)
+        moved = np.add.reduceat(kernel[:, None] * members, starts) / total[:, None]
         still = _apart(moved, modes).max() < STILL**2
-        modes = moved
+        modes, apart = moved, _apart(moved[i], members)
         if still:
             break
-    together = np.maximum(_apart(modes[i], modes[j]), _apart(modes[j], modes[i])) <= TOGETHER**2
-    return _components(i[together], j[together], len(points))
+    return modes, apart
 
 
 def _apart(modes: Array, others: Array) -> Array:
-    """Squared distance (m,) of features ``embedding, x, y, log size`` from modes, over the kernel's size."""
+    """Squared distance (m,) of features from modes, over the kernel's size."""
     apart = (modes - others)[:, :-1]
     apart[:, -2:] /= REACH * np.exp(modes[:, -1:])
-    return np.asarray((apart**2).sum(axis=1))
+    return np.asarray(np.einsum("md,md->m", apart, apart))
 
 
-def pairs(points: Array, sizes: Array, group: Array, reach: float) -> tuple[Array, Array]:
-    """All pairs that are near each other, each in both orders.
+def _together(modes: Array, group: Array) -> Array:
+    """For each mode (s,) the first one of its face."""
+    near = Neighbours(modes[:, -3:-1], np.exp(modes[:, -1]), group, TOGETHER * REACH)
+    i, j = near.of(np.arange(len(modes)))
+    one = np.maximum(_apart(modes[i], modes[j]), _apart(modes[j], modes[i])) <= TOGETHER**2
+    return _components(i[one], j[one], len(modes))
 
-    Args:
-        points: (n, 2). sizes: (n,) above 0. group: (n,) integers from 0 on.
-        reach: largest distance over the geometric mean of both sizes, which differ by a factor of 2 at most.
 
-    Returns:
-        Two arrays (m,) of indices.
+class Neighbours:
+    """Finds the candidates near others.
+
+    Each octave of sizes has a grid of lines. A candidate lies in the grids of its own octave and of the two beside it,
+    in the order of its x. So the neighbours of a candidate are an interval of each of a few lines.
     """
-    found = [np.zeros((2, 0), np.intp)]
-    octave = np.floor(np.log2(sizes)).astype(int)
-    for top in np.unique(octave):
-        own = np.flatnonzero(octave == top)
-        those = np.flatnonzero((octave == top) | (octave == top - 1))
-        cell = np.floor(points / (reach * 2.0 ** (top + 1))).astype(np.int64)  # no pair of these is farther apart
-        cell -= cell[those].min(axis=0) - 1
-        columns, rows = cell[those].max(axis=0) + 2
-        key = (group * (rows + 1) + cell[:, 1]) * columns + cell[:, 0]
-        those = those[np.argsort(key[those], kind="stable")]
-        for row in (-1, 0, 1):
-            start = np.searchsorted(key[those], key[own] + row * columns - 1, "left")
-            count = np.searchsorted(key[those], key[own] + row * columns + 1, "right") - start
-            place = np.arange(count.sum()) + np.repeat(start - np.cumsum(count) + count, count)
-            pair = np.stack([np.repeat(own, count), those[place]])
-            found += [pair, pair[::-1, octave[pair[1]] < top]]
-    i, j = np.concatenate(found, axis=1)
-    ratio = sizes[i] / sizes[j]
-    far = ((points[i] - points[j]) ** 2).sum(axis=1) > reach**2 * sizes[i] * sizes[j]
-    kept = ~far & (ratio <= 2) & (ratio >= 0.5) & (i != j) & (group[i] == group[j])
-    return i[kept], j[kept]
+
+    def __init__(self, points: Array, sizes: Array, group: Array, reach: float) -> None:
+        """Sort the candidates.
+
+        Args:
+            points: (n, 2) in pixels, n at least 1.
+            sizes: (n,) above 0, in pixels.
+            group: (n,) integers. Neighbours are of one group.
+            reach: Largest distance of a neighbour over the candidate's size.
+        """
+        self._points, self._sizes, self._radius = points, sizes, reach * sizes
+        self._x = points[:, 0] - points[:, 0].min()
+        self._width = self._x.max() + 2 * self._radius.max() + 1  # from line to line
+        octaves = np.floor(np.log2(sizes)) + np.array([[0], [-1], [1]])
+        row = np.floor(points[:, 1] / (reach * 2 ** (octaves + 1) / LINES))
+        row -= row.min() - LINES
+        line = _mixed(np.broadcast_to(group, octaves.shape), octaves) * (row.max() + LINES + 1) + row
+        key = line * self._width + self._x
+        self._line, order = line[0], np.argsort(key, axis=None)
+        self._keys, self._candidates = key.ravel()[order], order % len(points)
+
+    def of(self, rows: Array) -> tuple[Array, Array]:
+        """All neighbours of some candidates: those in reach, with half to twice their size. Each is its own neighbour.
+
+        Args:
+            rows: (s,) indices of candidates.
+
+        Returns:
+            Indices (m,) into ``rows``, in order, and the indices (m,) of their neighbours.
+        """
+        lines = self._line[rows, None] + np.arange(-LINES, LINES + 1)
+        middle, radius = lines * self._width + self._x[rows, None], self._radius[rows, None]
+        start = np.searchsorted(self._keys, (middle - radius).ravel())
+        count = np.searchsorted(self._keys, (middle + radius).ravel(), "right") - start
+        i = np.repeat(np.repeat(np.arange(len(rows)), lines.shape[1]), count)
+        j = self._candidates[np.arange(count.sum()) + np.repeat(start - np.cumsum(count) + count, count)]
+        x, y = (self._points[rows[i]] - self._points[j]).T
+        ratio = self._sizes[j] / self._sizes[rows[i]]
+        near = (x**2 + y**2 <= self._radius[rows[i]] ** 2) & (ratio >= 0.5) & (ratio <= 2)
+        return i[near], j[near]
+
+
+def _mixed(*columns: Array) -> Array:
+    """One whole number for each combination of whole numbers in columns of one shape."""
+    mixed = np.zeros(columns[0].shape)
+    for column in columns:
+        mixed = mixed * (column.max() - column.min() + 1) + (column - column.min())
+    return mixed
 
 
 def _components(i: Array, j: Array, count: int) -> Array:
