@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import ArrayLike, NDArray
 
 from lineament.checks import whole
-from lineament.errors import DataError, OptionError
+from lineament.errors import DataError, MissingExtraError, OptionError
 from lineament.formats import LARGEST, as_model
 from lineament.schemas import FIVE, SCHEMAS, Schema, own
+
+if TYPE_CHECKING:
+    from supervision import Detections, KeyPoints
 
 Floats = NDArray[np.float32]
 
@@ -245,6 +248,32 @@ class Faces:
                 for box, score, face, each in zip(boxes, scores, points, sure, strict=True)
             ],
         }
+
+    def to_supervision(self) -> tuple[Detections, KeyPoints]:
+        """Convert to supervision's ``Detections`` and ``KeyPoints``, for its annotators, trackers and metrics.
+
+        The key points are in the order of the schema. A missing landmark is not visible, and lies at (0, 0), as
+        supervision expects it.
+
+        Raises:
+            MissingExtraError: supervision is not installed (extra ``supervision``).
+        """
+        try:
+            from supervision import Detections, KeyPoints
+        except ImportError as error:
+            raise MissingExtraError.of("supervision", "to_supervision needs the package of that name") from error
+        there = np.asarray(np.isfinite(self.landmarks).all(axis=2))
+        kind = np.zeros(len(self), int)
+        faces = Detections(self.boxes.copy(), confidence=self.scores.copy(), class_id=kind)
+        faces.data["class_name"] = np.full(len(self), "face")
+        points = KeyPoints(
+            np.where(there[..., None], self.landmarks, 0),
+            class_id=kind.copy(),
+            keypoint_confidence=self.landmark_scores.copy(),
+            detection_confidence=self.scores.copy(),
+            visible=there,
+        )
+        return faces, points
 
 
 def expect_faces(faces: Any) -> None:

@@ -27,8 +27,8 @@ class Record(NamedTuple):
 
     path: str
     faces: Faces
-    error: str
-    where: str
+    error: str = ""
+    where: str = ""
     sha256: str = ""
 
 

@@ -14,6 +14,7 @@ import lineament
 from lineament.cli import evaluate
 from lineament.cli.calibrate import calibrate
 from lineament.cli.compose import compose
+from lineament.cli.convert import convert
 from lineament.cli.detect import detect
 from lineament.cli.evaluate_landmarks import landmarks, recall, speed
 from lineament.cli.export import export
@@ -55,6 +56,7 @@ app = typer.Typer(
 for command in (
     detect,
     serve,
+    convert,
     models,
     compose,
     train,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -78,6 +78,16 @@ class Person(Annotation):
     bbox: list[float] = field(default_factory=list, name="face_box")
     keypoints: list[float] = field(default_factory=list, name="face_kpts")
     face_valid: bool = False
+
+
+class Detected(Annotation):
+    """An entry of a results file. The third number of its keypoints is a score."""
+
+    score: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.attributes = {"score": self.score}
 
 
 class Category(Struct):
@@ -193,6 +203,94 @@ def write_coco(
     write_whole(path, json.dumps(index, separators=(",", ":"), allow_nan=False))
 
 
+def read_coco_results(
+    json_path: str | Path, index: str | Path, images: str | Path | None = None, *, schema: Schema | None = None
+) -> list[Sample]:
+    """Read detections in COCO's results format, a list of boxes and keypoints with scores.
+
+    Args:
+        json_path: The results.
+        index: The COCO file with the images and categories that the results name by their ids.
+        images: Folder for ``file_name``. ``None``: the folder of the index file.
+        schema: The schema of the keypoints. ``None``: as in `read_coco`.
+
+    Returns:
+        One sample per image of the index. Attributes: ``score`` (n,) and ``landmark_scores`` (n, k).
+
+    Raises:
+        DataError: As in `read_coco`.
+    """
+    path, index = Path(json_path), Path(index)
+    labels = _load(index)
+    try:
+        entries = parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected COCO results, a list of detections, found {type(entries).__name__}")
+    every: list[Annotation] = [*as_models(entries, Detected, lambda i: f"{path}, detection {_name(entries[i], i)}")]
+    category, found = _of_faces(path, _categories(index, labels), every)
+    points, order = (schema, None) if schema else _schema_of(index, category)
+    table = _keypoints(path, found, points, "keypoints")
+    table = table if order is None else table[:, order]
+    there = np.where((table != 0).any(axis=2), VISIBLE, NOT_LABELLED)
+    root = index.parent if images is None else images
+    return _samples(
+        path,
+        _pictures(index, labels),
+        found,
+        root,
+        points,
+        table[..., :2],
+        there,
+        "bbox",
+        {"landmark_scores": table[..., 2]},
+    )
+
+
+def write_coco_results(
+    path: str | Path, samples: Sequence[Sample], index: str | Path, images: str | Path | None = None, *, digits: int = 3
+) -> None:
+    """Write detections in COCO's results format, for pycocotools and other evaluators. `read_coco_results` reads them.
+
+    Args:
+        path: The results.
+        samples: Detections, with the attribute ``score`` and perhaps ``landmark_scores``.
+        index: The COCO file with the images, whose ids the results have.
+        images: Folder for ``file_name``. ``None``: the folder of the index file.
+        digits: Decimals of coordinates. Scores have two more.
+
+    Raises:
+        DataError: The index does not have an image.
+    """
+    index = Path(index)
+    labels = _load(index)
+    root = index.parent if images is None else Path(images)
+    pictures = {os.path.realpath(picture_path(root, p.file_name)): p.id for p in _pictures(index, labels)}
+    categories = _categories(index, labels)
+    face = next((c.id for c in categories if c.name.strip().lower() == FACE), categories[0].id if categories else 1)
+    results: list[Record] = []
+    for sample in samples:
+        image = pictures.get(os.path.realpath(sample.path))
+        if image is None:
+            raise DataError(f"{index}: has no image {sample.path}; name the folder of its images")
+        score = np.broadcast_to(np.asarray(sample.attributes.get("score", 1.0), float), len(sample))
+        sure = sample.attributes.get("landmark_scores", np.repeat(score[:, None], len(sample.schema), axis=1))
+        for entry, own_score, each in zip(_entries(sample, 0, digits), score.tolist(), np.asarray(sure), strict=True):
+            points = np.array(entry["keypoints"]).reshape(-1, 3)
+            points[:, 2] = np.where(points[:, 2] > NOT_LABELLED, each, 0).round(digits + 2)
+            results.append(
+                {
+                    "image_id": image,
+                    "category_id": face,
+                    "bbox": entry["bbox"],
+                    "score": round(own_score, digits + 2),
+                    "keypoints": points.ravel().tolist(),
+                }
+            )
+    write_whole(path, json.dumps(results, separators=(",", ":"), allow_nan=False))
+
+
 def _load(path: Path) -> Record:
     try:
         content = path.read_bytes()
@@ -286,6 +384,7 @@ def _samples(
     points: Array,
     visibility: Array,
     box: str,
+    more: Mapping[str, Array] | None = None,
 ) -> list[Sample]:
     root = path.parent if images is None else Path(images)
     rows = {picture.id: row for row, picture in enumerate(pictures)}
@@ -298,7 +397,7 @@ def _samples(
     ignore = np.array([face.iscrowd for face in faces], bool)
     box_source = np.array([face.box_source for face in faces], np.str_)
     landmark_source = np.array([face.keypoints_source for face in faces], np.str_)
-    attributes = _attributes(faces)
+    attributes = _attributes(faces) | dict(more or {})
     order = np.argsort(image_of, kind="stable")
     members = np.split(order, np.searchsorted(image_of[order], np.arange(1, len(pictures))))
     return [

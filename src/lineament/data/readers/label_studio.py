@@ -1,12 +1,14 @@
-"""Label Studio's JSON export: rectangles of faces, and the key points in them."""
+"""Label Studio: its JSON export, and predictions that people correct there; rectangles, and the key points in them."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import numpy as np
 from msgspec import Struct, field
@@ -14,11 +16,14 @@ from numpy.typing import NDArray
 
 from lineament.data.sample import Sample
 from lineament.errors import DataError
+from lineament.files import write_whole
 from lineament.formats import as_models, parse_json
 from lineament.schemas import FIVE, Schema
 
 Array = NDArray[Any]
 UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # how Label Studio names a file that was uploaded
+LOCAL = "/data/local-files/?d="
+"""Address of files in the folder that Label Studio serves (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT)."""
 
 
 class Value(Struct):
@@ -85,6 +90,61 @@ def read_label_studio(json_path: str | Path, images: str | Path, *, schema: Sche
         raise DataError(f"{path}: expected Label Studio's JSON export, a list of tasks, found {type(told).__name__}")
     tasks = as_models(told, Task, lambda i: f"{path}, task at position {i}")
     return [_sample(task, Path(images), schema, f"{path}, task {task.id or i}") for i, task in enumerate(tasks)]
+
+
+def write_label_studio(
+    path: str | Path, samples: Iterable[Sample], *, images: str | Path = ".", prefix: str = LOCAL, digits: int = 4
+) -> None:
+    """Write tasks with predictions for Label Studio's import, to start from instead of from nothing.
+
+    The labelling interface has the image ``$image``, rectangles named ``face`` with the label ``face``, and key points
+    named ``points`` with the names of the landmarks.
+
+    Args:
+        path: The file of tasks.
+        samples: The images, with their sizes.
+        images: Folder that the names of images begin from.
+        prefix: What comes before them in the address of an image. By default, Label Studio's local files.
+        digits: Decimals of percentages.
+
+    Raises:
+        DataError: A sample has no size.
+    """
+    tasks = [
+        {
+            "data": {"image": prefix + quote(Path(os.path.relpath(sample.path, images)).as_posix())},
+            "predictions": [{"model_version": "lineament", "result": _regions(sample, digits)}],
+        }
+        for sample in samples
+    ]
+    write_whole(path, json.dumps(tasks, ensure_ascii=False, allow_nan=False))
+
+
+def _regions(sample: Sample, digits: int) -> list[dict[str, Any]]:
+    """A rectangle for each face, and after it its key points."""
+    if not sample.width or not sample.height:
+        raise DataError(f"{sample.path}: its size is not known, and Label Studio's lengths are in percent of it")
+    scale = 100 / np.array([sample.width, sample.height])
+    places = np.concatenate([sample.boxes[:, :2], sample.boxes[:, 2:] - sample.boxes[:, :2]], axis=1)
+    places, points = (places * np.tile(scale, 2)).round(digits), (sample.landmarks * scale).round(digits)
+    scores = np.broadcast_to(np.asarray(sample.attributes.get("score", 1.0), float), len(sample)).round(digits)
+    shared = {"original_width": sample.width, "original_height": sample.height, "image_rotation": 0}
+    to = {"to_name": "image"} | shared
+    regions: list[dict[str, Any]] = []
+    for i, (place, score) in enumerate(zip(places.tolist(), scores.tolist(), strict=True)):
+        box = dict(zip(("x", "y", "width", "height"), place, strict=True)) | {"rotation": 0}
+        face = {"id": f"face-{i}", "type": "rectanglelabels", "from_name": "face", "score": score} | to
+        regions.append(face | {"value": box | {"rectanglelabels": ["face"]}})
+        for name, (x, y) in zip(sample.schema.points, points[i].tolist(), strict=True):
+            if np.isfinite(x):
+                point = {
+                    "id": f"face-{i}-{name}",
+                    "type": "keypointlabels",
+                    "from_name": "points",
+                    "parentID": f"face-{i}",
+                }
+                regions.append(point | to | {"value": {"x": x, "y": y, "width": 0.3, "keypointlabels": [name]}})
+    return regions
 
 
 def _sample(task: Task, images: Path, schema: Schema, where: str) -> Sample:
