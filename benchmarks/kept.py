@@ -16,7 +16,7 @@ from lineament.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "results" / "data"
-TABLES = ("recall by face size",)  # beside scores, the tables of evaluators that are worth keeping
+TABLES = ("recall by face size", "subsets")  # beside scores, the tables of evaluators that are worth keeping
 
 
 def names() -> list[str]:

