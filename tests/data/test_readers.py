@@ -73,7 +73,7 @@ def test_wider(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert samples[0].attributes["occlusion"].tolist() == [2, 0]
     assert samples[2].ignore.tolist() == [True]
     assert np.isnan(samples[0].landmarks).all()
-    assert "3226 pictures published, 3 found" in caplog.text
+    assert "3226 images published, 3 found" in caplog.text
     assert "39708 faces published, 3 found" in caplog.text
 
 
@@ -158,8 +158,8 @@ def test_the_official_wider_mat(shared: Path, caplog: pytest.LogCaptureFixture) 
 def test_the_split_is_that_of_the_file_and_not_of_the_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read_wider(write(tmp_path / "training" / "wider_face_val_bbx_gt.txt", WIDER), "images")
     read_retinaface(write(tmp_path / "train" / "label.txt", RETINAFACE), "images")
-    assert "3226 pictures published, 3 found" in caplog.text
-    assert "12880 pictures published, 2 found" in caplog.text
+    assert "3226 images published, 3 found" in caplog.text
+    assert "12880 images published, 2 found" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_fddb(tmp_path: Path) -> None:
 def test_folds_of_fddb_have_their_published_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "FDDB-fold-02-ellipseList.txt", "a\n1\n9 8 0 10 10 1\n")
     assert len(read_fddb(tmp_path, "images")) == 1
-    for text in ("10 folds published, 1 found", "285 pictures published, 1 found", "519 faces published, 1 found"):
+    for text in ("10 folds published, 1 found", "285 images published, 1 found", "519 faces published, 1 found"):
         assert text in caplog.text
     with pytest.raises(DataError, match=r"FDDB-fold-NN-ellipseList\.txt in this folder, found none"):
         read_fddb(tmp_path / "..", "images")
@@ -370,7 +370,7 @@ def test_300w(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DataError, match="not laid out as bounding_boxes with imgName"):
         read_300w(tmp_path, "challenging", boxes=tmp_path / "boxes")
     (tmp_path / "ibug" / "image_003.png").unlink()
-    with pytest.raises(DataError, match="no picture of that name"):
+    with pytest.raises(DataError, match="no image of that name"):
         read_300w(tmp_path, "challenging")
     with pytest.raises(DataError, match="no such folder"):
         read_300w(tmp_path, "train")
@@ -435,14 +435,14 @@ def test_celeba(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = read_celeba(points, "images", boxes=boxes)
     np.testing.assert_array_equal(first.boxes, [[95, 71, 321, 384]])
     np.testing.assert_array_equal(second.landmarks[0, 4], [226.5, 289.5])
-    assert "202599 pictures published, 2 found" in caplog.text
+    assert "202599 images published, 2 found" in caplog.text
     (test,) = read_celeba(points, "images", partition=parts, split="test")
     np.testing.assert_array_equal(test.boxes, [[140.5, 204.5, 226.5, 289.5]])
     with pytest.raises(OptionError, match="partition list"):
         read_celeba(points, "images", split="test")
     with pytest.raises(DataError, match="in the same order"):
         read_celeba(points, "images", boxes=write(tmp_path / "other.txt", "1\nx\n000002.jpg 1 2 3 4\n"))
-    with pytest.raises(DataError, match="announces 3 pictures, found 2"):
+    with pytest.raises(DataError, match="announces 3 images, found 2"):
         read_celeba(write(tmp_path / "list.txt", points.read_text().replace("2\n", "3\n", 1)), "images")
 
 

@@ -283,7 +283,7 @@ def test_scenes_without_backgrounds_are_refused(data: Path, tmp_path: Path) -> N
         ({"distance": "manhattan"}, "cosine, euclidean"),
         ({"margins": "wide"}, "working, printed"),
         ({"stride": 2}, "stride is 4 or 8"),
-        ({"stages": 5}, "a backbone has 4 maps"),
+        ({"stages": 5}, "at most 4 at stride 4"),
     ],
 )
 def test_recipes_that_mean_nothing_are_refused(change: dict[str, Any], told: str) -> None:

@@ -1,4 +1,4 @@
-"""A network of a backbone and more out of an exported file, to learn on."""
+"""Initialise a network that has a backbone with the weights of an exported file, for further training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _log = logging.getLogger(__name__)
 
 
 def read_tensors(content: bytes, methods: Collection[str], roots: Mapping[str, str]) -> dict[str, Tensor]:
-    """A file's weights under the network's own names.
+    """The weights of a file, by their names in the network.
 
     Args:
         content: The file.
-        methods: Names of the methods whose files will do.
-        roots: What stands before a name in a file, and in its place in the network.
+        methods: Names of the methods whose files are accepted.
+        roots: Prefixes of names in the file, and the prefixes that replace them in the network.
 
     Raises:
         OptionError: The file is of another method, or quantised to 8 bits.
@@ -46,11 +46,11 @@ def read_tensors(content: bytes, methods: Collection[str], roots: Mapping[str, s
 
 @torch.no_grad()
 def adopt(network: nn.Module, given: Mapping[str, Tensor]) -> None:
-    """Give a network on a backbone the weights of a file, wherever name and shape are the same. The rest stays.
+    """Copy the weights of a file into a network, wherever name and shape are the same. The others do not change.
 
     Args:
-        network: It has a ``backbone``.
-        given: Weights by name, see ``read_tensors``.
+        network: The network, which has a ``backbone``.
+        given: Weights by name, see `read_tensors`.
 
     Raises:
         OptionError: The file has another backbone.
@@ -73,4 +73,4 @@ def adopt(network: nn.Module, given: Mapping[str, Tensor]) -> None:
     backbone = network.get_submodule("backbone")
     if not any(f"backbone.{name}" in given for name, _ in backbone.named_parameters()):
         raise OptionError(f"these weights are not of a {type(backbone).__name__}, the recipe's backbone")
-    _log.info("begins with %d layers of the file", taken)
+    _log.info("%d layers start from the file", taken)

@@ -1,4 +1,4 @@
-"""Candidates for faces: rows that a detector scores and suppresses, for all images of a call at once."""
+"""Candidates for faces: one table for all images of a call, and the suppression of duplicates in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What labelled photos tell of a trained method's scores: calibrations, fitted to validation photos."""
+"""Fit the calibrations of a trained detector's scores to validation photos."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from lineament.methods.settings import DetectorSettings
 Array = NDArray[Any]
 
 DOUBTFUL = 0.05
-"""Probability from which detections are fitted to. Below it they are never returned."""
+"""Lowest probability of the detections that scores of faces are fitted to."""
 SURE = 0.3
-"""Likewise of detections whose landmarks are."""
+"""Lowest probability of the detections that scores of landmarks are fitted to."""
 _log = logging.getLogger(__name__)
 
 
 def fitted(make: Callable[[Any], Decoder], config: DetectorSettings, photos: Photos, **without: Any) -> dict[str, Any]:
-    """Settings of a file that labelled photos tell: ``calibration`` and ``landmark_calibration``.
+    """Fit the settings ``calibration`` and ``landmark_calibration`` to labelled photos.
 
     Args:
-        make: the detector with given settings.
-        config: the settings, which have both.
-        photos: validation photos.
-        without: settings under which boxes are found without landmarks, where that is faster.
+        make: Makes a detector with given settings.
+        config: The settings, which have these two.
+        photos: Validation photos.
+        without: Settings with which the method detects boxes without landmarks, if that is faster.
 
-    Where all detections or landmarks are right, or all wrong, there is nothing to fit, and the log says so.
+    Returns:
+        The fitted settings by name. If all detections or all landmarks are right, or all wrong, there is nothing to
+        fit: the setting is left out, and a warning is logged.
     """
     none: dict[str, Any] = {"calibration": None, "landmark_calibration": None}
     landmarks = {name: make(replace(config, landmarks=name, **none)) for name in config.offered}
@@ -56,11 +58,11 @@ def fitted(make: Callable[[Any], Decoder], config: DetectorSettings, photos: Pho
 
 
 def _fit(scores: Sequence[Array], hits: Sequence[Array]) -> dict[str, Any] | None:
-    """The map from scores to shares of hits, of those that are known."""
+    """The map from scores to the fraction of hits. Those of unknown outcome, NaN, do not count."""
     given, hit = np.concatenate([np.zeros(0), *scores]), np.concatenate([np.zeros(0), *hits]).astype(float)
     known = np.isfinite(hit)
     given, hit = given[known], hit[known] > 0
     if hit.all() or not hit.any():
-        _log.warning("scores stay as they are: of %d that are known %d are right", len(hit), hit.sum())
+        _log.warning("scores are not calibrated: %d of %d labelled ones are right", hit.sum(), len(hit))
         return None
     return fit(given, hit).to_dict()

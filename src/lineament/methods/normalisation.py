@@ -1,4 +1,4 @@
-"""Normalisation behind a convolution: one layer for inference, two again to learn on."""
+"""Normalisation after a convolution: folded for inference, unfolded for further training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ConvNorm(nn.Module):
         return out
 
     def fold(self) -> None:
-        """Prepare both for inference: batch normalisation becomes part of the convolution, the other plain sums."""
+        """Prepare for inference: fold batch normalisation into the convolution, or make group normalisation plain."""
         if isinstance(self.norm, nn.BatchNorm2d):
             weight, bias = folded(self.conv.weight, self.norm)
             self.conv.weight, self.conv.bias, self.norm = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
@@ -36,10 +36,10 @@ class ConvNorm(nn.Module):
 
 
 class PlainGroupNorm(nn.GroupNorm):
-    """Group normalisation that ONNX can also compute of no region at all; slower to train."""
+    """Group normalisation whose ONNX operators also accept an empty batch. It is slower in training."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(n, channels, h, w), and so again."""
+        """(n, channels, h, w) -> (n, channels, h, w)."""
         groups = torch.unflatten(input, 1, (self.num_groups, self.num_channels // self.num_groups))
         centred = groups - groups.mean(dim=(2, 3, 4), keepdim=True)
         variance = centred.square().mean(dim=(2, 3, 4), keepdim=True)
@@ -48,14 +48,20 @@ class PlainGroupNorm(nn.GroupNorm):
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
-    """Group normalisation of 32 groups, of fewer where channels are few; or batch normalisation."""
+    """Normalisation by its name: "group", with 32 groups or as many as divide the channels evenly, or "batch"."""
     if kind == "group":
         return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
     return nn.BatchNorm2d(channels)
 
 
 def folded(weight: Tensor, norm: nn.Module, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Kernel (outputs, ...) and bias (outputs,) of a convolution and the normalisation behind it, in evaluation."""
+    """Kernel (outputs, ...) and bias (outputs,) of one convolution that equals a convolution and its normalisation.
+
+    Args:
+        weight: Kernel of the convolution.
+        norm: The batch normalisation after it. It counts as in evaluation.
+        bias: Bias of the convolution, if it has one.
+    """
     mean, variance = _statistics(norm)
     assert isinstance(norm, nn.BatchNorm2d)
     scale = norm.weight / torch.sqrt(variance + norm.eps)
@@ -64,7 +70,7 @@ def folded(weight: Tensor, norm: nn.Module, bias: Tensor | None = None) -> tuple
 
 
 def only_shift(norm: nn.Module, bias: Tensor) -> None:
-    """Make a normalisation that in evaluation adds a bias and does nothing else."""
+    """Change a normalisation, in place, so that in evaluation it only adds a bias (channels,)."""
     mean, variance = _statistics(norm)
     assert isinstance(norm, nn.BatchNorm2d)
     mean.zero_()
@@ -75,10 +81,13 @@ def only_shift(norm: nn.Module, bias: Tensor) -> None:
 
 @torch.no_grad()
 def settle(network: nn.Module, run: Callable[[], object]) -> None:
-    """Let every normalisation normalise what it meets in a run of the network, and its gain and bias undo that.
+    """Set the statistics of every batch normalisation to those of its input, and its scale and shift to the inverse.
+
+    So the network computes the same in evaluation, but can be trained further.
 
     Args:
-        network: computes the same before and after in evaluation. run: calls it, on samples of the training.
+        network: The network. It changes in place.
+        run: Calls the network on samples of the training.
     """
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -101,7 +110,7 @@ def settle(network: nn.Module, run: Callable[[], object]) -> None:
 
 
 def _statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Mean and variance that a normalisation keeps."""
+    """The running mean and variance of a batch normalisation."""
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -1,4 +1,4 @@
-"""Peaks of maps: where a map is highest around, and where between the cells."""
+"""Peaks of maps: local maxima, and their positions between the cells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def places(maps: Tensor) -> Tensor:
 
 
 def local_maxima(maps: Tensor, floor: float = -torch.inf) -> Tensor:
-    """Maps (n, c, h, w), with minus infinity where one of the eight neighbours, or ``floor``, is larger."""
+    """Maps (n, c, h, w) with minus infinity wherever ``floor`` or one of the eight neighbours is larger."""
     largest = functional.pad(maps, (1, 1, 1, 1), value=floor)
     for axis in (2, 3):  # runtimes are slow at pooling few channels, and fast at the maximum of two maps
         before, at, after = (largest.narrow(axis, i, maps.shape[axis]) for i in range(3))
@@ -25,6 +25,6 @@ def local_maxima(maps: Tensor, floor: float = -torch.inf) -> Tensor:
 
 
 def top(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:
-    """Where the parabola through three values one apart has its top, from the middle one."""
+    """The vertex of the parabola through three neighbouring values, in cells from the middle one, in [-0.5, 0.5]."""
     bend = (2 * peak - before - after).clamp(min=1e-6)
     return ((after - before) / (2 * bend)).clamp(-0.5, 0.5)

@@ -1,4 +1,4 @@
-"""Quantise ONNX graphs to 8-bit integers: what all methods share."""
+"""Quantise ONNX graphs to 8-bit integers: the common part of all methods."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ def in_bytes(
     feeds: Iterable[Mapping[str, Array]],
     ranges: Mapping[str, Any] | None = None,
 ) -> onnx.ModelProto:
-    """A copy of a model with some nodes that compute in bytes: activations unsigned, weights signed, each per channel.
+    """A copy of a model with some nodes quantised to 8 bits: unsigned activations, and signed weights per channel.
 
     Args:
         model: The model in floats.
-        nodes: Names of those nodes.
+        nodes: Names of the nodes to quantise.
         feeds: Inputs by name. Their values set the ranges of activations.
-        ranges: Known ranges of activations, in the form of onnxruntime's tool (``TensorQuantOverrides``).
+        ranges: Known ranges of activations, as onnxruntime's quantisation tool expects them
+            (``TensorQuantOverrides``).
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -38,7 +39,7 @@ def in_bytes(
             return next(self._feeds, None)
 
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # the tool advises, on the root logger, what the export has already done
+    logging.root.setLevel(logging.ERROR)  # on the root logger, the tool recommends steps that the export has done
     try:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "bytes.onnx"

@@ -14,7 +14,7 @@ from lineament.errors import DataError, OptionError
 
 Array = NDArray[Any]
 
-PICTURES = 202599
+IMAGES = 202599
 PARTITIONS = {"train": (0, 162770), "val": (1, 19867), "test": (2, 19962)}
 
 
@@ -53,7 +53,7 @@ def read_celeba(
     if split is not None:
         rows = _members(split, partition, names)
     else:
-        expect(landmarks, "pictures", PICTURES, len(names))
+        expect(landmarks, "images", IMAGES, len(names))
     return [
         Sample.of(picture_path(images, names[i]), drawn[i], points[i], source="celeba", box_source=origin) for i in rows
     ]
@@ -65,7 +65,7 @@ def _members(split: str, partition: str | Path | None, names: list[str]) -> Arra
     number, published = PARTITIONS[split]
     parts = _same(partition, names, _rows(partition, width=1, head=0))
     rows = np.flatnonzero(parts[:, 0] == number)
-    expect(partition, f"pictures of split {split!r}", published, len(rows))
+    expect(partition, f"images of split {split!r}", published, len(rows))
     return rows
 
 
@@ -75,7 +75,7 @@ def _rows(path: str | Path, *, width: int, head: int) -> tuple[list[str], Array]
     announced = _announced(lines[0]) if head and lines else None
     body = lines[head:]
     if announced is not None and announced != len(body):
-        raise DataError(f"{path}: its first line announces {announced} pictures, found {len(body)}")
+        raise DataError(f"{path}: its first line announces {announced} images, found {len(body)}")
     values = np.array([line.numbers(least=width, start=1) for line in body], float).reshape(-1, width)
     return [line.text.split()[0] for line in body], values
 
@@ -83,11 +83,11 @@ def _rows(path: str | Path, *, width: int, head: int) -> tuple[list[str], Array]
 def _announced(line: Line) -> int:
     found = whole_number(line.text)
     if found is None:
-        raise DataError(f"{line.where}: expected the number of pictures, found {line.text[:80]!r}")
+        raise DataError(f"{line.where}: expected the number of images, found {line.text[:80]!r}")
     return found
 
 
 def _same(path: str | Path, names: list[str], rows: tuple[list[str], Array]) -> Array:
     if rows[0] != names:
-        raise DataError(f"{path}: its pictures are not those of the list of landmarks, in the same order")
+        raise DataError(f"{path}: its images are not those of the list of landmarks, in the same order")
     return rows[1]

@@ -35,7 +35,7 @@ def read_cofw(mat: str | Path, images: str | Path) -> list[Sample]:
     found = read_mat(mat)
     part = next((part for part in FACES if f"phis{part}" in found), None)
     if part is None:
-        raise DataError(f"{mat}: expected phisTr or phisT with its pictures and boxes, found {', '.join(found)}")
+        raise DataError(f"{mat}: expected phisTr or phisT with its images and boxes, found {', '.join(found)}")
     with laid_out(mat, f"COFW's phis{part}, bboxes{part} and Is{part}"):
         phis = np.asarray(found[f"phis{part}"], float).reshape(-1, 3 * len(TWENTY_NINE))
         boxes = np.asarray(found[f"bboxes{part}"], float).reshape(len(phis), 4)

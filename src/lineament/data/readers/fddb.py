@@ -55,7 +55,7 @@ def read_fddb(lists: str | Path | Sequence[str | Path], images: str | Path) -> l
             for name, rows in blocks(read_lines(file))
         ]
         pictures, faces = FOLDS.get(file.name, (None, None))
-        expect(file, "pictures", pictures, len(fold))
+        expect(file, "images", pictures, len(fold))
         expect(file, "faces", faces, sum(map(len, fold)))
         samples += fold
     return samples

@@ -116,7 +116,7 @@ def _existing(folder: Path) -> Path:
 def _picture(file: Path) -> Path:
     found = next((file.with_suffix(s) for s in _SUFFIXES if file.with_suffix(s).exists()), None)
     if found is None:
-        raise DataError(f"{file}: there is no picture of that name beside it ({', '.join(_SUFFIXES)})")
+        raise DataError(f"{file}: there is no image of that name beside it ({', '.join(_SUFFIXES)})")
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lineament.data.readers.parsing import blocks, expect, from_sizes, picture_path, read_lines, table
 from lineament.data.sample import Sample
 
-PICTURES = 250
+IMAGES = 250
 
 
 def read_malf(txt: str | Path, images: str | Path) -> list[Sample]:
@@ -33,5 +33,5 @@ def read_malf(txt: str | Path, images: str | Path) -> list[Sample]:
                 box_source="other-convention",
             )
         )
-    expect(txt, "pictures", PICTURES, len(samples))
+    expect(txt, "images", IMAGES, len(samples))
     return samples

@@ -56,6 +56,6 @@ def _read(mat: str | Path, images: str | Path, source: str, published: tuple[int
                 box_source="other-convention",
             )
         )
-    expect(mat, "pictures", published[0], len(samples))
+    expect(mat, "images", published[0], len(samples))
     expect(mat, "faces", published[1], sum(map(len, samples)))
     return samples

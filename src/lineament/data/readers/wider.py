@@ -22,7 +22,7 @@ from lineament.schemas import FIVE
 Array = NDArray[Any]
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
-PICTURES = {"train": 12880, "val": 3226}
+IMAGES = {"train": 12880, "val": 3226}
 FACES = {"val": 39708}
 
 
@@ -90,7 +90,7 @@ def read_retinaface(txt: str | Path, images: str | Path) -> list[Sample]:
     lines = read_lines(txt)
     starts = [i for i, line in enumerate(lines) if line.text.startswith("#")]
     if lines and (not starts or starts[0] > 0):
-        raise DataError(f"{lines[0].where}: expected '# ' and a picture's name, found {lines[0].text[:80]!r}")
+        raise DataError(f"{lines[0].where}: expected '# ' and the name of an image, found {lines[0].text[:80]!r}")
     samples = []
     for start, end in pairwise([*starts, len(lines)]):
         values = table(lines[start + 1 : end], least=4, most=20)
@@ -120,6 +120,6 @@ def _sample(path: Path, boxes: Array, attributes: Array) -> Sample:
 def _expect(path: str | Path, samples: list[Sample]) -> None:
     """The split is in the name of the file or, with RetinaFace, of its folder."""
     names = f"{Path(path).name} {Path(path).parent.name}"
-    split = min((split for split in PICTURES if split in names), key=names.index, default="")
-    expect(path, "pictures", PICTURES.get(split), len(samples))
+    split = min((split for split in IMAGES if split in names), key=names.index, default="")
+    expect(path, "images", IMAGES.get(split), len(samples))
     expect(path, "faces", FACES.get(split), sum(map(len, samples)))

@@ -1,4 +1,4 @@
-"""What a FoxNet file holds: for each schema, the network down to its landmark candidates; no map leaves it."""
+"""The entries of a FoxNet file: one per schema, from the pixels to the landmark candidates. They output no maps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lineament.methods.foxnet.network import FoxNet
 from lineament.methods.peaks import local_maxima, places, top
 
 ALL, FEWEST = 2560, 128
-"""Candidates of one image, and of each landmark at least: 512 faces with five points, 128 with 68."""
+"""Candidates of an image, and of each landmark at least: enough for 512 faces with 5 points, or 128 with 68."""
 
 
 def entries(network: FoxNet) -> dict[str, Entry]:
-    """The file's networks, ``foxnet_SCHEMA`` for each schema, which have most of their weights in common.
+    """The networks of the file, ``foxnet_SCHEMA`` for each schema. They share most of their weights.
 
     Args:
-        network: is left as it is; the file has its weights in 16 bits.
+        network: The trained network. It does not change. The entries have its weights, rounded to 16-bit floats.
     """
     random = torch.Generator().manual_seed(0)
     network = for_inference(network)
@@ -37,24 +37,24 @@ def entries(network: FoxNet) -> dict[str, Entry]:
 
 
 class Candidates(nn.Module):
-    """The network, and the peaks of one schema's landmark maps (section II C)."""
+    """The network and the peaks of one schema's landmark maps (section II C)."""
 
     def __init__(self, network: FoxNet, schema: str) -> None:
         super().__init__()
         self.network, self.schema = network, schema
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Landmark candidates: the peaks of each landmark's map over its eight neighbours, best first.
+        """Landmark candidates: the local maxima over 3x3 cells of each landmark's map, best first.
 
         Args:
-            pixels: (n, h, w, 3) uint8, h and w multiples of the network's.
+            pixels: (n, h, w, 3) uint8 RGB, h and w multiples of the network's ``multiple``.
 
         Returns:
-            ``peak`` (n, m, 3): which landmark, the peak's column and row. ``place`` (n, m, 2): where it is in pixels
-            of the input, between cells by the parabola through the peak's neighbours in the logarithm of the
-            probability, which of a bell is one. ``score`` (n, m): the peak's logit, minus infinity in rows that only
-            fill up. ``embedding`` (n, m, d) of any norm.
-            ``size`` (n, m): side in pixels of the face that the peak belongs to.
+            ``peak`` (n, m, 3): index of the landmark, column and row of the peak. ``place`` (n, m, 2): its position
+            in pixels of the input. It is the vertex of the parabola through the log-probabilities of the peak and its
+            neighbours, since the logarithm of a Gaussian is a parabola. ``score`` (n, m): logit of the peak, minus
+            infinity in unused rows. ``embedding`` (n, m, d), not normalised. ``size`` (n, m): predicted longer side of
+            the peak's face, in pixels of the input.
         """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
         heat = self.network.heat[self.schema](features)
@@ -66,7 +66,7 @@ class Candidates(nn.Module):
         cell = torch.where(torch.isfinite(score), cell, 0)
         table = places(heat)
         column, row = table[cell].unbind(-1)
-        wide = table[-1, 0] + 3  # cells of a row and one at either end, where values are those of the edge
+        wide = table[-1, 0] + 3  # cells of a row with one more at each end, which repeats the edge
         likely = functional.pad(functional.logsigmoid(heat), (1, 1, 1, 1), mode="replicate").flatten(2)
         at = (row + 1) * wide + column + 1
         here, left, right, above, below = (likely.gather(2, at + by) for by in (0, -1, 1, -wide, wide))

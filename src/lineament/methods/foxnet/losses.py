@@ -1,4 +1,4 @@
-"""FoxNet's losses (Wu et al. 2019, section II B): discriminative embeddings, landmark maps, and sizes of faces."""
+"""FoxNet's losses (Wu et al. 2019, section II B): of the embeddings, the landmark maps and the sizes of faces."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.nn import functional
 from lineament.train.task import divisor
 
 EPSILON = 1e-6
-"""Norm below which an embedding counts as of this norm: its direction means nothing."""
+"""Smallest norm by which an embedding is divided: the direction of a shorter one means nothing."""
 
 
 class Margins(NamedTuple):
-    """Distances of equations 2 and 3.
+    """The margins of equations 2 and 3.
 
     Attributes:
-        inner: delta_v, up to which an embedding may be from its face's centre.
-        outer: delta_d, half of what centres of two faces are to be apart.
+        inner: delta_v, the largest distance of an embedding from the centre of its face without a loss.
+        outer: delta_d, half the smallest distance of the centres of two faces without a loss.
     """
 
     inner: float
@@ -27,26 +27,30 @@ class Margins(NamedTuple):
 
 
 MARGINS = {
-    # d = 1 - cos lies in [0, 2], and with printed margins next to nothing is pulled and everything is pushed
+    # 1 - cos lies in [0, 2]. With the printed margins almost nothing is pulled, and everything is pushed.
     "cosine": {"working": Margins(0.1, 0.5), "printed": Margins(1.0, 1.0)},
     "euclidean": {"working": Margins(0.5, 1.5), "printed": Margins(1.0, 1.0)},
 }
-"""By distance. "working" are ours: centres at a right angle, members within 26 degrees of theirs. For the Euclidean
-distance they are those of the discriminative loss that the paper begins with (De Brabandere et al. 2017)."""
+"""Margins by distance and name. "printed" are the paper's, "working" are ours. For the cosine they allow an angle of
+26 degrees to the own centre and ask for 90 degrees between centres. For the Euclidean distance they are the margins of
+the loss on which the paper builds (De Brabandere et al. 2017).
+"""
 
 
 def discriminative(
     embedding: Tensor, owner: Tensor, *, distance: str, margins: Margins, radius: float
 ) -> dict[str, Tensor]:
-    """Equations 2 to 4, each a mean over the images that it is defined for.
+    """Equations 2 to 4, each a mean over the images for which it is defined.
 
-    The paper writes its cosine as a distance and prints the similarity; it is ``1 - cos`` here. The stray ``1/N_c`` of
-    equation 3 is left out, and so are pairs of a face with itself.
+    The paper needs a distance but prints the cosine similarity. Here it is ``1 - cos``. The ``1/N_c`` in equation 3, a
+    misprint, is left out, and so are pairs of a face with itself.
 
     Args:
-        embedding: (n, d, h, w). owner: (n, h, w) which face of its image each cell belongs to, negative for none.
+        embedding: (n, d, h, w).
+        owner: (n, h, w) index of the face in each cell among those of its image, negative for none.
         distance: "cosine", or "euclidean" for the loss that the paper replaces.
-        margins: delta_v and delta_d. radius: R of equation 4.
+        margins: delta_v and delta_d.
+        radius: R of equation 4.
 
     Returns:
         ``pull`` (L_var), ``push`` (L_dist) and ``norm`` (L_reg), not weighted.
@@ -77,36 +81,38 @@ def discriminative(
 
 
 def apart(a: Tensor, b: Tensor, distance: str) -> Tensor:
-    """How far vectors (..., d) are apart (...): ``1 - cos`` or the Euclidean distance."""
+    """The distance (...) of vectors (..., d): ``1 - cos`` or the Euclidean distance."""
     if distance == "euclidean":
         return length(a - b)
     return 1 - (a * b).sum(-1) / (length(a).clamp(min=EPSILON) * length(b).clamp(min=EPSILON))
 
 
 def length(x: Tensor) -> Tensor:
-    """Norm (...) of vectors (..., d), whose gradient at 0 is 0."""
+    """The norm (...) of vectors (..., d). Its gradient at 0 is 0."""
     squared = (x**2).sum(-1)
     zero = squared == 0
     return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
 
 
 def _mean(values: Tensor, which: Tensor) -> Tensor:
-    """Mean over those (n, m) of each image, and then over the images that have some."""
+    """The mean of the selected values (n, m) of each image, then the mean over the images that have any."""
     count = which.sum(1)
     means = torch.where(which, values, 0).sum(1) / count.clamp(min=1)
     return means.sum() / divisor((count > 0).sum())
 
 
 def heat(logits: Tensor, target: Tensor, weight: Tensor, *, power: float = 2.0) -> Tensor:
-    """The loss of landmark maps, over the number of cells in which a landmark is more likely than not.
+    """The loss of landmark maps, divided by the weighted number of cells whose target is above 0.5.
 
-    The paper calls the branch a segmentation and names no loss. Maps are almost empty, which calls for a focal loss;
-    and for a peak to be found between cells its neighbours must come out as high as they are, which a focal loss with
-    soft targets sees to (Li et al. 2020, Generalized Focal Loss, equation 5): it is least where both agree.
+    The paper calls the branch a segmentation, and does not name its loss. Maps are almost empty, which calls for a
+    focal loss. To locate a peak between cells, the cells around it must be as high as their targets. So it is the focal
+    loss for soft targets, whose minimum is at the target (Li et al. 2020, Generalized Focal Loss, equation 5).
 
     Args:
-        logits, target, weight: (n, K, h, w); targets in [0, 1], a bell of height 1 at each landmark.
-        power: beta, of the difference of probability and target.
+        logits: (n, K, h, w).
+        target: (n, K, h, w) in [0, 1], with a Gaussian of height 1 at each landmark.
+        weight: (n, K, h, w) weights of the cells.
+        power: beta, the exponent of the difference between probability and target.
     """
     miss = (logits.sigmoid() - target).abs() ** power
     loss = miss * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -114,10 +120,12 @@ def heat(logits: Tensor, target: Tensor, weight: Tensor, *, power: float = 2.0) 
 
 
 def size(predicted: Tensor, owner: Tensor, side: Tensor) -> Tensor:
-    """Mean absolute error of sizes in all cells that belong to a face.
+    """The mean absolute error of the size map in all cells of faces.
 
     Args:
-        predicted: (n, 1, h, w). owner: (n, h, w), negative for none. side: (n, f) what it should be, by face.
+        predicted: (n, 1, h, w).
+        owner: (n, h, w) index of the face in each cell, negative for none.
+        side: (n, f) target of each face, see `lineament.methods.foxnet.targets.log_size`.
     """
     member = owner >= 0
     truth = side.gather(1, owner.clamp(min=0).flatten(1).long()).view_as(owner)

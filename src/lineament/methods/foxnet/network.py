@@ -1,4 +1,4 @@
-"""FoxNet's network (Wu et al. 2019, section II A): a backbone, an hourglass of Fox Blocks, and point-wise heads."""
+"""FoxNet's network (Wu et al. 2019, section II A): a backbone, an hourglass with Fox Blocks, and point-wise heads."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from lineament.methods.backbones.base import Backbone
 from lineament.methods.normalisation import ConvNorm
 
 POOLS = (1, 3, 5, 7)
-"""Sides of a Fox Block's average pools (figure 2)."""
+"""Window sides of the average pools in a Fox Block, in cells (figure 2)."""
 FINEST = 4
-"""Stride of a backbone's first map."""
+"""Stride of the first feature map of a backbone."""
 UNIT = 8
-"""Cells that a face of size 0 is long."""
+"""Side in cells of a face whose ``size`` is 0."""
 PRIOR = 0.01
-"""Probability of a landmark that every cell begins with."""
+"""Initial probability of a landmark in every cell."""
 
 
 class FoxNet(nn.Module):
-    """Landmark maps and pixel embeddings of a whole image, whatever the number of its faces.
+    """Landmark maps and pixel embeddings of a whole image with any number of faces.
 
     Args:
-        backbone: the head of figure 1; layers that its later maps need are dropped.
-        landmarks: how many there are, by schema.
-        width: channels of the hourglass.
-        embedding: channels of the pixel embeddings, n in the paper.
-        stages: how many maps of the backbone are the hourglass's contracting half; 1 is the paper, further levels then
-            have layers of their own. More of them bring more of what the backbone has learnt.
-        levels: resolutions of the hourglass.
-        stride: pixels of the input for one cell of the maps, 4 or 8.
-        coordinates: whether the embedding head sees where a cell is: alike faces have alike features.
-        norm: "group" or "batch"; see `normalisation`.
+        backbone: The ResNet head of figure 1. Its layers behind the maps in use are dropped.
+        landmarks: Number of landmarks by schema.
+        width: Channels of the hourglass.
+        embedding: Channels of the pixel embeddings, n in the paper.
+        stages: Number of the backbone's maps that form the first levels of the contracting half of the hourglass. The
+            other levels have their own layers. 1 is the paper. A larger number uses more of the pretrained backbone.
+        levels: Number of resolutions of the hourglass.
+        stride: Pixels of the input per cell of the maps, 4 or 8.
+        coordinates: Whether the embedding head gets the coordinates of each cell. Without them, similar faces have
+            similar embeddings.
+        norm: "group" or "batch", see `lineament.methods.normalisation.normalisation`.
 
     Attributes:
-        stride: see above. multiple: what the sides of an input are multiples of.
-        unit: pixels that a face of size 0 is long.
+        stride: Pixels of the input per cell of the maps.
+        multiple: The sides of an input are multiples of this, in pixels.
+        unit: Side in pixels of a face whose ``size`` is 0.
     """
 
     def __init__(
@@ -77,22 +79,22 @@ class FoxNet(nn.Module):
         self._coordinates = coordinates
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """All heads.
+        """Compute the maps of all heads.
 
         Args:
-            pixels: (n, 3, h, w) in [0, 255], h and w multiples of ``multiple``.
+            pixels: (n, 3, h, w) RGB in [0, 255], h and w multiples of ``multiple``.
 
         Returns:
-            Maps of h/stride x w/stride cells: for each schema the logits of its landmarks (n, K, ...), as
-            ``heat_SCHEMA``; ``embedding`` (n, d, ...), of any norm; ``size`` (n, 1, ...), the logarithm to base 2 of
-            the longer side of the face that a cell belongs to, over ``unit``.
+            Maps of h/stride x w/stride cells. ``heat_SCHEMA`` (n, K, ...): logits of the landmarks of each schema.
+            ``embedding`` (n, d, ...): embeddings, not normalised. ``size`` (n, 1, ...): log2 of the longer side of the
+            face in the cell, relative to ``unit``.
         """
         features = self.features(pixels)
         heat = {f"heat_{name}": head(features) for name, head in self.heat.items()}
         return heat | self.embed(features)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """The hourglass's output (n, width, h/stride, w/stride)."""
+        """The output of the hourglass (n, width, h/stride, w/stride)."""
         maps = self.backbone(pixels)[self._first :]
         down = [functional.relu(lateral(level)) for lateral, level in zip(self.lateral, maps, strict=True)]
         for contract in self.contract:
@@ -105,7 +107,7 @@ class FoxNet(nn.Module):
         return up
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """``embedding`` and ``size`` of the hourglass's output, see ``forward``."""
+        """``embedding`` and ``size`` from the output of the hourglass, see ``forward``."""
         placed = features
         if self._coordinates:
             placed = torch.cat([features, coordinates(features)], 1)
@@ -113,23 +115,23 @@ class FoxNet(nn.Module):
 
 
 class FoxBlock(nn.Module):
-    """Average pools of several sizes at stride 1, concatenated, and a point-wise convolution back (figure 2)."""
+    """Average pools of several sizes at stride 1, concatenated, and a point-wise convolution (figure 2)."""
 
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
         self.point = ConvNorm(len(POOLS) * width, width, norm, size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, width, h, w), and so again. At the edge, a mean is over the cells that are there."""
+        """(n, width, h, w) -> (n, width, h, w). Means at the edge are over the cells inside the map."""
         pooled = [x if k == 1 else functional.avg_pool2d(x, k, 1, k // 2, count_include_pad=False) for k in POOLS]
         return functional.relu(self.point(torch.cat(pooled, 1)))
 
 
 def coordinates(maps: Tensor) -> Tensor:
-    """Column and row (n, 2, h, w) of each cell of maps, from the middle, over half the longer side."""
+    """x and y (n, 2, h, w) of each cell of maps: from the centre, relative to half the longer side, in (-1, 1)."""
     h, w = maps.shape[2:]
     columns, rows = (torch.arange(length, device=maps.device, dtype=maps.dtype) for length in (w, h))
-    longer = torch.maximum(columns[-1], rows[-1]) + 1  # of tensors, since an export knows no lengths
+    longer = torch.maximum(columns[-1], rows[-1]) + 1  # a tensor, since sizes are unknown in an export
     x, y = (2 * columns + 1 - w) / longer, (2 * rows + 1 - h) / longer
     placed = torch.stack([x[None].expand(h, w), y[:, None].expand(h, w)])
     return placed[None].expand(maps.shape[0], 2, h, w)

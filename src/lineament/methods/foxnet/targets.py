@@ -1,4 +1,4 @@
-"""What FoxNet is to learn of a canvas: which face a cell belongs to, bells at landmarks, and sizes of faces."""
+"""Targets of FoxNet: the face in each cell, Gaussians at the landmarks, and the sizes of faces."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from lineament.schemas import Schema
 Array = NDArray[Any]
 
 BELL = 0.035
-"""Standard deviation of a landmark's bell, over the longer side of the face: about what people differ by."""
+"""Sigma of a landmark's Gaussian relative to the longer side of the face: about how much human labels differ."""
 NARROWEST = 0.8
-"""Least standard deviation in cells, or a bell would fall between them."""
+"""Smallest sigma in cells. The peak of a narrower Gaussian could lie between cells and be missed."""
 AROUND = 0.05
-"""Height of a bell down to which its landmark's weight holds."""
+"""Where a Gaussian is higher, its cells have the weight of its landmark."""
 
 
 def owner(labels: Labels, schemas: Sequence[Schema], size: int, stride: int) -> Array:
-    """Which face each cell of a square canvas belongs to (cells, cells) int16, `NONE` for none: equation 1's T.
+    """The index of the face in each cell of a square canvas, T of equation 1: (cells, cells) int16, `NONE` for none.
 
-    Of ignored faces no cell belongs to any face.
+    Cells of ignored faces belong to no face.
 
     Args:
-        labels: of the canvas. schemas: of their landmarks. size: side in pixels. stride: pixels of a cell.
+        labels: The labels of the canvas.
+        schemas: The schemas of its landmarks.
+        size: Side of the canvas in pixels.
+        stride: Side of a cell in pixels.
     """
     order = from_far_to_near(labels)
     found = owners(outlines(labels, schemas)[order], (size // stride,) * 2, stride)
@@ -38,20 +41,24 @@ def owner(labels: Labels, schemas: Sequence[Schema], size: int, stride: int) -> 
 
 
 def log_size(boxes: Array, unit: float) -> Array:
-    """What the size map says of boxes (n, 4) in pixels, over the network's unit: (n,) float32."""
+    """The target (n,) float32 of the size map for boxes (n, 4) in pixels: log2 of the longer side over ``unit``."""
     return np.log2(np.maximum(box_ops.longer_side(boxes), 1) / unit).astype(np.float32)
 
 
 def bells(points: Array, weights: Array, boxes: Array, unknown: Array, size: int, stride: int) -> tuple[Array, Array]:
-    """Maps of landmarks, and how much each of their cells counts.
+    """Landmark maps with a Gaussian at each landmark, and the weights of their cells.
 
     Args:
-        points: (f, k, 2) in pixels. weights: (f, k) in [0, 1]; 0 for a landmark that is not known.
-        boxes: (f, 4) of their faces. unknown: (g, 4) boxes in which landmarks may be that nobody marked.
-        size: side of the canvas in pixels. stride: pixels of a cell.
+        points: (f, k, 2) in pixels.
+        weights: (f, k) in [0, 1], 0 for an unknown landmark.
+        boxes: (f, 4) of the faces, in pixels.
+        unknown: (g, 4) boxes of faces without labelled landmarks. Their cells have weight 0.
+        size: Side of the canvas in pixels.
+        stride: Side of a cell in pixels.
 
     Returns:
-        (k, cells, cells) each, float16: the largest of the bells, 1 at a landmark; and weights.
+        The maps (k, cells, cells) float16 in [0, 1], the largest of all Gaussians, 1 at a landmark. The weights
+        (k, cells, cells) float16 in [0, 1].
     """
     cells, k = size // stride, points.shape[1]
     target, weight = np.zeros((2, k, cells, cells), np.float32)
@@ -75,7 +82,7 @@ def bells(points: Array, weights: Array, boxes: Array, unknown: Array, size: int
 
 
 def _cells(box: Array, stride: int, cells: int) -> tuple[slice, slice]:
-    """Rows and columns of the cells that a box touches."""
+    """The rows and columns of the cells that overlap a box."""
     left, top = np.clip(np.floor(box[:2] / stride), 0, cells).astype(int)
     right, bottom = np.clip(np.ceil(box[2:] / stride), 0, cells).astype(int)
     return slice(top, bottom), slice(left, right)

@@ -1,4 +1,4 @@
-"""Training FoxNet on scenes and photos: landmark maps, embeddings of every pixel of a face, sizes (Wu et al. 2019)."""
+"""Training of FoxNet on scenes and photos: landmark maps, embeddings and sizes of faces (Wu et al. 2019)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ from lineament.weights import parse_metadata, register
 Array = NDArray[Any]
 METHOD = "foxnet"
 STAGES = (METHOD,)
-INITIAL = ("foxnet", "maskface")  # methods whose files a training can begin with: of MaskFace's, the backbone
-FITTED = "fitted.json"  # in a run's folder: what validation photos tell
+INITIAL = ("foxnet", "maskface")  # methods whose files can initialise a training; those of MaskFace, the backbone
+FITTED = "fitted.json"
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,27 @@ class FoxNetRecipe(CanvasRecipe):
     """Settings beside those of every training on canvases.
 
     Attributes:
-        backbone: See `lineament.methods.backbones`.
-        pretrained: Its weights, likewise.
-        frozen: How many of its first convolutions do not learn. Its normalisation never does.
-        width, embedding, stages, levels, stride, coordinates, norm: See ``FoxNet``.
-        scenes: How faces are composed into scenes, and the share of scenes among the canvases. Off: photos only.
+        backbone: Name of the backbone, see `lineament.methods.backbones`.
+        pretrained: Its initial weights, see `lineament.methods.backbones.build`.
+        frozen: Number of its first convolutions that are not trained. Its normalisation never is.
+        width: As in ``FoxNet``.
+        embedding: As in ``FoxNet``.
+        stages: As in ``FoxNet``.
+        levels: As in ``FoxNet``.
+        stride: As in ``FoxNet``.
+        coordinates: As in ``FoxNet``.
+        norm: As in ``FoxNet``.
+        scenes: The arrangement of faces in scenes, and the share of scenes among the canvases. Off: photos only.
         distance: Distance of embeddings, "cosine" or "euclidean".
-        margins: Name of the margins, "working" or "printed"; see `losses.MARGINS`.
-        inner, outer: delta_v and delta_d, if they are not those of ``margins``.
+        margins: Name of the margins, "working" or "printed", see `losses.MARGINS`.
+        inner: delta_v. 0: that of ``margins``.
+        outer: delta_d. 0: that of ``margins``.
         radius: R of equation 4.
-        alpha, beta, gamma: Weights of the parts of equation 5.
-        heat_weight: Weight of the landmark maps, for which the paper names none.
-        size_weight: Weight of the sizes of faces.
+        alpha: Weight of L_var in equation 5.
+        beta: Weight of L_dist in equation 5.
+        gamma: Weight of L_reg in equation 5.
+        heat_weight: Weight of the loss of landmark maps. The paper does not give it.
+        size_weight: Weight of the loss of sizes.
     """
 
     backbone: str = "efficientnet-lite0"
@@ -102,18 +111,18 @@ class FoxNetRecipe(CanvasRecipe):
         first = {FINEST: 0, 2 * FINEST: 1}.get(self.stride)
         if first is None or not 1 <= self.stages <= min(self.levels, 4 - first):
             raise OptionError(
-                f"stride is 4 or 8, stages lie between 1 and levels, and a backbone has 4 maps, the first of stride 4; "
+                "stride is 4 or 8; stages lies between 1 and levels, and is at most 4 at stride 4 and 3 at stride 8; "
                 f"found stride {self.stride}, stages {self.stages}, levels {self.levels}"
             )
         if self.canvas % self.multiple:
             raise OptionError(
-                f"a hourglass of {self.levels} levels at stride {self.stride} takes canvases whose side is a multiple "
-                f"of {self.multiple} pixels, found {self.canvas}"
+                f"canvas is a multiple of {self.multiple} pixels for an hourglass of {self.levels} levels at stride "
+                f"{self.stride}, found {self.canvas}"
             )
 
     @property
     def multiple(self) -> int:
-        """What the sides of an input are multiples of."""
+        """The sides of an input are multiples of this, in pixels."""
         return self.stride * 2 ** (self.levels - 1)
 
     @property
@@ -124,23 +133,23 @@ class FoxNetRecipe(CanvasRecipe):
 
 
 class FoxNetTask(CanvasTask):
-    """Canvases and what is to be found on them."""
+    """Canvases and their targets."""
 
     recipe: FoxNetRecipe
     network: FoxNet
 
     def adopt(self, content: bytes) -> None:
-        """Begin with a file's weights, wherever they fit. Normalisation learns from the first canvases."""
+        """Start from the weights of a file where they fit. Normalisation takes its statistics from the first batch."""
         adopt(self.network, read_tensors(content, INITIAL, {".network.": ""}))
         batch = tensors(self.batch(0), torch.device("cpu"))
         settle(self.network, lambda: self.forward(self.network, batch))
 
     def on(self, device: torch.device) -> Completion:
-        """Processors draw the canvases wherever the training runs: a device draws no scenes."""
+        """Processors draw the canvases if there are scenes, which a device cannot draw."""
         return super().on(torch.device("cpu")) if self.recipe.scenes else super().on(device)
 
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
-        """Whose face each cell shows, how large the faces are, and the landmark maps of each schema."""
+        """The face in each cell, the sizes of faces, and the landmark maps of each schema."""
         r = self.recipe
         most = max(1, *(len(canvas.boxes) for canvas in canvases))
         owner = [targets.owner(canvas, self.composer.schemas, r.canvas, r.stride) for canvas in canvases]
@@ -154,7 +163,7 @@ class FoxNetTask(CanvasTask):
         return batch
 
     def _bells(self, canvas: Labels, name: str) -> tuple[Array, Array]:
-        """The maps of one schema; faces without its landmarks are regions that are not learnt from."""
+        """The landmark maps of one schema and their weights, 0 on faces without its landmarks."""
         boxes, points, weights = self.known(canvas, name)
         unknown = [box for box in canvas.boxes if not (boxes == box).all(axis=1).any()]
         r = self.recipe
@@ -162,7 +171,7 @@ class FoxNetTask(CanvasTask):
 
     @in_float32
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Equation 5, the landmark maps by schema, and the sizes of faces."""
+        """The weighted terms of equation 5, and the weighted losses of sizes and of each schema's landmark maps."""
         r = self.recipe
         fox = losses.discriminative(
             outputs["embedding"], batch["owner"], distance=r.distance, margins=r.wanted, radius=r.radius
@@ -186,10 +195,11 @@ def read(recipe: Path, stage: str = METHOD) -> FoxNetRecipe:
 
 
 def prepare(stage: str, data: Path, recipe: FoxNetRecipe, out: Path) -> FoxNetTask:
-    """The task, ready to train. Photos are decoded first, if they are not yet.
+    """The task, ready to train. Photos are decoded first if they are not yet.
 
     Raises:
-        DataError: There is nothing to learn from, or nothing to compose scenes of.
+        DataError: There are no faces to learn from, or none for scenes, or no backgrounds for them.
+        OptionError: A scene has no room for the largest number of faces.
     """
     composer, held_out, about = composers(stage, data, recipe, out)
     if recipe.scenes:
@@ -199,7 +209,7 @@ def prepare(stage: str, data: Path, recipe: FoxNetRecipe, out: Path) -> FoxNetTa
 
 
 def finish(stage: str, task: FoxNetTask, out: Path) -> None:
-    """Fit the mean shapes of landmarks and calibrate the scores, on validation photos."""
+    """Fit the mean shapes of landmarks to validation photos, and calibrate the scores."""
     (out / FITTED).unlink(missing_ok=True)  # of fewer steps
     photos = task.held_out.photos
     with TemporaryDirectory() as folder:
@@ -211,7 +221,7 @@ def finish(stage: str, task: FoxNetTask, out: Path) -> None:
 
 
 def mean_shape(samples: Sequence[Sample], name: str) -> list[list[float]] | None:
-    """Mean places (k, 2) of a schema's landmarks in faces that have all of them; ``None`` if there are none."""
+    """The mean shape (k, 2) of faces with all landmarks of a schema; without such faces a built-in one or ``None``."""
     rows = [(sample, (sample.visibility > 0).all(axis=1) & ~sample.ignore) for sample in samples]
     rows = [(sample, known) for sample, known in rows if sample.schema == schema(name) and known.any()]
     if not rows:
@@ -221,15 +231,15 @@ def mean_shape(samples: Sequence[Sample], name: str) -> list[list[float]] | None
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
-    """Write a run's best weights so far as an ONNX file that describes itself.
+    """Export the best weights of a run as an ONNX file. The scores of a finished run are calibrated.
 
     Args:
-        out: Folder of the run. The scores of a finished run are calibrated.
-        file: The ONNX file.
-        scores: Figures that the file should carry, by name.
+        out: Folder of the run.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: Nothing was trained there.
+        OptionError: Nothing is trained there.
     """
     recipe = read(out / RECIPE)
     network = build(recipe, pretrained="")
@@ -245,11 +255,16 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
 
 
 def build(recipe: FoxNetRecipe, pretrained: str | None = None) -> FoxNet:
-    """The network of a recipe, untrained except for its backbone.
+    """The network of a recipe. Only its backbone has pretrained weights.
 
     Args:
         recipe: The settings.
-        pretrained: In place of the recipe's.
+        pretrained: Weights of the backbone that replace the recipe's. Empty: random weights.
+
+    Raises:
+        OptionError: There is no such backbone, or no package has its weights.
+        WeightsError: The weights are of another network.
+        MissingExtraError: The extra ``pretrained`` is not installed.
     """
     torch.manual_seed(recipe.seed)
     backbone = backbones.build(recipe.backbone, recipe.pretrained if pretrained is None else pretrained)

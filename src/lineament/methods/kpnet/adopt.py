@@ -83,7 +83,7 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     fitting = {name: value for name, value in state.items() if name in mine and mine[name].shape == value.shape}
     network.load_state_dict(mine | fitting)
     settle(network, lambda: network(pixels))
-    _log.info("begins with %d of %d tensors of the file", len(fitting), len(mine))
+    _log.info("%d of %d tensors start from the file", len(fitting), len(mine))
 
 
 def narrowed(wide: DRNet, lite: Lite) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def fitted(
     }
     told = finds[shown].is_face
     if told.all() or not told.any():
-        _log.warning("scores stay as they are: of %d proposals %d are faces", len(told), told.sum())
+        _log.warning("scores are not calibrated: %d of %d proposals are faces", told.sum(), len(told))
     else:
         scores = finds[shown].scores
         if "evidence" not in given:
@@ -231,6 +231,6 @@ def fit_landmark_evidence(finds: Iterable[Finds]) -> list[float] | None:
     evidence, near = map(np.concatenate, zip(*parts, strict=True))
     evidence, near = evidence[~np.isnan(near)], near[~np.isnan(near)]
     if not 0 < near.sum() < len(near):
-        _log.warning("landmarks' scores stay as they are: of %d landmarks %d are right", len(near), near.sum())
+        _log.warning("scores of landmarks are not calibrated: %d of %d are right", near.sum(), len(near))
         return None
     return list(logistic(evidence, near).round(4).tolist())
