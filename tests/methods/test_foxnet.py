@@ -161,6 +161,8 @@ def test_the_heat_loss_is_least_where_probability_and_bell_agree() -> None:
     expected = (p - 0.8) ** 2 * -(0.8 * p.log() + 0.2 * (1 - p).log())
     one = (torch.full((1, 1, 1, 1), value) for value in (0.3, 0.8, 1.0))
     assert float(losses.heat(*one)) == pytest.approx(float(expected), rel=1e-6)
+    background = [torch.full((4, 1, 8, 8), value) for value in (0.3, 0.0, 1.0)]  # as if each had one landmark
+    assert float(losses.heat(*background)) == pytest.approx(float(-(64 * p**2 * (1 - p).log())), rel=1e-5)
 
 
 def test_the_size_loss_is_over_cells_of_faces() -> None:

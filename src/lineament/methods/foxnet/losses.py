@@ -116,7 +116,8 @@ def heat(logits: Tensor, target: Tensor, weight: Tensor, *, power: float = 2.0) 
     """
     miss = (logits.sigmoid() - target).abs() ** power
     loss = miss * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (loss * weight).sum() / divisor(((target > 0.5) * weight).sum())
+    # at least one an image: where nobody has these landmarks, the background would count for everything
+    return (loss * weight).sum() / divisor(((target > 0.5) * weight).sum()).clamp(min=len(logits))
 
 
 def size(predicted: Tensor, owner: Tensor, side: Tensor) -> Tensor:
