@@ -20,6 +20,7 @@ from typer.testing import Result
 
 import lineament
 from lineament import detector
+from lineament.cli import work
 from lineament.cli.outputs import FaceCrops, check_alignable, plain_crops
 from lineament.drawing import BOX
 from lineament.errors import OptionError
@@ -60,7 +61,7 @@ def test_json_lines_keep_the_order_and_name_what_cannot_be_read(
     for i in range(count):
         photo(tmp_path / f"{i:02}.png", (80 + i, 60), red=10 * i)
     (tmp_path / "05.png").write_bytes(b"no picture")
-    result = run("detect", tmp_path, "-m", "middle", "--json", tmp_path / "faces.jsonl", "--jobs", 3)
+    result = run("detect", tmp_path, "-m", "middle", "--json", tmp_path / "faces.jsonl")
     assert result.exit_code == 1, result.output
     records = read_lines((tmp_path / "faces.jsonl").read_text())
     assert [Path(r["path"]).name for r in records] == [f"{i:02}.png" for i in range(count)]
@@ -255,7 +256,7 @@ def test_a_picture_by_two_spellings_is_one(tmp_path: Path, run: Run) -> None:
     photo(tmp_path / "a.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     spellings = (tmp_path / "a.png", tmp_path / ".." / tmp_path.name / "a.png", tmp_path / "link.png")
-    result = run("detect", *spellings, "-m", "middle", "--out", tmp_path / "out", "-j", 3)
+    result = run("detect", *spellings, "-m", "middle", "--out", tmp_path / "out")
     assert (result.exit_code, [p.name for p in (tmp_path / "out").iterdir()]) == (0, ["a.png"])
 
 
@@ -314,7 +315,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     photos = [photo(tmp_path / f"in/{i}.png", red=20 * i) for i in range(6)]
     target, seen = tmp_path / "faces.jsonl", []
     command = ("detect", tmp_path / "in", "-m", "middle", "--json", target)
-    read = detect.read_image
+    read = work.read_image
 
     def stopping(path: Path, **options: Any) -> np.ndarray:
         seen.append(path)
@@ -322,7 +323,7 @@ def test_a_stopped_run_goes_on_where_it_was(
             raise stop
         return read(path, **options)
 
-    monkeypatch.setattr(detect, "read_image", stopping)
+    monkeypatch.setattr(work, "read_image", stopping)
     monkeypatch.setattr(detector, "PIXELS_AT_ONCE", 1)
     stopped = run(*command)
     assert stopped.exit_code != 0

@@ -6,17 +6,12 @@ import hashlib
 import json
 import os
 import sys
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, redirect_stderr
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, Annotated, Any
 
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -26,28 +21,14 @@ import lineament
 from lineament.cli.messages import messages
 from lineament.cli.options import Landmarks, Settings, with_settings
 from lineament.cli.outputs import STDIN, AnnotatedImages, FaceCrops, Output, check_alignable, check_writable
-from lineament.detector import in_groups
-from lineament.errors import ImageError, OptionError
-from lineament.faces import Faces
-from lineament.images import MAX_PIXELS, Array, Source, image_paths, read_image
-from lineament.records import failed_record, to_record
+from lineament.cli.work import Work, allow, in_processes
+from lineament.errors import OptionError
+from lineament.images import MAX_PIXELS, image_paths
 from lineament.similarity import LARGEST
 from lineament.weights import DEFAULT, is_weights, read_weights
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 TABLE_ROWS = 40
 CROP_SIZE = 112  # pixels: what face recognition networks take
-
-
-@dataclass(frozen=True)
-class Photo:
-    """An image file that was read, or why it could not be read."""
-
-    path: Path
-    image: Array | None = None
-    error: str = ""
 
 
 class Summary:
@@ -127,7 +108,12 @@ def detect(
         str, typer.Option(help="Device to run on, or auto for the fastest that starts. A missing device is an error.")
     ] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Processor threads (default: all cores).")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Threads that read and annotate images.")] = 2,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Processes that detect, each with one thread unless --threads says otherwise."
+        ),
+    ] = 1,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = MAX_PIXELS,
 ) -> None:
     """Detect faces in images.
@@ -136,31 +122,10 @@ def detect(
 
     Exit codes: 0 all images were read; 1 some could not be read; 2 wrong command, or a result could not be written.
     """
+    threads = 1 if threads is None and jobs > 1 else threads
     detector = lineament.load(
         method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings
     )
-
-    made_by = detector.describe(threshold=threshold, min_face=min_face)
-
-    def find(images: list[Source]) -> list[Faces]:
-        return detector.detect(images, threshold=threshold, min_face=min_face, max_face=max_face)
-
-    def read(path: Path) -> Photo:
-        try:
-            source = sys.stdin.buffer if path == STDIN else path
-            return Photo(path, read_image(source, max_pixels=max_pixels))
-        except ImageError as error:
-            return Photo(path, error=str(error))
-
-    def finish(seen: tuple[Photo, Faces | None]) -> tuple[dict[str, Any], str]:
-        """The record of an image, and what could not be written of it and why, if so."""
-        photo, faces = seen
-        if photo.image is None or faces is None:
-            return failed_record(photo.path, photo.error), ""
-        record = to_record(photo.path, faces, method=detector.method, detector=made_by)
-        written = [output.write(photo.path, photo.image, faces) for output in outputs]
-        return record, next(filter(None, written), "")
-
     if crop_size is not None and not (crops and align):
         raise OptionError("--crop-size is the size of aligned crops: it takes --crops DIR and not --no-align")
     if out and crops and out.resolve() == crops.resolve():
@@ -169,7 +134,8 @@ def detect(
         check_alignable(detector.schema)
     outputs: list[Output] = [AnnotatedImages(out)] if out else []
     outputs += [FaceCrops(crops, (crop_size or CROP_SIZE) if align else None)] if crops else []
-    find([])  # wrong options, paths and folders are reported here, before the first image
+    work = Work(detector, threshold, min_face, max_face, max_pixels, outputs)
+    work.find([])  # wrong options, paths and folders are reported here, before the first image
     named = [path for path in paths if path != str(STDIN)]
     files = [STDIN][: len(paths) - len(named)] + (
         image_paths(named, leave_out=[output.folder for output in outputs]) if named else []
@@ -180,53 +146,34 @@ def detect(
     options = (settings, threshold, min_face, max_face, landmarks, runtime, device, out, crops, align, crop_size)
     given = repr((*options, lineament.__version__)).encode()
     run = hashlib.sha256(given + b"".join(map(read_weights, weights))).hexdigest()
-    Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)  # raise Pillow's own limit with ours
-    warnings.filterwarnings("ignore", module="PIL")  # problems of an image are reported in its own line
+    allow(max_pixels)
     summary = Summary()
     with (
         _own_stderr(),
         messages.progress(*_columns()) as progress,
         _json_lines(json_file, run, files, outputs) as (kept, lines),
-        ThreadPoolExecutor(jobs) as pool,
     ):
         bar = progress.add_task("images", total=len(files), completed=len(kept))
         for record in kept:
             summary.add(record)
-        photos = _in_order(pool, read, files[len(kept) :], ahead=jobs)
-        for record, unwritten in _in_order(pool, finish, _seen(photos, find), ahead=jobs):
-            for problem in filter(None, (record.get("error"), unwritten)):
-                messages.complain(problem)
-            if lines:
-                lines.write(json.dumps(record) + "\n")
-                lines.flush()
-            summary.add(record)
-            summary.unwritten += bool(unwritten)
-            progress.advance(bar)
+        left = files[len(kept) :]
+        alone = jobs == 1 or STDIN in left  # another process has another standard input
+        with closing(work(left) if alone else in_processes(work, left, jobs)) as results:
+            for record, unwritten in results:
+                for problem in filter(None, (record.get("error"), unwritten)):
+                    messages.complain(problem)
+                if lines:
+                    lines.write(json.dumps(record) + "\n")
+                    lines.flush()
+                summary.add(record)
+                summary.unwritten += bool(unwritten)
+                progress.advance(bar)
     if kept:
         messages.say(f"{len(kept)} images were finished before")
     if summary.read and not json_file and not outputs:
         Console().print(summary.table)
     messages.say(str(summary))
     raise typer.Exit(2 if summary.unwritten else 1 if summary.unread else 0)
-
-
-def _in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """``pool.map`` that submits only a few items ahead, so that memory stays bounded."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _seen(photos: Iterator[Photo], find: Callable[[list[Source]], list[Faces]]) -> Iterator[tuple[Photo, Faces | None]]:
-    """Each photo with its faces; ``None`` if it could not be read."""
-    for group in in_groups(photos, lambda photo: 0 if photo.image is None else photo.image.size // 3):
-        faces = iter(find([photo.image for photo in group if photo.image is not None]))
-        for photo in group:
-            yield photo, None if photo.image is None else next(faces)
 
 
 @contextmanager

@@ -7,9 +7,10 @@ import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,12 @@ class Output(ABC):
             if self.image_of(place) in written:
                 raise OptionError(f"{self.option} {self.folder} would overwrite {place}; choose another folder")
         check_writable(self.folder, self.option)
+
+    def only(self, files: Iterable[Path]) -> Self:
+        """The same for a part of the images, to be sent to another process."""
+        part = copy(self)
+        part._targets = {file: self._targets[file] for file in files}
+        return part
 
     @abstractmethod
     def target(self, path: Path) -> Path:
