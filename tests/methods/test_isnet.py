@@ -9,15 +9,8 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional as F  # noqa: E402
 
-from lineament.methods.isnet.network import (  # noqa: E402
-    LightNet,
-    PaperNet,
-    Weights,
-    distance,
-    euclidean,
-    expectation,
-    spread_loss,
-)
+from lineament.methods.isnet.losses import distance, euclidean, spread_loss  # noqa: E402
+from lineament.methods.isnet.network import LightNet, PaperNet, Weights, expectation  # noqa: E402
 from networks import unlike  # noqa: E402
 
 

@@ -22,7 +22,8 @@ from lineament.faces import Faces  # noqa: E402
 from lineament.methods.isnet import frame, targets, training, trials  # noqa: E402
 from lineament.methods.isnet.decode import Config, ISNet  # noqa: E402
 from lineament.methods.isnet.entries import entries  # noqa: E402
-from lineament.methods.isnet.network import LightNet, PaperNet, distance  # noqa: E402
+from lineament.methods.isnet.losses import distance  # noqa: E402
+from lineament.methods.isnet.network import LightNet, PaperNet  # noqa: E402
 from lineament.methods.isnet.targets import REACH, Cutting, Jitter  # noqa: E402
 from lineament.methods.isnet.training import ISNetRecipe, ISNetTask  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402

@@ -24,7 +24,8 @@ from lineament.files import write_whole
 from lineament.methods.isnet import frame, targets
 from lineament.methods.isnet.decode import NEAR, Config, within
 from lineament.methods.isnet.entries import entries
-from lineament.methods.isnet.network import LightNet, PaperNet, distance, euclidean, spread_loss
+from lineament.methods.isnet.losses import distance, euclidean, spread_loss
+from lineament.methods.isnet.network import LightNet, PaperNet
 from lineament.methods.isnet.targets import Cutting, Jitter
 from lineament.schemas import FIVE, MAPS, schema
 from lineament.train.checkpoint import best_weights, initial_weights, phases_of
