@@ -278,6 +278,12 @@ def test_scenes_without_backgrounds_are_refused(data: Path, tmp_path: Path) -> N
         training.prepare("foxnet", data, training.FoxNetRecipe(**TINY | {"backgrounds": ()}), tmp_path)
 
 
+def test_a_schema_that_no_face_has_is_refused(data: Path, tmp_path: Path) -> None:
+    recipe = training.FoxNetRecipe(**TINY | {"landmarks": ("5", "68")})
+    with pytest.raises(DataError, match=r'\(scenes.json\) have no face with landmarks of schema .68.; .*\["5"\]'):
+        training.prepare("foxnet", data, recipe, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lineament
 from lineament.conventions import convention
 from lineament.errors import OptionError, WeightsError
+from lineament.evaluate.speed import FACE, mosaic
+from lineament.images import read_image
 from lineament.methods.foxnet import cluster
 from lineament.methods.foxnet.decode import Config, FoxNetDecoder
 from lineament.runtime import Graph
@@ -207,3 +210,23 @@ def test_embeddings_that_are_no_numbers_are_an_error_that_teaches() -> None:
     broken[0][:4] = np.nan
     with pytest.raises(WeightsError, match=r"embeddings of 4 of 15 landmark candidates are not finite.*diverged"):
         FoxNetDecoder(Told(broken), Config(**PLAIN))([IMAGE], **ANY)
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    broken = crowd(CENTRES, SIZES, np.eye(3), 0.05)
+    broken[3][0] = np.nan
+    with pytest.raises(WeightsError, match="scores of landmark candidates are not numbers"):
+        FoxNetDecoder(Told(broken), Config(**PLAIN))([IMAGE], **ANY)
+
+
+@pytest.mark.skipif("foxnet" not in [model.name for model in lineament.models()], reason="no weights of FoxNet ship")
+@pytest.mark.parametrize(("k", "landmarks"), [(1, "5"), (9, "5"), (50, "5"), (9, "68")])
+def test_a_portrait_tiled_is_as_many_faces_with_the_weights_that_ship(k: int, landmarks: str) -> None:
+    detector = lineament.load("foxnet", landmarks=landmarks, threads=1, settings={"input_size": 640})
+    picture = mosaic([read_image(FACE)], k)
+    faces = detector.detect(picture)
+    assert len(faces) == k
+    cell = np.floor((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 / 160)  # of the mosaic's grid
+    assert len(np.unique(cell, axis=0)) == k
+    points = faces.landmarks
+    assert (np.isnan(points).all(axis=2) | (np.floor(points / 160) == cell[:, None]).all(axis=2)).all()

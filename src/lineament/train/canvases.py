@@ -19,8 +19,10 @@ from lineament.data.augment import Cover, Light, Looks, Occlusion, Quality, cove
 from lineament.data.cache import Photos
 from lineament.data.canvases import Composer, Composition, Cropping, LabelRules, Labels, Layout
 from lineament.data.device import DeviceComposer, plan
+from lineament.data.sample import NOT_LABELLED, Sample
+from lineament.errors import DataError
 from lineament.schemas import MAPS, convert, schema
-from lineament.train.recipe import Recipe
+from lineament.train.recipe import Recipe, to_toml
 from lineament.train.samples import check_learnable, read_split
 from lineament.train.task import WHOLE, Batch, Completion, Part, Task, generator, tensors
 
@@ -186,8 +188,21 @@ def composers(
     for split in ("train", "val"):
         found = read_split(data, recipe, split, recipe.landmarks)
         check_learnable(found.samples, recipe, split, stage, landmarks=landmarks)
+        if split == "train":
+            _check_schemas(found.samples, recipe, stage)
         photos = Photos.build(found.samples, out / "photos" / split, recipe.longest)
         made.append(Composer(photos, recipe.geometry, recipe.labels))
         about[split] = found.to_dict()
         _log.info("%s: %d photos, %s", split, len(photos), found.lists)
     return made[0], made[1], about
+
+
+def _check_schemas(samples: Sequence[Sample], recipe: CanvasRecipe, stage: str) -> None:
+    """Raise `DataError` if a schema is to be learned of which no face has a landmark."""
+    there = {s.schema.name for s in samples if (s.visibility[s.learnable] > NOT_LABELLED).any()}
+    for name in recipe.landmarks if there else ():
+        if not any(has == name or (has, name) in MAPS for has in there):
+            raise DataError(
+                f"the train data of {stage} ({', '.join(recipe.train)}) have no face with landmarks of schema "
+                f"{name!r}; name a file that has, or learn others: --set 'landmarks={to_toml(sorted(there))}'"
+            )

@@ -9,7 +9,7 @@ than everything that inference installs besides onnxruntime. The sizes of the fa
 grid for each octave of sizes do as well: sorted once, and searched by bisection.
 
 Mean shift does not start from every candidate: most of them climb to the same modes. It starts from the best candidate
-of each cell of about a face's size. Candidates that no mode has reached start in the next round.
+of each cell of about a face's size. Candidates that no mode has reached start in the next rounds.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ LINES = 2
 """Lines of a grid above and below a candidate's own that its neighbours lie in."""
 LIMITS = 1.0, 2.0**16
 """Smallest and largest size of a face in pixels. Networks that learned nothing predict any."""
+FARTHER = 2.0
+"""Squared distance, over the kernel's size, up to which an outlier belongs to a mode. Faces are at least at 1.6**2."""
 STEPS = 20
 STILL = 0.01
 """Move of a mode, over the kernel's size, below which it stands."""
@@ -85,16 +87,17 @@ def faces(embeddings: Array, points: Array, sizes: Array, scores: Array, group: 
     octave = np.floor(np.log2(sizes))
     cell = _mixed(group, octave, *np.floor(points / 2 ** (octave[:, None] + 1)).T)
     features = np.column_stack([embeddings / width, points, np.log(sizes)]).astype(np.float32)
-    seeds, modes, i, j, apart = _climbed(features, scores, cell, Neighbours(points, sizes, group, SLACK * REACH))
-    least = np.full(len(points), np.inf, apart.dtype)
-    np.minimum.at(least, j, apart)
-    nearest, first = np.zeros(len(points), np.intp), apart == least[j]
-    nearest[j[first]] = i[first]
-    return np.asarray(seeds[_together(modes, group[seeds])[nearest]])
+    near = Neighbours(points, sizes, group, SLACK * REACH)
+    owner, modes, seeds = _climbed(features, scores.astype(np.float32), cell, near)
+    return np.asarray(seeds[_together(modes, group[seeds])[owner]])
 
 
-def _climbed(features: Array, scores: Array, cell: Array, near: Neighbours) -> tuple[Array, ...]:
-    """Mean shift from the best candidate of each cell, in rounds, until every candidate is reached.
+def _climbed(features: Array, scores: Array, cell: Array, near: Neighbours) -> tuple[Array, Array, Array]:
+    """Modes, and the mode of each candidate.
+
+    In each round, the best candidate of each cell climbs to its mode. A candidate belongs to the nearest mode, if that
+    is in reach, and takes no part in further rounds. From the second round on, modes reach farther: what is left then
+    are mostly outliers of faces that have a mode.
 
     Args:
         features: (n, d + 3) embedding over the bandwidth, place, logarithm of the size.
@@ -103,23 +106,25 @@ def _climbed(features: Array, scores: Array, cell: Array, near: Neighbours) -> t
         near: The neighbours of all candidates.
 
     Returns:
-        The seeds (s,) and their modes (s, d + 3); and for all modes and the candidates in their reach the index of the
-        mode (m,), the candidate (m,) and the squared distance (m,) over the kernel's size.
+        The index of each candidate's mode (n,), the modes (s, d + 3) and the candidates that climbed there (s,).
     """
-    parts, count = [], 0
+    owner, least = np.zeros(len(scores), np.intp), np.full(len(scores), np.inf, features.dtype)
+    modes, seeds, count, reach = [], [], 0, 1.0
     left = np.argsort(-scores, kind="stable")
     while len(left):
-        seeds = left[np.unique(cell[left], return_index=True)[1]]
-        i, j = near.of(seeds)
-        modes, apart = _shifted(features, scores, seeds, i, j)
-        apart = np.where(j == seeds[i], np.minimum(apart, 1), apart)  # a seed stays in reach, wherever its mode moved
-        inside = apart <= 1
-        parts.append((seeds, modes, i[inside] + count, j[inside], apart[inside]))
-        count += len(seeds)
-        reached = np.zeros(len(features), bool)
-        reached[j[inside]] = True
-        left = left[~reached[left]]
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+        start = left[np.unique(cell[left], return_index=True)[1]]
+        i, j = near.of(start)
+        reached, apart = _shifted(features, scores, start, i, j)
+        apart[j == start[i]] = 0  # a candidate belongs where it climbed
+        np.minimum.at(least, j, apart)
+        nearest = apart == least[j]
+        owner[j[nearest]] = i[nearest] + count
+        modes.append(reached)
+        seeds.append(start)
+        count += len(start)
+        left = left[least[left] > reach]
+        reach = FARTHER
+    return owner, np.concatenate(modes), np.concatenate(seeds)
 
 
 def _shifted(features: Array, scores: Array, seeds: Array, i: Array, j: Array) -> tuple[Array, Array]:
@@ -135,18 +140,20 @@ def _shifted(features: Array, scores: Array, seeds: Array, i: Array, j: Array) -
     Returns:
         The modes (s, d + 3), and the squared distances (m,) of the neighbours from them.
     """
-    modes, members, weights = features[seeds], features[j], scores[j].astype(features.dtype)
-    starts = np.searchsorted(i, np.arange(len(seeds)))
-    apart = _apart(modes[i], members)
+    modes, weights = features[seeds], scores.astype(features.dtype)
+    climbing, at, near = np.arange(len(seeds)), i, j
     for _ in range(STEPS):
-        kernel = np.maximum(1 - apart, 0) * weights
+        members, old = features[near], modes[climbing]
+        kernel = np.maximum(1 - _apart(old[at], members), 0) * weights[near]
+        starts = np.searchsorted(at, np.arange(len(climbing)))
         total = np.maximum(np.add.reduceat(kernel, starts), np.finfo(features.dtype).tiny)
-        moved = np.add.reduceat(kernel[:, None] * members, starts) / total[:, None]
-        still = _apart(moved, modes).max() < STILL**2
-        modes, apart = moved, _apart(moved[i], members)
-        if still:
+        modes[climbing] = new = np.add.reduceat(kernel[:, None] * members, starts) / total[:, None]
+        moving = _apart(new, old) >= STILL**2
+        if not moving.any():
             break
-    return modes, apart
+        climbing, near = climbing[moving], near[moving[at]]
+        at = (np.cumsum(moving) - 1)[at[moving[at]]]
+    return modes, _apart(modes[i], features[j])
 
 
 def _apart(modes: Array, others: Array) -> Array:

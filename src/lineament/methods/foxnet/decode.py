@@ -13,7 +13,7 @@ from lineament import boxes as box_ops
 from lineament import similarity
 from lineament.calibration import Calibration, logit, sigmoid
 from lineament.conventions import Convention, convention
-from lineament.errors import OptionError
+from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
 from lineament.methods.candidates import Candidates, joined
 from lineament.methods.foxnet import cluster
@@ -102,6 +102,10 @@ class FoxNetDecoder:
         """All faces in views of one shape."""
         entry, wanted = f"foxnet_{self.schema.name}", ("peak", "place", "score", "embedding", "size")
         peak, place, score, embedding, size = self.graph(entry, wanted, pixels=pixels)
+        if np.isnan(score).any():
+            raise WeightsError(
+                "scores of landmark candidates are not numbers: these weights are damaged, or their training diverged"
+            )
         row, column = np.nonzero(score > logit(self.config.candidate))
         peak, place, score, embedding, size = (v[row, column] for v in (peak, place, score, embedding, size))
         probability = sigmoid(score)
