@@ -44,6 +44,8 @@ PAGES = [
 def test_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
+    if "clip.mp4" in (ROOT / page).read_text():
+        _write_clip(tmp_path / "clip.mp4")
     names: dict[str, object] = {}
     for kind, code in BLOCK.findall((ROOT / page).read_text()):
         if kind == "python":
@@ -53,6 +55,14 @@ def test_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             if line.startswith("lineament "):
                 result = CliRunner().invoke(app, shlex.split(line)[1:])
                 assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def _write_clip(path: Path) -> None:
+    """A camera that moves over a photo."""
+    from clips import write_clip
+
+    photo = lineament.read_image(ROOT / "examples" / "photos" / "obama-2012.jpg")[::2, ::2]
+    write_clip(path, [photo[:180, 2 * t : 320 + 2 * t] for t in range(10)], sound=True)
 
 
 def test_the_page_on_own_photos_reads_both_exports_and_splits_them(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -44,3 +46,17 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     """
     with whole(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def parse_lines(path: str | Path) -> list[Any]:
+    """Parse a file of JSON lines that is appended to; none if it does not exist.
+
+    An incomplete last line, of a run that was stopped, is cut off.
+    """
+    if not Path(path).exists():
+        return []
+    with open(path, "rb+") as file:
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        file.truncate(end)
+    return [json.loads(line) for line in content[:end].splitlines()]

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeAlias
@@ -347,17 +347,19 @@ def image_paths(
     paths: Iterable[str | os.PathLike[str]],
     *,
     leave_out: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+    suffixes: Collection[str] = SUFFIXES,
 ) -> list[Path]:
     """The image files that paths stand for: each once, in the order given, a folder's or pattern's own sorted.
 
     Links are followed. A file that is reached twice, by a link or another spelling, comes once, as it was reached
     first. Folders and patterns pass over hidden files and folders, whose names begin with a dot, and over files of
-    other suffixes than `SUFFIXES`; the log counts the hidden images.
+    other suffixes; the log counts the hidden images.
 
     Args:
         paths: files (of whatever suffix, pipes too), folders (searched to any depth) and glob patterns (``**`` for any
             depth). A pattern may name hidden files, as in ``.cache/*.jpg``.
         leave_out: a folder, or several, not searched where it lies inside one that is.
+        suffixes: the suffixes of the files that count, in lower case.
 
     Raises:
         ImageError: a path that is empty or not there, a folder or pattern without images.
@@ -375,12 +377,12 @@ def image_paths(
     left_out = [Path(os.path.realpath(folder)) for folder in hidden]
     found: dict[str, Path] = {}
     for path in listed:
-        for file in _expand(Path(path), left_out):
+        for file in _expand(Path(path), left_out, suffixes):
             found.setdefault(os.path.realpath(file), file)
     return list(found.values())
 
 
-def _expand(path: Path, leave_out: Sequence[Path]) -> list[Path]:
+def _expand(path: Path, leave_out: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
     text = str(path)
     try:
         kind = "folder" if path.is_dir() else "file" if path.exists() else "pattern"
@@ -393,7 +395,7 @@ def _expand(path: Path, leave_out: Sequence[Path]) -> list[Path]:
     fixed = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts))
     hidden = any(part.startswith(".") for part in path.parts[fixed:])
     found = _walk(path, hidden) if kind == "folder" else _matching(path, hidden)
-    images = sorted(file for file in found if file.suffix.lower() in SUFFIXES and file.is_file())
+    images = sorted(file for file in found if file.suffix.lower() in suffixes and file.is_file())
     inside = {folder for folder in leave_out if folder != Path(os.path.realpath(path))}
     if inside:
         images = [file for file in images if inside.isdisjoint(Path(os.path.realpath(file)).parents)]
@@ -401,7 +403,7 @@ def _expand(path: Path, leave_out: Sequence[Path]) -> list[Path]:
     if len(shown) < len(images):
         _log.warning("%s: %d hidden images passed over", path, len(images) - len(shown))
     if not shown:
-        raise ImageError(f"{path}: no image in this {kind}; looked for {', '.join(sorted(SUFFIXES))}")
+        raise ImageError(f"{path}: no image in this {kind}; looked for {', '.join(sorted(suffixes))}")
     return shown
 
 

@@ -22,6 +22,7 @@ from lineament.cli.fit_box_convention import fit_box_convention
 from lineament.cli.messages import messages, with_verbosity
 from lineament.cli.models import models
 from lineament.cli.quantise import quantise
+from lineament.cli.redact import redact
 from lineament.cli.report import report
 from lineament.cli.search_weights import search_weights
 from lineament.cli.serve import serve
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 for command in (
     detect,
+    redact,
     serve,
     convert,
     models,

@@ -13,12 +13,12 @@ from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 import lineament
-from lineament.cli.messages import messages
+from lineament.cli.messages import Rate, messages
 from lineament.cli.options import Landmarks, Settings, with_settings
 from lineament.cli.outputs import STDIN, AnnotatedImages, FaceCrops, Output, check_alignable, check_writable
 from lineament.cli.work import Work, allow, in_processes
@@ -250,12 +250,5 @@ def _own_stderr() -> Iterator[None]:
             os.dup2(own.fileno(), 2)
 
 
-class _Rate(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
 def _columns() -> tuple[ProgressColumn, ...]:
-    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
+from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
@@ -83,6 +83,13 @@ class Messages(logging.Handler):
         """A progress bar that disappears at the end. Hidden if the output is not a terminal."""
         shown = self.console.is_terminal and not self.console.quiet
         return Progress(*columns, console=self.console, transient=True, disable=not shown, expand=expand)
+
+
+class Rate(ProgressColumn):
+    """A column of progress bars: how many are done per second."""
+
+    def render(self, task: Task) -> Text:  # noqa: D102
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
 messages = Messages()

@@ -1,4 +1,4 @@
-"""What ``lineament detect`` writes of each image into a folder: the annotated image, or a crop of each face."""
+"""Folders that commands write to: where the files of each image go, and that nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ NAME_BYTES = 255  # of a file's name, in all common file systems
 CROP = re.compile(r"(.+)-\d+\.png")
 
 
-class Output(ABC):
-    """A folder with files made of each image, below the part of its path that not all images share.
+class Targets:
+    """A folder with files made of each image or video, below the part of its path that not all of them share.
 
     Attributes:
         option: The option that names the folder, for messages.
         folder: The folder.
     """
 
-    option: str
+    option = "--out"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,9 +80,13 @@ class Output(ABC):
         part._targets = {file: self._targets[file] for file in files}
         return part
 
-    @abstractmethod
     def target(self, path: Path) -> Path:
         """The file, or what the files' names begin with, of the image whose path in the folder this is."""
+        return path
+
+    def __getitem__(self, file: Path) -> Path:
+        """The target of a file that was planned."""
+        return self._targets[file]
 
     def longest(self, name: str) -> str:
         """The longest name of a file of an image whose target has this name."""
@@ -91,6 +95,10 @@ class Output(ABC):
     def image_of(self, path: Path) -> Path | None:
         """The target of the image of which a file would be written to a path."""
         return path
+
+
+class Output(Targets, ABC):
+    """What ``lineament detect`` writes of each image into a folder."""
 
     @abstractmethod
     def write(self, file: Path, image: Array, faces: Faces) -> str:
@@ -103,8 +111,6 @@ class Output(ABC):
 
 class AnnotatedImages(Output):
     """The images with their faces drawn in."""
-
-    option = "--out"
 
     def target(self, path: Path) -> Path:  # noqa: D102
         return path if path.suffix.lower() in ANNOTATED else path.with_name(path.name + ".png")
@@ -129,9 +135,6 @@ class FaceCrops(Output):
     def __init__(self, folder: Path, size: int | None) -> None:
         super().__init__(folder)
         self._size = size
-
-    def target(self, path: Path) -> Path:  # noqa: D102
-        return path
 
     def longest(self, name: str) -> str:  # noqa: D102
         return f"{name}-9999.png"

@@ -1,0 +1,241 @@
+"""``lineament redact``: cover the faces of photos and videos."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image, ImageColor, UnidentifiedImageError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import lineament
+from lineament import video
+from lineament.cli.messages import Rate, messages
+from lineament.cli.options import Settings, with_settings
+from lineament.cli.outputs import Targets
+from lineament.covers import Cover
+from lineament.errors import ImageError, OptionError
+from lineament.files import parse_lines
+from lineament.images import SUFFIXES, image_paths
+from lineament.parallel import in_order
+from lineament.redaction import Search, find_tracks, redact_photo, redact_video
+from lineament.weights import DEFAULT
+
+FAST = "kpnet-lite-int8"
+"""The default for videos: it detects in a frame in a quarter of the time of the default for photos."""
+JOURNAL = ".redacted.jsonl"
+"""In the output folder: the files that are finished, for a run that continues."""
+
+
+@with_settings
+def redact(
+    paths: Annotated[
+        list[str], typer.Argument(help="Photos, videos, folders (searched recursively) or glob patterns.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the redacted files. It is not searched.")],
+    settings: Settings,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help=f"Name from `lineament models`, or path of an ONNX file (default: {DEFAULT} for photos, {FAST} for "
+            "videos).",
+        ),
+    ] = None,
+    style: Annotated[str, typer.Option(help="blur, pixelate, solid (a colour) or picture.")] = Cover.style,
+    shape: Annotated[str, typer.Option(help="ellipse or box.")] = Cover.shape,
+    margin: Annotated[
+        float, typer.Option(help="Enlargement of each bounding box on each side, as a share of its width and height.")
+    ] = Cover.margin,
+    cells: Annotated[
+        int, typer.Option(help="For blur and pixelate: number of different values over the longer side of a face.")
+    ] = Cover.cells,
+    color: Annotated[str, typer.Option(help="For solid: a name such as black, or #rrggbb.")] = "black",
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For picture: the image that is stretched over each face.")
+    ] = None,
+    keep: Annotated[
+        list[int] | None,
+        typer.Option(metavar="NUMBER", help="Leave a face of a video bare, by its number. See --numbers. Repeatable."),
+    ] = None,
+    numbers: Annotated[
+        bool, typer.Option("--numbers/--no-numbers", help="Write its number on each face of a video.")
+    ] = False,
+    threshold: Annotated[
+        float, typer.Option(help="Lowest confidence score: of a face in a photo, of a face's best frame in a video.")
+    ] = Search.threshold,
+    gap: Annotated[
+        int, typer.Option(min=0, help="Number of frames over which a face is followed without being detected.")
+    ] = Search.gap,
+    hold: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Number of frames before a face is first and after it is last detected in which it is covered."
+        ),
+    ] = Search.hold,
+    metadata: Annotated[
+        bool,
+        typer.Option("--metadata/--no-metadata", help="Copy date, place, camera and other metadata, or remove them."),
+    ] = True,
+    runtime: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
+    device: Annotated[str, typer.Option(help="Device to run on, or auto for the fastest that starts.")] = "cpu",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Threads that detect and cover (default: all cores).")
+    ] = None,
+) -> None:
+    """Cover the faces of photos and videos.
+
+    Formats, sizes, frame rates and sound stay. Originals are never overwritten, and a new file appears when it is
+    complete. If a file fails, the command names it and continues with the next. A stopped run continues.
+
+    Exit codes: 0 all files were redacted; 1 some could not be; 2 wrong command, or a result could not be written.
+    """
+    cover = Cover(style, shape, margin, cells, _color(color), _picture(picture))  # type: ignore[arg-type] # checked there
+    search = Search(threshold=threshold, gap=gap, hold=hold)
+    files = image_paths(paths, leave_out=out, suffixes=SUFFIXES | video.SUFFIXES)
+    videos = [file for file in files if file.suffix.lower() in video.SUFFIXES]
+    if videos:
+        video.require_av()
+    if keep and len(files) != 1:
+        raise OptionError(f"--keep takes one video, since each counts its faces itself; found {len(files)} files")
+    if keep and not videos:
+        raise OptionError(f"--keep takes a video, {files[0]} is a photo")
+    names = {file: method or (FAST if file in videos else DEFAULT) for file in files}
+    detectors = {
+        name: lineament.load(name, runtime=runtime, device=device, threads=1, settings=settings)
+        for name in sorted(set(names.values()))
+    }
+    targets = Targets(out)
+    targets.plan(files)
+    options = (settings, style, shape, margin, cells, color, keep, numbers, search, metadata)
+    given = repr(
+        (*options, [sorted(each.weights.items()) for each in detectors.values()], lineament.__version__)
+    ).encode()
+    run = hashlib.sha256(given + (picture.read_bytes() if picture else b"")).hexdigest()
+    jobs = jobs or os.cpu_count() or 1
+    covered = failed = 0
+
+    def photo(file: Path) -> tuple[Path, int, str]:
+        return _tried(
+            file,
+            lambda: len(
+                redact_photo(file, targets[file], detectors[names[file]], cover, threshold=threshold, metadata=metadata)
+            ),
+        )
+
+    with (
+        messages.progress(*_columns()) as progress,
+        _journal(out / JOURNAL, run, targets, files) as (waiting, write),
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        bar = progress.add_task("files", total=len(files), completed=len(files) - len(waiting))
+        frames = _Frames(progress)
+
+        def film(file: Path) -> tuple[Path, int, str]:
+            def work() -> int:
+                seen = find_tracks(file, detectors[names[file]], search, jobs=jobs, progress=frames.show)
+                redact_video(
+                    file, targets[file], seen, cover, keep=keep or (), numbers=numbers, metadata=metadata,
+                    progress=frames.show,
+                )  # fmt: skip
+                return len(np.unique(seen.tracks.track)) - len(keep or ())
+
+            return _tried(file, work)
+
+        photos = [file for file in waiting if file not in videos]
+        done = [in_order(pool, photo, photos, ahead=jobs), map(film, (file for file in waiting if file in videos))]
+        for file, faces, error in (result for results in done for result in results):
+            if error:
+                messages.complain(error)
+                failed += 1
+            else:
+                write(file)
+                covered += faces
+            progress.advance(bar)
+    before = f"; {len(files) - len(waiting)} were finished before" if len(waiting) < len(files) else ""
+    bad = f"; {failed} could not be redacted" if failed else ""
+    messages.say(f"{covered} faces covered in {len(waiting) - failed} files{before}{bad}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _tried(file: Path, work: Callable[[], int]) -> tuple[Path, int, str]:
+    """The file, the number of faces that were covered in it, and why it failed, if so."""
+    try:
+        return file, work(), ""
+    except ImageError as error:
+        return file, 0, str(error)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the others would fail, too
+        return file, 0, f"{file}: {error}"
+
+
+def _color(text: str) -> tuple[int, int, int]:
+    try:
+        return ImageColor.getcolor(text, "RGB")  # type: ignore[return-value] # of this mode
+    except ValueError as error:
+        raise OptionError(f"--color takes a name such as black, or #rrggbb, found {text!r}") from error
+
+
+def _picture(path: Path | None) -> np.ndarray[Any, Any] | None:
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGBA"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise OptionError(f"--picture: {path} cannot be read as an image: {error}") from error
+
+
+class _Frames:
+    """A progress bar for the frames of one video at a time."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._task, self._name = progress, None, ""  # type: tuple[Progress, Any, str]
+
+    def show(self, name: str, done: int, total: int) -> None:
+        if name != self._name:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task, self._name = self._progress.add_task(name), name
+        self._progress.update(self._task, completed=done, total=max(total, done) if total else None)
+        if done == total:
+            self._name = ""
+
+
+@contextmanager
+def _journal(
+    path: Path, run: str, targets: Targets, files: list[Path]
+) -> Iterator[tuple[list[Path], Callable[[Path], None]]]:
+    """Yield the files that are still to do, and a function that notes one as done.
+
+    A file is done if an earlier run of the same command finished it, and neither it nor its target has changed since.
+    """
+
+    def state(file: Path) -> dict[str, Any]:
+        stats = [os.stat(each) for each in (file, targets[file])]
+        return {"path": str(file), "run": run, "changed": [stat.st_mtime_ns for stat in stats]}
+
+    known = {json.dumps(line) for line in parse_lines(path)}
+    waiting = [file for file in files if not (targets[file].exists() and json.dumps(state(file)) in known)]
+    with path.open("a", encoding="utf-8") as lines:
+
+        def write(file: Path) -> None:
+            lines.write(json.dumps(state(file)) + "\n")
+            lines.flush()
+
+        yield waiting, write
+
+
+def _columns() -> tuple[Any, ...]:
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()

@@ -1,0 +1,406 @@
+"""Read and rewrite videos with PyAV (the extra ``video``).
+
+A video is read frame by frame. `VideoReader.frames` gives the frames of a file or a camera, `rewrite` makes a new file
+with edited frames in which everything else is copied: time stamps, sound, subtitles, rotation and metadata.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineament.errors import ImageError, MissingExtraError
+from lineament.files import whole
+
+Array = NDArray[Any]
+
+_log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"}
+    | {".ogv"}
+)
+"""Suffixes of the video files in a folder."""
+
+ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    "h264": ("libx264", {"crf": "18", "preset": "veryfast"}),
+    "hevc": ("libx265", {"crf": "20", "preset": "fast", "x265-params": "log-level=error"}),
+    "vp8": ("libvpx", {"crf": "8", "b:v": "0", "deadline": "realtime", "cpu-used": "4"}),
+    "vp9": ("libvpx-vp9", {"crf": "24", "b:v": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"}),
+    "av1": ("libsvtav1", {"crf": "28", "preset": "9"}),
+    "mpeg4": ("mpeg4", {"qmin": "2", "qmax": "4"}),
+    "mjpeg": ("mjpeg", {"qmin": "2", "qmax": "3"}),
+    "mpeg2video": ("mpeg2video", {"qmin": "2", "qmax": "4"}),
+}
+"""By the codec of the source: the encoder that keeps the codec, with options for a copy without visible loss."""
+CAMERA_FORMATS = {"posix": "v4l2", "nt": "dshow"}
+"""The input format of cameras by ``os.name``."""
+
+
+class VideoError(ImageError):
+    """A video that cannot be read or written."""
+
+
+def require_av() -> Any:
+    """Import PyAV.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtraError.of("video", f"videos need {error.name}") from error
+    av.logging.set_level(None)  # what FFmpeg has to say about damaged frames is counted instead
+    return av
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame of a video.
+
+    Attributes:
+        index: Number of the frame, from 0 on.
+        time: Time stamp in seconds, as the container has it.
+        native: The decoded ``av.VideoFrame``, as stored.
+        turns: Number of counter-clockwise quarter turns that make the stored pixels upright.
+    """
+
+    index: int
+    time: float
+    native: Any
+    turns: int = 0
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """The upright image (h, w, 3), uint8 RGB."""
+        rgb = self.native.to_ndarray(format="rgb24", interpolation="FAST_BILINEAR")
+        return np.ascontiguousarray(np.rot90(rgb, self.turns))
+
+    def stored(self, boxes: Array) -> Array:
+        """Map boxes (n, 4) from the upright image to the stored one."""
+        width, height = self.native.width, self.native.height
+        x1, y1, x2, y2 = np.moveaxis(np.asarray(boxes, float), -1, 0)
+        moved = {
+            0: (x1, y1, x2, y2),
+            1: (width - y2, x1, width - y1, x2),
+            2: (width - x2, height - y2, width - x1, height - y1),
+            3: (y1, height - x2, y2, height - x1),
+        }
+        return np.stack(moved[self.turns % 4], axis=-1)
+
+
+class VideoReader:
+    """A video file or a camera, open for reading. Use it in a ``with`` block.
+
+    Attributes:
+        name: The name for messages.
+        size: ``(width, height)`` of the upright frames in pixels.
+        turns: Number of counter-clockwise quarter turns that make the stored frames upright.
+        rate: Average frames per second; 0 if unknown.
+        damaged: Number of packets so far that could not be decoded.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | int, *, everything: bool = False) -> None:
+        """Open a video.
+
+        Args:
+            source: The path of a file, or the number of a camera.
+            everything: Also read the packets of sound and subtitles.
+
+        Raises:
+            VideoError: The source cannot be opened, or has no frames.
+            MissingExtraError: PyAV is not installed.
+        """
+        av = require_av()
+        self.name = f"camera {source}" if isinstance(source, int) else os.fspath(source)
+        with _blaming(self.name):
+            self.container = _open_camera(source) if isinstance(source, int) else _open_file(self.name)
+        try:
+            cover = av.stream.Disposition.attached_pic
+            pictures = [stream for stream in self.container.streams.video if not stream.disposition & cover]
+            if not pictures:
+                raise VideoError(f"{self.name}: no video stream; is it a sound file?")
+            self.stream, *more = pictures
+            if more:
+                _log.warning("%s: %d more video streams are left out", self.name, len(more))
+            self.stream.thread_type = "AUTO"
+            self.others = [s for s in self.container.streams if s.type in ("audio", "subtitle")] if everything else []
+            self.rate = float(self.stream.average_rate or 0)
+            self.damaged = 0
+            self._packets = self._read()
+            self._peeked: list[tuple[Any, list[Frame]]] = []
+            for packet, frames in self._packets:
+                self._peeked.append((packet, frames))
+                if frames:
+                    break
+            else:
+                raise VideoError(f"{self.name}: no frame can be decoded; the file is empty or damaged")
+            native, self.turns = frames[0].native, frames[0].turns
+            self.size = (native.height, native.width) if self.turns % 2 else (native.width, native.height)
+        except BaseException:
+            self.container.close()
+            raise
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.container.close()
+
+    @property
+    def count(self) -> int:
+        """The number of frames that the container announces, or that follows from its duration; 0 if unknown."""
+        seconds = (self.container.duration or 0) / 1_000_000
+        return int(self.stream.frames) or round(seconds * self.rate)
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames, once. Frames of another size than the first's are resized to it.
+
+        Raises:
+            VideoError: The file cannot be read on.
+        """
+        for _, frames in self.packets():
+            yield from frames
+
+    def packets(self) -> Iterator[tuple[Any, list[Frame]]]:
+        """Yield each packet of sound or subtitles, or ``None`` for a packet of the video with the frames it completes.
+
+        They have the order of the file. Packets that cannot be decoded are counted in ``damaged``.
+        """
+        peeked, self._peeked = self._peeked, []
+        yield from peeked
+        yield from self._packets
+
+    def _read(self) -> Iterator[tuple[Any, list[Frame]]]:
+        counter = _Counter(self.stream)
+        with _blaming(self.name):
+            packets = self.container.demux([self.stream, *self.others])
+            for packet in _until_damaged(packets, self._damage):
+                if packet.stream.index == self.stream.index:
+                    try:
+                        decoded = packet.decode()
+                    except require_av().error.InvalidDataError:
+                        self.damaged += 1
+                        continue
+                    yield None, [counter.frame(native) for native in decoded]
+                elif packet.dts is not None:  # the last packet of a stream is an empty one
+                    yield packet, []
+
+    def _damage(self) -> None:
+        self.damaged += 1
+
+
+def _until_damaged(packets: Iterator[Any], damage: Callable[[], None]) -> Iterator[Any]:
+    """Packets up to the place where a truncated file breaks off."""
+    try:
+        yield from packets
+    except require_av().error.InvalidDataError:
+        damage()
+
+
+class _Counter:
+    """Numbers frames, and gives a time to those that have none."""
+
+    def __init__(self, stream: Any) -> None:
+        self._base = stream.time_base or Fraction(1, 1000)
+        self._step = max(round(1 / (self._base * (stream.average_rate or 25))), 1)
+        self._index, self._last = 0, -math.inf
+        self._first: Any = None
+
+    def frame(self, native: Any) -> Frame:
+        """The next frame. Time stamps that are missing or do not rise are replaced."""
+        pts = native.pts
+        if pts is None or pts <= self._last:
+            pts = 0 if self._last == -math.inf else int(self._last) + (self._step if pts is None else 1)
+        native.pts, native.time_base, self._last = pts, self._base, pts
+        if self._first is None:
+            self._first = native
+        elif (native.width, native.height) != (self._first.width, self._first.height):
+            native = native.reformat(width=self._first.width, height=self._first.height, format=self._first.format.name)
+        self._index += 1
+        turns = round(native.rotation / 90) % 4
+        return Frame(self._index - 1, float(pts * self._base), native, turns)
+
+
+def _open_camera(number: int) -> Any:
+    device = f"/dev/video{number}" if os.name == "posix" else f"video={number}"
+    return require_av().open(device, format=CAMERA_FORMATS.get(os.name))
+
+
+def _open_file(name: str) -> Any:
+    if os.path.isdir(name):
+        raise VideoError("a folder, not a video")
+    return require_av().open(name, metadata_errors="replace")
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Turn PyAV's errors into a `VideoError` that names the file and says what to do."""
+    av = require_av()
+    try:
+        yield
+    except VideoError as error:
+        raise VideoError(f"{name}: {error}") from None
+    except av.error.FileNotFoundError:
+        raise VideoError(f"{name}: no such file") from None
+    except av.error.InvalidDataError:
+        raise VideoError(f"{name}: not a video, or its end is missing; fetch it again") from None
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{name}: {error.strerror}") from None
+
+
+def rewrite(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    edit: Callable[[Frame], Any],
+    *,
+    metadata: bool = True,
+) -> int:
+    """Write a copy of a video with edited frames.
+
+    Container, codec, size, rotation, time stamps, sound and subtitles stay. Cover pictures and further video streams
+    are left out. The target appears when it is complete.
+
+    Args:
+        source: The file to read.
+        target: The file to write.
+        edit: Takes each frame, and returns the ``av.VideoFrame`` to write: a new one, or the frame's own, changed after
+            ``make_writable()``.
+        metadata: Copy title, date, place and chapters.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        VideoError: The source cannot be read, or no encoder writes its format.
+    """
+    av = require_av()
+    count = 0
+    with (
+        VideoReader(source, everything=True) as reader,
+        whole(Path(target)) as part,
+        _blaming(os.fspath(target)),
+        av.open(str(part), "w", options=_muxing(part)) as output,
+    ):
+        encoder = _encoder(output, reader, metadata=metadata)
+        copies = _copies(output, reader, metadata=metadata)
+        for packet, frames in reader.packets():
+            if packet is not None and packet.stream.index in copies:
+                packet.stream = copies[packet.stream.index]
+                output.mux(packet)
+            for frame in frames:
+                output.mux(encoder.encode(_edited(frame, edit, encoder.pix_fmt)))
+            count += len(frames)
+        output.mux(encoder.encode(None))
+    if reader.damaged:
+        _log.warning("%s: %d damaged packets were left out", reader.name, reader.damaged)
+    return count
+
+
+def _edited(frame: Frame, edit: Callable[[Frame], Any], form: str) -> Any:
+    """The edited frame, ready for an encoder of a pixel format."""
+    native = frame.native
+    if native.format.name != form:
+        frame = replace(frame, native=native.reformat(format=form))
+    edited = edit(frame)
+    if edited.format.name != form:
+        edited = edited.reformat(format=form, dst_colorspace=native.colorspace, dst_color_range=native.color_range)
+    edited.pts, edited.time_base, edited.pict_type = native.pts, native.time_base, 0  # the encoder chooses the type
+    return edited
+
+
+def _muxing(part: Path) -> dict[str, str]:
+    """Options of the container."""
+    return {"movflags": "+faststart"} if part.suffix.lower() in (".mp4", ".m4v", ".mov") else {}
+
+
+def _encoder(output: Any, reader: VideoReader, *, metadata: bool) -> Any:
+    """Add a video stream like the reader's to the output."""
+    av = require_av()
+    source = reader.stream
+    context = source.codec_context
+    name, options = ENCODERS.get(context.name, (output.default_video_codec, {}))
+    if name not in av.codecs_available:
+        name, options = output.default_video_codec, {}
+    stream = output.add_stream(name, rate=source.average_rate or 25, options=options)
+    stream.width, stream.height = context.width, context.height
+    stream.pix_fmt = pixel_format(context.pix_fmt, stream.codec.video_formats or [], context.width, context.height)
+    stream.codec_context.time_base = source.time_base
+    if context.sample_aspect_ratio:
+        stream.codec_context.sample_aspect_ratio = context.sample_aspect_ratio
+    for tag in ("color_range", "color_primaries", "color_trc", "colorspace"):
+        setattr(stream.codec_context, tag, getattr(context, tag))
+    if not options and source.bit_rate:
+        stream.bit_rate = source.bit_rate
+    if reader.turns:
+        stream.set_display_rotation(90 * reader.turns)
+    if metadata:
+        output.metadata.update(reader.container.metadata)
+        stream.metadata.update(source.metadata)
+        output.set_chapters(reader.container.chapters())
+    return stream
+
+
+def _copies(output: Any, reader: VideoReader, *, metadata: bool) -> dict[int, Any]:
+    """Add the reader's other streams to the output. Returns them by their index in the source."""
+    copies = {}
+    for stream in reader.others:
+        try:
+            copy = output.add_stream_from_template(stream)
+        except (ValueError, require_av().error.FFmpegError) as error:
+            _log.warning("%s: %s stream %d is left out: %s", reader.name, stream.type, stream.index, error)
+            continue
+        if metadata:
+            copy.metadata.update(stream.metadata)
+        copies[stream.index] = copy
+    return copies
+
+
+def pixel_format(stored: str, offered: Sequence[Any], width: int, height: int) -> str:
+    """The pixel format to encode: the stored one if it is planar YUV and the encoder takes it, else the nearest.
+
+    Half resolution of colours takes even sides, so frames with odd sides get colours at full resolution.
+
+    Args:
+        stored: Name of the format of the decoded frames.
+        offered: Formats of the encoder.
+        width: In pixels.
+        height: In pixels.
+    """
+    names = {form.name for form in offered}
+    if width % 2 == 0 and height % 2 == 0:
+        kept = editable(stored) and (not names or stored in names)
+        return stored if kept else "yuv420p"
+    return "yuv444p" if not names or "yuv444p" in names else "yuv420p"
+
+
+def editable(name: str) -> bool:
+    """Whether each plane of a pixel format holds one component of 8 to 16 bits, in the processor's byte order."""
+    form = require_av().VideoFormat(name, 2, 2)
+    planes = [component.plane for component in form.components]
+    return form.is_planar and not form.is_rgb and not form.is_big_endian and planes == list(range(len(planes)))
+
+
+def planes(native: Any) -> list[Array]:
+    """Writable views (h, w) of the planes of a frame in an editable format, uint8 or uint16."""
+    found = []
+    for plane, component in zip(native.planes, native.format.components, strict=True):
+        kind = np.dtype(np.uint8 if component.bits == 8 else np.uint16)
+        rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)
+        found.append(rows[:, : plane.width])
+    return found
