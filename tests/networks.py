@@ -1,4 +1,4 @@
-"""Networks as tests want them."""
+"""Networks for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = -100.0
 
 
 class Glance(nn.Module):
-    """In a backbone's place, so that exports take no time."""
+    """Replaces a backbone, so that exports take no time."""
 
     grid = Grid(2, 8)
     stride = 2
@@ -31,12 +31,12 @@ class Glance(nn.Module):
 
 
 def thresholds(n: int, logit: float = ALL) -> Tensor:
-    """What proposals of n views must surpass (n,)."""
+    """Thresholds (n,) for the proposals of n views."""
     return torch.full((n,), logit)
 
 
 def unlike(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in float64, with normalisations that do something, ready for inference."""
+    """The module in float64 and in evaluation mode, with non-trivial normalisation."""
     random = torch.Generator().manual_seed(seed)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -48,7 +48,7 @@ def unlike(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 class Stairs(Backbone):
-    """The smallest backbone: a convolution for each of its maps."""
+    """The smallest backbone: one convolution per map."""
 
     channels = (8, 8, 16, 16)
 

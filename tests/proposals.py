@@ -1,4 +1,4 @@
-"""KPNet's decoder without a network: graphs that say what a test tells them to."""
+"""KPNet's decoder without a network: graphs with given outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = np.ndarray
 
 
 class Fake:
-    """A graph that sees what it is told to: a function from one view's pixels to rows of an output's values."""
+    """A graph with given outputs: a function from the pixels of a view to the rows of an output."""
 
     def __init__(self, see: Any) -> None:
         self.see = see
@@ -24,7 +24,7 @@ class Fake:
 
 
 def face_row(square: Array, logit: float, shares: tuple[float, ...] = (0.5, 0.5, 0.5)) -> dict[str, Any]:
-    """One proposal: a square ``x, y, side`` with the landmarks of a drawn face; peaks not given are 0.5."""
+    """One proposal: a square ``x, y, side`` with the landmarks of a drawn face. Peaks are 0.5 by default."""
     x, y, side = square
     return {
         "logit": [logit],
@@ -36,10 +36,10 @@ def face_row(square: Array, logit: float, shares: tuple[float, ...] = (0.5, 0.5,
 
 
 def told(*rows: dict[str, Any]) -> Fake:
-    """A graph that sees the same in every view."""
+    """A graph with the same output for every view."""
     return Fake(lambda pixels: {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
 
 def bare(**settings: Any) -> Config:
-    """Settings under which boxes are the convention's, and scores equation 8's, unless told otherwise."""
+    """Settings with which boxes are those of the convention, and scores those of equation 8, unless overridden."""
     return Config(**{"input_size": 128, "proposal": 0.0, "evidence": None, **settings})

@@ -1,4 +1,4 @@
-"""Scenes of our own making: drawn faces with known boxes and landmarks, for tests that must run everywhere."""
+"""Drawn faces with known boxes and landmarks, for tests that must run everywhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ POINTS = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.78], [0.65, 0.78
 
 
 def background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Coloured blotches, so that not everything that has an edge is a face."""
+    """Coloured spots, so that not only faces have edges."""
     coarse = rng.integers(30, 225, (max(height // 24, 1), max(width // 24, 1), 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def draw_face(picture: Image.Image, rng: np.random.Generator, x: float, y: float, side: float) -> np.ndarray:
-    """Draw one face into a square; returns its landmarks (5, 2)."""
+    """Draw one face in a square, and return its landmarks (5, 2)."""
     points = POINTS * side + [x, y]
     skin = (int(rng.integers(190, 250)), int(rng.integers(150, 190)), int(rng.integers(110, 150)))
     pen = ImageDraw.Draw(picture)
@@ -38,7 +38,7 @@ def draw_face(picture: Image.Image, rng: np.random.Generator, x: float, y: float
 def scene(
     seed: int, *, width: int = 160, height: int = 120, faces: int = 2
 ) -> tuple[Image.Image, np.ndarray, np.ndarray]:
-    """A picture with faces side by side: the picture, boxes (n, 4) and landmarks (n, 5, 2)."""
+    """An image with faces side by side: the image, boxes (n, 4) and landmarks (n, 5, 2)."""
     rng = np.random.default_rng(seed)
     picture = background(rng, width, height)
     boxes, points = [], []
@@ -53,7 +53,7 @@ def scene(
 
 
 def write_data(folder: Path, count: int, *, name: str = "scenes", first_seed: int = 0, landmarks: bool = True) -> Path:
-    """A data set of scenes in COCO keypoints form; returns its index file."""
+    """Write a data set of scenes in COCO keypoints form, and return its index file."""
     images, annotations = [], []
     (folder / name).mkdir(parents=True, exist_ok=True)
     for i in range(count):

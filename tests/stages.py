@@ -1,4 +1,4 @@
-"""A landmark stage for tests: points at fixed places of every box, without a network."""
+"""A landmark stage for tests, without a network: all landmarks lie at a fixed place in each box."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lineament.schemas import schema
 
 @dataclass(frozen=True)
 class Config(MethodSettings):
-    """Settings of the stage: where in a box all points lie, and how sure it is of them."""
+    """Settings of the stage: the place of all landmarks in a box, and their score."""
 
     place: float = 0.5
     sure: float = 0.9
 
 
 class Placed:
-    """Puts all landmarks at one place of each box, and remembers how many faces it was shown at once."""
+    """Puts all landmarks at one place of each box, and records the number of faces per call."""
 
     def __init__(self, graph: Any = None, config: Config | None = None) -> None:
         self.config = config or Config(landmarks="68")

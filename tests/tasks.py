@@ -1,4 +1,4 @@
-"""A task that trains in no time, for tests of the loop."""
+"""A task that trains in no time, for tests of the training loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPE = Recipe(
 
 
 class Mean(nn.Module):
-    """The mean of an image's pixels, to be learnt."""
+    """Predicts the mean of an image's pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,13 +31,14 @@ class Mean(nn.Module):
 
 
 class Brightness(Task):
-    """Predict an image's mean from its pixels.
+    """Predict the mean of an image's pixels.
 
     Args:
-        stop_after: a step before which the run is killed.
+        stop_after: The run is killed before this step.
 
     Attributes:
-        sizes: samples of every batch that it was asked about. validations: how many.
+        sizes: Size of every batch that was requested.
+        validations: Number of validations.
     """
 
     def __init__(self, *, stop_after: int | None = None) -> None:
@@ -69,7 +70,7 @@ class Brightness(Task):
 
 
 def train_as(rank: int, count: int, port: int, recipe: Recipe, folder: Path) -> None:
-    """Train as one of several processes on this machine's processors."""
+    """Train as one of several processes on the processors of this machine."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     task = Brightness()
@@ -79,11 +80,11 @@ def train_as(rank: int, count: int, port: int, recipe: Recipe, folder: Path) -> 
 
 
 def check_that_two_processes_learn_as_one(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses and gradients of a batch equal the means of those of two processes with half of it each.
+    """Losses and gradients of a batch equal the means of two processes with half of it each.
 
-    What the processes count is summed over both. Normalisation is that of evaluation, since it does differ.
+    Counts are summed over both processes. Normalisation is in evaluation mode, since its statistics do differ.
     """
-    counts: dict[int, list[float]] = {0: [], 1: []}  # of each process, in the order in which it asks for their sums
+    counts: dict[int, list[float]] = {0: [], 1: []}  # of each process, in the order of their sums
     task.network.eval()
 
     def result(part: Part) -> tuple[dict[str, float], Tensor]:

@@ -1,4 +1,4 @@
-"""Anchors against loops, by hand, and in number."""
+"""Anchors against loops and by hand, and their number."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Odd and bad input through the front doors: the shipped detector in Python, and the command line.
+"""Odd and bad input through the public interfaces: the shipped detector in Python, and the command line.
 
-Whatever shows the portrait gives the portrait's face; whatever shows nothing gives no face; whatever is wrong gives an
-error that names it.
+Every form of the portrait gives the face of the portrait. Images without a face give none. Wrong input gives an error
+that names it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def one_overlap(a: np.ndarray, b: np.ndarray, over: str) -> float:
 
 
 def greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: np.ndarray, over: str) -> list[int]:
-    """Suppression as textbooks write it."""
+    """Suppression as in textbooks."""
     left = list(np.argsort(-scores, kind="stable"))
     kept = []
     while left:
@@ -43,7 +43,7 @@ def greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: np.n
         ([0, 0, 2, 2], [1, 0, 3, 2], 1 / 3, 1 / 2),
         ([0, 0, 0.5, 0.5], [0.25, 0.25, 0.5, 0.75], 1 / 5, 1 / 2),  # less than a pixel
         ([0, 0, 2, 2], [3, 3, 5, 5], 0, 0),  # apart along both axes
-        ([2, 2, 0, 0], [0, 0, 2, 2], 0, 0),  # inside out
+        ([2, 2, 0, 0], [0, 0, 2, 2], 0, 0),  # corners exchanged
         ([1, 1, 1, 1], [1, 1, 1, 1], 0, 0),  # no extent
     ],
 )
@@ -92,7 +92,7 @@ def test_nms_keeps_what_the_sequential_algorithm_keeps(
 
 
 def test_nms_of_boxes_far_apart_in_many_groups() -> None:
-    """Every group has the same two boxes, on either side of zero; no group reaches into the next."""
+    """Every group has the same two boxes, on both sides of zero. Groups do not affect each other."""
     pair = np.array([[-1000.0, -5, -10, 5], [-900, -5, -5, 5]])
     boxes, groups = np.tile(pair, (5, 1)), np.repeat([7, 3, 4, 5, 0], 2)
     kept = box_ops.nms(boxes, np.linspace(1, 0.1, 10), 0.5, groups=groups)
@@ -100,7 +100,7 @@ def test_nms_of_boxes_far_apart_in_many_groups() -> None:
 
 
 def test_an_overlap_of_just_the_threshold_stands() -> None:
-    boxes = np.array([[0.0, 0, 4, 1], [2, 0, 4, 1]])  # a half by the union, all of it by the smaller
+    boxes = np.array([[0.0, 0, 4, 1], [2, 0, 4, 1]])  # a half of the union, all of the smaller box
     scores = np.array([0.9, 0.8])
     assert box_ops.nms(boxes, scores, 0.5).tolist() == [0, 1]
     assert box_ops.nms(boxes, scores, 0.49).tolist() == [0]
@@ -118,7 +118,7 @@ def test_nms_in_rounds_of_bounded_memory_gives_the_same(monkeypatch: pytest.Monk
 def softened(
     boxes: np.ndarray, scores: np.ndarray, threshold: float, sigma: float | None, groups: np.ndarray, over: str
 ) -> np.ndarray:
-    """Soft-NMS as the paper writes it, box by box."""
+    """Soft-NMS as in the paper, box by box."""
     result, left = scores.astype(float), list(range(len(scores)))
     while left:
         best = max(left, key=lambda i: (result[i], -i))
@@ -179,7 +179,7 @@ def test_votes_are_weighted_means_of_what_overlaps(seed: int, n: int, groups: in
 def test_votes_by_hand() -> None:
     boxes = np.array([[0.0, 0, 4, 4], [0, 0, 4, 5], [20, 20, 24, 24]])
     found = box_ops.vote(boxes, np.array([0.9, 0.3, 0.0]), np.array([2, 0]), 0.5)
-    np.testing.assert_allclose(found, [[20, 20, 24, 24], [0, 0, 4, 4.25]])  # a score of 0 moves nothing, nor itself
+    np.testing.assert_allclose(found, [[20, 20, 24, 24], [0, 0, 4, 4.25]])  # a score of 0 has no weight
 
 
 def test_mirrors_and_sides() -> None:
@@ -201,7 +201,7 @@ def test_codecs_are_inverse_and_mirror(name: str) -> None:
 
 
 def test_offsets_by_hand() -> None:
-    """Corners over the window's sides; centre over the window's sides, and the logarithm of the ratio of sides."""
+    """Corners over the window's sides. Centre over the window's sides, and the logarithm of the size ratio."""
     box, window = np.array([[12.0, 24, 52, 34]]), np.array([[10.0, 20, 30, 60]])
     np.testing.assert_allclose(box_ops.encode_corner(box, window), [[0.1, 0.1, 1.1, -0.65]])
     np.testing.assert_allclose(box_ops.encode_rcnn(box, window), [[0.6, -0.275, np.log(2), np.log(0.25)]])

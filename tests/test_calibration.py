@@ -1,4 +1,4 @@
-"""Calibration: a monotone map that tells how often detections of a score are faces."""
+"""Calibration: a monotone map from a score to the fraction of such detections that are faces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(3)
 
 
 def detections(count: int, high: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of which most are low, and faces among them as often as the scores say."""
+    """Mostly low scores, and which of them are faces, at the rate of the score."""
     scores = RNG.beta(0.3, 0.9, count)
     return scores * high, RNG.random(count) < scores
 
@@ -56,7 +56,7 @@ def test_no_ranking_changes_whatever_the_data(rows: list[tuple[float, bool]]) ->
 
 
 def isotonic_by_pooling(values: list[float], weights: list[float]) -> list[float]:
-    """Adjacent violators are pooled until none is left."""
+    """Pool adjacent violators until there are none."""
     blocks: list[list[float]] = []
     for value, weight in zip(values, weights, strict=True):
         blocks.append([value, weight, 1])

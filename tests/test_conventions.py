@@ -1,4 +1,4 @@
-"""Boxes from landmarks: what a fit finds again, how faces may lie, and the conventions that ship."""
+"""Boxes from landmarks: fits recover known conventions, faces may be rotated, and the built-in conventions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def turned(angle: float, scale: float = 1.0, x: float = 0.0, y: float = 0.0) -> 
 
 
 def faces(count: int, *, pose: float = 0.05) -> np.ndarray:
-    """Landmarks of heads that turn and nod, of all sizes, anywhere, nearly upright."""
+    """Landmarks of turned and tilted heads of all sizes, anywhere, nearly upright."""
     shapes = WIDER.shape + RNG.normal(0, pose, (count, 5, 2))
     matrices = [turned(RNG.normal(0, 0.05), RNG.uniform(10, 300), *RNG.uniform(-100, 900, 2))[0] for _ in range(count)]
     return transform(shapes, np.array(matrices))
@@ -62,12 +62,12 @@ def test_a_face_that_lies_on_its_side_has_width_and_height_exchanged() -> None:
     for angle in (np.pi / 2, -np.pi / 2, np.pi):
         matrix = turned(angle)
         expected = np.sort(transform(upright.reshape(-1, 2, 2), matrix), axis=1).reshape(-1, 4)
-        # the faces themselves are turned a little, so that their boxes are not quite the turned ones
+        # the faces are turned a little themselves, so their boxes are not exactly the turned boxes
         assert np.abs(WIDER.boxes(transform(points, matrix)) - expected).max() < 1e-6 * np.abs(points).max()
 
 
 def test_slanted_faces_keep_to_the_ellipse() -> None:
-    """At 45 degrees the box of the inscribed ellipse is a square of the same diagonal as the upright one."""
+    """At 45 degrees, the box of the inscribed ellipse is a square with the same diagonal as the upright box."""
     box = WIDER.boxes(transform(WIDER.shape[None], turned(np.pi / 4)))[0]
     sides = box[2:] - box[:2]
     own = WIDER.box[2:] - WIDER.box[:2]
@@ -156,7 +156,7 @@ def test_what_cannot_be_is_named(tmp_path: Path) -> None:
 
 
 def test_pose_raises_the_overlap_on_labels_that_no_fit_has_seen(shared: Path) -> None:
-    """The figures of docs/boxes.md for detection-val-crowd.json."""
+    """The numbers of docs/boxes.md for detection-val-crowd.json."""
     samples = read_coco(shared / "data" / "detection-val-crowd.json")
     points = np.concatenate([sample.landmarks[~sample.ignore] for sample in samples])
     boxes = np.concatenate([sample.boxes[~sample.ignore] for sample in samples])
@@ -167,7 +167,7 @@ def test_pose_raises_the_overlap_on_labels_that_no_fit_has_seen(shared: Path) ->
 
 
 def test_fddb_edges_are_those_of_published_detectors(shared: Path, tmp_path: Path) -> None:
-    """The measurement behind FDDB_EDGES, by detectors that were trained on WIDER FACE's boxes."""
+    """The measurement behind FDDB_EDGES, with detectors that were trained on WIDER FACE's boxes."""
     pytest.importorskip("cv2")
     golden = shared / "golden"
     folds = next(unpack(golden / "fddb_gt" / "FDDB-folds.tar.xz", tmp_path).rglob("*ellipseList.txt")).parent

@@ -1,4 +1,4 @@
-"""The detector around a method: one picture or many, groups, threads, options."""
+"""The detector around a method: one image or many, groups, threads, options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
 
 
 class Recorder:
-    """A method that finds nothing and remembers what it was asked."""
+    """A method that detects nothing and records its calls."""
 
     schema = FIVE
 
@@ -225,7 +225,7 @@ def test_pictures_of_random_sizes_in_a_row_do_not_grow_memory() -> None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
     before = after(60)
-    assert after(120) < before + 50  # MB; buffers of one size each would add hundreds
+    assert after(120) < before + 50  # MB; a buffer for each size would add hundreds
 
 
 def test_weights_for_one_runtime_refuse_another() -> None:
@@ -235,10 +235,10 @@ def test_weights_for_one_runtime_refuse_another() -> None:
 
 
 def test_faces_too_small_to_be_found_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """60 pixels of a photo of 24 megapixels are 6 of the network's input."""
+    """60 pixels of a photo of 24 megapixels are 6 pixels of the network's input."""
     detector = lineament.load("kpnet-lite", threads=1, settings={"input_size": 128})
     photo = np.zeros((800, 1200, 3), np.uint8)
-    for options in ({}, {"min_face": 80}):  # nobody asked, or they are large enough
+    for options in ({}, {"min_face": 80}):  # no min_face was given, or it is large enough
         detector.detect(photo, **options)
         assert not caplog.records
     for _ in range(2):
@@ -250,4 +250,4 @@ def test_faces_too_small_to_be_found_are_told_once(caplog: pytest.LogCaptureFixt
     settings = detector.settings
     assert not replace(settings, tiles=True).overlooked(60, (1200, 800))
     assert not replace(settings, input_size=160).overlooked(60, (1200, 800))
-    assert not settings.overlooked(4, (100, 100))  # images are not enlarged, nor can they be
+    assert not settings.overlooked(4, (100, 100))  # images are never enlarged

@@ -1,4 +1,4 @@
-"""What the pages print runs as printed: Python blocks, and the lines of shell blocks that begin with ``lineament``."""
+"""The pages are true: Python blocks run, and so do lines of shell blocks that begin with ``lineament``."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def _anchors(page: Path) -> list[str]:
-    """Of its headings, as GitHub and the site make them."""
+    """The anchors of a page's headings, as GitHub and the site make them."""
     return [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in HEADING.findall(page.read_text())]
 
 
@@ -121,7 +121,7 @@ def test_what_the_reference_describes_exists(page: Path) -> None:
 
 
 def _documented(page: Path) -> Iterator[Any]:
-    """Functions, and classes with their methods, of a page of the reference."""
+    """Functions, and classes with their methods, on a page of the reference."""
     for name, chosen in DESCRIBED.findall(page.read_text()):
         found = pkgutil.resolve_name(name)
         members = filter(None, chosen.split(", ")) if chosen else [m for m in vars(found) if not m.startswith("_")]
@@ -135,7 +135,7 @@ def _documented(page: Path) -> Iterator[Any]:
 
 @pytest.mark.parametrize("page", REFERENCE, ids=lambda page: page.name)
 def test_arguments_in_docstrings_are_parameters(page: Path) -> None:
-    """Or the site would not be built: one entry per parameter, under its name."""
+    """The site needs one entry per parameter, under its name."""
     for function in _documented(page):
         section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
         named = re.findall(r"^    (\w[^:\n]*):", section[1], re.MULTILINE) if section else []

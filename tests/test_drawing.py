@@ -1,4 +1,4 @@
-"""What is drawn lies where the faces are, and nowhere else."""
+"""Drawings lie where the faces are, and nowhere else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_lines_grow_smoothly_with_the_face() -> None:
     large = np.zeros((2400, 3000, 3), np.uint8)
 
     def width(side: float) -> float:
-        """Of the left edge, in pixels, soft ones counted in part."""
+        """The width of the left edge in pixels. Antialiased pixels count in part."""
         faces = Faces.of([[500, 500, 500 + side, 500 + side]], [1], np.full((1, 5, 2), np.nan), image_size=(3000, 2400))
         drawn = np.asarray(draw(large, faces, scores=False))
         return float(drawn[500 + int(side) // 2, 490:530, 1].sum() / BOX[1])
@@ -61,7 +61,7 @@ def test_scores_stay_inside_the_picture() -> None:
 
 
 def test_a_score_hides_no_other_face() -> None:
-    boxes = [[40, 16, 80, 56], [40, 58, 80, 98]]  # the lower one's score would stand on the upper one's chin
+    boxes = [[40, 16, 80, 56], [40, 58, 80, 98]]  # above the lower box, its score would cover the upper face
     faces = Faces.of(boxes, [0.9, 0.8], np.full((2, 5, 2), np.nan), image_size=(160, 120))
     image = np.asarray(draw(GREY, faces, boxes=False))
     for x1, y1, x2, y2 in boxes:

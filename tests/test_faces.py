@@ -1,4 +1,4 @@
-"""The result of a detector: checked, read-only, selected like an array, and written as plain numbers."""
+"""The result of a detector: checked, read-only, indexed like an array, and written as plain numbers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_landmark_has_its_faces_score_unless_it_has_one() -> None:
 @pytest.mark.parametrize("name", ARRAYS)
 def test_an_array_of_another_shape_is_named(name: str) -> None:
     arrays = {field: getattr(FACES, field) for field in ARRAYS}
-    count = 2 if name == "scores" else 3  # the scores say how many faces there are
+    count = 2 if name == "scores" else 3  # the number of scores is the number of faces
     arrays[name] = arrays[name][:-1] if name == "scores" else arrays[name][..., :-1]
     blamed = "boxes" if name == "scores" else name
     with pytest.raises(ValueError, match=rf"Faces\.{blamed}: expected shape \({count}.* for {count} faces"):
@@ -144,7 +144,7 @@ def test_clipping_cuts_boxes_alone() -> None:
 
 def test_plain_numbers() -> None:
     points = np.full((1, 2, 2), 1.23456)
-    points[0, 1, 0] = np.nan  # half a point is none
+    points[0, 1, 0] = np.nan  # a landmark with one missing coordinate is missing
     schema = own("ears", ["right_ear", "left_ear"])
     faces = Faces.of(
         [[0.123456, 1, 2, 3]],

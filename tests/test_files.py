@@ -1,4 +1,4 @@
-"""Files are whole or not there; links and pipes stay what they are."""
+"""Files are written as a whole or not at all. Links and pipes stay what they are."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
 def test_an_open_pipe_is_written_to_by_its_name() -> None:
-    """As ``/dev/stdout`` is, which leads to no path."""
+    """``/dev/stdout`` is like this. Its link leads to no path."""
     end, start = os.pipe()
     write_whole(f"/dev/fd/{start}", "through")
     assert os.read(end, 100) == b"through"

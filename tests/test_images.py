@@ -1,4 +1,4 @@
-"""Any picture in, one array out: upright RGB uint8, or an error that names the picture and the fix."""
+"""Any image becomes one array, upright RGB uint8, or an error that names the image and the fix."""
 
 from __future__ import annotations
 
@@ -136,11 +136,11 @@ def test_every_transparency_is_rounded_to_the_nearest() -> None:
 @pytest.mark.parametrize("suffix", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation: int, suffix: str) -> None:
-    """A red corner and a blue corner tell all eight apart."""
+    """A red and a blue corner distinguish all eight orientations."""
     upright = np.full((32, 48, 3), 128, np.uint8)
     upright[:16, :16] = 255, 0, 0
     upright[16:, :16] = 0, 0, 255
-    turn = {  # what a camera that wrote this orientation had stored: the inverse of how a viewer turns it
+    turn = {  # the pixels that a camera stores with this orientation: the inverse of a viewer's rotation
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
@@ -210,7 +210,7 @@ def test_bands_are_joined_without_a_seam(mode: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_image_takes_little_memory_beside_itself() -> None:
-    """Twice the array at most is what is made beside the Pillow image: Pillow's own memory is not traced."""
+    """At most twice the array is allocated. The memory of Pillow itself is not traced."""
     for image in (Image.new("RGBA", (3000, 2000), (9, 8, 7, 99)), Image.new("F", (3000, 2000), 0.5)):
         tracemalloc.start()
         size = read_image(image).nbytes
@@ -231,7 +231,7 @@ def test_open_files(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     Image.fromarray(RGB).save(path)
     stream = io.BytesIO(b"head" + path.read_bytes())
-    stream.seek(4)  # a file is read from where it stands
+    stream.seek(4)  # an open file is read from its position
     with path.open("rb") as file:
         for source in (file, stream, memoryview(path.read_bytes())):
             np.testing.assert_array_equal(read_image(source), RGB)
@@ -271,7 +271,7 @@ def test_names_that_no_file_can_have() -> None:
 
 def test_transparency_lies_over_white() -> None:
     rgba = np.dstack([RGB, np.zeros_like(GREY)])
-    rgba[0, 0] = 200, 100, 0, 51  # a fifth of it over white
+    rgba[0, 0] = 200, 100, 0, 51  # a fifth opaque, over white
     image = read_image(encoded(Image.fromarray(rgba)))
     assert image[0, 0].tolist() == [244, 224, 204]
     assert (image.reshape(-1, 3)[1:] == 255).all()
@@ -313,7 +313,7 @@ def test_damaged_pillow_images_are_named(tmp_path: Path) -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG that promises many pixels and holds none."""
+    """A PNG that announces many pixels and has none."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -327,7 +327,7 @@ def test_bombs_are_refused_before_decoding() -> None:
         read_image(bomb(30000, 30000))
     with pytest.raises(ImageError, match=r"3000x2000 is 6000000 pixels.*max_pixels=5999999; raise it"):
         read_image(bomb(3000, 2000), max_pixels=5_999_999)
-    with pytest.raises(ImageError, match="damaged"):  # let through, it proves to be empty
+    with pytest.raises(ImageError, match="damaged"):  # with a larger limit, the file is found to be empty
         read_image(bomb(300, 200))
     assert read_image(encoded(Image.fromarray(RGB)), max_pixels=54).shape == (6, 9, 3)
     with pytest.raises(ImageError, match="9x6 is 54 pixels"):
@@ -392,7 +392,7 @@ def test_a_folder_may_be_left_out_of_a_search(tmp_path: Path, monkeypatch: pytes
     for path in (".", "**/*.png"):
         found = image_paths([path], leave_out="drawn")
         assert [p.as_posix() for p in found] == ["a.png", "drawn2/c.png"]
-    assert len(image_paths(["drawn", "drawn/a.png"], leave_out=tmp_path / "drawn")) == 2  # named, not found
+    assert len(image_paths(["drawn", "drawn/a.png"], leave_out=tmp_path / "drawn")) == 2  # given by name
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_letterbox_keeps_one_scale_for_both_axes(shape: tuple[int, int]) -> None
     assert filled[0, 0]
     assert filled.any(1).sum() == max(1, int(h * scale + 1e-9))
     assert filled.any(0).sum() == max(1, int(w * scale + 1e-9))
-    if min(h, w) > 100:  # the ramps tell where each canvas pixel's centre comes from
+    if min(h, w) > 100:  # the ramps encode the origin of each pixel's centre
         y, x = 100, 120
         assert canvas[y, x, 0] == pytest.approx((x + 0.5) / scale / w * 250, abs=1.5)
         assert canvas[y, x, 1] == pytest.approx((y + 0.5) / scale / h * 250, abs=1.5)
@@ -423,9 +423,9 @@ def test_means_are_those_of_the_pixels_that_each_covers() -> None:
         found = resize(picture, (120 // factor, 96 // factor), means=True)
         wanted = picture.reshape(96 // factor, factor, 120 // factor, factor, 3).mean(axis=(1, 3))
         assert np.abs(found - wanted).max() < 2  # rounded along one axis after the other
-    for size in (70, 56), (100, 48), (240, 192):  # hardly smaller, or only along one axis, or larger
+    for size in (70, 56), (100, 48), (240, 192):  # slightly smaller, smaller along one axis only, or larger
         np.testing.assert_array_equal(resize(picture, size, means=True), resize(picture, size))
-    for size, box in (((60, 40), (0, 48, 120, 96)), ((40, 48), (60, 0, 120, 96))):  # nor of a part
+    for size, box in (((60, 40), (0, 48, 120, 96)), ((40, 48), (60, 0, 120, 96))):  # nor for a part
         np.testing.assert_array_equal(resize(picture, size, box=box, means=True), resize(picture, size, box=box))
     part = resize(picture, (30, 12), box=(60, 48, 120, 72), means=True)
     wanted = picture[48:72, 60:].reshape(12, 2, 30, 2, 3).mean(axis=(1, 3))

@@ -1,4 +1,4 @@
-"""A landmark stage behind a detector: what reaches it, what becomes of its answers, and how it is asked for."""
+"""A landmark stage after a detector: its input, the use of its output, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_boxes_and_scores_stay_and_landmarks_are_the_stages() -> None:
 
 
 class NoLandmarks:
-    """A detector that finds one box and no landmarks."""
+    """A detector that detects one box, without landmarks."""
 
     schema = FIVE
 

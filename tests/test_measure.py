@@ -1,4 +1,4 @@
-"""The measuring of detectors: what is there is not measured again, and results say where they come from."""
+"""The benchmarks of detectors: existing results are not measured again, and results record their origin."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[measure.Bench]:
-    """Three photos of one face each, which the stand-in finds."""
+    """Three photos with one face each, which the stand-in detects."""
     samples = []
     for i in range(3):
         Image.new("RGB", (80, 80)).save(tmp_path / f"{i}.png")

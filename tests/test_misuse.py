@@ -1,4 +1,4 @@
-"""Arguments of a wrong kind: every one is our error, with a message that says what was expected."""
+"""Arguments of wrong types: each raises our error, with a message that says what was expected."""
 
 from __future__ import annotations
 

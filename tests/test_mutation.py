@@ -1,4 +1,4 @@
-"""The mutation run changes only what can matter, draws by its seed and tells killed mutants from others."""
+"""The mutation run changes only code that matters, depends on its seed, and distinguishes killed mutants."""
 
 from __future__ import annotations
 

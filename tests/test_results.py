@@ -1,4 +1,4 @@
-"""Figures in the pages are those of the kept results, and those are of the weights that ship."""
+"""The numbers in the pages equal those of the stored results, which belong to the shipped weights."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_scores_of_the_manifest_are_those_of_the_results(model: Model) -> None:
 
 
 def numeric_tables(page: str) -> list[str]:
-    """Headings of those tables whose cells, but for the first of each row, are numbers in a third or more."""
+    """The headings of tables in which at least a third of the cells, without the first column, are numbers."""
     found = []
     for in_table, lines in groupby(page.splitlines(), lambda line: line.startswith("|")):
         if in_table:
@@ -84,7 +84,7 @@ def test_results_pages_have_no_measured_figures_in_their_text(page: str) -> None
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
-    """One kept result of weights that never shipped."""
+    """One stored result of weights that never shipped."""
     monkeypatch.setattr(kept, "FOLDER", tmp_path)
     kept.read.cache_clear()
     result = Result("wider", "mtcnn", {"easy": 90.66, "medium": 88.8, "hard": None}, origin=ORIGIN)

@@ -1,4 +1,4 @@
-"""Files with several entries, on both runtimes; export and its parity check."""
+"""Files with several entries on both runtimes, the export, and its comparison with PyTorch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Blur(nn.Module):
 
 
 class Wavering(nn.Module):
-    """Says something else every time, as no export can."""
+    """A module with another output at every call, so no export can equal it."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"noise": x + torch.rand_like(x)}
@@ -104,7 +104,7 @@ def test_a_devices_case_does_not_matter(file: Path, runtime: str) -> None:
 def test_a_device_that_does_not_start_is_an_error_not_the_processor(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where onnxruntime is built for CUDA and the machine has no driver: it falls back without an error."""
+    """For example, onnxruntime is built for CUDA and the machine has no driver. It falls back without an error."""
     monkeypatch.setattr(
         "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )

@@ -18,7 +18,7 @@ def test_every_schema_is_consistent(name: str) -> None:
     assert len(s) == len(s.mirror) == len(set(s.points)) == int(name.split("-")[0])
     np.testing.assert_array_equal(np.array(s.mirror)[list(s.mirror)], np.arange(len(s)))
     grouped = sorted(i for part in PARTS for i in s.groups.get(part, ()))
-    assert grouped == [i for i, point in enumerate(s.points) if not point.endswith("ear")]  # each in one part alone
+    assert grouped == [i for i, point in enumerate(s.points) if not point.endswith("ear")]  # each in exactly one group
     for side, other in (("right_eye", "left_eye"), ("right_brow", "left_brow"), ("right_pupil", "left_pupil")):
         assert {s.mirror[i] for i in s.groups.get(side, ())} == set(s.groups.get(other, ()))
 
@@ -65,7 +65,7 @@ def test_the_mirror_of_21_is_that_of_a_mean_face(shared: Path) -> None:
     faces = np.concatenate([s.landmarks for s in samples]).astype(float)
     z = faces[..., 0] + 1j * faces[..., 1]
     right, left = z[:, 16:17], z[:, 17:18]
-    upright = (z - (right + left) / 2) / (left - right)  # eyes level, a unit apart, their middle at 0
+    upright = (z - (right + left) / 2) / (left - right)  # eyes level, 1 apart, with their midpoint at 0
     mean = np.median(upright.real, axis=0) + 1j * np.median(upright.imag, axis=0)
     nearest = np.abs(mean[:, None] + mean.conj()[None]).argmin(axis=0)
     assert nearest.tolist() == list(schema("21").mirror)

@@ -1,4 +1,4 @@
-"""Similarity transforms against an independent solution, and crops against pictures whose answer is known."""
+"""Similarity transforms against an independent solution, and crops of images whose result is known."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_template_is_symmetric_and_is_the_public_one() -> None:
 
 
 def scene(scale: float, angle: float, size: tuple[int, int] = (600, 500)) -> tuple[np.ndarray, Faces]:
-    """A face of five coloured discs, and where they are."""
+    """An image of a face of five coloured discs, and their positions."""
     w, h = size
     points = transform(TEMPLATE[None] * 112, similarity(scale, angle, w / 2, h / 3)[None])[0]
     y, x = np.mgrid[:h, :w] + 0.5
@@ -104,7 +104,7 @@ def test_crops_show_the_points_at_their_places(scale: float, angle: float) -> No
     for i, (px, py) in enumerate(TEMPLATE * 112):
         near = np.hypot(x - px, y - py) < 8
         weight = green * near
-        # discs of a few pixels have centroids of their own; a frame half a pixel off would show as 0.4 and more
+        # small discs have inexact centroids; an error of half a pixel in the frame would give 0.4 or more
         assert (weight * x).sum() / weight.sum() == pytest.approx(px, abs=0.25)
         assert (weight * y).sum() / weight.sum() == pytest.approx(py, abs=0.25)
         assert red[int(py), int(px)] == pytest.approx(40 * (i + 1), abs=2)
@@ -113,7 +113,7 @@ def test_crops_show_the_points_at_their_places(scale: float, angle: float) -> No
 
 
 def test_shrinking_averages() -> None:
-    """A fine checkerboard seen from afar is grey, not a pattern of whichever pixels were hit."""
+    """A fine checkerboard becomes grey, without aliasing."""
     size = 1200
     checks = (np.indices((size, size)).sum(0) % 2 * 255).astype(np.uint8)
     faces = Faces.of([[0, 0, size, size]], [1], TEMPLATE[None] * size, image_size=(size, size))
@@ -162,7 +162,7 @@ def test_larger_schemas_are_reduced_to_five() -> None:
 
 
 def test_template_is_near_the_mean_of_labelled_faces(shared: Path) -> None:
-    """The figure that docs/conventions.md states."""
+    """The number in docs/conventions.md."""
     index = json.loads((shared / "data" / "landmarks5-train.json").read_text())
     labels = [a["keypoints"] for a in index["annotations"] if a["keypoints_source"] == "human"]
     points = np.array(labels, float).reshape(-1, 5, 3)[..., :2]

@@ -1,4 +1,4 @@
-"""Views: places go there and back, whatever is shown, mirrored or not; batches hold every view once."""
+"""Views: coordinates convert to any view and back, mirrored or not. Batches contain every view once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shown(image: np.ndarray) -> list[View]:
 
 @pytest.mark.parametrize("shape", [(120, 160), (150, 90)])
 def test_points_and_boxes_go_to_a_view_and_back(shape: tuple[int, int]) -> None:
-    """A dot is drawn into the image, found in the view's pixels, and brought back."""
+    """A dot is drawn into the image, located in the view's pixels, and converted back."""
     h, w = shape
     ys, xs = np.indices(shape) + 0.5
     place = np.array([0.53 * w, 0.47 * h])  # in every tile

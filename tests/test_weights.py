@@ -1,4 +1,4 @@
-"""What ships is what the manifest says, and nothing else loads."""
+"""The shipped files equal the manifest, and nothing else loads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_manifest_says_what_the_files_say(tmp_path: Path) -> None:
 
 
 def unscored(model: Model) -> Model:
-    """Without scores: they are measured of the finished file, and written by benchmarks/tables.py."""
+    """Drop the scores, which benchmarks/tables.py measures with the finished file."""
     return replace(model, scores={})
 
 

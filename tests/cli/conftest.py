@@ -1,4 +1,4 @@
-"""A command line whose detector is a stand-in: one face in the middle of every picture that is large enough."""
+"""A command line with a stand-in detector, which detects one face in the middle of every image that is large enough."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POINTS = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.45, 0.6], [0.55, 0.6]]
 
 
 class Middle:
-    """A method that sees a face in the middle of every picture; its score is the brightness of the red channel."""
+    """A method that detects a face in the middle of every image. Its score is the brightness of the red channel."""
 
     schema = FIVE
 
@@ -41,7 +41,7 @@ class Middle:
 
 @pytest.fixture
 def middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make ``lineament.load("middle")`` the stand-in, and "placed" a landmark stage; other names are unknown."""
+    """Make ``lineament.load("middle")`` return the stand-in, and "placed" a landmark stage. Other names are unknown."""
 
     def load(name: str, **options: Any) -> lineament.Detector:
         if name != "middle":
@@ -56,7 +56,7 @@ def middle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run() -> Callable[..., Result]:
-    """The command line, in this process."""
+    """Run the command line in this process."""
 
     def invoke(*arguments: object, input: bytes | None = None) -> Result:
         environment = {"COLUMNS": "200", "NO_COLOR": "1"}

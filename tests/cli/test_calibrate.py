@@ -1,4 +1,4 @@
-"""``lineament calibrate`` as it is typed."""
+"""``lineament calibrate`` from the command line."""
 
 from __future__ import annotations
 

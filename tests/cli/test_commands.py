@@ -93,7 +93,7 @@ def test_every_command_takes_verbosity(run: Run) -> None:
 
 
 def logs(data: Path, *given: object, **options: object) -> tuple[list[object], int]:
-    """In place of what a report writes: messages of the library, and of another package."""
+    """Replaces the writing of a report by messages of the library and of another package."""
     logging.getLogger("lineament.images").info("a detail")
     logging.getLogger("lineament.images").warning("a warning")
     logging.getLogger("another").warning("chatter")

@@ -20,7 +20,7 @@ Run = Callable[..., Result]
 
 
 class SeesRed:
-    """A detector that sees a face in red pictures."""
+    """A detector that detects a face in red images."""
 
     def detect(self, path: Path, threshold: float) -> list[str]:
         return ["face"] if np.asarray(Image.open(path))[..., 1].mean() < 10 else []
@@ -28,7 +28,7 @@ class SeesRed:
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Labels, and two backgrounds of which one shows a face."""
+    """Labels, and two backgrounds. One of them shows a face."""
     write_data(tmp_path, 6)
     (tmp_path / "walls").mkdir()
     scene(0, faces=0)[0].save(tmp_path / "walls" / "wall.png")

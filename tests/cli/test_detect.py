@@ -1,4 +1,4 @@
-"""``lineament detect``: what is written, in which order, and what happens when something is wrong."""
+"""``lineament detect``: its output, the order of the output, and its errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lineament.drawing import BOX
 from lineament.errors import OptionError
 from lineament.schemas import own
 
-detect = importlib.import_module("lineament.cli.detect")  # the package's attribute of that name is the command
+detect = importlib.import_module("lineament.cli.detect")  # the attribute of the package is the command
 
 Run = Callable[..., Result]
 SCHEMA = json.loads((files("lineament") / "result.schema.json").read_text())

@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """0--E/a.png, 80 x 60, where the stand-in sees a face at (20, 15, 60, 45); and one without labels."""
+    """0--E/a.png, 80 x 60, where the stand-in detects a face at (20, 15, 60, 45), and an image without labels."""
     folder = tmp_path / "photos"
     (folder / "0--E").mkdir(parents=True)
     for name in ("a", "other"):
@@ -46,7 +46,7 @@ def cells(items: list[Any]) -> Array:
 
 @pytest.fixture
 def wider_truth(tmp_path: Path) -> Path:
-    """One face of a.png, and b, whose picture is not there."""
+    """One face of a.png, and one of b, whose image is missing."""
     head = {"event_list": cells(["0--E"]), "file_list": cells([cells(["a", "b"])])}
     boxes = cells([cells([np.array([[20, 15, 40, 30]], np.int32)] * 2)])
     scipy_io.savemat(tmp_path / "wider_face_val.mat", {**head, "face_bbx_list": boxes})
@@ -108,7 +108,7 @@ def test_wider_with_a_method_goes_on_where_it_stopped(
     assert "0 images detected now, 1 before" in run(*common).output
     (kept,) = (tmp_path / "runs/evaluate").iterdir()
     whole = kept.read_text()
-    kept.write_text(whole + whole[:20])  # stopped in the middle of a line
+    kept.write_text(whole + whole[:20])  # as if stopped within a line
     assert "0 images detected now, 1 before" in run(*common).output
     assert kept.read_text() == whole
     monkeypatch.setattr("lineament.cli.run.read_weights", lambda name: b"new weights")

@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """Two photos; the stand-in finds the face of the first exactly and sees none in the second, which is dark."""
+    """Two photos. The stand-in detects the face of the first exactly, and none in the second, which is dark."""
     for name, red in (("bright.png", 200), ("dark.png", 10)):
         Image.new("RGB", (100, 100), (red, 0, 0)).save(tmp_path / name)
     samples = [
@@ -61,7 +61,7 @@ def test_landmarks_of_a_stage(labels: Path, run: Run) -> None:
             *("evaluate", "landmarks", "-m", "middle", "--data", labels, "--threshold", 0.5, "--json", out), *options
         )
         assert result.exit_code == 0, result.output
-        assert "2 images detected now" in result.output  # results of the other landmarks are not taken for these
+        assert "2 images detected now" in result.output  # results of other landmarks are not reused
         found = json.loads(out.read_text())
         assert (found["name"], found["scores"]["nme"]) == (name, pytest.approx(nme, abs=1e-4))
     result = run("evaluate", "landmarks", "--detections", "x.jsonl", "--landmarks", "placed", "--data", labels)

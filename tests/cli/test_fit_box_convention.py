@@ -1,4 +1,4 @@
-"""``lineament fit-box-convention``, from labels to a file that other commands take."""
+"""``lineament fit-box-convention``, from labels to a file that other commands read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(2)
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """Forty pictures with five faces each, whose boxes are WIDER's plus a tenth of their size on top."""
+    """Forty images with five faces each. Their boxes are WIDER's, enlarged by a tenth of the height at the top."""
     wider = convention("wider")
     samples = []
     for i in range(40):

@@ -62,7 +62,7 @@ def test_two_processes_write_what_one_writes(photos: Path, tmp_path: Path, run: 
     assert len(one) >= 1 + 8 + 8
     assert one == two
     assert "faces of 3 pixels" in told[1]
-    assert set(told[1].splitlines()) <= set(told[2].splitlines())  # each process has its warnings
+    assert set(told[1].splitlines()) <= set(told[2].splitlines())  # each process logs its own warnings
 
 
 def test_a_killed_process_is_an_error_that_says_how_to_go_on(photos: Path) -> None:

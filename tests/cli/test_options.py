@@ -20,7 +20,7 @@ Run = Callable[..., Result]
 
 
 class AskedError(Exception):
-    """Ends a command where it loads its method, with what it asked for."""
+    """Ends a command where it loads its method. It holds the requested settings."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""``lineament quantise`` as it is typed."""
+"""``lineament quantise`` from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lineament search-weights`` as it is typed."""
+"""``lineament search-weights`` from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lineament train``: what it hands to a run, and what it shows of it."""
+"""``lineament train``: the arguments of a run, and what the terminal shows of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lineament.methods.mtcnn import training
 from lineament.train import run as run_module
 from lineament.train.recipe import shipped_recipe
 
-train_command = importlib.import_module("lineament.cli.train")  # the package's attribute of that name is the command
+train_command = importlib.import_module("lineament.cli.train")  # the attribute of the package is the command
 
 
 def test_it_runs_the_shipped_recipe_and_says_where_the_file_is(
@@ -41,7 +41,7 @@ def test_it_runs_the_shipped_recipe_and_says_where_the_file_is(
     assert (given["method"], given["data"], given["out"]) == (training, tmp_path, tmp_path / "run")
     assert given["recipe"] == shipped_recipe("mtcnn")
     assert given["overrides"] == {"steps": "5", "a.b": "1"}
-    assert "3 photos decoded" in result.output  # a file or a test is no terminal, whose line it would be in
+    assert "3 photos decoded" in result.output  # in a terminal, the progress line has it
     assert "a warning" in result.output
     assert "chatter" not in result.output
     assert f"trained: {tmp_path / 'run' / 'mtcnn.onnx'}" in result.output.replace("\n", "")

@@ -1,4 +1,4 @@
-"""Light, quality and things in front of faces: what may change does, what must not does not."""
+"""Augmentation by light, quality and occlusion: the pixels that may change do, and no others."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ NO_LOSS = Quality(blur=0, motion=0, noise=0, jpeg=0, jpeg_quality=(90, 95))
 
 
 def drawn(seed: int, n: int = 1, **changes: Any) -> Looks:
-    """Looks that differ from the images by these settings alone."""
+    """Random looks with these settings. All other settings change nothing."""
     light = {name: value for name, value in changes.items() if hasattr(NO_LIGHT, name)}
     quality = {name: value for name, value in changes.items() if name not in light}
     return looks(np.random.default_rng(seed), n, replace(NO_LIGHT, **light), replace(NO_LOSS, **quality))
 
 
 def changed(pixels: np.ndarray, look: Looks) -> np.ndarray:
-    """One image under one look."""
+    """One image after the changes of one look."""
     (image,) = distort(pixels[None], look)
     return image
 
@@ -89,7 +89,7 @@ def test_each_change_keeps_what_is_to_be_seen(canvas: Canvas, change: dict[str, 
 
 
 def test_draws_fill_their_ranges() -> None:
-    """Each setting is a range as plus and minus or a probability, and each is drawn on its own."""
+    """Each setting is a symmetric range or a probability, and is drawn independently."""
     n = 4000
     light = Light(brightness=30, contrast=0.3, gamma=0.2, saturation=0.4, hue=20, tint=0.1, grey=0.25)
     quality = Quality(blur=0.5, blur_sigma=2, motion=0.3, motion_length=9, noise=0.2, noise_sigma=12, jpeg=0.6)
@@ -106,7 +106,7 @@ def test_draws_fill_their_ranges() -> None:
 
     fills(found.brightness, -30, 30)
     fills(np.log(found.gamma), -0.2, 0.2)
-    # of a grey look, gains are the contrast alone
+    # in a grey look, the gains are only the contrast
     turned = TO_YIQ @ (found.colours / found.gains[:, :, None]) @ np.linalg.inv(TO_YIQ)
     strength, angle = np.hypot(turned[:, 1, 1], turned[:, 2, 1]), np.arctan2(turned[:, 2, 1], turned[:, 1, 1])
     grey = strength < 1e-9
@@ -117,9 +117,9 @@ def test_draws_fill_their_ranges() -> None:
     fills(np.rad2deg(angle[~grey]), -20, 20)
     tint = found.gains[~grey] / found.gains[~grey].mean(axis=1, keepdims=True) - 1
     assert 0.09 < np.abs(tint).max() < 0.15
-    assert np.abs(np.corrcoef(tint.T)[0, 1] + 0.5) < 0.1  # each channel on its own, less their mean
+    assert np.abs(np.corrcoef(tint.T)[0, 1] + 0.5) < 0.1  # the deviation of each channel from their mean
     np.testing.assert_allclose(turned[:, 0], np.broadcast_to([1, 0, 0], (n, 3)), atol=1e-9)
-    np.testing.assert_allclose(turned[:, [1, 2], [2, 1]].sum(axis=1), 0, atol=1e-9)  # a turn, not a mirror
+    np.testing.assert_allclose(turned[:, [1, 2], [2, 1]].sum(axis=1), 0, atol=1e-9)  # a rotation, no reflection
     for values, probability, low, high in (
         (found.blur, 0.5, 0.3, 2),
         (found.motion[:, 0], 0.3, 2, 9),
@@ -133,7 +133,7 @@ def test_draws_fill_their_ranges() -> None:
 
 
 def test_light_by_hand() -> None:
-    """Brightness shifts, contrast spreads about the picture's grey, gamma is an exponent of the share of white."""
+    """Brightness shifts, contrast scales around the mean grey, and gamma is an exponent of the share of white."""
     pixels = np.full((4, 4, 3), 100, np.uint8)
     pixels[:2] = 140  # a mean of 120
     plain = drawn(0)
@@ -170,7 +170,7 @@ def test_turning_moves_pixels_and_points_alike() -> None:
         rows, columns = np.nonzero(pixels[..., 0] > 128)
         assert np.hypot(*(turned.landmarks[0, 0] - [columns.mean() + 0.5, rows.mean() + 0.5])) < 0.7
         assert len(rows) == pytest.approx(25, abs=4)
-        np.testing.assert_allclose(turned.boxes, sample.boxes, atol=1e-4)  # about the centre, by the same size
+        np.testing.assert_allclose(turned.boxes, sample.boxes, atol=1e-4)  # about the centre and of the same size
 
 
 def test_all_together_stay_in_range(canvas: Canvas) -> None:
@@ -219,7 +219,7 @@ def test_jpeg_keeps_red_red() -> None:
 
 
 def covered(seed: int, canvas: Canvas, settings: Occlusion) -> np.ndarray:
-    """The canvas's pixels with what lies in front of its faces."""
+    """The pixels of a canvas with occluded faces."""
     pixels = canvas.pixels.copy()
     for cover in covers(np.random.default_rng(seed), canvas, pixels.shape[1::-1], settings):
         cover.onto(pixels)
@@ -234,7 +234,7 @@ def test_covers_hide_no_more_of_a_face_than_allowed(canvas: Canvas) -> None:
     for seed in range(40):
         changed = (covered(seed, one, settings) != canvas.pixels).any(axis=2)
         shares.append(changed[int(y1) : int(y2), int(x1) : int(x2)].sum() / ((x2 - x1) * (y2 - y1)))
-        assert changed.sum() <= 0.44 * (x2 - x1) * (y2 - y1)  # the edge takes in whole pixels
+        assert changed.sum() <= 0.44 * (x2 - x1) * (y2 - y1)  # the edge includes whole pixels
     assert max(shares) <= 0.44
     assert np.mean(shares) > 0.08
 

@@ -1,4 +1,4 @@
-"""The cache of decoded photos: what goes in comes out, and a cache of other photos is recognised."""
+"""The cache of decoded photos: it returns what it stored, and detects that it is of other photos."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_another_list_or_limit_is_another_cache(samples: list[Sample], tmp_path:
         Photos(samples[1:], folder)
     assert len(Photos.build(samples[1:], folder)) == 2
     assert max(Photos.build(samples[1:], folder, longest=100)[1].shape) == 100
-    np.testing.assert_array_equal(before[2], read_image(samples[2].path))  # whoever has it open keeps its pixels
+    np.testing.assert_array_equal(before[2], read_image(samples[2].path))  # an open cache keeps its pixels
 
 
 def test_a_photo_that_cannot_be_read_is_named_and_leaves_the_old_cache(samples: list[Sample], tmp_path: Path) -> None:

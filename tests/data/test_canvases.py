@@ -1,4 +1,4 @@
-"""Canvases: labels lie where their pixels went, what cannot be learnt is ignored, chance is the generator's alone."""
+"""Canvases: labels lie where their pixels are, unlearnable faces are ignored, and only the generator is random."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture
 def dotted(tmp_path: Path) -> Sample:
-    """A grey photo with one face: a dot of another colour at each landmark."""
+    """A grey photo with one face: a dot at each landmark, each of another colour."""
     points = POINTS * 80 + FACE[:2]
     pixels = np.full((240, 320, 3), 128.0)
     ys, xs = np.indices(pixels.shape[:2]) + 0.5
@@ -49,7 +49,7 @@ def dotted(tmp_path: Path) -> Sample:
 
 @pytest.fixture
 def scenes(tmp_path: Path) -> list[Sample]:
-    """Photos with faces that people or a detector marked, a region to ignore, a close-up and a background."""
+    """Photos with faces that people or a detector labelled, an ignored region, a close-up and a background."""
     made = []
     for i, (width, faces) in enumerate(((320, 4), (240, 2), (200, 3), (100, 1), (200, 0))):
         picture, boxes, points = scene(i, width=width, height=width * 3 // 4, faces=faces)
@@ -70,10 +70,10 @@ def scenes(tmp_path: Path) -> list[Sample]:
 def dot_near(
     pixels: NDArray[np.uint8], place: NDArray[np.float32], reach: float, colour: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Centroid of the dot of that colour in a square around a place."""
+    """The centroid of a dot of this colour in a square around a position."""
     low, high = np.floor(place - reach).astype(int), np.ceil(place + reach).astype(int)
     grey, way = pixels[low[1] : high[1], low[0] : high[0]] - 128.0, colour - 128.0
-    share = (grey @ way / (way @ way)).clip(0, 1)  # of the way from grey to the colour
+    share = (grey @ way / (way @ way)).clip(0, 1)  # relative to the distance of the colour from grey
     share[np.abs(grey - share[..., None] * way).max(axis=2) > 40] = 0  # another dot
     ys, xs = np.indices(share.shape) + 0.5
     return low + np.array([(share * xs).sum(), (share * ys).sum()]) / share.sum()
@@ -103,7 +103,7 @@ def test_labels_follow_the_pixels(
 
 @pytest.mark.parametrize("settings", [replace(ONE_TILE, split=(1,)), replace(ONE_TILE, split=(1, 1), smallest_tile=50)])
 def test_labels_lie_right_in_a_quilt(dotted: Sample, cache: Cache, settings: Composition) -> None:
-    """At every landmark that counts is its dot, in whichever tile."""
+    """Every landmark that counts lies on its dot, in whichever tile."""
     composer = Composer(cache([dotted]), replace(settings, mirror=0, min_side=25, max_side=0.6, full=1))
     faces = 0
     for seed in range(8):
@@ -128,7 +128,7 @@ def test_a_box_keeps_to_its_face(tmp_path: Path, cache: Cache) -> None:
         canvas = composer.canvas(np.random.default_rng(seed), 128)
         box = canvas.boxes[0]
         if (box < 2).any() or (box > 126).any() or canvas.pixels[0, 0].any() or canvas.pixels[-1, -1].any():
-            continue  # cut off, or something bright beside the photo
+            continue  # cut off, or beside a bright surrounding
         amount = canvas.pixels[..., 0] / 255
         columns, rows = amount.max(axis=0), amount.max(axis=1)
         np.testing.assert_allclose([columns.sum(), rows.sum()], box[2:] - box[:2], atol=0.75)
@@ -171,7 +171,7 @@ def test_what_counts_can_be_learnt_from(scenes: list[Sample], cache: Cache) -> N
 
 
 def whole(photo: Sample, cache: Cache, *, mirror: float = 0, smallest: float = 0) -> Canvas:
-    """All of the photo, upright, its longer edge that of the canvas."""
+    """A canvas that shows the whole photo, upright and in its own width."""
     width = photo.width
     wanted = replace(ONE_TILE, tilt=0, turned=0, enlarge=1, cover=1, full=1, mirror=mirror)
     return Composer(cache([photo]), wanted, LabelRules(smallest=smallest)).canvas(np.random.default_rng(0), width)
@@ -190,7 +190,7 @@ def test_a_region_to_ignore_stays_one(scenes: list[Sample], cache: Cache) -> Non
 def test_faces_out_of_range_are_ignored_and_counted(scenes: list[Sample], cache: Cache) -> None:
     canvas = whole(scenes[0], cache, smallest=300)
     assert canvas.ignore.all()
-    assert canvas.outside == 3  # of four one was to be ignored anyhow
+    assert canvas.outside == 3  # one of the four was ignored before
 
 
 def test_a_face_that_is_mostly_cut_off_is_ignored(dotted: Sample, cache: Cache) -> None:
@@ -254,7 +254,7 @@ def test_close_ups_are_more_frequent_on_smaller_tiles(tmp_path: Path, cache: Cac
 
 
 def test_photos_are_placed_as_the_geometry_says(dotted: Sample, cache: Cache) -> None:
-    """The anchor's place and size, the tilt, the mirror: each in its range, and over all of it."""
+    """Position and size of the anchor, tilt and mirror: each fills its range, and no more."""
     settings = replace(
         ONE_TILE, min_side=10, max_side=0.5, enlarge=3, cover=0.0, tilt=4, turned=0.3, turned_by=120, mirror=0.2
     )
@@ -265,7 +265,7 @@ def test_photos_are_placed_as_the_geometry_says(dotted: Sample, cache: Cache) ->
     sides = 80 * scales
     assert 10 <= sides.min() < 10.2
     assert 49.5 < sides.max() <= 50 + 1e-9
-    assert np.log(sides).mean() == pytest.approx(np.log([10, 50]).mean(), abs=0.05)  # evenly over the logarithms
+    assert np.log(sides).mean() == pytest.approx(np.log([10, 50]).mean(), abs=0.05)  # the logarithm is uniform
     degrees = np.rad2deg(np.arctan2(-matrices[:, 0, 1], matrices[:, 1, 1]))
     far = np.abs(degrees) > 20
     assert far.mean() == pytest.approx(0.3 * 100 / 120, abs=0.04)
@@ -273,7 +273,7 @@ def test_photos_are_placed_as_the_geometry_says(dotted: Sample, cache: Cache) ->
     assert degrees.max() > 116
     assert np.abs(degrees).max() <= 120
     near = degrees[np.abs(degrees) <= 12]
-    assert np.abs(near).mean() == pytest.approx(3.5, abs=0.5)  # most of them normal, with a deviation of 4
+    assert np.abs(near).mean() == pytest.approx(3.5, abs=0.5)  # mostly normal, with a standard deviation of 4
     centres = transform(np.array([[170.0, 130]])[None], matrices)[:, 0]
     assert ((centres >= 0) & (centres <= 100)).all()
     np.testing.assert_allclose(centres.mean(axis=0), 50, atol=2)
@@ -310,7 +310,7 @@ def test_a_full_photo_leaves_as_little_empty_as_it_can(dotted: Sample, cache: Ca
 
 
 def test_what_lies_outside_a_photo_is_drawn(tmp_path: Path, cache: Cache) -> None:
-    """Black for half of them, of any one colour, of the photo's mean colour, or its edge drawn out."""
+    """Half of them are black. Others have a random colour, the mean colour of the photo, or its extended edge."""
     Image.new("RGB", (100, 80), (200, 100, 50)).save(tmp_path / "plain.png")
     sample = Sample.of(tmp_path / "plain.png", [[20, 20, 60, 60]], size=(100, 80))
     patches = [layout.patches[0] for layout in layouts(Composer(cache([sample]), ONE_TILE), 1000)]
@@ -326,7 +326,7 @@ def test_what_lies_outside_a_photo_is_drawn(tmp_path: Path, cache: Cache) -> Non
 
 
 def test_tiles_are_no_smaller_than_asked(dotted: Sample, cache: Cache) -> None:
-    """Each tile shows the only face, whose colours count the tiles."""
+    """Each tile shows the only face, so its colours count the tiles."""
     settings, rules = replace(ONE_TILE, split=(1, 1, 1), min_side=12), LabelRules(visible=0)
     photos = cache([dotted])
     for smallest, tiles in ((32, 16), (33, 4), (65, 1)):
@@ -363,7 +363,7 @@ def test_without_augmentation_a_canvas_is_the_photo(scenes: list[Sample], cache:
 
 @pytest.mark.parametrize("mirror", [0, 1])
 def test_faces_of_two_schemas_share_a_canvas(dotted: Sample, cache: Cache, mirror: int) -> None:
-    """Each face has the landmarks of its own schema, in the order that its schema's mirror says."""
+    """Each face has the landmarks of its own schema, in the order after mirroring in that schema."""
     rng = np.random.default_rng(0)
     points = rng.uniform(140, 200, (1, 68, 2))
     other = Sample.of(dotted.path, dotted.boxes, points, size=(320, 240), schema=SIXTY_EIGHT)
@@ -418,7 +418,7 @@ def test_crops_show_photos_at_every_scale_and_half_of_them_hold_a_face(dotted: S
     corners = np.array([[[0.0, 0], [320, 0], [0, 240], [320, 240]]])
 
     def drawn(**settings: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scales, and where the corners of the photo (n, 4, 2) lie in crops of 150 pixels."""
+        """The scales of crops of 150 pixels, and the positions (n, 4, 2) of the photo's corners in them."""
         made = layouts(Composer(cache([dotted]), Cropping(**settings)), 800, size=150)  # type: ignore[arg-type]
         matrices = np.array([layout.patches[0].matrix for layout in made])
         return np.hypot(*matrices[:, :, 0].T), transform(corners, matrices)
@@ -428,12 +428,12 @@ def test_crops_show_photos_at_every_scale_and_half_of_them_hold_a_face(dotted: S
     assert 2.49 < scales.max() <= 2.5
     low, high = at.min(axis=1), at.max(axis=1)
     larger = high - low >= 150
-    assert ((low <= 1e-9) & (high >= 150 - 1e-9))[larger].all()  # a crop lies in the photo,
+    assert ((low <= 1e-9) & (high >= 150 - 1e-9))[larger].all()  # the crop lies in the photo,
     assert ((low >= -1e-9) & (high <= 150 + 1e-9))[~larger].all()  # or the photo in the crop
 
     def held(**settings: float) -> NDArray[np.bool_]:
         scales, at = drawn(mirror=0.5, **settings)
-        centres = at[:, 0] + scales[:, None] * [170, 130]  # of the face of 80 pixels
+        centres = at[:, 0] + scales[:, None] * [170, 130]  # for the face of 80 pixels
         flipped = at[:, 0, 0] > at[:, 1, 0]
         centres[flipped, 0] = (at[:, 0, 0] - scales * 170)[flipped]
         half = scales[:, None] * 40

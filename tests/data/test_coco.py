@@ -1,4 +1,4 @@
-"""Our interchange format: round trips, the shared indices, and files that are wrong."""
+"""Our interchange format: round trips, the shared index files, and wrong files."""
 
 from __future__ import annotations
 

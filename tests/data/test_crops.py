@@ -1,4 +1,4 @@
-"""Windows around faces and beside them, and sets of crops on disk."""
+"""Windows around and beside faces, and sets of crops on disk."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_windows_astray_mostly_miss() -> None:
     extent = anywhere[:, 2] - anywhere[:, 0]
     assert 12 <= extent.min() < 13
     assert 225 < extent.max() <= 240
-    assert (extent < np.sqrt(12 * 240)).mean() == pytest.approx(0.5, abs=0.08)  # evenly over the logarithms
+    assert (extent < np.sqrt(12 * 240)).mean() == pytest.approx(0.5, abs=0.08)  # the logarithm is uniform
     places = middles(anywhere) / (320, 240)
     assert ((places >= 0) & (places <= 1)).all()
     assert (np.ptp(places, axis=0) > 0.97).all()

@@ -1,4 +1,4 @@
-"""Files that are damaged at random: every reader reads them, or says which file is wrong."""
+"""Randomly damaged files: every reader reads them, or names the file and the damage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lineament.evaluate import detections as official
 from lineament.records import read_records
 from lineament.train.recipe import Recipe, read_recipe
 
-TRIES = 40  # a reader; a few thousand by hand find no more
+TRIES = 40  # per reader; a few thousand, run by hand, find no more errors
 
 ODD = ["", "²", "-1", "1e400", "9" * 400, "nan", "inf", "0x10", "1_0", "٣", "\x00", "\\", "é", "{", "1.5", "1e30"]
 ODD_VALUES: list[Any] = [
@@ -69,7 +69,7 @@ ROWS = "a.jpg\n2\n10 20 30 40 0.9\n5 6 7 8 0.8\nb.jpg\n1\n1 2 3 4 0.7\n"
 
 @dataclass(frozen=True)
 class Format:
-    """A reader, and a small file that it reads: a text, or an object of JSON."""
+    """A reader, and a small file for it: a text, or a JSON object."""
 
     read: Callable[[Path], Any]
     content: Any
@@ -105,7 +105,7 @@ FORMATS = {
 
 
 def damaged_text(text: str, rng: random.Random) -> bytes:
-    """Some words replaced, lines dropped, or bytes changed, or the file cut."""
+    """Replace words, drop lines, change bytes, or cut the file."""
     kind = rng.randrange(4)
     if kind == 0:
         words = text.replace("\n", " \n ").split(" ")
@@ -125,7 +125,7 @@ def damaged_text(text: str, rng: random.Random) -> bytes:
 
 
 def damaged_value(value: Any, rng: random.Random) -> Any:
-    """A copy in which one or two values, wherever they lie, are odd ones, gone, or there twice."""
+    """A copy in which one or two values, at any depth, are replaced by odd ones, removed or repeated."""
     found = copy.deepcopy(value)
     for _ in range(rng.randint(1, 2)):
         holder, key = rng.choice(list(places(found)) or [({}, "")])
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_read_or_named(tmp_path: Path, name: str) -> None:
     path, given, rng = folder / "file.txt", FORMATS[name], random.Random(name)
     content = given.content if isinstance(given.content, str) else json.dumps(given.content)
     path.write_bytes(content.encode())
-    given.read(path)  # what is not damaged is read
+    given.read(path)  # the undamaged file is read
     for _ in range(TRIES):
         path.write_bytes(content := given.damaged(rng))
         with np.errstate(over="raise", invalid="raise"):
@@ -168,7 +168,7 @@ def test_a_damaged_file_is_read_or_named(tmp_path: Path, name: str) -> None:
 
 
 def test_numbers_are_written_in_plain_digits(tmp_path: Path) -> None:
-    """Python's own parsers take more: 1_0, and digits of any script."""
+    """Python's own parsers also accept 1_0 and the digits of any script."""
     path = tmp_path / "a.txt"
     for number in ("1_0", "²", "٣"):
         path.write_text(f"version: 1\nn_points: {number}\n{{\n1 2\n}}\n")
@@ -190,7 +190,7 @@ def test_a_recipe_in_another_encoding_is_named(tmp_path: Path) -> None:
 
 
 def test_a_damaged_matlab_file_is_named(tmp_path: Path) -> None:
-    """Of sizes that the file does not have, SciPy asks for memory or reads beyond its buffers."""
+    """With sizes beyond the file, SciPy allocates huge arrays or reads beyond its buffers."""
     path = tmp_path / "a.mat"
     pytest.importorskip("scipy.io").savemat(path, {"ids": np.array([["a", "b"]], object)})
     assert read_mat(path)["ids"] == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Canvases that a device draws are those that a processor draws; here the device is a processor, too."""
+"""Canvases that a device draws equal those that a processor draws. Here the device is also a processor."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def layouts(composer: Composer) -> list[Layout]:
 def test_photos_lie_where_a_processor_draws_them(
     composer: Composer, device: DeviceComposer, layouts: list[Layout]
 ) -> None:
-    """Not the same to the digit: sizes below a photo's own come from halves of it."""
+    """Not to the last digit: a photo is reduced to halves of its size first."""
     mine = drawn(device, layouts, [[]] * len(layouts), same(PLAIN, len(layouts)))
     for pixels, layout in zip(mine, layouts, strict=True):
         reference = composer.draw(layout).astype(int)
@@ -88,7 +88,7 @@ def test_covers_hide_the_same_pixels(composer: Composer, device: DeviceComposer,
     things = [
         covers(np.random.default_rng(i), layout.labels, layout.size, Occlusion()) for i, layout in enumerate(layouts)
     ]
-    things[0] = 3 * things[0] + next(thing for thing in things if thing)  # over each other
+    things[0] = 3 * things[0] + next(thing for thing in things if thing)  # overlapping
     plain = drawn(device, layouts, [[]] * len(layouts), same(PLAIN, len(layouts)))
     mine = drawn(device, layouts, things, same(PLAIN, len(layouts)))
     assert (mine != plain).any()

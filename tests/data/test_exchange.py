@@ -1,4 +1,4 @@
-"""Formats of faces: what one writes, it reads again, and the next reader understands."""
+"""Formats of faces: each reads what it writes, and so does the next reader."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = [(400, 300), (120, 200), (50, 50)]
 
 
 def found(folder: Path) -> list[Sample]:
-    """Photos with two faces, one and none, as a detector finds them; one landmark is missing."""
+    """Detections in photos with two faces, one and none. One landmark is missing."""
     rng = np.random.default_rng(0)
     samples = []
     for i, size in enumerate(SIZES):

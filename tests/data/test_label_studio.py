@@ -1,4 +1,4 @@
-"""Label Studio's JSON export: what it says, and what it cannot mean."""
+"""Label Studio's JSON export: its labels, and exports that have no meaning for faces."""
 
 from __future__ import annotations
 

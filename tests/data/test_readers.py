@@ -1,4 +1,4 @@
-"""Every reader on small files in the set's true format, with what it must refuse."""
+"""Every reader on small files in the real format of its data set, and the files that it must reject."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_wider_mat(tmp_path: Path) -> None:
 
 
 def hdf5(path: Path, variables: dict[str, Any]) -> Path:
-    """The same variables as MATLAB 7.3 writes them: arrays transposed, cells as references, text as codes."""
+    """The same variables as MATLAB 7.3 writes them: transposed arrays, cells as references, text as codes."""
     h5py = pytest.importorskip("h5py")
     with h5py.File(path, "w", userblock_size=512) as file:
         kept = file.create_group("#refs#")

@@ -1,4 +1,4 @@
-"""What a reader returns: checked arrays, with what the labels leave out filled in."""
+"""The samples of readers: arrays are checked, and missing labels are filled in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_landmarks_are_seen_where_they_are_labelled() -> None:
     assert sample.visibility.tolist() == [[VISIBLE, VISIBLE], [VISIBLE, NOT_LABELLED], [NOT_LABELLED, NOT_LABELLED]]
     assert sample.landmark_source.tolist() == ["human", "human", "none"]
     np.testing.assert_array_equal(sample.landmarks[:2], POINTS[:2])
-    assert np.isnan(sample.landmarks[2]).all()  # half a point is none
+    assert np.isnan(sample.landmarks[2]).all()  # a landmark with one missing coordinate is missing
 
 
 def test_a_landmark_that_is_not_labelled_has_no_place() -> None:

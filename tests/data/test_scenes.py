@@ -1,4 +1,4 @@
-"""Scenes: labels lie where their pixels went, nearer faces hide others, chance is the generator's alone."""
+"""Scenes: labels lie where their pixels are, nearer faces hide others, and only the generator is random."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PLAIN = replace(MANY, match=0, decoys=0, tilt=0, turned=0, mirror=0)
 
 
 def portrait(path: Path, seed: int, *, alone: bool = True, **options: Any) -> Sample:
-    """A photo with one face in the middle, or with another right beside it."""
+    """A photo with one face, or with two faces side by side."""
     rng = np.random.default_rng(seed)
     picture = background(rng, 220, 160)
     faces = [draw_face(picture, rng, x, 50, 70) for x in ((70,) if alone else (40, 100))]
@@ -162,7 +162,7 @@ def test_faces_without_landmarks_have_the_outline_of_their_box(photos: Photos) -
 
 def test_only_faces_that_are_alone_and_whole_are_cut_out(photos: Photos) -> None:
     composer = SceneComposer(photos, None, arrangement=MANY)
-    assert len(composer) == 4  # the two beside each other are not
+    assert len(composer) == 4  # not the two side by side
     assert 3 not in np.concatenate([scene.origin[:, 0] for scene in scenes_of(photos, MANY)])
 
 
@@ -215,7 +215,7 @@ def test_written_scenes_are_the_same_from_any_number_of_threads_and_read_back(ph
         assert mask.max() <= len(sample)
         visible = sample.attributes["visible"]
         assert ((visible > 0.1) & (visible <= 1)).all()
-        assert (visible < 1).any()  # by what was drawn in front
+        assert (visible < 1).any()  # occluded by the objects in front
         assert (sample.visibility == HIDDEN).any()
 
 

@@ -1,4 +1,4 @@
-"""Labels and detections of another frame than the image's are an error that says so."""
+"""Labels and detections for another image size are an error that says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden inputs, unpacked."""
+"""The golden inputs, unpacked."""
 
 from __future__ import annotations
 

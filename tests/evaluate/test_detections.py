@@ -1,4 +1,4 @@
-"""Detection files: round trips through each official form, and every kind of bad input with its file and line."""
+"""Detection files: round trips through each official format, and errors with file and line for bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FDDB: golden ROC files of the official tool, slow references written from the protocol, and bad input."""
+"""FDDB: golden ROC files of the official tool, slow references that follow the protocol, and bad input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GOLDEN = [
 
 
 def kuhn(r: list[list[float]]) -> list[int]:
-    """Section 2.4 with a matrix of marks: 0, 1 where the cover is tight, 2 for a star."""
+    """The assignment of section 2.4, with a matrix of marks: 0 for none, 1 for a tight pair, 2 for a star."""
     m, n = len(r), len(r[0])
     row_max = [max([0.0, *row]) for row in r]
     column_max = [max([0.0, *(r[i][j] for i in range(m))]) for j in range(n)]
@@ -144,7 +144,7 @@ def region(row: Array, size: tuple[int, int], ellipse: bool) -> Array:
 def reference(
     found: dict[str, Array], truth: fddb.GroundTruth, ellipse: bool, drop: bool
 ) -> list[tuple[float, int, float, int]]:
-    """Section 2.3: (threshold, TPdisc, TPcont, FP) from the lowest threshold to the highest."""
+    """Section 2.3: (threshold, TPdisc, TPcont, FP), from the lowest threshold to the highest."""
     entries = []
     for name, faces in truth.ellipses.items():
         rows = found.get(name, np.empty((0, 5)))

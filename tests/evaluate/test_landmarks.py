@@ -33,7 +33,7 @@ NAMES = {
 
 
 def cofw68_predictions(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks (507, 68, 2) and occlusion (507, 68) of a result file: id, xs, ys and perhaps flags, a line each."""
+    """Landmarks (507, 68, 2) and occlusion (507, 68) of a result file. A line has id, xs, ys and perhaps flags."""
     lines = [line for line in text.splitlines() if line.strip()]
     step = 4 if len(lines) == 4 * 507 else 3
     points, hidden = np.full((507, 68, 2), np.nan), np.zeros((507, 68), bool)
@@ -194,7 +194,7 @@ TRUTH = np.array([[30, 40], [60, 40], [45, 55], [35, 70], [55, 70]], float)
 
 
 def scene() -> Evaluated:
-    """Two faces and an ignored one; the first found with all points 2.7 px off (9 % of the eyes), the second not."""
+    """Two faces and an ignored one. The first is detected, all points 2.7 px off (9 % of the eyes), the second not."""
     boxes = np.array([[20, 20, 80, 90], [220, 20, 280, 90], [420, 20, 480, 90]], float)
     truth = np.stack([TRUTH, TRUTH + np.array([200, 0]), TRUTH + np.array([400, 0])])
     visible = np.full((3, 5), 2)
@@ -242,7 +242,7 @@ def test_a_detector_against_a_loop(seed: int) -> None:
     samples, faces, terms = [], [], []
     for _ in range(4):
         m = int(rng.integers(0, 4))
-        corner = np.arange(m)[:, None] * [100, 0] + rng.uniform(0, 20, (m, 2))  # apart: who matches whom is plain
+        corner = np.arange(m)[:, None] * [100, 0] + rng.uniform(0, 20, (m, 2))  # far apart, so matches are unambiguous
         boxes = np.concatenate([corner, corner + rng.uniform(30, 60, (m, 1))], axis=1)
         truth = corner[:, None] + rng.uniform(0, 30, (m, 5, 2))
         truth[rng.random((m, 5)) < 0.1] = np.nan
@@ -290,7 +290,7 @@ def test_68_points_over_the_outer_corners_of_the_eyes(shift: float, nme: float) 
     scores = L.evaluate_landmarks("made-up", Evaluated([sample], [faces])).scores
     assert (scores["faces"], scores["recall"]) == (2, 0.5)
     assert scores["nme"] == pytest.approx(nme, abs=1e-6)
-    assert scores["auc@0.08"] == pytest.approx(max(0, 1 - nme / 0.08) / 2, abs=1e-5)  # the other one was not found
+    assert scores["auc@0.08"] == pytest.approx(max(0, 1 - nme / 0.08) / 2, abs=1e-5)  # the other one was not detected
     assert scores["fr@0.08"] == (1.0 if nme > 0.08 else 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Results say which weights, code, data and machine they come from."""
+"""Results record the weights, code, data and machine that they come from."""
 
 from __future__ import annotations
 

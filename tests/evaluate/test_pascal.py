@@ -1,4 +1,4 @@
-"""AFW and PASCAL faces: golden numbers, a slow reference written from the protocol, and bad input."""
+"""AFW and PASCAL faces: golden numbers, a slow reference that follows the protocol, and bad input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def overlap(d: list[float], g: list[float]) -> float:
 
 
 def reference(found: dict[str, Array], truth: pascal.GroundTruth) -> list[float]:
-    """The AP of five rounds."""
+    """The AP of each of the five rounds."""
     dets = [
         [key, float(row[4]), [float(v) for v in row[:4]]]
         for key, rows in found.items()
@@ -91,7 +91,7 @@ def test_equals_the_protocol_in_plain_loops() -> None:
             n, m = int(rng.integers(0, 4)), int(rng.integers(0, 7))
             corner = rng.integers(0, 60, (n, 2))
             boxes[f"{i}"] = np.column_stack([corner, corner + rng.integers(30, 60, (n, 2))]).astype(float)
-            boxes[f"{i}"] = np.concatenate([boxes[f"{i}"], boxes[f"{i}"][:1]])  # a twin: the last one wins
+            boxes[f"{i}"] = np.concatenate([boxes[f"{i}"], boxes[f"{i}"][:1]])  # identical: the last one counts
             ignored[f"{i}"] = rng.random(len(boxes[f"{i}"])) < 0.25
             around = boxes[f"{i}"][rng.integers(0, n, m)] if n else rng.integers(0, 40, (m, 4))
             rows = np.column_stack([around + rng.normal([6, 3, 6, 3], 6, (m, 4)), rng.integers(0, 9, m) / 8])

@@ -1,4 +1,4 @@
-"""Detection scores against slow direct references and a scene worked out by hand."""
+"""Detection scores against slow, direct references and a scene that was computed by hand."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_scene_by_hand() -> None:
     found = np.array([[0, 0, 10, 10], [0, 0, 10, 11], [500, 0, 510, 10], [210, 10, 230, 30]], float)
     faces = Faces.of(found, [0.6, 0.9, 0.8, 0.7], np.zeros((4, 5, 2)), image_size=(600, 200))
     matches = match(sample, faces)
-    assert matches.right.tolist() == [True, False, False]  # best first: face, nothing, second on the same face
+    assert matches.right.tolist() == [True, False, False]  # best first: a face, a false positive, the same face again
     assert matches.rows.tolist() == [1, 2, 0]
     result = evaluate_recall("made-up", Evaluated([sample], [faces]))
     assert result.tables["recall by face size"] == {

@@ -1,4 +1,4 @@
-"""The page of several detectors, and the one form of results that it reads."""
+"""The report on several detectors, and the format of results that it reads."""
 
 from __future__ import annotations
 

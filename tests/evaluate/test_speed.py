@@ -1,4 +1,4 @@
-"""The mosaics, the fitted line and the baseline's protocol. Nothing here asserts a duration."""
+"""The mosaics, the fitted line and the protocol of the baseline. No test depends on a duration."""
 
 from __future__ import annotations
 

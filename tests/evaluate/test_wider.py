@@ -1,4 +1,4 @@
-"""WIDER FACE: golden numbers of the official tool, a slow reference written from the protocol, and bad input."""
+"""WIDER FACE: golden numbers of the official tool, a slow reference that follows the protocol, and bad input."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def overlap(det: Array, face: Array, whole: bool) -> float:
 
 
 def reference(found: Mapping[str, Array], truth: wider.GroundTruth, setting: str, arithmetic: str) -> list[float]:
-    """AP and the last point's numbers of true and of all proposals, step by step as section 1.4 and 1.5 say."""
+    """AP, and the last point's numbers of true positives and of proposals, as in sections 1.4 and 1.5."""
     scores = [float(row[4]) for rows in found.values() for row in rows]
     if arithmetic == "matlab":
         low, high = np.float32(min(scores)), np.float32(max(scores))
@@ -101,7 +101,7 @@ def reference(found: Mapping[str, Array], truth: wider.GroundTruth, setting: str
 
 
 def scene(rng: np.random.Generator, dtype: type) -> tuple[dict[str, Array], wider.GroundTruth]:
-    """Crowded small boxes, so that every branch is met: ties, halves, duplicates, ignored faces, empty images."""
+    """Crowded small boxes that reach every branch: ties, halves, duplicates, ignored faces, empty images."""
     boxes, found = {}, {}
     counted: dict[str, dict[str, Array]] = {setting: {} for setting in wider.SETTINGS}
     for i in range(int(rng.integers(2, 5))):

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's promise: a method that is registered by one entry works everywhere, and brings its own options."""
+"""The promise of CONTRIBUTING: a method with one registry entry works everywhere, with its own options."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Config(DetectorSettings):
 
 
 class Spots:
-    """Sees a face in every row that has a bright pixel."""
+    """Detects a face in every row that has a bright pixel."""
 
     def __init__(self, graph: Graph, config: Config) -> None:
         self.config = config

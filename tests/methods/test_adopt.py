@@ -1,4 +1,4 @@
-"""Networks that begin with the weights of an exported file."""
+"""Networks that start from the weights of an exported file."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SMALL = foxnet.FoxNetRecipe(train=(), pretrained="", width=16, levels=4, seed=1)
 def test_a_network_continues_as_its_file_left_off(tmp_path: Path) -> None:
     network = unlike(foxnet.build(SMALL)).float().eval()
     about = {"method": "foxnet", "config": "{}", "name": "mine"}
-    # peaks of random maps are too flat to stay where they are in other arithmetic
+    # the peaks of random maps are flat: rounding may move them
     export(entries(network), tmp_path / "mine.onnx", metadata=about, half=True, tolerance=1)
     again = foxnet.build(SMALL).eval()
     adopt(again, read_tensors((tmp_path / "mine.onnx").read_bytes(), ["foxnet"], {".network.": ""}))
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
     wanted, found = network(pixels), again(pixels)
-    for name in wanted:  # weights in a file have 16 bits
+    for name in wanted:  # a file has 16-bit weights
         scale = wanted[name].abs().max()
         torch.testing.assert_close(found[name] / scale, wanted[name] / scale, atol=0.01, rtol=0)
 

@@ -1,4 +1,4 @@
-"""Backbones: the names and shapes of public weights, frozen layers, and logits of the weights that a package brings."""
+"""Backbones: names and shapes of the public weights, frozen layers, and the logits of installed weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 class Small(ResNet50):
-    """A ResNeXt of few weights."""
+    """A small ResNeXt."""
 
     channels = (16, 32, 64, 128)
     blocks = (2, 1, 1, 1)
@@ -33,7 +33,7 @@ class Small(ResNet50):
 
 
 def described(name: str) -> Backbone:
-    """A whole network whose weights have shapes and no memory."""
+    """A full-size network on the meta device, whose weights take no memory."""
     with torch.device("meta"):
         return BACKBONES[name](classes=1000)
 
@@ -58,7 +58,7 @@ def mobilenet_keys() -> list[str]:
     keys = layer("features.0")
     for block in range(1, 18):
         at = f"features.{block}.conv"
-        first = block == 1  # it does not expand
+        first = block == 1  # without expansion
         keys += layer(f"{at}.0") + ([] if first else layer(f"{at}.1"))
         last = 1 if first else 2
         keys += [f"{at}.{last}.weight", *(f"{at}.{last + 1}.{part}" for part in NORM)]
@@ -149,7 +149,7 @@ def test_frozen_normalisation_is_folded_exactly(kind: type[Backbone]) -> None:
     freeze(folded, 3)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
     pixels = 255 * torch.rand(1, 3, 64, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    folded.train()  # what is frozen is so in training
+    folded.train()  # frozen layers stay frozen in training mode
     for own, other in zip(folded(pixels), network(pixels), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
 
@@ -169,7 +169,7 @@ def test_the_first_convolutions_and_all_normalisation_are_fixed_and_the_rest_lea
 def test_a_state_dict_with_a_classifier_and_without_counters_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As torchvision's older files are."""
+    """Older files of torchvision are like this."""
     monkeypatch.setitem(BACKBONES, "small", Small)
     torch.manual_seed(0)
     whole = unlike(Small(classes=10)).float()

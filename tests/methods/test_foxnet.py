@@ -1,4 +1,4 @@
-"""FoxNet's network, losses, targets and candidates: against equations written out, and joints between them."""
+"""FoxNet's network, losses, targets and candidates: against the equations, and the joints between them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_maps_have_the_stride_and_skips_go_through_fox_blocks(stride: int, stage
     outputs = net(torch.rand(2, 3, net.multiple, 2 * net.multiple) * 255)
     for name, count in {"heat_5": 5, "embedding": 8, "size": 1}.items():
         assert outputs[name].shape == (2, count, net.multiple // stride, 2 * net.multiple // stride)
-    assert outputs["heat_5"].sigmoid().max() < 0.1  # nothing is a landmark to begin with
+    assert outputs["heat_5"].sigmoid().max() < 0.1  # the prior: no landmarks
 
 
 def test_the_light_network_has_at_most_three_million_parameters() -> None:
@@ -104,7 +104,7 @@ def written_out(x: np.ndarray, owner: np.ndarray, distance: str, margins: Margin
 
 OWNER = RNG.integers(NONE, 3, (4, 5, 6))
 OWNER[1], OWNER[2] = NONE, np.minimum(OWNER[2], 0)  # no face, one face
-OWNER[3][OWNER[3] == 1] = 2  # a face of the labels that is hidden
+OWNER[3][OWNER[3] == 1] = 2  # a labelled face that is hidden
 
 
 @pytest.mark.parametrize("distance", MARGINS)
@@ -155,13 +155,13 @@ def test_the_heat_loss_is_least_where_probability_and_bell_agree() -> None:
     assert agreed.grad.abs().max() < 1e-12
     other = torch.zeros_like(bell).requires_grad_()
     losses.heat(other, bell, weight).backward()
-    assert ((bell[0, 0] - 0.5) * other.grad[0, 0] < 0).all()  # towards the bell
+    assert ((bell[0, 0] - 0.5) * other.grad[0, 0] < 0).all()  # towards the target
     assert (other.grad[0, 1] == 0).all()
     p = torch.sigmoid(torch.tensor(0.3))
     expected = (p - 0.8) ** 2 * -(0.8 * p.log() + 0.2 * (1 - p).log())
     one = (torch.full((1, 1, 1, 1), value) for value in (0.3, 0.8, 1.0))
     assert float(losses.heat(*one)) == pytest.approx(float(expected), rel=1e-6)
-    background = [torch.full((4, 1, 8, 8), value) for value in (0.3, 0.0, 1.0)]  # as if each had one landmark
+    background = [torch.full((4, 1, 8, 8), value) for value in (0.3, 0.0, 1.0)]  # divided as for one landmark each
     assert float(losses.heat(*background)) == pytest.approx(float(-(64 * p**2 * (1 - p).log())), rel=1e-5)
 
 
@@ -203,12 +203,12 @@ def test_bells_stand_where_landmarks_are_and_what_nobody_marked_is_not_learnt() 
     assert np.unravel_index(bell[0].argmax(), (32, 32)) == (8, 10)
     assert (weight[1, 8, 14], weight[2, 11, 12], weight[0, 0, 0]) == pytest.approx((0.7, 0.1, 1), abs=1e-3)
     assert bell[3].max() == 0
-    assert (weight[3, 5:16, 8:17] == 0).all()  # somewhere in the box it may be
+    assert (weight[3, 5:16, 8:17] == 0).all()  # it may be anywhere in the box
     assert (weight[:, 23:30, 23:30] == 0).all()
 
 
 class Shown(nn.Module):
-    """In the network's place: maps that are given."""
+    """Replaces the network: outputs given maps."""
 
     stride, unit = 4, 32.0
 
@@ -233,7 +233,7 @@ def test_candidates_are_the_landmarks_that_targets_were_made_of() -> None:
     peak, place = found["peak"][0].view(5, -1, 3)[:, :1], found["place"][0].view(5, -1, 2)[:, 0]
     assert peak[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(place[:4], points[0, :4], atol=0.1)
-    assert np.abs(place[4].numpy() - points[0, 4]).max() < 4  # at the edge a bell has one side
+    assert np.abs(place[4].numpy() - points[0, 4]).max() < 4  # half of the Gaussian lies outside
     row, column = (points[0, 0] // 4).astype(int)[::-1]
     assert found["embedding"].view(1, 5, -1, 2)[0, 0, 0].tolist() == [row * 32 + column] * 2
     assert (found["size"] == 64).all()

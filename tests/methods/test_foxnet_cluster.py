@@ -1,4 +1,4 @@
-"""Faces from candidates: neighbours against all pairs, faces apart by place or by embedding, missing landmarks."""
+"""Grouping candidates into faces: neighbours against all pairs, faces that differ in position or embedding only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPE = convention("wider").shape
 
 
 def crowd(centres: np.ndarray, sizes: np.ndarray, embeddings: np.ndarray, noise: float, seed: int = 0) -> Any:
-    """Candidates (m 5) of faces: embeddings, points, sizes, scores, landmarks and faces."""
+    """The candidates of m faces: embeddings, points, sizes, scores, landmarks and faces, each of length 5 m."""
     rng = np.random.default_rng(seed)
     m = len(centres)
     points = centres[:, None] + sizes[:, None, None] * (SHAPE + rng.normal(0, 0.02, (m, 5, 2)))
@@ -64,7 +64,7 @@ def test_neighbours_are_those_that_all_pairs_give() -> None:
 
 
 def climbed(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The paper's mean shift: every candidate climbs among all. Features are over the kernel's size."""
+    """The paper's mean shift: every candidate moves among all others. Features are relative to the bandwidth."""
     modes = features.copy()
     for _ in range(200):
         apart = ((modes[:, None] - features) ** 2).sum(axis=2)
@@ -129,7 +129,7 @@ def test_no_candidates_are_no_faces() -> None:
 
 
 class Told(Graph):
-    """A file whose candidates are given; every view of a batch has the same."""
+    """Replaces a file: every view of a batch has the same given candidates."""
 
     def __init__(self, candidates: Any, pad: int = 3) -> None:
         e, points, sizes, scores, landmark, _ = candidates
@@ -139,7 +139,7 @@ class Told(Graph):
             "peak": np.pad(peak, ((0, pad), (0, 0))),
             "place": np.pad(points, ((0, pad), (0, 0))),
             "score": np.pad(logits, (0, pad), constant_values=-np.inf),
-            "embedding": np.pad(3 * e, ((0, pad), (0, 0))),  # of any norm
+            "embedding": np.pad(3 * e, ((0, pad), (0, 0))),  # not normalised
             "size": np.pad(sizes, (0, pad)),
         }
 

@@ -1,4 +1,4 @@
-"""The Information-Synthesis Network's parts against what the paper says and against slow references."""
+"""Parts of the Information-Synthesis Network against the paper and slow references."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def maps_of(network: PaperNet, pixels: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("grid", [0, 2])
 def test_synthesis_is_a_sum_of_dense_layers(grid: int) -> None:
-    """A dense layer of the concatenation is the sum of one a block, times beta: equation 1 both ways."""
+    """Both readings of equation 1: a dense layer on the concatenation equals one dense layer per block, times beta."""
     torch.manual_seed(0)
     beta = (0.4014, 0.25, 0.5986)
     network = PaperNet(5, 40, beta, grid=grid).double()
@@ -112,7 +112,7 @@ def test_expectations_equal_a_loop_over_cells() -> None:
 
 
 def test_equation_3() -> None:
-    """Half the squared distance of each face's landmarks, mean over faces; Caffe's EuclideanLoss."""
+    """Half the squared distance of each face's landmarks, averaged over the faces, as in Caffe's EuclideanLoss."""
     points, truth = torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)
     points[0, 1], truth[1, 2] = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
     weights = torch.ones(2, 3)
@@ -131,7 +131,7 @@ def test_distance_is_the_mean_error_and_has_a_gradient_at_no_error() -> None:
 
 
 def test_spread_is_likeliest_where_it_is_half_the_mean_error_and_moves_no_landmark() -> None:
-    """Of a two-dimensional Laplace distribution of scale b the mean distance is 2b."""
+    """A two-dimensional Laplace distribution of scale b has a mean distance of 2b."""
     errors = torch.tensor([0.01, 0.02, 0.05, 0.08])
     points = torch.stack([errors, torch.zeros(4)], dim=1)[None].requires_grad_()
     spread = torch.full((1, 4), (errors.mean() / 2).log().item(), requires_grad=True)
@@ -142,7 +142,7 @@ def test_spread_is_likeliest_where_it_is_half_the_mean_error_and_moves_no_landma
 
 @pytest.mark.parametrize("network", [PaperNet(3, 24, (0.3, 0.3, 0.4), channels=(2, 3, 4, 5), dense=6), LightNet(3, 16)])
 def test_gradients_equal_finite_differences(network: torch.nn.Module) -> None:
-    """Of every parameter, along one random direction."""
+    """For every parameter, along one random direction."""
     torch.manual_seed(0)
     network = unlike(network)
     for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""The search for beta against the paper's own function, and its parts against slow references."""
+"""The search for beta against the function in the paper, and its parts against slow references."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_polynomial_has_no_cross_terms() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_minima_equal_an_exhaustive_search(seed: int) -> None:
-    """Of functions with several minima, in the middle, on faces and in corners of the region."""
+    """For functions with several minima: inside the region, on its faces and in its corners."""
     rng = np.random.default_rng(seed)
     degree, m = 2 + seed % 3, 2 + seed % 2
     function = Polynomial(1.0, rng.normal(0, 5, (degree, m)))

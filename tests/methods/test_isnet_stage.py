@@ -1,4 +1,4 @@
-"""The network as a second stage: where crops lie, and what becomes of faces that are hard to crop."""
+"""The network as a landmark stage: the position of crops, and faces that are hard to crop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 
 
 
 class Dots:
-    """A network that finds one coloured dot a landmark; it stands in for a graph."""
+    """Replaces a graph: finds one coloured dot per landmark."""
 
     def __init__(self, size: int = 64) -> None:
         self.size, self.batches, self.usual = size, [], frame.template(1.0)
@@ -39,7 +39,7 @@ class Dots:
             like = np.clip(pixels @ (2 * colour - 1) / (255 * colour.sum()) - 0.5, 0, None)
             total = like.sum((1, 2))[:, None]
             middle = np.stack([(like.sum(1) * grid).sum(1), (like.sum(2) * grid).sum(1)], 1) / np.maximum(total, 1e-9)
-            shares.append(np.where(total > 1, middle, self.usual[len(shares)]))  # a dot outside is where dots are
+            shares.append(np.where(total > 1, middle, self.usual[len(shares)]))  # a missing dot
         return np.stack(shares, 1).astype(np.float32), np.full((len(pixels), 5), -4, np.float32)
 
 
@@ -54,13 +54,13 @@ def photo(faces: Sequence[np.ndarray], size: tuple[int, int] = (200, 160)) -> np
 
 
 def placed(x: float, y: float, side: float, degrees: float = 0) -> np.ndarray:
-    """Five points of a face around a place, turned."""
+    """Five landmarks of a rotated face at a position."""
     a = np.deg2rad(degrees)
     return (POINTS - 0.5) * side @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) + [x, y]
 
 
 def found_in(image: np.ndarray, points: Sequence[np.ndarray], **changes: Any) -> Faces:
-    """What a detector would say of faces with these points, boxes around them."""
+    """The detections of faces with these landmarks, with boxes around them."""
     boxes = [np.concatenate([p.mean(0) - np.ptp(p, 0).max(), p.mean(0) + np.ptp(p, 0).max()]) for p in points]
     h, w = image.shape[:2]
     given = {"boxes": boxes, "scores": np.full(len(points), 0.9), "landmarks": points} | changes
@@ -68,7 +68,7 @@ def found_in(image: np.ndarray, points: Sequence[np.ndarray], **changes: Any) ->
 
 
 def stage(**settings: Any) -> ISNet:
-    """A stage that finds dots; by default without mirrored looks, as dots do not change places in a mirror."""
+    """A stage that finds dots. By default it uses no mirrored crops, since a mirror does not exchange the dots."""
     return ISNet(Dots(), Config(**{"mirror": False} | settings))  # type: ignore[arg-type]
 
 
@@ -78,11 +78,11 @@ TRUE = [placed(60, 70, 70), placed(140, 90, 60, 35), placed(120, 60, 64, -120), 
 @pytest.mark.parametrize("looks", [1, 2, 3])
 @pytest.mark.parametrize("mirror", [False, True])
 def test_landmarks_come_back_to_where_they_are_in_the_image(looks: int, mirror: bool) -> None:
-    """Of upright, turned and upside-down faces, and of one whose crop leaves the image, from points that are off."""
+    """For upright, rotated and upside-down faces, and one whose crop leaves the image, from inexact landmarks."""
     rng = np.random.default_rng(0)
     of = stage(looks=looks, mirror=mirror)
     assert isinstance(of, LandmarkStage)
-    if mirror:  # dots have their own colours, which a mirror does not exchange
+    if mirror:  # a mirror does not exchange the colours of the dots
         of.schema = own("five dots", FIVE.points)
     for points in TRUE:
         image = photo([points])
@@ -191,7 +191,7 @@ def test_what_a_stage_cannot_do_it_says() -> None:
 
 
 def test_scores_are_the_share_of_the_errors_that_a_spread_promises() -> None:
-    """Against drawn errors: distances under a two-dimensional Laplace distribution are Gamma(2, b)."""
+    """Against random errors: distances under a two-dimensional Laplace distribution are Gamma(2, b)."""
     b = 0.02
     errors = np.random.default_rng(0).gamma(2, b, 200_000)
     assert float(within(np.log(b), 0.8)) == pytest.approx((errors < 0.1 * frame.EYES * 0.8).mean(), abs=0.005)

@@ -1,4 +1,4 @@
-"""Training the Information-Synthesis Network: labels in crops, batches, resume, export, and trials of the search."""
+"""Training of the Information-Synthesis Network: labels in crops, batches, resumed runs, export, and the search."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def task_of(data: Path, out: Path, *lines: str) -> ISNetTask:
 
 
 def colour_at(pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Colours (k, 3) of one crop at points over its side."""
+    """Colours (k, 3) of one crop at points relative to its side."""
     at = np.clip((points * len(pixels)).astype(int), 0, len(pixels) - 1)
     return pixels[at[:, 1], at[:, 0]].astype(int)
 
 
 def dotted(tmp_path: Path) -> Sample:
-    """A photo with a dot of another colour at each landmark of one turned face."""
+    """A photo of one rotated face, with a dot at each landmark, each of another colour."""
     from PIL import Image, ImageDraw
 
     points = np.array([[70, 60], [112, 70], [85, 90], [62, 100], [98, 110]], float)
@@ -149,7 +149,7 @@ def test_every_parameter_has_a_gradient(data: Path, tmp_path: Path, lines: list[
     task = task_of(data, tmp_path, *lines)
     batch = tensors(task.batch(0), torch.device("cpu"))
     torch.stack(list(task.losses(task.forward(task.network, batch), batch).values())).sum().backward()
-    whole = {"dense.weight", "dense.bias"} if lines == ["size = 48"] else set()  # below a layer that begins with zeros
+    whole = {"dense.weight", "dense.bias"} if lines == ["size = 48"] else set()  # its next layer starts with zeros
     for name, parameter in task.network.named_parameters():
         assert parameter.grad is not None, name
         assert bool(parameter.grad.abs().max() > 0) is (name not in whole), name
@@ -240,7 +240,7 @@ def test_what_is_exported_computes_the_same_one_by_one_and_together(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network, trained on drawn faces until it knows them, and exported."""
+    """A tiny network, trained on drawn faces until it finds their landmarks, and exported."""
     folder = tmp_path_factory.mktemp("run")
     lines = ["size = 48", "boxes = 0.2", "occlusion = false", "quality = false", "light = false"]
     settings = {"steps": "120", "batch": "32", "learning_rate": "5e-3", "warmup": "10", "average": "0.9"}
@@ -248,7 +248,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_overfits_drawn_faces_through_training_export_and_inference(trained: Path) -> None:
-    """Behind a detector that is off by a few pixels."""
+    """Behind a detector whose boxes are off by a few pixels."""
     stage = load_stage(trained)
     assert isinstance(stage, ISNet)
     rng = np.random.default_rng(0)
@@ -288,7 +288,7 @@ def test_trials_are_kept_and_a_search_goes_on_where_it_was(
 
     def train(task: ISNetTask, settings: ISNetRecipe, folder: Path) -> torch.nn.Module:
         if len(trained) == 5:
-            raise KeyboardInterrupt  # the power goes
+            raise KeyboardInterrupt  # a power failure
         trained.append(settings.beta)
         return real(task, settings, folder)
 

@@ -1,4 +1,4 @@
-"""KPNet's parts against what the paper says, by slow and direct references in float64."""
+"""Parts of KPNet against slow, direct references in float64 that follow the paper."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lineament.methods.kpnet.scales import BINS, STRIDE  # noqa: E402
 from networks import thresholds, unlike  # noqa: E402
 
 Array = np.ndarray
-H, W = 10, 14  # of maps: an input of 20 x 28 pixels
+H, W = 10, 14  # of the maps, for an input of 20 x 28 pixels
 REGIONS = {
     "inside": (4, 2, 16, 14),
     "between cells": (5.3, 3.1, 13.9, 11.7),
@@ -41,7 +41,7 @@ EMPTY = {"between centres": (7.2, 5.2, 8.8, 6.8), "outside": (30, 2, 40, 12), "a
 
 
 def cells_in(region: tuple[float, ...], h: int = H, w: int = W) -> list[tuple[int, int]]:
-    """Rows and columns of the cells whose centres lie in a region, its first edges included."""
+    """Rows and columns of the cells whose centres lie in a region. Its left and upper edges belong to it."""
     x1, y1, x2, y2 = region
     return [
         (i, j)
@@ -58,7 +58,7 @@ def equation_5(h: Array, region: tuple[float, ...]) -> dict[tuple[int, int], flo
 
 
 def equation_6(h: Array, region: tuple[float, ...]) -> tuple[float, float]:
-    """Where a landmark is in its region, in shares of the region's sides."""
+    """The position of a landmark in its region, relative to the sides."""
     x1, y1, x2, y2 = region
     psi_x = psi_y = 0.0
     for (i, j), phi in equation_5(h, region).items():
@@ -109,7 +109,7 @@ def test_regions_do_not_see_each_other() -> None:
 
 
 def test_soft_argmax_does_not_overflow() -> None:
-    """Any zero of the response is as good, in float32 too."""
+    """A constant added to the response changes nothing, also in float32."""
     response, regions = random_maps(1, 2, H, W).float(), torch.tensor([[REGIONS["inside"]]], dtype=torch.float32)
     low, high = soft_argmax(response, regions), soft_argmax(response + 2**12, regions)
     assert torch.allclose(low.points, high.points, atol=1e-2)
@@ -125,7 +125,7 @@ def test_soft_argmax_has_the_right_gradient() -> None:
 
 
 def dense_scale_loss(x: torch.Tensor, ignored: torch.Tensor, target: torch.Tensor, focal: bool) -> torch.Tensor:
-    """Every value of the map on its own, in float64."""
+    """A sum over all values of the map, one by one, in float64."""
     p = x.sigmoid()
     if focal:
         own = target > 0.999
@@ -136,7 +136,7 @@ def dense_scale_loss(x: torch.Tensor, ignored: torch.Tensor, target: torch.Tenso
 
 
 def scale_case(low: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits, ignored cells, targets as a list, and as a map; some targets lie in ignored cells."""
+    """Logits, ignored cells, targets as a list, and targets as a map. Some targets lie in ignored cells."""
     random = torch.Generator().manual_seed(1)
     shape = (2, BINS, 6, 8)
     logits = low + (6 - low) * torch.rand(shape, generator=random)
@@ -166,7 +166,7 @@ def test_scale_loss_is_that_of_every_value(focal: bool, memory: torch.memory_for
 
 
 def test_what_the_focal_form_leaves_out_is_bounded() -> None:
-    """Of values below FAINT without a target: at most p^3 in the loss and 3 p^3 in a gradient, p that of FAINT."""
+    """Values below FAINT without a target: at most p^3 in the loss and 3 p^3 in a gradient, where p is FAINT's."""
     logits, ignored, cells, values, target = scale_case(low=2 * FAINT)
     mine, reference = logits.clone().requires_grad_(), logits.double().requires_grad_()
     loss = bell_loss(mine, ignored, cells, values, focal=True)
@@ -186,7 +186,7 @@ def test_what_the_focal_form_leaves_out_is_bounded() -> None:
 
 
 def landmark_case() -> dict[str, torch.Tensor]:
-    """Two images with two faces each, one of the four being what fills up."""
+    """Two images with two faces each. One of the four is padding."""
     random = torch.Generator().manual_seed(2)
     regions = torch.tensor(
         [[REGIONS["inside"], REGIONS["around everything"]], [REGIONS["cut left and on top"], (0, 0, 0, 0)]],
@@ -199,7 +199,7 @@ def landmark_case() -> dict[str, torch.Tensor]:
     weights = torch.rand(2, 2, 3, dtype=torch.float64, generator=random)
     weights[1, 1] = weights[0, 0, 1] = 0
     points[0, 0, 1] = 1e6
-    points[0, 0, 2] = regions[0, 0, :2] + 0.5  # carries weight, but at the edge of its region
+    points[0, 0, 2] = regions[0, 0, :2] + 0.5  # has weight, but lies at the edge of its region
     return {"response": random_maps(2, 3, H, W, spread=1.0), "regions": regions, "points": points, "weights": weights}
 
 
@@ -257,7 +257,7 @@ def test_cells_of_four_pixels_are_those_of_two_in_half_the_picture() -> None:
 
 
 def looped_offset_loss(offset: Array, centres: Array, sides: Array) -> float:
-    """By image and face, over the nine cells of four pixels around the face's centre."""
+    """By image and face, over the nine cells of four pixels around the centre of the face."""
     errors = []
     for image, face in np.argwhere(sides):
         x, y = centres[image, face] / 4
@@ -487,7 +487,7 @@ def test_the_stem_is_two_convolutions_with_nothing_between() -> None:
 
 
 def looped_peaks(scale: Array) -> list[tuple[float, int, int, int]]:
-    """Logit, column, row and bin of the cells of (60, h, w) that no cell around them surpasses, best first."""
+    """Logit, column, row and bin of the local maxima of (60, h, w), best first."""
     best = scale.max(axis=0)
     h, w = best.shape
     found = []
@@ -499,7 +499,7 @@ def looped_peaks(scale: Array) -> list[tuple[float, int, int, int]]:
 
 
 def looped_offset(map_: Array, column: int, row: int) -> Array:
-    """From a cell of (h, w) logits to the mean of the centres around it, weighed by their odds; x and y in cells."""
+    """The mean centre of the 3x3 cells around a cell of (h, w) logits, weighted by odds: x and y from it, in cells."""
     h, w = map_.shape
     rows, columns = range(max(row - 1, 0), min(row + 2, h)), range(max(column - 1, 0), min(column + 2, w))
     odds = {(x - column, y - row): np.exp(map_[y, x]) for x, y in product(columns, rows)}
@@ -507,7 +507,7 @@ def looped_offset(map_: Array, column: int, row: int) -> Array:
 
 
 def looped_bin(logits: Array, best: int) -> float:
-    """The mean of a cell's best bin and the three on either side, weighed by their odds."""
+    """The mean of the best bin of a cell and the three bins on each side, weighted by their odds."""
     odds = {b: np.exp(logits[b] - logits[best]) for b in range(max(best - 3, 0), min(best + 4, len(logits)))}
     return float(sum(b * value for b, value in odds.items()) / sum(odds.values()))
 
@@ -524,7 +524,7 @@ def test_peaks_are_those_of_the_loops(rank: int) -> None:
     for image, wanted in enumerate(loops):
         rows = list(zip(logit[image].tolist(), cell[image].tolist(), bins[image].tolist(), strict=True))
         assert [(x, *place, b) for x, place, b in rows[: len(wanted)]] == wanted[: len(rows)]
-        assert torch.isneginf(logit[image, len(wanted) :]).all()  # beaten by a neighbour
+        assert torch.isneginf(logit[image, len(wanted) :]).all()  # a neighbour is larger
 
 
 def test_the_maximum_in_a_region_is_that_of_the_loops() -> None:
@@ -537,7 +537,7 @@ def test_the_maximum_in_a_region_is_that_of_the_loops() -> None:
 
 
 def vivid(network: nn.Module) -> nn.Module:
-    """The network with maps that go up and down, as trained ones do."""
+    """A network whose maps have peaks, like those of a trained one."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.startswith(("scale.", "response.")) and name.endswith("weight"):
@@ -570,7 +570,7 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
             assert found["logit"][image, rank] == pytest.approx(logit, abs=1e-4)
             np.testing.assert_allclose(found["centre"][image, rank], centre, rtol=1e-5)
             assert found["side"][image, rank] == pytest.approx(side, rel=1e-5)
-            region = np.array((*(centre - side / 2), *(centre + side / 2))) * STRIDE / stride  # as if cells were of two
+            region = np.array((*(centre - side / 2), *(centre + side / 2))) * STRIDE / stride  # cells of 2 pixels
             h = maps["response"][image]
             points = centre - side / 2 + side * np.array([equation_6(channel, region) for channel in h])
             np.testing.assert_allclose(found["landmarks"][image, rank], points, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Trainings that begin with an exported file."""
+"""Trainings that start from an exported file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_settled_normalisation_knows_the_pictures_and_changes_nothing() -> None:
         before = network(pixels())["scale"]
         settle(network, lambda: network(pixels()))
         torch.testing.assert_close(network(pixels())["scale"], before)
-        torch.testing.assert_close(network.train()(pixels())["scale"], before)  # by what it meets, too
+        torch.testing.assert_close(network.train()(pixels())["scale"], before)  # also by its input
 
 
 def test_a_file_comes_back_with_the_landmarks_of_another_schema_new() -> None:
@@ -69,7 +69,7 @@ def test_a_file_comes_back_with_the_landmarks_of_another_schema_new() -> None:
 
 
 def test_a_lite_network_takes_the_channels_that_carry_most() -> None:
-    """Of a DRNet all of whose other channels carry nothing: what is left computes the same."""
+    """If all other channels of the DRNet carry nothing, the remaining ones compute the same."""
     torch.manual_seed(0)
     wide, network = DRNet().eval(), build(5, "lite").eval()
     lite = network.backbone
@@ -114,7 +114,7 @@ def test_weights_of_another_kind_are_refused(backbone: str, weights: str, messag
 def test_a_fine_tuning_with_few_photos_begins_with_shipped_weights_and_keeps_how_scores_are_made(
     tmp_path: Path,
 ) -> None:
-    """Trained without a rate, the recipe for small data sets gives the weights that it began with back."""
+    """At a learning rate of 0, the recipe for small data sets returns its initial weights."""
     write_data(tmp_path, 4)
     few = {
         "minutes": "0",

@@ -1,4 +1,4 @@
-"""KPNet's benchmarks run, with settings so small that their figures mean nothing."""
+"""KPNet's benchmarks run, with settings so small that their numbers mean nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ input_size = 128
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of one step, of a network that is none, in a folder with the photos that benchmarks ask for."""
+    """A run of one step with a trivial network, in a folder with the photos that the benchmarks need."""
     monkeypatch.setitem(BACKBONES, "drnet", Glance)
     for name in ("detection-val", "detection-val-crowd"):
         write_data(tmp_path, 2, name=name)
@@ -52,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where benchmarks keep their results."""
+    """The folder of the benchmarks' results."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import kept
 

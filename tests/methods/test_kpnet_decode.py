@@ -1,4 +1,4 @@
-"""KPNet's decoding: what it looks at, and what it makes of what a network says, without one."""
+"""KPNet's decoding without a network: its views, and the faces it makes of given outputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def views_of(image: Array, **settings: Any) -> list[View]:
 
 
 def dots(shape: tuple[int, int], size: int, seed: int) -> Iterator[tuple[Array, Array]]:
-    """Black images with one soft white dot, of some pixels at the size they are brought to, and where it is."""
+    """Black images with one soft white dot of some pixels at the network's size, and its position."""
     h, w = shape
     radius = max(3, 4 * max(shape) / size)
     rng = np.random.default_rng(seed)
@@ -67,7 +67,7 @@ def test_views_are_black_where_the_image_ends(shape: tuple[int, int], size: int)
         assert (white | (v.pixels == 0).all(axis=2)).all()
         rows, columns = np.flatnonzero(white.any(axis=1)), np.flatnonzero(white.any(axis=0))
         assert white[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-        # The image's longer edge fills the view but for the margin, and its corner is where the view says
+        # Without the margin, the longer edge of the image fills the view. Its corner lies where the view puts it.
         longest = max(white.shape)
         assert abs(max(len(rows), len(columns)) - longest * (1 - 2 * margin)) <= 1
         np.testing.assert_allclose([columns[0], rows[0]], -v.corner * v.scale, atol=1e-6)
@@ -120,7 +120,7 @@ def test_small_images_have_no_tiles() -> None:
 
 
 def seen_square(pixels: Array) -> dict[str, Any]:
-    """The white square in a view, measured to a part of a pixel."""
+    """The white square in a view, to a fraction of a pixel."""
     amount = pixels[..., 0] / 255
     if amount.max() == 0:
         return face_row(np.array([0, 0, 9]), logit=-99)
@@ -175,7 +175,7 @@ SQUARE = np.array([40.0, 60, 80])
 
 
 def alone(config: Config, *rows: dict[str, Any], **options: Any) -> Any:
-    """What a decoder makes of proposals in a view that is its image."""
+    """The decoded faces of proposals in a view that equals its image."""
     (faces,) = KPNetDecoder(told(*rows), config)(
         [np.zeros((128, 128, 3), np.uint8)], **{"threshold": 0, "min_face": 1, "max_face": None, **options}
     )
@@ -187,11 +187,11 @@ def test_boxes_follow_the_convention(name: str) -> None:
     points = (POINTS * SQUARE[2] + SQUARE[:2])[None]
     (inferred,), (expected,) = convention(name).boxes(points), convention("wider").boxes(points)
     np.testing.assert_allclose(alone(bare(convention=name), face_row(SQUARE, 2)).boxes[0], inferred, atol=1e-3)
-    # A proposal that is where and as large as the landmarks say changes nothing, whatever the convention
+    # A proposal that agrees with the landmarks changes nothing, whatever the convention.
     longer = (expected[2:] - expected[:2]).max()
     agreed = face_row(SQUARE, 2) | {"centre": [(expected[:2] + expected[2:]) / 2], "side": [longer]}
     np.testing.assert_allclose(alone(bare(convention=name, proposal=0.7), agreed).boxes[0], inferred, atol=1e-3)
-    # One that lies elsewhere and is larger takes the box along by its share, in its own aspect
+    # A shifted and larger proposal changes the box by its share. The aspect ratio stays.
     agreed["centre"] = [agreed["centre"][0] + [6, -4]]
     agreed["side"] = [longer * 1.5]
     half = (inferred[2:] - inferred[:2]) / 2 * 1.25
@@ -201,7 +201,7 @@ def test_boxes_follow_the_convention(name: str) -> None:
 
 
 def a_refinement() -> Array:
-    """Coefficients that leave what mirrored faces have in common."""
+    """Coefficients that treat mirrored faces alike."""
     drawn = np.random.default_rng(0).normal(0, 0.05, REFINEMENT)
     drawn[:, 1:, 0] = drawn[:, 0, 1:] = 0
     return drawn
@@ -229,7 +229,7 @@ def test_refined_boxes_are_what_the_coefficients_say(name: str) -> None:
     half = side * np.exp([dw, dh]) / 2
     if name == "square":
         half[:] = half.max()
-    if name == "fddb-ellipse":  # differs from the refined box as it differs from the learned one
+    if name == "fddb-ellipse":  # the square differs from the refined box as it does from the learned convention's box
         (inferred,) = convention(name).boxes(points)
         middle += (inferred[:2] + inferred[2:] - expected[:2] - expected[2:]) / 2
         half *= (inferred[2:] - inferred[:2]) / (expected[2:] - expected[:2])
@@ -296,7 +296,7 @@ def test_landmark_scores_are_peaks_or_the_sigmoid_of_weighted_evidence() -> None
     speaks = a * np.log(np.array(peaks) + 1e-3) + b * math.log2(SQUARE[2] / 32) + c
     found = alone(bare(landmark_evidence=(a, b, c)), row)
     np.testing.assert_allclose(found.landmark_scores, [1 / (1 + np.exp(-speaks))], rtol=1e-5)
-    # equation 8 counts the eyes' and the nose's
+    # equation 8 counts the eyes and the nose
     assert found.scores[0] == pytest.approx((1 / (1 + math.exp(-1.2)) + sum(peaks[:3])) / 4)
 
 
@@ -404,7 +404,7 @@ def test_large_faces_are_those_of_the_overview_and_small_ones_of_the_input(
     assert (single.smallest, single.largest) == (0, np.inf)
 
     def found(side: float) -> list[float]:
-        """Sides that are found of a face of this side in pixels of the input, which every view shows."""
+        """Sides of the detections if every view shows a face of this side, in pixels of the input."""
         look = partial(seen_face, side / input_size)
         decoder = KPNetDecoder(Fake(look), bare(**settings, convention="square", proposal=1.0, nms=1.0))
         (faces,) = decoder([image], threshold=0, min_face=1, max_face=None)
@@ -416,7 +416,7 @@ def test_large_faces_are_those_of_the_overview_and_small_ones_of_the_input(
 
 
 def seen_face(share: float, pixels: Array) -> dict[str, Any]:
-    """A face in the corner that is so large for a view."""
+    """A face in the corner of a view. ``share`` is its side relative to the view's width."""
     return face_row(np.array([0, 0, share * pixels.shape[1]]), 1)
 
 

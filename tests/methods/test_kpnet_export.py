@@ -1,4 +1,4 @@
-"""What KPNet's file computes, held against torch and against slow references; the file in bytes beside it."""
+"""KPNet's exported file, compared with torch and with slow references, and the quantised file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OUTPUTS = ("logit", "centre", "side", "landmarks", "peaks")
 
 
 def network(backbone: str = "drnet") -> KPNet:
-    """Random weights whose normalisation has seen pixels, and whose scalemap has peaks."""
+    """Random weights whose normalisation has statistics of pixels, and whose scalemap has peaks."""
     torch.manual_seed(0)
     made = build(5, backbone)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def exported(backbone: str = "drnet", *, two_passes: bool = False) -> dict[str, 
 
 
 def views(*shape: int, seed: int = 0) -> Array:
-    """Smooth noise, uint8: as pixels are, neighbours are alike."""
+    """Smooth noise, uint8. As in photos, neighbouring pixels are similar."""
     n, h, w, c = shape
     coarse = np.random.default_rng(seed).integers(0, 256, (n, h // 8, w // 8, c), dtype=np.uint8)
     return coarse.repeat(8, axis=1).repeat(8, axis=2)
@@ -89,7 +89,7 @@ def test_the_early_map_is_filled_with_zeros() -> None:
 
 @pytest.fixture(scope="module", params=list(BACKBONES))
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A file of two passes, and the same in bytes."""
+    """A file with two passes, and the same file, quantised."""
     folder = tmp_path_factory.mktemp("kpnet")
     whole = export(exported(request.param, two_passes=True), folder / "two.onnx", metadata={"name": "mine"})
     return whole, quantise(whole, folder / "bytes.onnx", (view for view in views(6, 128, 192, 3)))
@@ -102,7 +102,7 @@ def test_bytes_find_what_floats_find(files: tuple[Path, Path]) -> None:
     found = dict(zip(OUTPUTS, small("kpnet", OUTPUTS, pixels=pixels, threshold=thresholds(2).numpy()), strict=True))
     assert {name: value.shape[2:] for name, value in found.items()} == {n: v.shape[2:] for n, v in wanted.items()}
     for image in range(2):
-        best = wanted["logit"][image].argsort()[-10:]  # each has its like: the same cell or one beside it
+        best = wanted["logit"][image].argsort()[-10:]  # each has a counterpart in the same cell or a neighbouring one
         apart = np.abs(wanted["centre"][image][best, None] - found["centre"][image][None]).max(axis=2)
         like = apart.argmin(axis=1)
         assert (apart.min(axis=1) <= 2).mean() >= 0.8
@@ -160,7 +160,7 @@ def test_there_are_as_many_rows_as_the_fullest_view_has_proposals(
         for found, rows, limit in zip(some, wanted, limits, strict=True):
             np.testing.assert_allclose(np.sort(found[found > limit]), np.sort(rows), atol=1e-4)
         assert some.shape[1] >= 1
-        if not two_passes:  # what the first pass lets through may be more
+        if not two_passes:  # the first pass may keep more
             assert some.shape[1] == max(*map(len, wanted), 1)
     assert logits(pixels[:, :8, :64], ALL, ALL).shape[1] < PROPOSALS  # fewer cells than that
 
@@ -198,8 +198,8 @@ def test_what_is_exported_computes_the_same(tmp_path: Path, extraction: str, gro
             alike = np.isclose(there, value, atol=1e-2).reshape(*value.shape[:2], -1).all(axis=-1)
             alike = alike[
                 np.isfinite(wanted["logit"].numpy())
-            ]  # what is no local maximum fills the list up in any order
-            assert alike.mean() > 0.99, name  # of equals in the last digit either may come first
+            ]  # entries that are no local maxima fill the list in any order
+            assert alike.mean() > 0.99, name  # if they differ in the last digit only, the order may change
     picture = rng.integers(0, 256, (50, 90, 3), dtype=np.uint8)
     decoded = KPNetDecoder(graph, Config()).propose([picture])
     assert ((decoded.scores >= 0) & (decoded.scores <= 1)).all()

@@ -1,4 +1,4 @@
-"""What labelled photos tell of a trained network."""
+"""Fits of KPNet's boxes and scores to labelled photos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = np.ndarray
 
 
 def test_boxes_are_refined_to_those_of_the_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of proposals that are off, and landmarks that are not."""
+    """From inexact proposals and exact landmarks."""
     monkeypatch.setattr(fitting, "LEAST_FITTED", 50)
     rng = np.random.default_rng(0)
     faces, rows = [], []
@@ -65,14 +65,14 @@ def finds(evidence: Array, face: Array, photo: Array) -> Finds:
 
 
 def test_average_precision_counts_a_face_once() -> None:
-    """Ranked: a face, a false alarm, the same face again, another photo's face of the same number."""
+    """In order: a face, a false positive, the same face again, the face of another photo with the same index."""
     found = finds(np.zeros((4, 6)), np.array([0, -1, 0, 0]), np.array([0, 0, 0, 1]))
     assert fitting.average_precision(np.array([4.0, 3, 2, 1]), found, 4) == pytest.approx((1 + 2 / 4) / 4)
     assert fitting.average_precision(np.array([1.0, 2, 3, 4]), found, 2) == pytest.approx((1 + 1) / 2)
 
 
 def test_scores_are_fitted_where_they_rank_best_on_other_photos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 256 the logit tells faces, and the second column says the contrary of what it does at the others."""
+    """At 256 the logit separates faces. At other sizes the second column contradicts it."""
     rng = np.random.default_rng(0)
 
     def at(sign: float, noise: float) -> Finds:
@@ -94,7 +94,7 @@ def test_scores_are_fitted_where_they_rank_best_on_other_photos(monkeypatch: pyt
     best = choices[int(np.argmax(precision))]
     chosen = [np.concatenate([getattr(both[size], name) for size in best]) for name in ("evidence", "is_face")]
     np.testing.assert_allclose(coefficients, logistic(*chosen))
-    # a photo's own faces have no say in its scores: of labels that mean nothing nothing can be learnt
+    # a photo's own faces do not affect its scores: nothing can be learned from random labels
     shuffled = {size: found._replace(face=rng.permutation(found.face)) for size, found in both.items()}
     assert fitting.held_out_precision(shuffled, (640,), faces) < 0.6
 
@@ -108,7 +108,7 @@ def test_landmark_scores_are_the_share_of_landmarks_that_are_right() -> None:
     rng = np.random.default_rng(0)
     speaks = np.stack([rng.normal(-1, 1, (4000, 5)), rng.normal(0, 1, (4000, 5)), np.ones((4000, 5))], axis=-1)
     near = (rng.random((4000, 5)) < sigmoid(speaks @ [1.5, -0.5, 2.0])).astype(float)
-    near[:, 4] = np.nan  # of which no truth is known
+    near[:, 4] = np.nan  # not labelled
     speaks[:, 4] = 1e3
     found = finds(np.zeros((0, 6)), np.zeros(0), np.zeros(0))._replace(landmark_evidence=speaks, near=near)
     np.testing.assert_allclose(fitting.fit_landmark_evidence([found, found]), [1.5, -0.5, 2.0], atol=0.15)
@@ -124,7 +124,7 @@ class Shown(list[Array]):
 
 
 def labelled(shift: float = 0.0, *, hidden: bool = False) -> tuple[Shown, KPNetDecoder]:
-    """A photo with a face that is found, its landmarks off by a shift, one that is ignored, and a false alarm."""
+    """A photo with a detected face whose landmarks are shifted, an ignored face, and a false positive."""
     places = np.array([[10.0, 10, 60], [90, 20, 40], [40, 90, 30]])
     rows = [face_row(place, 2.0, (0.6, 0.5, 0.4)) for place in places]
     points = np.stack([POINTS * side + [x, y] for x, y, side in places])
@@ -161,7 +161,7 @@ def test_what_is_given_is_not_fitted() -> None:
     photos = Shown([photos[0]] * 6, photos.samples * 6)
     settings = {"photos": photos, "canvases": None, "canvas": 128}
     every = fitting.fitted(decoder.graph, bare(), **settings)
-    assert every.keys() == {"evidence", "calibration"}  # all landmarks lie as far off
+    assert every.keys() == {"evidence", "calibration"}  # all landmarks have the same error
     some = fitting.fitted(decoder.graph, bare(), **settings, given=["evidence"])
     assert some.keys() == {"calibration"}
     raw = fitting.judged(decoder, photos).scores

@@ -1,4 +1,4 @@
-"""The variants of KPNet against slow references."""
+"""The variants of KPNet's heads against slow references."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def maps(*shape: int, seed: int = 0) -> Tensor:
 
 
 def some_regions() -> Tensor:
-    """Whole, cut off at every edge, of one cell, of none."""
+    """Whole regions, regions cut off at every edge, a region of one cell, and an empty one."""
     boxes = [[4, 6, 20, 22], [-9, -9, 7.5, 7.5], [20, 10, 60, 50], [9, 9, 11.5, 11.5], [6.2, 6.2, 6.6, 6.6]]
     return torch.tensor([boxes, boxes[::-1]], dtype=torch.float64)
 
@@ -228,13 +228,13 @@ def test_two_processes_have_the_loss_of_one(
         train=("scenes.json",), val=("scenes.json",), canvas=96, batch=4, held_out=0, seed=2, light=None, quality=None,
         occlusion=None, extraction=extraction, grouping=grouping,
     )  # fmt: skip
-    # each process has random misses of its own
+    # each process has its own random jitter
     monkeypatch.setattr("lineament.methods.kpnet.heads.base.near_proposals", lambda rng, boxes: box_ops.square(boxes))
     check_that_two_processes_learn_as_one(training.prepare("kpnet", data, recipe, data), monkeypatch)
 
 
 def test_faces_on_canvases_are_never_mirrored_inside_out(data: Path) -> None:
-    """Right and left stay what they are in mirrored photos, whose landmarks change places."""
+    """Right stays right in mirrored photos, since landmarks are swapped."""
     recipe = training.KPNetRecipe(train=("scenes.json",), val=("scenes.json",), canvas=96, batch=16, held_out=0)
     batch = training.prepare("kpnet", data, recipe, data).batch(0)
     whole = batch["weights"].all(axis=2)

@@ -1,4 +1,4 @@
-"""KPNet's training: data, batches, runs that go on, and what any number of landmarks leaves in a file."""
+"""KPNet's training runs: data, batches, resumed runs, and exports with any number of landmarks."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_boxes_without_landmarks_teach_the_scalemap_alone(tmp_path: Path) -> Non
 
 
 def test_faces_outside_the_range_are_ignored_and_counted(tmp_path: Path) -> None:
-    """Beside a face of 150 pixels one of 5, which on most canvases is too small for any bin."""
+    """Beside a face of 150 pixels lies one of 5. On most canvases it is too small for any bin."""
     image = np.full((300, 400, 3), 90, np.uint8)
     Image.fromarray(image).save(tmp_path / "photo.png")
     squares = {"large": [40, 60, 150, 150], "small": [300, 200, 5, 5]}
@@ -144,7 +144,7 @@ def test_faces_outside_the_range_are_ignored_and_counted(tmp_path: Path) -> None
     batch = task.batch(0)
     outside = batch["outside"].astype(int)
     assert 5 < outside.sum() < 100
-    assert (batch["values"] == 1).sum() == batch["faces"].sum()  # they have no cell of their own
+    assert (batch["values"] == 1).sum() == batch["faces"].sum()  # they have no cell
     assert batch["ignored"][outside > 0].any(axis=(1, 2)).all()
     tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
     task.on(torch.device("cpu"))(tensors)
@@ -190,7 +190,7 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
 
 
 def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here the accelerator is a processor that draws as one."""
+    """Here the accelerator is a processor that draws like one."""
     write_data(tmp_path, 3)
     recipe = tiny(tmp_path, canvas=128, batch=6)
     mine = training.prepare("kpnet", tmp_path, recipe, tmp_path)
@@ -210,5 +210,5 @@ def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pyte
         for name in here.keys() - {"pixels"}:
             np.testing.assert_array_equal(here[name], drawn[name])
         differ = np.abs(here["pixels"].astype(int) - drawn["pixels"].numpy()).mean(axis=(1, 2, 3))
-        assert (differ < 14).all()  # noise is other noise
+        assert (differ < 14).all()  # the noise is different
         assert np.median(differ) < 4

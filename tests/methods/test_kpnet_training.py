@@ -1,4 +1,4 @@
-"""What KPNet is taught: regions, targets and losses, where the parts of its training meet."""
+"""KPNet's targets and losses, and the joints between the parts of its training."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_heat_is_learnt_in_the_regions_of_faces_with_all_their_landmarks() -> No
         assert not found[32 // stride, 32 // stride]
         assert found[32 // stride, 96 // stride]  # it lacks a landmark
         assert found[96 // stride, 32 // stride]
-        assert found[96 // stride, 96 // stride] == background  # no region: with an embedding there are none
+        assert found[96 // stride, 96 // stride] == background  # no region, since an embedding has none
 
 
 def test_offsets_count_by_the_longer_side() -> None:
@@ -93,7 +93,7 @@ def test_offsets_count_by_the_longer_side() -> None:
 
 
 def test_regions_in_training_miss_as_proposals_do() -> None:
-    """The centre by a share of the side, then to a cell's; the bin now and then by one."""
+    """The centre is off by a share of the side and then moves to a cell's, the bin sometimes by one."""
     boxes = np.tile([100.0, 200, 260, 350], (6000, 1))
     regions = near_proposals(np.random.default_rng(0), boxes)
     centres, sides = (regions[:, :2] + regions[:, 2:]) / 2, regions[:, 2:] - regions[:, :2]

@@ -1,4 +1,4 @@
-"""MaskFace's network: regions' features against sums in float64, the order of anchors, heads, peaks."""
+"""MaskFace's network: pooled features against float64 sums, the order of anchors, heads, peaks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def small(landmarks: dict[str, int] | None = None, **settings: object) -> MaskFa
 
 
 def bilinear(cells: np.ndarray, x: float, y: float) -> np.ndarray:
-    """The value of a map (c, h, w) at a position in its cells, the first of which has its centre at (0.5, 0.5)."""
+    """The value of a map (c, h, w) at a position in cells. The centre of the first cell is (0.5, 0.5)."""
     _, h, w = cells.shape
     x, y = x - 0.5, y - 0.5
     if x < -1 or y < -1 or x > w or y > h:
@@ -51,7 +51,7 @@ def bilinear(cells: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 def mean_of_samples(cells: np.ndarray, box: list[float], stride: int, size: int) -> np.ndarray:
-    """RoIAlign of one box (c, size, size): in each bin the mean of samples at a quarter and three quarters."""
+    """RoIAlign of one box (c, size, size). Each bin is the mean of the samples at a quarter and at three quarters."""
     x1, y1, x2, y2 = (value / stride for value in box)
     out = np.zeros((len(cells), size, size))
     for i in range(size):
@@ -77,7 +77,7 @@ def test_features_of_regions_are_means_of_bilinear_samples() -> None:
 
 
 def test_gradients_reach_the_features_of_regions() -> None:
-    """Pooling is linear: its gradient is what a step of the features does to the output."""
+    """Pooling is linear, so a gradient equals the difference of two outputs."""
     random = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, 3, n, n + 2, dtype=torch.float64, generator=random).requires_grad_() for n in (8, 4)]
     given = (torch.tensor(BOXES, dtype=torch.float64), torch.tensor([0, 1] * 3), torch.tensor([0, 0, 1] * 2))
@@ -129,7 +129,7 @@ def test_every_build_gives_anchors_and_masks(settings: dict[str, object]) -> Non
     count = len(all_anchors(128, 64, levels(int(settings.get("finest", 2)))))  # type: ignore[call-overload]
     shapes = {name: tuple(value.shape) for name, value in outputs.items()}
     assert shapes == {"logit": (2, count), "offset": (2, count, 4), "5": (2, 5, 56, 56), "68": (0, 68, 56, 56)}
-    assert (outputs["logit"].sigmoid() < 0.1).all()  # as rare as faces are
+    assert (outputs["logit"].sigmoid() < 0.1).all()  # the prior of faces
 
 
 def test_images_and_regions_do_not_meet() -> None:
@@ -197,7 +197,7 @@ def test_levels_of_faces_are_those_of_equation_6(k0: int, sides: list[float], ex
 
 
 class Given(nn.Module):
-    """In the landmark head's place."""
+    """Replaces the landmark head."""
 
     def __init__(self, masks: Tensor) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ def test_peaks_are_found_between_cells() -> None:
 
 def test_peaks_and_their_probabilities_are_those_of_a_loop() -> None:
     masks = torch.randn(3, 2, 12, 12, generator=torch.Generator().manual_seed(0)) * 2
-    masks[0, 0, 0, 0] = 50  # a corner: the peak is the largest value that has all its neighbours
+    masks[0, 0, 0, 0] = 50  # a corner: the peak is the largest value with eight neighbours
     found = Peaks(Given(masks), "5")(torch.zeros(3, 1, 14, 14))
     for i in range(3):
         for k in range(2):

@@ -1,4 +1,4 @@
-"""MaskFace's decoding, with a network that sees what is white: hand-made cases for views and test-time options."""
+"""MaskFace's decoding, with a network that detects white: cases by hand for views and test-time options."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ MIRRORED = np.array([[0.3, 0.4], [0.7, 0.4], [0.45, 0.6], [0.35, 0.8], [0.65, 0.
 
 
 class White:
-    """Finds the white rectangle of each view; the further anchors near it give it, too, with lower scores.
+    """Detects the white rectangle of each view. Other anchors near it also detect it, with lower scores.
 
     Args:
-        near: overlap from which an anchor does. shake: by how much their boxes are wrong, over the box's sides.
+        near: Smallest overlap of these other anchors.
+        shake: Error of their boxes, relative to the sides.
     """
 
     def __init__(self, near: float = 1.0, shake: float = 0.0) -> None:
@@ -63,13 +64,13 @@ class White:
                 wrong = self.shake * size * [(-1, -1, -1, -1), (1, 1, 1, 1)][anchor % 2]
                 logit[i, anchor] = 4 if anchor == best else 2
                 offset[i, anchor] = box_ops.encode_rcnn(box + wrong * (anchor != best), anchors[anchor : anchor + 1])[0]
-            for level in maps:  # red is brighter than green where the picture was drawn: on its left half
+            for level in maps:  # red or green tells whether the view is mirrored: the left half of the image is green
                 level[i, 0] = float(view[:, : w // 2, 1].sum() < view[:, w // 2 :, 1].sum())
         return logit, offset, *maps
 
 
 def picture(box: tuple[int, int, int, int], size: tuple[int, int] = (320, 256)) -> Array:
-    """Black, with a white rectangle, and green in its left half alone."""
+    """A black image with a white rectangle. The left half of the image is also green."""
     image = np.zeros((size[1], size[0], 3), np.uint8)
     image[:, : size[0] // 2, 1] = 60
     x1, y1, x2, y2 = box
@@ -128,7 +129,7 @@ def test_a_mirrored_view_alone_has_the_eyes_in_the_right_places() -> None:
 
 
 def test_a_pyramid_gives_one_face_whose_box_all_sizes_vote_for() -> None:
-    box = (41, 61, 103, 121)  # half of it is not on whole pixels
+    box = (41, 61, 103, 121)  # half the box does not lie on whole pixels
     alone, voted = (detect(picture(box), pyramid=(0.5, 2), voting=voting) for voting in (None, 0.5))
     assert len(alone) == len(voted) == 1
     assert alone.boxes == pytest.approx(np.array([box]), abs=1.1)

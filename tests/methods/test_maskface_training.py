@@ -1,4 +1,4 @@
-"""What MaskFace is taught: which anchors are faces, boxes and landmarks there and back, losses, and that it trains."""
+"""MaskFace's targets and losses, box and landmark round trips, and a short training."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def task(recipe: MaskFaceRecipe = RECIPE, schemas: Sequence[Any] = (FIVE,)) -> M
 
 
 def by_rule(size: int, faces: np.ndarray) -> tuple[list[int], list[int]]:
-    """Section 3.2's matching, anchor by anchor."""
+    """The matching of section 3.2, anchor by anchor."""
     overlap = box_ops.iou(all_anchors(size, size, levels()).astype(np.float32), faces.astype(np.float32))
     best = overlap.max(axis=0)
     labels, owners = [], []
@@ -105,7 +105,7 @@ def test_a_face_of_a_size_that_no_anchor_has_gets_its_best_anchors(side: float) 
 
 def test_a_wanted_anchor_belongs_to_the_face_that_it_overlaps_most() -> None:
     (anchor,) = all_anchors(128, 128, levels())[[0]] + 64
-    small = np.array([*anchor[:2] + 5, *anchor[:2] + 9])  # it, too, has that anchor among its best
+    small = np.array([*anchor[:2] + 5, *anchor[:2] + 9])  # this anchor is also one of its best
     found = match(levels(), 128, np.stack([small, anchor]), NONE)
     at = np.flatnonzero((all_anchors(128, 128, levels()) == anchor).all(axis=1))
     assert found.face[at].tolist() == [1]
@@ -140,7 +140,7 @@ def test_boxes_and_landmarks_are_what_their_targets_decode_to() -> None:
     assert batch["boxes_5"].tolist() == [*faces[0], *faces[2], *[[0, 0, 1, 1]] * 3]
     assert batch["image_5"].tolist() == [0, 0, 2, 0, 0, 0]
     assert batch["weights_5"].sum(axis=1).tolist() == [5, 5, 5, 0, 0, 0]
-    # the cell that a landmark's mask is 1 in has its centre within half a cell of it
+    # the centre of the target cell is within half a cell of the landmark
     sides = batch["boxes_5"][:, None, 2:] - batch["boxes_5"][:, None, :2]
     cell = np.floor((batch["points_5"] - batch["boxes_5"][:, None, :2]) / sides * 56)
     back = batch["boxes_5"][:, None, :2] + (cell + 0.5) / 56 * sides
@@ -167,7 +167,7 @@ def test_landmarks_are_learnt_of_some_faces_that_have_them() -> None:
 def test_few_landmarks_are_learnt_of_faces_with_many() -> None:
     recipe = replace(RECIPE, landmarks=("5", "68"), regions=(3, 2))
     rich = canvas([[60, 60, 100, 112]], schema=1)
-    rich.weights[0, 36:42] = 0.1  # around one eye
+    rich.weights[0, 36:42] = 0.1  # contains one eye only
     plain = canvas([[10, 12, 40, 50]])
     plain = replace(
         plain,
@@ -214,14 +214,14 @@ def test_proposals_are_sure_do_not_overlap_and_belong_to_faces_of_their_image() 
     assert image.tolist() == [0, 1, 0]
     faces, of = np.array([[40.0, 40, 80, 80], [0, 0, 20, 20], [0, 0, 9, 9]]), np.array([1, 0, -1])
     rows, face = matched(boxes, image, faces, of)
-    assert rows.tolist() == [0, 1]  # what image 0 has at 40 is no face there
+    assert rows.tolist() == [0, 1]  # the face at 40 is in image 0, not here
     assert face.tolist() == [1, 0]
     for none in (matched(boxes, image, NONE, np.zeros(0, int)), matched(NONE, image[:0], faces, of)):
         assert [len(part) for part in none] == [0, 0]
 
 
 class Knowing(MaskFace):
-    """Finds what the targets say, and the faces of one image 3 pixels too far to the right."""
+    """Replaces the network: outputs the targets. In one image, faces are 3 pixels too far to the right."""
 
     targets: dict[str, Tensor]
 
@@ -273,7 +273,7 @@ TINY = MaskFaceRecipe(
 
 
 def tiny(recipe: MaskFaceRecipe, data: Path) -> MaskFaceTask:
-    """A task on drawn scenes, with the smallest backbone."""
+    """A task on drawn scenes with the smallest backbone."""
     write_data(data, 4)
     return training.prepare("maskface", data, recipe, data / "run")
 
@@ -354,7 +354,7 @@ def test_the_landmarks_loss_is_equation_4() -> None:
     boxes = np.array([[10.0, 20, 50, 60], [0, 0, 16, 24], [5, 5, 6, 6]])
     points = np.array(
         [[[10.0, 20], [49.99, 41]], [[7.9, 23.9], [8.1, 0]], [[4.9, 5.5], [99, 5.5]]]
-    )  # the last: outside
+    )  # the last one lies outside
     weights = np.array([[1.0, 0.5], [0.7, 0], [1, 1]])
     cells = {(0, 0): (0, 0), (0, 1): (4, 7), (1, 0): (7, 3)}  # row, column
     total = 0.0

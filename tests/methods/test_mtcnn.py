@@ -1,4 +1,4 @@
-"""MTCNN's parts against what the paper says and against slow references."""
+"""Parts of MTCNN against the paper and slow references."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def graph() -> Graph:
 
 @pytest.mark.parametrize(("network", "parameters"), [(PNet, 6_929), (RNet, 101_339), (ONet, 388_783)])
 def test_networks_have_the_figures_layers(network: type[torch.nn.Module], parameters: int) -> None:
-    """One logit in place of two softmax outputs is all that the counts differ from the authors' by."""
+    """The parameter counts differ from the authors' only by one logit in place of two softmax outputs."""
     assert sum(p.numel() for p in network().parameters()) == parameters
     size = network.size
     out = network()(torch.zeros(2, 3, size, size))
@@ -66,7 +66,7 @@ def test_what_is_exported_computes_the_same() -> None:
 
 
 def bilinear(image: np.ndarray, x: float, y: float) -> np.ndarray:
-    """RoiAlign's sample: the picture's edge pixel up to one pixel outside, black beyond."""
+    """A sample of RoiAlign: up to one pixel outside it has the value of the edge pixel, and is black beyond."""
     h, w = image.shape[:2]
     x, y = x - 0.5, y - 0.5
     if x < -1 or y < -1 or x > w or y > h:
@@ -132,7 +132,7 @@ def test_further_looks_are_closer_and_their_landmarks_count_as_much(graph: Graph
 
 
 class PNetSays:
-    """A graph whose P-Net says something random, but the same of maps of one size."""
+    """A graph with random outputs of P-Net, the same for all maps of one size."""
 
     def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         assert (entry, outputs) == ("pnet", ("score", "box"))
@@ -175,7 +175,7 @@ def test_with_flip_a_mirrored_image_has_mirrored_faces() -> None:
     options: dict[str, Any] = {"threshold": 0.9, "min_face": 100, "max_face": None}
     (faces,), (mirrored,) = cascade([photo], **options), cascade([photo[:, ::-1]], **options)
     (plain,) = MTCNN(graph, Config(looks=None, nms_onet=0.99))([photo], **options)
-    assert len(faces) > len(plain) > 0  # nearly nothing is suppressed: both images' finds are there
+    assert len(faces) > len(plain) > 0  # hardly any suppression: the candidates of both images remain
     width = photo.shape[1]
     np.testing.assert_allclose(box_ops.mirror(mirrored.boxes, width), faces.boxes, atol=1e-2)
     back = mirrored.landmarks[:, FIVE.mirror] * [-1, 1] + [width, 0]
@@ -183,7 +183,7 @@ def test_with_flip_a_mirrored_image_has_mirrored_faces() -> None:
 
 
 def test_a_face_is_surer_where_the_network_before_was_sure(graph: Graph) -> None:
-    """Its logit is O-Net's and, by the weight ``consensus``, R-Net's."""
+    """Its logit is O-Net's plus ``consensus`` times that of R-Net."""
     rng = np.random.default_rng(0)
     pyramids = [Pyramid(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))]
     boxes, before = np.array([[10.0, 20, 50, 60]] * 3), np.array([0.2, 0.5, 0.9])
@@ -200,17 +200,17 @@ def test_a_face_is_surer_where_the_network_before_was_sure(graph: Graph) -> None
 
 
 class OneCell:
-    """A P-Net that sees a face in the third cell of the third row of everything, as large as its window."""
+    """A P-Net that detects a face of its window's size in the third cell of the third row of every map."""
 
     def __call__(self, stage: str, names: Any, *, image: np.ndarray) -> list[np.ndarray]:
         rows, columns = ((side - CELL) // 2 + 1 for side in image.shape[1:3])
         logits = np.full((1, rows, columns), -9.0, np.float32)
-        logits[0, 2, 2] = 2 + rows / 100  # the finer the level, the surer
+        logits[0, 2, 2] = 2 + rows / 100  # higher scores at finer levels
         return [logits, np.zeros((1, 4, rows, columns), np.float32)]
 
 
 def test_levels_and_images_suppress_each_on_its_own() -> None:
-    """Windows of neighbouring levels share just over a half; at one level that is too much, over all it is not."""
+    """Windows of neighbouring levels overlap by just over a half: too much within a level, but not over all levels."""
     cascade = MTCNN(OneCell(), Config(nms_level=0.5, nms_pyramid=0.7))  # type: ignore[arg-type]
     pyramids = [Pyramid(np.zeros((100, 100, 3), np.uint8))] * 2
     found = cascade.propose(pyramids, 0.5, min_face=20, max_face=30)
@@ -296,7 +296,7 @@ def test_strips_show_what_the_whole_level_shows(min_face: float, monkeypatch: py
 
 
 def test_no_level_is_ever_drawn_as_a_whole() -> None:
-    """Faces of a pixel make a level 144 times the photo: here 216 MB, for a large photo more than there is memory."""
+    """A level for faces of one pixel has 144 times the pixels of the photo: 216 MB here, far more for large photos."""
     level = next(Pyramid(np.zeros((500, 1000, 3), np.uint8)).levels(1, 1, 0.7))
     tracemalloc.start()
     first = next(level.strips())[1]

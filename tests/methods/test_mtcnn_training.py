@@ -1,4 +1,4 @@
-"""What MTCNN learns from: windows, their kinds and targets, batches and losses, against what the paper says."""
+"""MTCNN's training data: windows, their types and targets, batches and losses, against the paper."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ def test_faces_of_ten_pixels_are_learnt() -> None:
 
 
 def test_a_window_inside_an_ignored_region_is_no_background() -> None:
-    """However small a part of the region it is: it may be a face of the crowd that nobody labelled."""
+    """Even a small part of the region may be an unlabelled face of the crowd."""
     sample = a_sample([[0, 0, 100, 100], [150, 150, 190, 190]], ignore=[True, False])
     windows = np.array([[40, 40, 60, 60], [90, 40, 120, 70], [93, 40, 123, 70], [-20, -20, 125, 125.0]])
     assert box_ops.iou(windows[:1], sample.boxes[:1])[0, 0] < 0.05
-    # all of it inside; a third of it; less than that; mostly outside, and yet much of the region
+    # inside; by a third; by less; mostly outside, but covering much of the region
     assert targets.label(windows, sample).kind.tolist() == [Kind.OTHER, Kind.OTHER, Kind.NEGATIVE, Kind.OTHER]
 
 
 class Cascade:
-    """Proposes and refines what it is told to, best first, and remembers what it was asked."""
+    """Proposes and refines given windows, best first, and records its calls."""
 
     config = SimpleNamespace(nms_rnet=0.65)
 
@@ -118,7 +118,7 @@ def test_each_stage_learns_from_what_those_before_it_let_through() -> None:
         return list(zip(chosen.windows.tolist(), chosen.kind.tolist(), strict=True)), cascade.asked
 
     asked = ("propose", 0.35, 14, None)
-    # what hit, with landmarks once more; of what overlaps the best; of the wrong ones the best
+    # the positives, and again for landmarks; the best part; the best negative
     assert learnt("rnet") == ([(right, 2), (right, 3), (wrong[0], 0)], [asked])
     assert learnt("onet") == ([(best, 2), (off, 1), (best, 3), (wrong[2], 0)], [asked, ("rnet", 0.25)])
 
@@ -183,13 +183,13 @@ def test_batches_hold_the_papers_ratio_of_kinds(crops: CropSet) -> None:
 
 @pytest.mark.parametrize("codec", box_ops.CODECS)
 def test_a_mirrored_batch_has_mirrored_labels(crops: CropSet, codec: str) -> None:
-    """Each crop is one of the set or a mirrored one, and its labels lie where its pixels went."""
+    """Each crop is one of the set or its mirror image, and its labels fit its pixels."""
     plain = {"light": None, "coarse": None, "batch": 70, "codec": codec}
     batch = stage_of(crops, mirror=1.0, **plain).batch(3)
     before = stage_of(crops, mirror=0.0, **plain).batch(3)
     np.testing.assert_array_equal(batch["pixels"], before["pixels"][:, :, ::-1])
     np.testing.assert_array_equal(batch["kind"], before["kind"])
-    order = [1, 0, 2, 4, 3]  # the eyes and the corners of the mouth change places
+    order = [1, 0, 2, 4, 3]  # left and right eye, and the mouth corners, are swapped
     np.testing.assert_allclose(batch["points"][..., 0], 1 - before["points"][:, order, 0], atol=1e-6)
     np.testing.assert_allclose(batch["points"][..., 1], before["points"][:, order, 1], atol=1e-6)
     window = np.array([[0, 0, 1, 1]])
@@ -219,7 +219,7 @@ def test_losses_follow_equation_4() -> None:
     hardest = entropy.sort(descending=True).values[:7]
     assert parts["score"].item() == pytest.approx(hardest.mean().item(), rel=1e-5)
     with_gradient = outputs["score"].grad != 0
-    assert with_gradient[:10].sum() == 7  # the easy 30 % give none
+    assert with_gradient[:10].sum() == 7  # the easiest 30 % have no gradient
     assert not with_gradient[10:].any()
 
     squares = (outputs["box"] - batch["box"]).detach().square().sum(1)[6:13]
@@ -238,7 +238,7 @@ def test_a_weight_of_zero_leaves_a_task_out() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Exports are the shipped file, and what was to be exported is written down."""
+    """Replaces exports by the shipped file, and records what was exported."""
     asked: list[dict[str, Any]] = []
 
     def shipped(networks: Any, file: Path, *, metadata: dict[str, str]) -> Path:

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to through two pipes by its DevTools protocol."""
+"""A headless Chromium, controlled through two pipes by the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLAGS = (
 
 
 def executable() -> str:
-    """Its path; without it the test is skipped."""
+    """The path of Chromium. Without it the test is skipped."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("needs Chromium, such as Debian's package chromium")
@@ -105,7 +105,7 @@ class Tab:
             self.call("Input.dispatchKeyEvent", **told, **({"text": text} if text and kind == "keyDown" else {}))
 
     def named(self) -> list[tuple[str, str]]:
-        """Role and name of what a screen reader reads, in its order."""
+        """Role and name of each element for a screen reader, in its order."""
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
         return [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
 

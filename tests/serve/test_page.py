@@ -1,4 +1,4 @@
-"""The page in a real browser: what it shows is the library's answer, for hand, keyboard, screen reader and phone."""
+"""The page in a real browser: it shows the library's answer, with mouse, keyboard, screen reader and phone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's answers: the library's own, within limits, and refusals that teach."""
+"""The server's answers: they equal the library's, within limits, and its errors teach."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_bomb_in_a_png_file_takes_no_memory(client: TestClient, bomb: str) -> 
     client.post("/v1/detect", files=upload(png(8, 8, data=bytes(8 * 25))))
     peak = Path("/proc/self/clear_refs")
     if peak.exists():
-        peak.write_text("5")  # from here on, the peak is of this test
+        peak.write_text("5")  # reset the peak for this test
     before = peak_memory() or 0
     answer = client.post("/v1/detect", files=upload(BOMBS[bomb]))
     assert (peak_memory() or 0) < before + 100
@@ -261,7 +261,7 @@ def test_only_known_hosts_are_answered(detectors: Detectors) -> None:
 
 
 class Slow:
-    """Detectors whose detection waits until it may go on."""
+    """Detectors that wait in detection until they may continue."""
 
     def __init__(self, detectors: Detectors) -> None:
         self.choices, self.go_on, self.begun = detectors.choices, threading.Event(), 0
@@ -300,7 +300,7 @@ def test_a_place_is_taken_until_the_work_ends_though_the_time_is_out(detectors: 
     assert [answer.status_code for answer in answers] == [503, 503]
     assert "not finished within 0.2 seconds" in answers[0].json()["error"]
     with TestClient(app) as client:
-        assert client.get("/health").json()["taken"] == 1  # in work; the one that waited is dropped
+        assert client.get("/health").json()["taken"] == 1  # in progress; the waiting one was dropped
         slow.go_on.set()
         while client.get("/health").json()["taken"]:
             time.sleep(0.01)
@@ -343,7 +343,7 @@ def test_a_server_under_load_answers_as_the_library_and_ends_its_work(detectors:
         headers["Content-Length"] = str(300 * 2**20)
         connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
         connection.request("POST", "/v1/detect", (bytes(2**20) for _ in range(16)), headers)
-        assert connection.getresponse().status == 413  # not a broken pipe, though more is to come
+        assert connection.getresponse().status == 413  # no broken pipe, although the body is not sent yet
         connection.close()
         del headers["Content-Length"]
         last = clients.submit(ask, server.port, content, 1)

@@ -1,4 +1,4 @@
-"""Canvases as a task: batches that depend on seed and step alone, switches, validation."""
+"""Training on canvases: batches depend on the seed and the step alone, augmentation can be off, validation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLAIN = CanvasRecipe(
 
 
 class Count(CanvasTask):
-    """How many faces there are, by the mean of the pixels."""
+    """The number of faces, predicted from the mean of the pixels."""
 
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
         counts = np.array([len(canvas.boxes) for canvas in canvases], np.float32)
@@ -95,7 +95,7 @@ def test_processes_share_a_batch(task_of: Any) -> None:
     for index, part in enumerate(parts):
         for name in ("pixels", "counts", "outside"):
             np.testing.assert_array_equal(part[name], whole[name][index::3])
-    assert len({part["chance"].tobytes() for part in parts}) == 3  # targets draw each from their own
+    assert len({part["chance"].tobytes() for part in parts}) == 3  # each has its own generator
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_augmentation_changes_pixels_and_not_labels(task_of: Any, change: dict[s
     differ = (before["pixels"] != after["pixels"]).mean(axis=(1, 2, 3))
     assert (differ[before["counts"] > 0] > 0.01).all()
     if "occlusion" in change:
-        assert differ.max() < 0.6  # faces alone are covered
+        assert differ.max() < 0.6  # only faces are occluded
     else:
         assert (differ > 0.2).all()
 

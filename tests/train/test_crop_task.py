@@ -1,4 +1,4 @@
-"""Crops as a task: drawn, mirrored and varied by seed and step alone, labels with their pixels."""
+"""Training on crops: drawn, mirrored and augmented by the seed and the step alone. Labels follow their pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAIN = CropRecipe(train=(), batch=30, seed=3, light=None, mirror=0.0)
 
 
 class Points(CropTask):
-    """The first landmark's place, by the mean of the pixels."""
+    """The position of the first landmark, predicted from the mean of the pixels."""
 
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         error = outputs["found"] - batch["points"][:, 0, 0]
@@ -38,7 +38,7 @@ class Mean(nn.Module):
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> CropSet:
-    """Crops of noise; each is told by its row, in its labels and in its corner."""
+    """Crops of noise. The labels and the corner of each encode its row."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("crops") / "set"
     pixels = rng.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
     pixels[:, 0, 0, 0] = pixels[:, 0, -1, 0] = np.arange(50)
@@ -91,7 +91,7 @@ def test_mirrored_crops_have_mirrored_landmarks(crops: CropSet) -> None:
     np.testing.assert_array_equal(some["points"][~flipped], plain["points"][~flipped])
     mirrored = plain["points"][flipped][:, list(FIVE.mirror)] * [-1, 1] + [1, 0]
     np.testing.assert_allclose(some["points"][flipped], mirrored, atol=1e-6)
-    assert crops.pixels[3, 0, 0, 0] == 3  # the set is as it was
+    assert crops.pixels[3, 0, 0, 0] == 3  # the set has not changed
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_validation_sees_held_out_crops_as_they_are(crops: CropSet, monkeypatch:
         squared, absolute = np.square(error).mean(), 2 * np.abs(error).mean()
         return [-squared - absolute, squared, absolute]
 
-    task.network.weight = nn.Parameter(torch.zeros(1))  # what device it is on is asked of a parameter
+    task.network.weight = nn.Parameter(torch.zeros(1))  # the device is that of a parameter
     with torch.no_grad():
         found = task.validate(task.network)
         assert list(found) == ["negated_loss", "squared", "absolute"]

@@ -1,4 +1,4 @@
-"""The loop learns, and a run that was killed ends as if it had not been."""
+"""The loop learns, and a killed run ends with the same weights as one that was not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks import RECIPE, Brightness, train_as  # noqa: E402
 
 
 def lines(folder: Path, kind: str) -> list[dict[str, float]]:
-    """The lines of a run's log that have such an entry."""
+    """The lines of a run's log that have this entry."""
     found = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
     return [line for line in found if kind in line]
 
@@ -124,7 +124,7 @@ def test_one_process_trains_in_both_precisions(tmp_path: Path) -> None:
 
 
 class Clock:
-    """A second for every look at it."""
+    """Advances by a second at every reading."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -146,7 +146,7 @@ def test_a_training_by_the_clock_ends_validated_and_is_resumed(tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt):
         train(Brightness(stop_after=20), recipe, tmp_path / "killed")
     monkeypatch.setattr(loop, "time", Clock())
-    train(Brightness(), recipe, tmp_path / "killed")  # for the time that was left in step 16
+    train(Brightness(), recipe, tmp_path / "killed")  # for the time left at step 16
     assert abs(checkpoint(tmp_path / "killed")["step"] - state["step"]) <= 2
 
 
@@ -161,7 +161,7 @@ TWO_PHASES = [
 
 
 def run_of_phases(folder: Path, first: int = 1, *, stop: int | None = None) -> None:
-    """Two phases, or the second alone; that is killed before a step, if asked for."""
+    """Two phases, or only the second. The run may be killed before a step."""
     for phase, recipe in list(enumerate(TWO_PHASES, 1))[first - 1 :]:
         train(Brightness(stop_after=stop if phase == 2 else None), recipe, folder, phase=phase)
 
@@ -182,7 +182,7 @@ def test_a_killed_run_of_phases_goes_on_exactly(tmp_path: Path) -> None:
 
 
 def test_a_phase_that_resumes_goes_on_as_if_there_were_one(tmp_path: Path) -> None:
-    """Stopped before its schedule is through, and then taken to its end, by the same settings."""
+    """Stopped before the end of its schedule, and then continued to the end with the same settings."""
     whole = train(Brightness(), RECIPE, tmp_path / "whole").state_dict()
     train(Brightness(), replace(RECIPE, stop=30), tmp_path / "phases")
     assert checkpoint(tmp_path / "phases")["step"] == 30
@@ -210,7 +210,7 @@ def test_a_phase_begins_with_the_best_weights_before_it_and_both_are_on_record(t
     train(Brightness(), replace(still, initial=str(tmp_path)), tmp_path / "other" / "stage")
     records = phases_of(tmp_path / "other" / "stage")
     assert [record["steps"] for record in records] == [60, 7, 7]
-    assert [record["step"] for record in records] == [first["step"], 0, 0]  # a step of no rate is no better
+    assert [record["step"] for record in records] == [first["step"], 0, 0]  # without a learning rate nothing improves
     assert [record["recipe"]["seed"] for record in records] == [3, 9, 9]
     assert [record["initial"] for record in records] == ["", "the phase before", tmp_path.name]
     assert records[1]["data"] == task.data
@@ -246,7 +246,7 @@ def test_processes_that_cannot_share_a_batch_say_so(tmp_path: Path, monkeypatch:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_training_leaves_no_worker_behind() -> None:
-    alive, held = os.pipe()  # its other end is closed when all that hold it have ended
+    alive, held = os.pipe()  # the other end closes when all its processes have ended
     training = os.fork()
     if not training:
         if not os.fork():

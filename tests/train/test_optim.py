@@ -1,4 +1,4 @@
-"""Optimisers and the learning rate over a training."""
+"""Optimisers, and the learning rate over a training."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_plateau_waits_for_validations_without_a_better_score() -> None:
     for score in (1.0, 1.0, 2.0, 1.5, 2.0, 3.0, 2.0, 2.5, 2.9):
         schedule.validated(score)
         found.append(schedule.rate(50, 0))
-    # two in a row that were no better, an equal one included, lower it; a better one begins the count anew
+    # two validations in a row without improvement lower it, equal ones included; an improvement resets the count
     assert found == pytest.approx([0.2, 0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.002, 0.002])
 
 

@@ -30,7 +30,7 @@ def test_products_have_the_bits_of_floats(kind: torch.dtype) -> None:
 def test_other_tensors_stay_as_they_are() -> None:
     @in_float32
     def kinds(*values: torch.Tensor) -> list[torch.dtype]:
-        """Their types."""
+        """The dtypes of tensors."""
         return [value.dtype for value in values]
 
     assert kinds(torch.zeros(1, dtype=torch.int64), torch.zeros(1).double()) == [torch.int64, torch.float64]

@@ -1,4 +1,4 @@
-"""The recipes that ship: what they say, and that the papers' trainings run."""
+"""The shipped recipes: their settings, and a few steps of the papers' trainings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def loss_after_first_steps(method: Any, name: str, stage: str, data: Path, **overrides: str) -> float:
-    """The loss on held-out data when a stage of a recipe was trained for two steps."""
+    """The loss on held-out data after a stage of a recipe was trained for two steps."""
     out = data / "run"
     copy_recipe(RECIPES / f"{name}.toml", out / RECIPE, FEW | overrides)
     recipe = method.read(out / RECIPE, stage)
@@ -61,14 +61,14 @@ def test_kpnets_paper_is_trained_as_printed(data: Path) -> None:
     task = kpnet.prepare("kpnet", data, kpnet.read(data / "run" / RECIPE), data / "run")
     batch = task.batch(0)
     assert set(np.unique(batch["weights"])) == {1}
-    photos = [task.composer.photos[i] for i in range(4)]  # 160x120, which a canvas shows whole
+    photos = [task.composer.photos[i] for i in range(4)]  # 160x120, smaller than a canvas
     for canvas in batch["pixels"]:
         assert not canvas[49:].any()
         assert any(abs(canvas[:48].mean() - photo.mean()) < 1 for photo in photos)
 
 
 def test_kpnets_paper_is_decoded_as_printed() -> None:
-    config = kpnet._config(kpnet.read(RECIPES / "kpnet-paper.toml"), refinement=[], evidence=[])  # fitted: of no avail
+    config = kpnet._config(kpnet.read(RECIPES / "kpnet-paper.toml"), refinement=[], evidence=[])  # fitted later
     assert (config.evidence, config.refinement, config.proposal) == (None, None, 0)
     assert (config.input_size, config.overview, config.nms) == (256, False, 0.6)
 

@@ -1,4 +1,4 @@
-"""Recipes: settings from tables, phases and overrides; what is wrong is named with its place."""
+"""Recipes: settings from tables, phases and overrides. Errors name the place."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_tables_fill_settings_and_false_switches_them_off(tmp_path: Path) -> Non
     )
     one, two = read_recipe(path, Own, "one"), read_recipe(path, Own, "two")
     assert one.light == Light(brightness=8, hues=(3,))  # of both tables
-    assert one.dark == Light(hues=(4,))  # off by default, so it begins with its own defaults
+    assert one.dark == Light(hues=(4,))  # off by default, so it starts from its own defaults
     assert (two.light, two.dark) == (None, None)
     assert read_recipe(written(tmp_path, COMMON + "[one]\nlight.hues = [9]\n"), Own, "one").light == Light(5, (9,))
 
@@ -150,7 +150,7 @@ def test_settings_at_inference_go_before_what_the_training_knows() -> None:
 
     assert of({}) == Settings("5", 0.3)
     assert of({"threshold": 0.7, "landmarks": "68"}) == Settings("68", 0.7)
-    assert of({"threshold": False, "flip": False}) == Settings("5", None, False)  # false of a number is none
+    assert of({"threshold": False, "flip": False}) == Settings("5", None, False)  # false is None for a number
     with pytest.raises(OptionError, match="no setting flop, thresh; it has: landmarks, threshold, flip, table"):
         of({"thresh": 1, "flop": 2})
 

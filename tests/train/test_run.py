@@ -1,4 +1,4 @@
-"""A run takes a method's stages and phases in turn, goes on where it was, and exports."""
+"""A run trains the stages and phases of a method in turn, resumes, and exports."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ seed = 5
 
 
 class Scale(Task):
-    """Bring a number to 1."""
+    """Learn to scale a number to 1."""
 
     def __init__(self) -> None:
         self.network = nn.Linear(1, 1, bias=False)
@@ -60,7 +60,7 @@ class Scale(Task):
 
 @dataclass
 class Method:
-    """A training module that writes down what it is asked."""
+    """A training module that records its calls."""
 
     asked: list[tuple[Any, ...]]
     METHOD = "scale"
@@ -105,7 +105,7 @@ def test_all_stages_and_phases_in_turn(recipe: Path, tmp_path: Path) -> None:
         ("second, phase 1 of 2", 2),
         ("second, phase 2 of 2", 4),
     ]
-    assert [title for title, steps in titles if not steps] == [  # what has no number of steps
+    assert [title for title, steps in titles if not steps] == [  # runs without a number of steps
         "first: preparing",
         "first: finishing",
         "second, phase 1 of 2: preparing",
@@ -128,7 +128,7 @@ def test_a_finished_phase_is_not_prepared_again(recipe: Path, tmp_path: Path) ->
     run(Method([]), Path("data"), recipe, tmp_path)
     method = Method([])
     run(method, Path("data"), recipe, tmp_path)
-    assert method.asked == FIRST + SECOND[1:] + EXPORT  # the last of a stage stands for the stage
+    assert method.asked == FIRST + SECOND[1:] + EXPORT  # the last phase counts for the stage
 
 
 def test_a_phase_by_the_clock_is_finished_when_its_minutes_are_over(tmp_path: Path) -> None:

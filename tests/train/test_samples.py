@@ -1,4 +1,4 @@
-"""The photos that a recipe names: lists, backgrounds, landmark schemas, and what is not enough to learn from."""
+"""The photos of a recipe: lists, backgrounds, landmark schemas, and errors if there is not enough to learn from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECIPE = Recipe(train=("five.json", "rich.json", "five.json"), val=("five.json",
 
 
 def index(folder: Path, name: str, schema: Schema, faces: int, *, ignored: int = 0) -> None:
-    """An index file of one photo; the first landmark of each face is hidden."""
+    """An index file of one photo. The first landmark of each face is hidden."""
     points = np.random.default_rng(len(schema)).uniform(10, 90, (faces, len(schema), 2))
     seen = np.full((faces, len(schema), 1), 2)
     seen[:, 0] = 1
@@ -75,7 +75,7 @@ def test_boxes_without_an_area_are_counted_and_no_faces(data: Path, caplog: pyte
 def test_landmarks_become_those_that_are_learnt(data: Path) -> None:
     both = read_split(data, RECIPE, "train", ["5", "68"]).samples
     assert [sample.schema for sample in both[:3]] == [FIVE, SIXTY_EIGHT, FIVE]
-    assert both[3].schema is FIVE  # of a background it does not matter
+    assert both[3].schema is FIVE  # it does not matter for a background
     rich, five = both[1], read_split(data, RECIPE, "train", ["5"]).samples[1]
     np.testing.assert_allclose(five.landmarks, convert(rich.landmarks, SIXTY_EIGHT, FIVE))
     assert (five.visibility == 2).all()

@@ -1,4 +1,4 @@
-"""A step of the loop does what the recipe says, and validation sees the average at rest."""
+"""A training step follows the recipe, and validation uses the averaged weights in evaluation mode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECIPE = Recipe(
 
 
 class Regression(Task):
-    """A normalised linear map of pixels; remembers what the loop does with its network."""
+    """A linear map of pixels with normalisation. It records what the loop does with its network."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -67,7 +67,7 @@ class Regression(Task):
 
 
 def trained(folder: Path, **settings: Any) -> tuple[Regression, dict[str, Any], nn.Module]:
-    """The task, the last checkpoint and the network that a training gave."""
+    """The task, the last checkpoint and the network after a training."""
     task = Regression()
     network = train(task, replace(RECIPE, **settings), folder)
     return task, torch.load(folder / CHECKPOINT, weights_only=True), network
@@ -135,7 +135,7 @@ def test_training_trains_and_validation_rests(tmp_path: Path) -> None:
         assert not validated["gradients"]
     for name, value in checkpoint["average"].items():
         assert torch.equal(value, task.validated[-1]["weights"][name])
-    for name, value in network.state_dict().items():  # the first validation scored best
+    for name, value in network.state_dict().items():  # the first validation was the best
         assert torch.equal(value, task.validated[0]["weights"][name])
     assert checkpoint["best"]["step"] == 2
     assert not network.training
