@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import lineament
 from lineament.cli import evaluate
+from lineament.cli.bench import bench
 from lineament.cli.calibrate import calibrate
 from lineament.cli.compose import compose
 from lineament.cli.convert import convert
@@ -60,6 +61,7 @@ for command in (
     serve,
     convert,
     models,
+    bench,
     compose,
     train,
     export,

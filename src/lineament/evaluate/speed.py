@@ -93,8 +93,9 @@ class Baseline:
     """Another program that detects faces and keeps running.
 
     The program reads image paths from standard input, one per line, and answers each with one line on standard output:
-    ``{"ms": 12.3}``, the milliseconds of detection without decoding, and optionally ``"faces"``, their number. It ends
-    with its input. It gets ``threads`` as the environment variables OMP_NUM_THREADS and LINEAMENT_THREADS.
+    ``{"ms": 12.3}``, the milliseconds of detection without decoding, and optionally ``"faces"``, a list or their
+    number. It ends with its input. It gets ``threads`` as the environment variables OMP_NUM_THREADS and
+    LINEAMENT_THREADS.
     """
 
     def __init__(self, command: str, threads: int | None = None) -> None:
@@ -122,7 +123,11 @@ class Baseline:
         self._pipe(self._process.stdout).close()
 
     def time(self, path: Path) -> float:
-        """Milliseconds that the baseline takes for an image.
+        """Milliseconds that the baseline takes for an image. Raises as ``find``."""
+        return self.find(path)[0]
+
+    def find(self, path: Path) -> tuple[float, int | None]:
+        """Milliseconds that the baseline takes for an image, and the number of faces, if it says so.
 
         Raises:
             LineamentError: The program ended or gave another answer.
@@ -133,8 +138,10 @@ class Baseline:
         except BrokenPipeError:
             answer = ""
         try:
-            return float(json.loads(answer)["ms"])
-        except (ValueError, KeyError, TypeError) as error:
+            told = json.loads(answer)
+            faces = told.get("faces")
+            return float(told["ms"]), len(faces) if isinstance(faces, list) else faces
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             code = self._process.poll()
             raise LineamentError(
                 f'baseline {self.command!r} should answer a path with one JSON line {{"ms": milliseconds}}, found '
