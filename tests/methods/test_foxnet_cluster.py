@@ -181,7 +181,7 @@ def test_they_are_filled_by_a_shape_fit_on_request() -> None:
     (faces,) = decoder(fill=True)([IMAGE], **ANY)
     (row,) = np.flatnonzero((faces.landmark_scores == 0).any(axis=1))
     assert np.linalg.norm(faces.landmarks[row, 2] - (CENTRES[1] + SIZES[1] * SHAPE[2])) < 0.08 * SIZES[1]
-    with pytest.raises(OptionError, match="fill takes the mean shape of '68', which these weights lack"):
+    with pytest.raises(OptionError, match="fill needs the mean shape of '68', which these weights lack"):
         Config(landmarks="68", schemas=("68",), fill=True)
     own = {"68": np.zeros((len(SIXTY_EIGHT), 2)).tolist()}
     assert Config(landmarks="68", schemas=("68",), fill=True, shapes=own).fill

@@ -1,8 +1,8 @@
-"""From landmark candidates to faces: mean shift on embeddings and places (Wu et al. 2019, section II C).
+"""From landmark candidates to faces: mean shift on embeddings and positions (Wu et al. 2019, section II C).
 
 Candidates of one face have similar embeddings and lie within about a face's size of each other. So the neighbours of a
-candidate are searched around its place, and mean shift runs among them. The cost grows as n log n, however many faces
-there are.
+candidate are searched around its position, and mean shift runs among them. The cost grows as n log n, however many
+faces there are.
 
 The paper's neighbour search is a tree. SciPy has one, but inference needs SciPy for nothing else, and SciPy is larger
 than everything that inference installs besides onnxruntime. The sizes of the faces are known here, so lines through a
@@ -24,7 +24,7 @@ from lineament.errors import WeightsError
 Array = NDArray[Any]
 
 REACH = 0.8
-"""Largest distance of candidates from the middle of their face, over its size: corners of a box are at 0.7."""
+"""Largest distance of candidates from the middle of their face, relative to its size. A box's corners are at 0.7."""
 SLACK = 1.5
 """Neighbours lie within this times the reach, since modes move by up to half of it."""
 LINES = 2
@@ -35,20 +35,21 @@ FARTHER = 2.0
 """Squared distance, over the kernel's size, up to which an outlier belongs to a mode. Faces are at least at 1.6**2."""
 STEPS = 20
 STILL = 0.01
-"""Move of a mode, over the kernel's size, below which it stands."""
+"""A mode has converged if it moves by less than this, relative to the bandwidth."""
 TOGETHER = 0.5
-"""Largest distance, over the kernel's size, of two modes of one face."""
+"""Largest distance of two modes of one face, relative to the bandwidth."""
 
 
 def bandwidth(distance: str, inner: float) -> float:
-    """The kernel's size for embeddings, derived from the margin that they were trained with.
+    """The bandwidth for embeddings, derived from the margin of their training.
 
-    Two members of a face may be as far apart as twice the margin from its centre. For unit vectors that is an angle of
-    ``2 arccos(1 - delta_v)``, whose chord this is; above a right angle, faces of the working margins are no longer told
-    apart.
+    Two candidates of a face are apart by at most twice the margin. For unit vectors, this is an angle of
+    ``2 arccos(1 - delta_v)``, and the bandwidth is its chord. It is at most that of a right angle, since the centres of
+    faces can be that close with the working margins.
 
     Args:
-        distance: "cosine" or "euclidean". inner: delta_v.
+        distance: "cosine" or "euclidean".
+        inner: delta_v, above 0.
     """
     if distance == "euclidean":
         return 2 * inner
@@ -100,7 +101,7 @@ def _climbed(features: Array, scores: Array, cell: Array, near: Neighbours) -> t
     are mostly outliers of faces that have a mode.
 
     Args:
-        features: (n, d + 3) embedding over the bandwidth, place, logarithm of the size.
+        features: (n, d + 3) embedding over the bandwidth, position, logarithm of the size.
         scores: (n,) weights.
         cell: (n,) integers.
         near: The neighbours of all candidates.
@@ -131,7 +132,7 @@ def _shifted(features: Array, scores: Array, seeds: Array, i: Array, j: Array) -
     """Mean shift from seeds.
 
     Args:
-        features: (n, d + 3) of all candidates: embedding over the bandwidth, place, logarithm of the size.
+        features: (n, d + 3) of all candidates: embedding over the bandwidth, position, logarithm of the size.
         scores: (n,) their weights.
         seeds: (s,) where to start.
         i: (m,) sorted indices of seeds.
@@ -157,7 +158,7 @@ def _shifted(features: Array, scores: Array, seeds: Array, i: Array, j: Array) -
 
 
 def _apart(modes: Array, others: Array) -> Array:
-    """Squared distance (m,) of features from modes, over the kernel's size."""
+    """Squared distance (m,) of features from modes, relative to the bandwidth."""
     apart = (modes - others)[:, :-1]
     apart[:, -2:] /= REACH * np.exp(modes[:, -1:])
     return np.asarray(np.einsum("md,md->m", apart, apart))
@@ -220,7 +221,7 @@ class Neighbours:
 
 
 def _mixed(*columns: Array) -> Array:
-    """One whole number for each combination of whole numbers in columns of one shape."""
+    """One integer for each combination of integers in columns of one shape."""
     mixed = np.zeros(columns[0].shape)
     for column in columns:
         mixed = mixed * (column.max() - column.min() + 1) + (column - column.min())
@@ -228,7 +229,7 @@ def _mixed(*columns: Array) -> Array:
 
 
 def _components(i: Array, j: Array, count: int) -> Array:
-    """Connected components (count,) of a graph with edges in both orders: each the least index in it."""
+    """Connected components (count,) of a graph with edges in both orders, each by its smallest index."""
     label = np.arange(count)
     while True:
         least = label.copy()
@@ -240,16 +241,19 @@ def _components(i: Array, j: Array, count: int) -> Array:
 
 
 def best(face: Array, landmark: Array, scores: Array, count: int) -> tuple[Array, Array]:
-    """At most one candidate for each landmark of a face: that with the highest score.
+    """Select the candidate with the highest score for each landmark of each face.
 
     Args:
-        face: (n,) see `faces`. landmark: (n,) which it is a candidate for. scores: (n,). count: landmarks of a face.
+        face: (n,) face of each candidate, as returned by `faces`.
+        landmark: (n,) index of its landmark.
+        scores: (n,) scores of the candidates.
+        count: Number of landmarks of a face.
 
     Returns:
-        The faces' names (m,), and the candidates' indices (m, count), -1 for landmarks that are missing.
+        The faces (m,), as in ``face``, and the indices (m, count) of their candidates, -1 for missing landmarks.
     """
     names, place = np.unique(face, return_inverse=True)
     chosen = np.full((len(names), count), -1)
     rising = np.argsort(scores, kind="stable")
-    chosen[place[rising], landmark[rising]] = rising  # of several the last stays
+    chosen[place[rising], landmark[rising]] = rising  # the last of several, the best, stays
     return names, chosen

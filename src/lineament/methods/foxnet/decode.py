@@ -1,4 +1,4 @@
-"""FoxNet at inference (Wu et al. 2019): landmark candidates in views of an image, and their faces by mean shift."""
+"""FoxNet at inference (Wu et al. 2019): landmark candidates in views of an image, grouped into faces by mean shift."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ from lineament.weights import of_weights
 
 Array = NDArray[Any]
 
-AT_ONCE = 1 << 20  # pixels of views in one batch: bounds activations to about 500 MB
-LARGEST = 160.0  # side in pixels of the input up to which a face counts where the overview shows it, too
+AT_ONCE = 1 << 20  # pixels of views per batch: limits activations to about 500 MB
+LARGEST = 160.0  # largest side, in pixels of the input, of a face that counts if the overview shows it, too
 OVERVIEW = 256.0  # longer edge in pixels of the largest overview
-PLACED = 2  # landmarks that a face has at least: from one there is no box
+PLACED = 2  # smallest number of landmarks of a face: one does not give a box
 
 
 @dataclass(frozen=True)
 class Config(OverviewSettings, ConventionSettings):
-    """Settings of FoxNet; those of the weights travel with them.
+    """Settings of FoxNet.
 
     Attributes:
-        distance: "cosine" or "euclidean", by which embeddings were trained. inner: delta_v, likewise.
-        multiple: what the sides of an input are multiples of.
-        candidate: lowest probability in [0, 1] of a landmark that is a candidate.
-        fill: whether landmarks without a candidate are placed where the others say, by a shape fit; their scores stay
-            0. Without, they are NaN.
-        shapes: by schema, mean places (k, 2) of its landmarks, for ``fill``.
-        nms: overlap above which the worse of two faces falls.
-        calibration: knots of the map from the mean probability of a face's landmarks to the share of such faces that
-            are some; ``None`` for that mean as it is.
-        landmark_calibration: likewise of a landmark.
+        distance: Distance with which the embeddings were trained, "cosine" or "euclidean".
+        inner: delta_v with which the embeddings were trained.
+        multiple: The sides of an input are multiples of this.
+        candidate: Lowest probability of a landmark candidate, in (0, 1).
+        fill: Place landmarks without a candidate by a mean shape, fitted to the other landmarks. Their scores stay 0.
+            Otherwise they are NaN.
+        shapes: Mean shape (k, 2) of the landmarks of each schema, for ``fill``.
+        nms: Overlap above which non-maximum suppression removes the lower-scoring of two boxes, in [0, 1].
+        calibration: Knots of the map from the mean probability of a face's landmarks to the fraction of such detections
+            that are faces. ``None``: the score is the mean probability.
+        landmark_calibration: Knots of the map from the probability of a landmark to the fraction of such landmarks that
+            are correct. ``None``: the score is the probability.
     """
 
     distance: str = of_weights("cosine")
@@ -65,12 +67,12 @@ class Config(OverviewSettings, ConventionSettings):
             raise OptionError(f"candidate is a probability in (0, 1), found {self.candidate}")
         if self.fill and self.landmarks != "5" and self.landmarks not in (self.shapes or {}):
             raise OptionError(
-                f"fill takes the mean shape of {self.landmarks!r}, which these weights lack: set shapes, or fill=false"
+                f"fill needs the mean shape of {self.landmarks!r}, which these weights lack: set shapes, or fill=false"
             )
 
 
 class FoxNetDecoder:
-    """FoxNet over a loaded file. Holds no state of a call, so any number of threads may share one."""
+    """FoxNet with a loaded file. It keeps no state between calls, so threads may share it."""
 
     def __init__(self, graph: Graph, config: Config) -> None:
         self.graph, self.config = graph, config
@@ -86,7 +88,11 @@ class FoxNetDecoder:
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
     ) -> list[Faces]:
-        """The faces of every image (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
+        """Detect the faces in images (h, w, 3) uint8 RGB with scores of at least ``threshold``, best first.
+
+        Raises:
+            WeightsError: The network's outputs are not finite: the weights are damaged, or their training diverged.
+        """
         if not images:
             return []
         shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
@@ -95,11 +101,11 @@ class FoxNetDecoder:
         return found.suppressed(self.config, self.config.nms, threshold).faces(images, self.schema)
 
     def views(self, number: int, image: Array) -> list[View]:
-        """What the network is shown of an image, and which faces count in which view."""
+        """The views of an image for the network, each with the sizes of faces that count in it."""
         return looks(number, image, self.config, Limits(self.config.multiple, LARGEST, OVERVIEW))
 
     def _look(self, shown: Views, numbers: Array, pixels: Array) -> Candidates:
-        """All faces in views of one shape."""
+        """The faces in views of one shape."""
         entry, wanted = f"foxnet_{self.schema.name}", ("peak", "place", "score", "embedding", "size")
         peak, place, score, embedding, size = self.graph(entry, wanted, pixels=pixels)
         if np.isnan(score).any():
@@ -134,10 +140,22 @@ class FoxNetDecoder:
     def group(
         self, embedding: Array, points: Array, size: Array, probability: Array, landmark: Array, view: Array
     ) -> tuple[Array, Array]:
-        """Faces of candidates (n, ...): of each the index of one candidate (m,), and of its landmarks' (m, k), or -1.
+        """Group candidates into faces.
+
+        Args:
+            embedding: (n, d), not normalised.
+            points: (n, 2) in pixels of the input.
+            size: (n,) predicted sizes of their faces, in pixels of the input.
+            probability: (n,) in [0, 1].
+            landmark: (n,) index of each candidate's landmark.
+            view: (n,) integers. Only candidates of one view are compared.
+
+        Returns:
+            The index (m,) of one candidate of each face, and the indices (m, k) of the candidates for its landmarks,
+            -1 if missing.
 
         Raises:
-            WeightsError: embeddings that are not finite.
+            WeightsError: An embedding is not finite.
         """
         if self.config.distance == "cosine":
             embedding = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-6)
@@ -145,14 +163,14 @@ class FoxNetDecoder:
         return cluster.best(face, landmark, probability, len(self.schema))
 
     def filled(self, landmarks: Array) -> Array:
-        """Landmarks (n, k, 2) with those that are NaN where the others say, by a similarity of the mean shape."""
+        """Replace NaN in landmarks (n, k, 2) by the mean shape, fitted to the others with a similarity transform."""
         shapes = self.config.shapes or {}
         shape = np.array(shapes[self.schema.name]) if self.schema.name in shapes else convention("wider").shape
         fits = similarity.fit(np.broadcast_to(shape, landmarks.shape), landmarks)
         return np.where(np.isnan(landmarks), similarity.transform(shape, fits), landmarks)
 
     def _sure(self, chances: Array) -> Array:
-        """Scores of landmarks; 0 of those that are missing."""
+        """The scores of landmarks from their probabilities. 0 for missing ones."""
         if self.landmark_calibration is None:
             return chances
         return np.where(chances > 0, self.landmark_calibration.apply(chances), 0)
