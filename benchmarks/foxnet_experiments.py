@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 
 import lineament
 from lineament.conventions import convention
+from lineament.data.cache import Photos
 from lineament.data.canvases import Canvas
 from lineament.data.readers.coco import read_coco
+from lineament.data.readers.folder import read_faceless
 from lineament.data.scenes import Arrangement, SceneComposer
 from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.origin import origin, packages
@@ -164,12 +166,13 @@ def embedding(args: argparse.Namespace) -> None:
     common = lists | {name: str(value) for name, value in budget.items()}
     common |= {"initial": '""', "landmarks": '["5"]', "scenes.share": "1", "scenes.faces": "[2, 10]"}
     scores: dict[str, list[Scores]] = {}
+    scenes = crowded(args)
     for seed in range(args.seeds):
         for row, changes in VARIANTS.items():
             out = args.out / f"embedding-{seed}-{row.replace(' ', '-').replace(',', '')}"
             task, recipe = prepared(args, out, common | {"seed": str(seed)} | changes)
             network = train(task, recipe, out / training.METHOD)
-            judged = grouping(network, recipe, crowded(args, task), recipe.canvas)
+            judged = grouping(network, recipe, scenes, recipe.canvas)
             scores.setdefault(row, []).append(judged)
             print(row, seed, judged, flush=True)
     for row, own in scores.items():
@@ -197,11 +200,10 @@ def prepared(
     return task, recipe
 
 
-def crowded(args: argparse.Namespace, task: training.FoxNetTask) -> list[Canvas]:
+def crowded(args: argparse.Namespace) -> list[Canvas]:
     """Scenes of several faces that cover each other in part, of faces that nothing learned from."""
-    faceless = [sample for sample in task.composer.photos.samples if not len(sample)]
-    samples = [*read_coco(args.data / "landmarks5-val.json")[::EVERY], *faceless]
-    photos = task.composer.photos.build(samples, args.out / "photos" / "crowded", 320)
+    samples = [*read_coco(args.data / "landmarks5-val.json")[::EVERY], *read_faceless(args.data / "backgrounds")]
+    photos = Photos.build(samples, args.out / "photos" / "crowded", 320)
     composer = SceneComposer(photos, None, arrangement=CROWDED)
     return [composer.canvas(generator(28, i), args.canvas) for i in range(args.scenes)]
 

@@ -63,3 +63,30 @@ def test_more_faces_than_fit_are_refused(run: Run, given: list[object], tmp_path
     assert result.exit_code == 2
     assert "has no room for 200 faces" in result.output
     assert not (tmp_path / "out" / "images").exists()
+
+
+def test_what_cannot_be_read_is_named(run: Run, given: list[object], tmp_path: Path) -> None:
+    (tmp_path / "empty.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    (tmp_path / "text.json").write_text("labels")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
+    for options, told in (
+        (["--data", tmp_path / "empty.json"], "empty.json: none of 0 faces"),
+        (["--data", tmp_path / "text.json"], "text.json: expected JSON"),
+        (["--data", tmp_path / "gone.json"], "gone.json: cannot be read"),
+        (["--backgrounds", tmp_path / "none"], "none: no image in this folder"),
+        (["--backgrounds", tmp_path / "gone"], "gone: no such file or folder"),
+        (["--backgrounds", tmp_path / "broken"], "a.png: cannot be decoded"),
+    ):
+        result = run("compose", tmp_path / "out", *given, *options)
+        assert result.exit_code == 2, result.output
+        assert told in result.output
+        assert not (tmp_path / "out" / "images").exists()
+
+
+def test_backgrounds_that_all_show_a_face_are_refused(run: Run, given: list[object], tmp_path: Path) -> None:
+    (tmp_path / "walls" / "wall.png").unlink()
+    result = run("compose", tmp_path / "out", *given)
+    assert result.exit_code == 2
+    assert "all backgrounds show a face" in result.output

@@ -18,20 +18,26 @@ PHOTOS = Path(__file__).resolve().parents[2] / "examples" / "photos"
 Run = Callable[..., Result]
 
 
-def test_weights_in_bytes_find_the_same_faces(run: Run, tmp_path: Path) -> None:
+NO_FOXNET = "foxnet" not in [model.name for model in lineament.models()]
+
+
+@pytest.mark.parametrize(
+    "name", ["kpnet", pytest.param("foxnet", marks=pytest.mark.skipif(NO_FOXNET, reason="ships not"))]
+)
+def test_weights_in_bytes_find_the_same_faces(run: Run, tmp_path: Path, name: str) -> None:
     out, scores = tmp_path / "small.onnx", tmp_path / "scores.json"
     scores.write_text('{"AP": 0.5}')
-    result = run("quantise", "kpnet", str(PHOTOS), "--out", str(out), "--count", "2", "--scores", str(scores))
+    result = run("quantise", name, str(PHOTOS), "--out", str(out), "--count", "2", "--scores", str(scores))
     assert result.exit_code == 0, result.output
     assert str(out) in result.stdout
     photo = PHOTOS / "crowd.jpg"
-    whole, small = (lineament.load(name, settings={"input_size": 256}).detect(photo) for name in ("kpnet", out))
+    whole, small = (lineament.load(file, settings={"input_size": 256}).detect(photo) for file in (name, out))
     assert len(whole) > 3
     assert (box_ops.iou(whole.boxes, small.boxes).max(axis=1) > 0.7).mean() > 0.8
     listed = run("quantise", str(out), str(PHOTOS), "--out", str(tmp_path / "again.onnx"))
     assert listed.exit_code == 2
     assert "8 bits" in listed.stderr
-    assert "kpnet-int8" in (tmp_path / "manifest.json").read_text()
+    assert f"{name}-int8" in (tmp_path / "manifest.json").read_text()
     assert '"AP": 0.5' in (tmp_path / "manifest.json").read_text()
 
 

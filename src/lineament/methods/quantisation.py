@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+from lineament.export import with_metadata
+from lineament.files import write_whole
+from lineament.weights import register
 
 Array = NDArray[Any]
 
@@ -41,7 +47,7 @@ def in_bytes(
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # on the root logger, the tool recommends steps that the export has done
     try:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, np.errstate(invalid="ignore"):  # of channels that are always 0
             file = Path(folder) / "bytes.onnx"
             quantize_static(
                 model,
@@ -57,6 +63,21 @@ def in_bytes(
             return onnx.load(file)
     finally:
         logging.root.setLevel(level)
+
+
+def write_bytes(model: onnx.ModelProto, file: Path, metadata: Mapping[str, str], scores: Mapping[str, float]) -> Path:
+    """Write a quantised model with the metadata of the file that it was made from, and list it in its folder.
+
+    Args:
+        model: The model.
+        file: The ONNX file.
+        metadata: Metadata of the weights in floats.
+        scores: Scores of the quantised weights by name.
+    """
+    about = {"name": f"{metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores))}
+    write_whole(file, with_metadata(model.SerializeToString(), {**metadata, **about}))
+    register(file)
+    return file
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,9 @@ from lineament.methods.foxnet.decode import Config, FoxNetDecoder
 from lineament.methods.foxnet.export import entries
 from lineament.methods.foxnet.losses import MARGINS, Margins
 from lineament.methods.foxnet.network import FINEST, FoxNet
+from lineament.methods.foxnet.quantise import quantise
 from lineament.methods.normalisation import settle
+from lineament.methods.quantisation import write_bytes
 from lineament.runtime import load_graph
 from lineament.schemas import FIVE, schema
 from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
@@ -252,6 +254,26 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     export(entries(network), file, metadata=about, half=True)
     register(file)
     return file
+
+
+def export_bytes(
+    content: bytes, images: Iterable[Array], file: Path, scores: Mapping[str, float] | None = None
+) -> Path:
+    """Quantise the networks of a file to 8-bit integers (see `quantise`). Its settings and calibration do not change.
+
+    Args:
+        content: A FoxNet file that is not quantised.
+        images: (h, w, 3) uint8 RGB, which set the value ranges: a few dozen, with faces of all sizes.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
+
+    Raises:
+        OptionError: The file is already quantised.
+    """
+    graph = load_graph(content)
+    decoder = FoxNetDecoder(graph, Config(**parse_metadata(graph.metadata)[1]))
+    views = (view.pixels for image in images for view in decoder.views(0, image))
+    return write_bytes(quantise(content, views), file, graph.metadata, scores or {})
 
 
 def build(recipe: FoxNetRecipe, pretrained: str | None = None) -> FoxNet:

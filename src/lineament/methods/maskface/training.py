@@ -20,7 +20,7 @@ from lineament import boxes as box_ops
 from lineament.anchors import all_anchors
 from lineament.data.canvases import LabelRules, Labels
 from lineament.errors import OptionError
-from lineament.export import describe, export, with_metadata
+from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods import backbones
 from lineament.methods.adopt import adopt, read_tensors
@@ -33,6 +33,7 @@ from lineament.methods.maskface.network import CONTEXTS, MaskFace, RegionsBySche
 from lineament.methods.maskface.quantise import quantise
 from lineament.methods.maskface.targets import BACKGROUND, FACE, jittered, match, matched, proposals
 from lineament.methods.normalisation import settle
+from lineament.methods.quantisation import write_bytes
 from lineament.runtime import load_graph
 from lineament.schemas import schema
 from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
@@ -324,11 +325,7 @@ def export_bytes(
     graph = load_graph(content)
     decoder = MaskFaceDecoder(graph, Config(**parse_metadata(graph.metadata)[1]))
     views = (view.pixels for image in images for view in decoder.views(0, image))
-    about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
-    small = quantise(content, views)
-    write_whole(file, with_metadata(small.SerializeToString(), graph.metadata | about))
-    register(file)
-    return file
+    return write_bytes(quantise(content, views), file, graph.metadata, scores or {})
 
 
 def build(recipe: MaskFaceRecipe, pretrained: str | None = None) -> MaskFace:
