@@ -75,7 +75,7 @@ def split(index: Path, data: Path) -> None:
 
 
 def run(*arguments: object) -> None:
-    """A command of lineament, as it is typed."""
+    """Run a command of lineament, given as on the command line."""
     subprocess.run([sys.executable, "-m", "lineament", *map(str, arguments)], check=True)
 
 

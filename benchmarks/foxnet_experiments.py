@@ -1,12 +1,12 @@
 """The experiments of the paper on FoxNet at our scale, kept in docs/results/data.
 
 python benchmarks/foxnet_experiments.py time                       # figure 4: network and parsing apart, by faces
-python benchmarks/foxnet_experiments.py parsing                    # parsing alone, of candidates that are made up
+python benchmarks/foxnet_experiments.py parsing                    # parsing alone, for made-up candidates
 python benchmarks/foxnet_experiments.py embedding --data DATA      # losses, margins and coordinates
-python benchmarks/foxnet_experiments.py composites --data DATA     # a detector that learns from composed scenes alone
+python benchmarks/foxnet_experiments.py composites --data DATA     # a detector trained on composed scenes alone
 
-``embedding`` and ``composites`` train; stopped, they go on where they were. ``tables.py`` writes the tables of
-docs/results/foxnet.md from the results, ``measure.py`` makes those of tables I and II.
+``embedding`` and ``composites`` train. A stopped training continues. ``tables.py`` writes the tables of
+docs/results/foxnet.md from the results. ``measure.py`` measures tables I and II.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SCHEMAS = ("5", "68")
 
 
 class Timed(Graph):
-    """A graph that adds up the seconds of its calls."""
+    """A graph that adds up the time of its calls, in seconds."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.seconds = graph, 0.0
@@ -106,7 +106,7 @@ def time_(args: argparse.Namespace) -> None:
 
 
 def parsing(args: argparse.Namespace) -> None:
-    """Milliseconds from candidates to faces, of candidates that are made up."""
+    """Milliseconds from candidates to faces, for made-up candidates."""
     for schema in SCHEMAS:
         for number in (9, 50):
             candidates = made_up(number, int(schema))
@@ -159,7 +159,7 @@ FRESH = ("place.", "embedding.")
 
 
 def embedding(args: argparse.Namespace) -> None:
-    """Cosine against Euclidean, margins, and coordinates: each trained alike, judged by how it groups landmarks."""
+    """Cosine against Euclidean, margins, and coordinates: each trained alike, judged by its grouping of landmarks."""
     lists = {"train": '["landmarks5-train.json", "landmarks68-train.json"]', "val": '["landmarks68-val.json"]'}
     budget = {"canvas": args.canvas, "batch": args.batch, "steps": args.steps, "minutes": 0, "average": 0.98}
     budget |= {"warmup": args.steps // 10, "validate_every": args.steps, "longest": 320, "held_out": 16}
@@ -185,7 +185,7 @@ def embedding(args: argparse.Namespace) -> None:
 def prepared(
     args: argparse.Namespace, out: Path, overrides: dict[str, str]
 ) -> tuple[training.FoxNetTask, training.FoxNetRecipe]:
-    """A task that begins with the weights of the file, but for `FRESH`, and its recipe. Photos are decoded once."""
+    """A task that starts from the weights of the file, except for `FRESH`, and its recipe. Photos are decoded once."""
     out.mkdir(parents=True, exist_ok=True)
     (args.out / "photos").mkdir(exist_ok=True)
     if not (out / "photos").exists():
@@ -201,7 +201,7 @@ def prepared(
 
 
 def crowded(args: argparse.Namespace) -> list[Canvas]:
-    """Scenes of several faces that cover each other in part, of faces that nothing learned from."""
+    """Scenes of several partly covered faces, none of them from training."""
     samples = [*read_coco(args.data / "landmarks5-val.json")[::EVERY], *read_faceless(args.data / "backgrounds")]
     photos = Photos.build(samples, args.out / "photos" / "crowded", 320)
     composer = SceneComposer(photos, None, arrangement=CROWDED)
@@ -209,9 +209,9 @@ def crowded(args: argparse.Namespace) -> list[Canvas]:
 
 
 def grouping(network: torch.nn.Module, recipe: training.FoxNetRecipe, scenes: list[Canvas], size: int) -> Scores:
-    """F1 over pairs of labelled landmarks that are said to be of one face, in percent.
+    """F1 over pairs of labelled landmarks that are assigned to one face, in percent.
 
-    Landmarks and sizes are the labels', so that embeddings alone decide: with places as in use, and without.
+    Landmarks and sizes are those of the labels, so only the embeddings matter: with positions as in use, and without.
     """
     pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).permute(0, 3, 1, 2).float()
     with torch.no_grad():
@@ -244,7 +244,7 @@ def grouping(network: torch.nn.Module, recipe: training.FoxNetRecipe, scenes: li
 
 
 def composites(args: argparse.Namespace) -> None:
-    """AP on photos of a detector that learned from composed scenes alone, from ImageNet's weights."""
+    """AP on photos of a detector that was trained on composed scenes alone, from ImageNet weights."""
     budget = {"minutes": args.minutes, "canvas": 192, "validate_every": 100, "held_out": 32, "workers": 1}
     overrides = {name: str(value) for name, value in budget.items()}
     overrides |= {"initial": '""', "frozen": "2", "landmarks": '["5"]', "scenes.share": "1"}

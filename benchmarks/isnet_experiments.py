@@ -1,13 +1,13 @@
 """Measurements of the Information-Synthesis Network, kept in docs/results/data.
 
-python benchmarks/isnet_experiments.py jitter --data DATA    # how a detector's points and boxes differ from labels
-python benchmarks/isnet_experiments.py boxes --data DATA     # the weights that ship, behind labelled boxes with jitter
+python benchmarks/isnet_experiments.py jitter --data DATA    # how a detector's landmarks and boxes differ from labels
+python benchmarks/isnet_experiments.py boxes --data DATA     # the shipped weights on labelled boxes with jitter
 python benchmarks/isnet_experiments.py compare --data DATA   # table 3 and figure 2: synthesis against general CNN
 python benchmarks/isnet_experiments.py search --data DATA    # table 2 and equation 4: our own trials and function
-python benchmarks/isnet_experiments.py forward               # forward time of both, and of the weights that ship
+python benchmarks/isnet_experiments.py forward               # forward time of both, and of the shipped weights
 
-``compare`` and ``search`` train; stopped, they go on where they were. ``tables.py`` writes the tables of
-docs/results/isnet.md from the results.
+``compare`` and ``search`` train. A stopped training continues. ``tables.py`` writes the tables of docs/results/isnet.md
+from the results.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CROPS = 32  # of a batch whose time is taken
 
 
 def jitter(args: argparse.Namespace) -> None:
-    """Of crops placed by detectors against crops placed by labels: turn, scale and shift, as the recipes state them."""
+    """Rotation, scale and shift of crops from detections against crops from labels, in the units of the recipes."""
     samples = read_coco(args.data / VAL)[:: args.every]
     for name, settings in DETECTORS.items():
         detector = lineament.load(name, settings=settings, threads=1)
@@ -81,7 +81,7 @@ def jitter(args: argparse.Namespace) -> None:
 
 
 def _joined(first: Array, second: Array) -> Array:
-    """The similarities (n, 2, 3) that go through one and then the other."""
+    """The similarities (n, 2, 3) that apply one and then the other."""
     linear = second[:, :, :2] @ first
     linear[:, :, 2] += second[:, :, 2]
     return linear
@@ -93,7 +93,7 @@ def keep(name: str, result: Result, *, tables: tuple[str, ...] = ()) -> None:
 
 
 def boxes(args: argparse.Namespace) -> None:
-    """NME behind labelled boxes with jitter, without landmarks in front; and how right landmark scores are."""
+    """NME on labelled boxes with jitter, without landmarks of a detector, and the calibration of landmark scores."""
     for weights, indices in BOXES.items() if not args.only else [(args.only, BOXES[args.only])]:
         stage = load_stage(args.weights / f"{weights}.onnx" if args.weights else weights, threads=1)
         for index in indices:
@@ -115,12 +115,12 @@ def boxes(args: argparse.Namespace) -> None:
 
 
 def _by_people(sample: Sample) -> Sample:
-    """The sample with only those faces counting whose points people set."""
+    """The sample with all faces ignored whose landmarks people did not label."""
     return replace(sample, ignore=sample.ignore | (sample.landmark_source != "human"))
 
 
 def _shaken(sample: Sample, image: Array, seed: int) -> Faces:
-    """The labelled faces, without landmarks, in boxes of other sizes and places."""
+    """The labelled faces without landmarks, in shifted and resized boxes."""
     rng = np.random.default_rng(seed)
     sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
     centres = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
@@ -135,7 +135,7 @@ def _shaken(sample: Sample, image: Array, seed: int) -> Faces:
 
 
 def _calibration(samples: Sequence[Sample], faces: Sequence[Faces]) -> dict[str, float | int | None]:
-    """Mean landmark score and the share of landmarks within a tenth of the eyes' distance, of points of the schema."""
+    """Mean landmark score, and the share of landmarks within a tenth of the eyes' distance, in the schema."""
     if samples[0].schema != faces[0].schema:
         return {}
     said, hits = [], []
@@ -151,7 +151,7 @@ def _calibration(samples: Sequence[Sample], faces: Sequence[Faces]) -> dict[str,
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Table 3: training and test loss of synthesis and general CNN, trained alike from each seed."""
+    """Table 3: training and test loss of synthesis and general CNN, trained alike with each seed."""
     from lineament.methods.isnet import training
     from lineament.train.run import run
 
@@ -209,7 +209,7 @@ def plot(curves: dict[str, dict[str, Any]], file: Path) -> None:
 
 
 def search(args: argparse.Namespace) -> None:
-    """Table 2 and equation 4 of our own."""
+    """Our own table 2 and equation 4."""
     from lineament.methods.isnet.trials import search_weights
 
     overrides = {"steps": str(args.steps)} if args.steps else {}
@@ -233,7 +233,7 @@ def search(args: argparse.Namespace) -> None:
 
 
 def forward(args: argparse.Namespace) -> None:
-    """Milliseconds a face in batches of 32, in onnxruntime: elapsed at two threads, and the processor's at one."""
+    """Milliseconds per face in batches of 32, in onnxruntime: elapsed with two threads, processor time with one."""
     from lineament.export import export
     from lineament.methods.isnet.entries import entries
     from lineament.methods.isnet.network import PaperNet

@@ -1,6 +1,6 @@
-"""Results that are kept in the repository: a JSON file a detector below docs/results/data, one entry a test.
+"""The stored results: a JSON file per detector below docs/results/data, with an entry per test.
 
-Scores and their origin alone, no curves and no examples. What is printed of them in docs/ is written by ``tables.py``.
+They have scores and origin only, no curves and no examples. ``tables.py`` writes them into docs/.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ TABLES = ("recall by face size", "subsets")  # beside scores, the tables of eval
 
 
 def names() -> list[str]:
-    """Of what there are results."""
+    """The names that have results."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 @cache
 def read(name: str) -> dict[str, Result]:
-    """The results of one name, by test; none where there is no file."""
+    """The results of one name, by test. Empty if there is no file."""
     path = FOLDER / f"{name}.json"
     content = json.loads(path.read_bytes()) if path.exists() else {}
     return {test: Result(**entry) for test, entry in content.items()}
 
 
 def keep(name: str, test: str, result: Result, *, tables: tuple[str, ...] = TABLES) -> None:
-    """Write one result, in place of an earlier one of the same test."""
+    """Write one result. It replaces an earlier one of the same test."""
     kept = {key: value for key, value in asdict(result).items() if key not in ("curves", "examples")}
     kept["tables"] = {title: rows for title, rows in result.tables.items() if title in tables}
     write(name, read(name) | {test: Result(**_rounded(plain(kept)))})
@@ -51,7 +51,7 @@ def _entry(result: Result) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to six digits."""
+    """Round floats to six digits."""
     if isinstance(value, dict):
         return {key: _rounded(v) for key, v in value.items()}
     if isinstance(value, list):

@@ -1,13 +1,14 @@
-"""The paper's tables 1, 2, 3 and 6 at the scale of one's own data, for docs/results/kpnet.md (``tables.py``).
+"""Tables 1, 2, 3 and 6 of the paper on KPNet, at the scale of our data, for docs/results/kpnet.md (``tables.py``).
 
 python benchmarks/kpnet_experiments.py --run runs/kpnet --data DATA            # all of them
 python benchmarks/kpnet_experiments.py table2 --run runs/kpnet --data DATA     # one
 
-Variants begin with the backbone of that run of ``lineament train kpnet`` and heads that have learnt nothing, KPNet as
-it is among them, and are trained on the same batches for ``--steps`` steps, backbone and all: a fraction of a training,
-so that their rows compare with each other and not with the run's. What is trained lies in ``--out`` and is not trained
-again. Each variant's score is fitted and calibrated on the photos that are measured, as KPNet's is; the regression has
-no peaks, the embedding's are the means of its landmarks'. The RPN's proposals are squares, as the scalemap's are.
+All variants, KPNet itself included, start from the backbone of that run of ``lineament train kpnet`` and from untrained
+heads. They are trained as a whole, on the same batches, for ``--steps`` steps. This is a fraction of a training, so
+compare their rows with each other, not with those of the run. Finished trainings are in ``--out`` and are not repeated.
+The score of each variant is fitted and calibrated on the photos of the measurement, as KPNet's is. Regression has no
+peaks. The peak of the embedding is the mean of its landmarks' peaks. The proposals of the RPN are squares, as in the
+scalemap.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Experiments:
     # --- what is measured ---
 
     def variant(self, name: str) -> Path:
-        """The file of a variant, trained unless it is there."""
+        """The file of a variant, trained unless it exists."""
         args, folder = self.args, self.args.out / name
         file = folder / "kpnet.onnx"
         if file.exists():
@@ -107,11 +108,11 @@ class Experiments:
         return training.export_run(folder, file)
 
     def whole(self, run: Path) -> Path:
-        """The file of a run as it stands."""
+        """The file of an unchanged run."""
         return training.export_run(run, self.args.out / f"run-{run.name}.onnx")
 
     def detector(self, file: Path, **settings: Any) -> Detector:
-        """The paper's single pass over a picture."""
+        """The single pass of the paper."""
         single = {"input_size": self.args.input_size, "overview": False}
         return lineament.load(file, threads=self.args.threads, settings=single | settings)
 
@@ -120,7 +121,7 @@ class Experiments:
         return read_coco(self.args.data / index)[: self.args.pictures]
 
     def detect(self, detector: Detector, index: str, degrees: int = 0, *, profiles: bool = False) -> Evaluated:
-        """Everything that a detector finds in the pictures of an index, turned or only those with a profile."""
+        """All detections in the images of an index, rotated, or only in images with a profile face."""
         samples = [s for s in self.samples(index) if not profiles or profile(s).any()]
         pictures = [turned(lineament.read_image(s.path), s, degrees) for s in samples]
         return Evaluated([s for _, s in pictures], [detector.detect(image, threshold=0) for image, _ in pictures])
@@ -128,7 +129,7 @@ class Experiments:
     # --- the paper's tables ---
 
     def keep(self, table: str, row: str, file: Path, scores: dict[str, float | None]) -> None:
-        """One row of a table, shares as percent."""
+        """Store one row of a table, with shares in percent."""
         args = self.args
         settings = {"steps": args.steps, "batch": args.batch, "input_size": args.input_size, "overview": False}
         result = Result(
@@ -165,7 +166,7 @@ class Experiments:
             self.keep("table2", name, file, scores | {"NME": nme(found["upright"])})
 
     def table3(self) -> None:
-        """Errors of the proposals and of the landmarks. The last two have boxes of one kind: the landmarks' alone."""
+        """Errors of the proposals and of the landmarks. The last two have boxes from the landmarks alone."""
         for backbone, run in (("DRNet", self.args.run), ("Hourglass-light", self.args.hourglass)):
             if run:
                 file = self.whole(run)
@@ -183,7 +184,7 @@ class Experiments:
 
     @torch.no_grad()
     def in_true_boxes(self, run: Path, index: str) -> Evaluated:
-        """What soft-argmax and convention make of the labelled boxes."""
+        """Soft-argmax and convention in the labelled boxes."""
         recipe = training.read(run / RECIPE)
         heads, faces = recipe.heads(), []
         network = build(len(schema(recipe.landmarks[0])), recipe.backbone, heads).eval()
@@ -202,7 +203,7 @@ class Experiments:
         return Evaluated(self.samples(index), faces)
 
     def table6(self) -> None:
-        """What makes landmarks a face."""
+        """Ways to group landmarks into faces."""
         for title, name in (("RPN", "rpn"), ("associative embedding", "embedding"), ("KPNet", "soft-argmax")):
             file = self.variant(name)
             detector = self.detector(file)
@@ -215,7 +216,7 @@ class Experiments:
 
 
 def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:
-    """A picture and its labels turned counter-clockwise by a multiple of 90 degrees, boxes' sides exchanged."""
+    """An image and its labels, rotated counter-clockwise by a multiple of 90 degrees."""
     h, w = image.shape[:2]
     matrix = {0: [[1, 0, 0], [0, 1, 0]], 90: [[0, 1, 0], [-1, 0, w]], -90: [[0, -1, h], [1, 0, 0]]}[degrees]
     corners = transform(sample.boxes.reshape(-1, 2, 2), np.array(matrix, float))
@@ -230,10 +231,11 @@ def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:
 
 
 def profile(sample: Sample) -> Array:
-    """Which faces (n,) five points show turned by over `PROFILE` degrees; those without points or ignored are not.
+    """Which faces (n,) are turned by over `PROFILE` degrees, by their five landmarks. Not those without or ignored.
 
-    Roll is that of the eyes. Yaw and pitch move the nose, which stands out from the face by two fifths of the distance
-    of the eyes, along the line of the eyes and across it; upright it lies midway, and at 0.55 of the way to the mouth.
+    Roll is that of the eyes. Yaw and pitch move the nose along the line of the eyes and across it, since it stands out
+    from the face by two fifths of the distance of the eyes. In a frontal face, it lies midway between the eyes, and at
+    0.55 of the way to the mouth.
     """
     right, left, nose, *mouth = np.moveaxis(sample.landmarks.astype(float), 1, 0)
     across, down = left - right, np.mean(mouth, axis=0) - (right + left) / 2

@@ -1,9 +1,9 @@
-"""Pictures a second that KPNet manages on an accelerator when there are many of them: the network, and all of it.
+"""Images per second of KPNet on an accelerator, for large batches: the network alone, and the whole detection.
 
     python benchmarks/kpnet_throughput.py --run runs/kpnet --data DATA
 
-Three figures, each of batches of one size: the ``network`` on pixels that lie in the device's memory; with the
-``extraction`` of proposals and landmarks; and ``faces``, from decoded photos in the main memory to boxes, scores and
+Three numbers, each for batches of one size: the ``network``, on pixels in the memory of the device; with the
+``extraction`` of proposals and landmarks; and ``faces``, from decoded photos in main memory to boxes, scores and
 landmarks there, in one process.
 """
 
@@ -45,13 +45,13 @@ class Halved(Extractor):
             return self.compiled(to_input(pixels))
 
     def forward(self, pixels: Tensor, threshold: Tensor) -> dict[str, Tensor]:
-        """As of an ``Extractor``."""
+        """As in ``Extractor``."""
         maps = {name: map_.float() for name, map_ in self.maps(pixels).items()}
         return self.heads.find(pixels, maps, threshold)._asdict()
 
 
 class OnDevice:
-    """What `lineament.runtime.Graph` is for a file, for a module on a device."""
+    """Like `lineament.runtime.Graph`, but for a module on a device instead of a file."""
 
     def __init__(self, module: Halved, device: torch.device) -> None:
         self.module, self.device = module, device
@@ -62,7 +62,7 @@ class OnDevice:
 
 
 def rate(work: Callable[[], Any], count: int, seconds: float) -> float:
-    """Pictures a second of work that goes through so many of them, called for so long after three rounds to warm up."""
+    """Images per second of work on this number of images, repeated for some seconds after three rounds to warm up."""
     for _ in range(3):
         work()
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
@@ -77,7 +77,7 @@ def rate(work: Callable[[], Any], count: int, seconds: float) -> float:
 
 @torch.inference_mode()
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a training of KPNet")
     parser.add_argument("--data", type=Path, required=True, help="folder that the recipe's index files lie in")

@@ -1,13 +1,12 @@
 """The experiments of the paper on MaskFace at our scale, kept in docs/results/data.
 
-python benchmarks/maskface_experiments.py cost                     # table 1: operations, counted
+python benchmarks/maskface_experiments.py cost                     # table 1: number of operations
 python benchmarks/maskface_experiments.py forward                  # time of the landmark head for a face
 python benchmarks/maskface_experiments.py backbones --data DATA    # table 5: each trained under one budget
 python benchmarks/maskface_experiments.py parts --data DATA        # table 6: context modules and keypoint head
 python benchmarks/maskface_experiments.py levels --data DATA       # k0 of equation 6
 
-``backbones``, ``parts`` and ``levels`` train and are judged on validation photos. Stopped, they continue where they
-were.
+``backbones``, ``parts`` and ``levels`` train, and evaluate on validation photos. A stopped training continues.
 ``tables.py`` writes the tables of docs/results/maskface.md from the results.
 """
 
@@ -50,7 +49,7 @@ SCRATCH = {"pretrained": '""', "frozen": "-1"}
 
 
 def operations(network: nn.Module, *inputs: torch.Tensor, of: Any = None) -> float:
-    """Multiply-adds of the convolutions of a call, in thousand millions."""
+    """Multiply-adds of the convolutions in a call, in units of 1e9."""
     total = 0
 
     def count(layer: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
@@ -67,7 +66,7 @@ def operations(network: nn.Module, *inputs: torch.Tensor, of: Any = None) -> flo
 
 
 def cost(args: argparse.Namespace) -> None:
-    """Operations of the features of a photo of 640x640 pixels, and of one face's landmarks."""
+    """Operations for the features of a photo of 640x640 pixels, and for the landmarks of one face."""
     with torch.device("meta"):
         pixels, pooled = torch.zeros(1, 3, SIDE, SIDE), {w: torch.zeros(1, w, POOLED, POOLED) for w in (256, 64)}
         for name, backbone, settings in (
@@ -91,7 +90,7 @@ def cost(args: argparse.Namespace) -> None:
 
 
 def forward(args: argparse.Namespace) -> None:
-    """Milliseconds for the landmarks of a face in the weights that ship, features of its region included."""
+    """Milliseconds for the landmarks of a face with the shipped weights, including the features of its region."""
     for schema in ("5", "68"):
         decoder = lineament.load("maskface", landmarks=schema, threads=args.threads)._decoder
         graph, random = decoder.graph, np.random.default_rng(0)
@@ -112,7 +111,7 @@ def forward(args: argparse.Namespace) -> None:
 
 
 def backbones(args: argparse.Namespace) -> None:
-    """Table 5. ImageNet weights can be had for one alone, so all but the first row begin with random weights."""
+    """Table 5. ImageNet weights are available for one only, so all rows but the first start from random weights."""
     rows = {"efficientnet-lite0, ImageNet": {}}
     rows |= {name: {"backbone": f'"{name}"', **SCRATCH} for name in ("efficientnet-lite0", "mobilenet-v2", "resnet-50")}
     for name, settings in rows.items():
@@ -129,14 +128,14 @@ def parts(args: argparse.Namespace) -> None:
 
 
 def levels(args: argparse.Namespace) -> None:
-    """k0 of equation 6. All begin with the weights that ship, whose k0 is 3, and their backbone does not learn."""
+    """k0 of equation 6. All start from the shipped weights, whose k0 is 3. The backbone is not trained."""
     begin = {"initial": '"maskface"', "frozen": "99", "region_margin": "0.15"}
     for k0 in (3, 4, 5):
         trained(args, "levels", f"k0 = {k0}", begin | {"k0": str(k0)})
 
 
 def trained(args: argparse.Namespace, table: str, row: str, settings: dict[str, str]) -> None:
-    """One variant of the light build, trained for so many steps and judged on validation photos."""
+    """One variant of the light build, trained for this number of steps and evaluated on validation photos."""
     scores: list[dict[str, float]] = []
     for seed in range(args.seeds):
         out = args.out / f"{table}-{row}-{seed}".replace(" ", "-").replace(",", "")
@@ -167,7 +166,7 @@ def trained(args: argparse.Namespace, table: str, row: str, settings: dict[str, 
 
 
 def nme(detector: lineament.Detector, data: Path, index: str) -> float:
-    """In percent of the distance between the eyes, on a part of the validation faces."""
+    """Error in percent of the distance between the eyes, on a part of the validation faces."""
     samples = read_coco(data / index)[::EVERY]
     found = Evaluated(samples, [detector.detect(sample.path) for sample in samples])
     return 100 * float(evaluate_landmarks("maskface", found).scores["nme"] or np.nan)

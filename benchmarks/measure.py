@@ -1,13 +1,13 @@
-"""Measure detectors, lineament's and others, on all sets of photos; keep scores and origin in docs/results/data.
+"""Measure detectors, lineament's and others, on all sets of photos. Scores and origin are in docs/results/data.
 
-python benchmarks/measure.py --data DATA                         # what is not measured yet of the weights that ship
+python benchmarks/measure.py --data DATA                         # what is not yet measured of the shipped weights
 python benchmarks/measure.py --data DATA kpnet-640 mtcnn         # only these
 python benchmarks/measure.py --data DATA --tests wider-val fddb  # only these tests
 python benchmarks/measure.py --data DATA --peers PEERS           # other packages too: their environments and weights
-python benchmarks/measure.py --data DATA --time                  # times instead; wants a machine that rests
+python benchmarks/measure.py --data DATA --time                  # times instead; needs an idle machine
 
-It can be stopped: pictures that a detector has seen, below ``--work``, and results that are there for the same weights
-and labels are not made again but with ``--again``. ``tables.py`` writes the tables of docs/ from the results.
+A stopped run continues: detections in ``--work`` and stored results of the same weights and labels are not made again,
+except with ``--again``. ``tables.py`` writes the tables of docs/ from the results.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ PAUSE = 0.02  # seconds between two detectors: threads wait busily for more work
 
 @dataclass(frozen=True)
 class Detector:
-    """One column of the comparison.
+    """One row of the comparison.
 
     Attributes:
-        adapter: its name in ``peers/peer.py``.
-        weights: of lineament a name or a file; of others a file in the folder of the peers.
-        settings: of lineament's method.
-        landmarks: of lineament, a schema or the weights of a landmark stage behind it.
-        environment: the peers' environment that it runs in; ``None`` is lineament's own.
-        about: what it is, and how it looks for faces as it ships.
-        tests: of `TESTS`, if not those of every detector.
+        adapter: Name in ``peers/peer.py``.
+        weights: For lineament a name or a file. For others, a file in the folder of the peers.
+        settings: Settings of lineament's method.
+        landmarks: For lineament, a schema or the weights of a landmark stage.
+        environment: The environment of the peers in which it runs. ``None``: lineament's own.
+        about: What it is, and its settings as shipped.
+        tests: Some of `TESTS`, if not the default ones.
     """
 
     adapter: str = "lineament"
@@ -215,15 +215,14 @@ DETECTORS = {
 
 
 class Test(NamedTuple):
-    """A set of photos and a way to look at and to score them.
+    """A set of photos, how to detect in it, and how to score the detections.
 
     Attributes:
-        labels: file or folder in the data, whose digest results carry.
-        low: whether detectors look with low thresholds, for faces from 10 pixels; else as they ship.
-        pictures: labelled pictures, given the data's folder.
-        score: name, what was found, the data's folder -> result.
-        compose: makes the labels in the folder of what was found before, of the data's folder; ``None`` if the data
-            have them.
+        labels: File or folder in the data. Results have its digest.
+        low: Detect with low thresholds, faces from 10 pixels. Otherwise as shipped.
+        pictures: Returns the labelled images, given the folder of the data.
+        score: Name, detections, folder of the data -> result.
+        compose: Makes the labels in the working folder, given the folder of the data. ``None``: the data have them.
     """
 
     labels: str
@@ -238,12 +237,12 @@ def coco(index: str) -> Callable[[Path], list[Sample]]:
 
 
 def photos(folder: str) -> Callable[[Path], list[Sample]]:
-    """Photos whose labels are left to an official protocol."""
+    """Photos without labels, for tests with an official protocol."""
     return lambda data: [Sample.of(path, []) for path in sorted((data / folder).rglob("*.jpg"))]
 
 
 def named(found: Evaluated, folder: Path) -> Detections:
-    """What was found, by the names that official protocols give to images: paths without suffix."""
+    """Detections by the image names of official protocols: paths without suffix."""
     names = [sample.path.relative_to(folder).with_suffix("").as_posix() for sample in found.samples]
     return Detections.of(dict(zip(names, found.faces, strict=True)))
 
@@ -254,7 +253,7 @@ def wider_scores(name: str, found: Evaluated, data: Path) -> Result:
 
 
 def fddb_scores(name: str, found: Evaluated, data: Path) -> Result:
-    """On all photos, and on those that no training picture of lineament's shows."""
+    """On all photos, and on those that no training image of lineament shows."""
     detections = named(found, data / "fddb" / "images")
     truth = fddb.read_ground_truth(data / "fddb" / "ellipseList.txt", data / "fddb" / "image_sizes.txt")
     rows = [line.split("\t") for line in (data / "fddb" / "also-in-landmarks5.txt").read_text().splitlines()]
@@ -267,14 +266,14 @@ def fddb_scores(name: str, found: Evaluated, data: Path) -> Result:
 
 
 def curve_scores(name: str, found: Evaluated, data: Path) -> Result:
-    """Scores over all thresholds; beside the plain average precision that of boxes of the same style."""
+    """Scores over all thresholds: plain average precision, and average precision of boxes in the labels' style."""
     result = evaluate_recall(name, found)
     kept_scores = {key: value for key, value in result.scores.items() if not key.startswith(("precision", "f1"))}
     return replace(result, scores=kept_scores | {"ap, styles alike": restyled_ap(found)}, tables={})
 
 
 def restyled_ap(found: Evaluated) -> float:
-    """By the rules for PASCAL faces: the mean deviation of a detector's boxes from the labels is taken off."""
+    """By the rules for PASCAL faces: the mean deviation of a detector's boxes from the labels is removed first."""
     names = [str(sample.path) for sample in found.samples]
     boxes = [sample.boxes.astype(float) for sample in found.samples]
     small = [((b[:, 2:] - b[:, :2]) < pascal.LEAST_FACE).any(axis=1) for b in boxes]
@@ -292,16 +291,19 @@ def landmark_scores(name: str, found: Evaluated, data: Path) -> Result:
 
 
 def crowd_scores(name: str, found: Evaluated, data: Path) -> Result:
-    """F1 of the faces as shipped, and the error of the landmarks of those that were found."""
+    """F1 of the faces as shipped, and the landmark error of detected faces."""
     result, points = shipped_scores(name, found, data), evaluate_landmarks(name, found).scores
     return replace(result, scores=result.scores | {"nme": points["nme"], "landmarks: recall": points["recall"]})
 
 
 def composed(schema: str, labels: str, most: int, count: int) -> Test:
-    """Scenes of up to so many faces out of photos that nothing learned from; their backgrounds are those of training.
+    """Scenes of up to ``most`` faces from photos outside of all training. The backgrounds are those of the training.
 
     Args:
-        schema: of the landmarks. labels: index of the photos. most: faces. count: scenes.
+        schema: Schema of the landmarks.
+        labels: Index file of the photos.
+        most: Largest number of faces.
+        count: Number of scenes.
     """
     index = f"scenes-{schema}-{most}/scenes.json"
 
@@ -341,7 +343,7 @@ EVERYWHERE = tuple(test for test in TESTS if test not in ELSEWHERE)
 
 
 def tests_of(name: str) -> Sequence[str]:
-    """Those that tables show of a detector."""
+    """The tests of a detector that tables show."""
     if DETECTORS[name].tests:
         return DETECTORS[name].tests
     if name.endswith("-unrefined"):
@@ -357,7 +359,7 @@ def tests_of(name: str) -> Sequence[str]:
 
 
 class Bench:
-    """A data folder, the peers' folder, and what detectors have found so far."""
+    """A data folder, the folder of the peers, and the detections so far."""
 
     def __init__(self, data: Path, peers: Path | None, work: Path) -> None:
         self.data, self.peers, self.work = data, peers, work
@@ -380,13 +382,13 @@ class Bench:
         return detector.ours or (there and all(Path(weights).exists() for weights in self.weights(name)))
 
     def weights(self, name: str) -> list[str]:
-        """Names and files of its weights."""
+        """Names and files of a detector's weights."""
         detector = DETECTORS[name]
         used = [text for text in (detector.weights, detector.landmarks) if is_weights(text)]
         return used if detector.ours else [f"{self.peers}/{weights}" for weights in used]
 
     def used(self, name: str) -> list[str]:
-        """SHA-256 of its weights."""
+        """SHA-256 of a detector's weights."""
         return [describe_weights(weights)["sha256"] for weights in self.weights(name)]
 
     def command(self, name: str) -> list[str]:
@@ -414,7 +416,7 @@ class Bench:
         return found
 
     def is_there(self, name: str, test: str) -> bool:
-        """Whether a result of these weights on these labels is kept."""
+        """Whether a result of these weights on these labels is stored."""
         result = kept.read(name).get(test)
         if result is None or result.origin.get("data", {}).get("sha256") != self.digest(test):
             return False
@@ -431,11 +433,11 @@ class Bench:
         print(f"{name}: {test} in {time.perf_counter() - start:.0f} s", flush=True)
 
     def folder(self, name: str) -> Path:
-        """Of what a detector has found: another one for other weights."""
+        """The folder of a detector's detections. Other weights have another folder."""
         return self.work / "-".join([name, *(sha256[:12] for sha256 in self.used(name))])
 
     def found(self, name: str, test: str) -> Path:
-        """The file of what a detector finds in a test's pictures, a line each; those in it are not seen again."""
+        """The file of a detector's detections in the images of a test, one line each. It is continued."""
         told, pictures = TESTS[test], self.pictures(test)
         photos = Path(told.labels).parts[0].removesuffix(".json")
         file = self.folder(name) / f"{photos}-{'low' if told.low else 'shipped'}.jsonl"
@@ -473,7 +475,7 @@ CONVENTIONS = {
 
 
 def conventions(bench: Bench, *, again: bool) -> None:
-    """What ``lineament fit-box-convention`` tells of each."""
+    """Run ``lineament fit-box-convention`` on the detections of each."""
     there = kept.read("box-conventions")
     for title, (indices, holdout) in CONVENTIONS.items():
         labels = [bench.data / index for index in indices]
@@ -491,7 +493,7 @@ def conventions(bench: Bench, *, again: bool) -> None:
 
 
 def in_turn(bench: Bench, names: Sequence[str], paths: Sequence[Path]) -> dict[str, Array]:
-    """Milliseconds of every detector for every picture, one after the other in each, after a picture to warm up."""
+    """Milliseconds of every detector for every image. They take turns, after an image to warm up."""
     with contextlib.ExitStack() as stack:
         started = {n: stack.enter_context(Baseline(shlex.join(bench.command(n)), THREADS)) for n in names}
         for process in started.values():
@@ -505,7 +507,7 @@ def in_turn(bench: Bench, names: Sequence[str], paths: Sequence[Path]) -> dict[s
 
 
 def speed(bench: Bench, names: Sequence[str], most: int | None) -> dict[str, Scores]:
-    """Medians over photos with a longer side of 640 pixels, and of the ratios to the reference."""
+    """Medians over photos with a longer edge of 640 pixels, and medians of the ratios to the reference."""
     samples = bench.pictures("detection-val")
     paths = [sample.path for sample in samples if max(sample.width, sample.height) == 640][:most]
     asked = list(dict.fromkeys([*names, REFERENCE])) if bench.can_run(REFERENCE) else list(names)
@@ -519,7 +521,7 @@ def speed(bench: Bench, names: Sequence[str], most: int | None) -> dict[str, Sco
 
 
 def mosaics(bench: Bench, names: Sequence[str], most: int | None) -> dict[str, Scores]:
-    """The mosaics of `lineament evaluate speed`: medians, the slope of the line through all, what the last has."""
+    """The mosaics of `lineament evaluate speed`: medians, the slope of the fitted line, and detections in the last."""
     rounds = min(most or REPEATS, REPEATS)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{count}.png") for count in COUNTS]
@@ -551,7 +553,7 @@ PIPELINES = (
 
 
 def timed(name: str) -> Sequence[str]:
-    """Those times that tables show of a detector."""
+    """The times of a detector that tables show."""
     if name.endswith("-unrefined") or name.startswith("kpnet-hourglass"):
         return ()
     shown = DETECTORS[name].ours and (name in PIPELINES or name.endswith(("mtcnn", "-256", "-640")))

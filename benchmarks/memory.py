@@ -1,8 +1,8 @@
-"""Peak memory for one 24-megapixel photo, and whether many pictures of random sizes in a row make a process grow.
+"""Peak memory for a photo of 24 megapixels, and whether a process grows over many images of random sizes.
 
 python benchmarks/memory.py [METHOD] [--pictures 1000]
 
-Kept as docs/results/data/METHOD-memory.json; ``tables.py`` writes the table.
+The result is docs/results/data/METHOD-memory.json. ``tables.py`` writes the table.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Fit MTCNN's ``agreement``: how far its looks agree about a landmark, against whether it is near a person's.
+"""Fit MTCNN's ``agreement``: how well its views agree on a landmark, against whether it is close to a human label.
 
     python benchmarks/mtcnn_agreement.py --data DATA
 
-prints the two coefficients, and how well the scores hold: for each tenth of the landmarks by score the share that lies
-within 5 % of the face's size (the root of its box's area) of where a person set it.
+prints the two coefficients and the calibration of the scores: for each tenth of the landmarks by score, the share whose
+error is at most 5 % of the face's size (the square root of its box area).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from lineament.train.task import to_input
 
 
 def validate(stage: str, name: str, network: nn.Module, args: argparse.Namespace, **changes: Any) -> dict[str, float]:
-    """Train one variant; the figures of its last validation."""
+    """Train one variant, and return the numbers of its last validation."""
     recipe = replace(training.read(args.run / RECIPE, stage), steps=args.steps, validate_every=args.steps, **changes)
     task = training.prepare(stage, args.data, recipe, args.run)
     task.network = network
@@ -53,7 +53,7 @@ LOSS, ACCURACY, BOX, TIME = "validation loss (eq. 1)", "accuracy, %", "box error
 
 
 def keep(experiment: str, variant: str, figures: dict[str, float], args: argparse.Namespace, **more: float) -> None:
-    """One row of an experiment's table."""
+    """Store one row of an experiment's table."""
     scores = {LOSS: figures["score"], ACCURACY: 100 * figures["accuracy"]} | more
     found = origin(weights=[], data=args.data / VAL, threads=torch.get_num_threads())
     found["packages"] |= packages("torch")
@@ -75,7 +75,7 @@ def joint(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def milliseconds(network: nn.Module, size: int, forwards: int = 300) -> float:
-    """Median time of one forward pass of one crop, over so many."""
+    """Median time of the forward pass of one crop."""
     network.eval()
     pixels = to_input(torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8))
     times = []

@@ -62,20 +62,20 @@ _log = logging.getLogger("mutation")
 
 
 def call_left_out(node: cst.SimpleStatementLine) -> Iterator[cst.SimpleStatementLine]:
-    """A statement that only calls or raises does nothing."""
+    """Replace a statement that only calls or raises by nothing."""
     if m.matches(node, m.SimpleStatementLine(body=[m.Expr(m.Call()) | m.Raise()])):
         yield node.with_changes(body=[cst.Pass()])
 
 
 def flag_negated(node: cst.If) -> Iterator[cst.If]:
-    """``if flag`` is ``if not flag``; comparisons have mutants of their own."""
+    """Negate ``if flag``. Comparisons have their own mutants."""
     if not m.matches(node.test, m.Comparison() | m.BooleanOperation() | m.UnaryOperation()):
         flag = node.test.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
         yield node.with_changes(test=cst.UnaryOperation(cst.Not(), flag))
 
 
 def text_changed(node: cst.BaseString) -> Iterator[cst.BaseString]:
-    """One mutant a text; mutmut has three."""
+    """One mutant per text, where mutmut has three."""
     yield from list(mutators.operator_string(node))[:1]
 
 
@@ -110,7 +110,7 @@ CANNOT_MATTER = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault: the lines that change, and the whole file with them changed."""
+    """One fault: the changed lines, and the whole file with them."""
 
     file: str
     line: int
@@ -137,13 +137,13 @@ class _Visitor(cst.CSTVisitor):
 
 
 def _only_strict(old: cst.CSTNode, new: cst.CSTNode) -> bool:
-    """Does only the ``strict`` of a zip differ?"""
+    """Whether only the ``strict`` of a zip differs."""
     strict = m.Call(func=m.Name("zip"), args=[m.ZeroOrMore(), m.Arg(keyword=m.Name("strict"), value=m.Name("True"))])
     return m.matches(old, strict) and not m.matches(new, strict)
 
 
 class Source:
-    """A source file, and what can be changed in it."""
+    """A source file, and the parts of it that can be changed."""
 
     def __init__(self, folder: Path, file: str) -> None:
         self.file = file
@@ -157,7 +157,7 @@ class Source:
         return len(self._changes)
 
     def mutant(self, index: int) -> Mutant | None:
-        """The mutant of that index; None where the change gives no Python or the same Python."""
+        """The mutant with this index. ``None`` if the change is no valid Python, or none at all."""
         line, old, new = self._changes[index]
         code = self._tree.module.deep_replace(old, new).code
         try:
@@ -168,7 +168,7 @@ class Source:
 
 
 def draw(sources: Sequence[Source], sample: int, seed: str) -> list[Mutant]:
-    """So many mutants of these files, none twice, in the order of the files."""
+    """Draw this number of different mutants of the files, in the order of the files."""
     places = [(source, i) for source in sources for i in range(len(source))]
     random.Random(seed).shuffle(places)
     drawn: dict[str, Mutant] = {}
@@ -181,7 +181,7 @@ def draw(sources: Sequence[Source], sample: int, seed: str) -> list[Mutant]:
 
 
 def _difference(old: str, new: str) -> tuple[str, str]:
-    """The lines that differ, without their indentation."""
+    """The changed lines, without their indentation."""
     a, b = ([line.strip() for line in code.splitlines()] for code in (old, new))
     while a and b and a[0] == b[0]:
         del a[0], b[0]
@@ -194,7 +194,7 @@ def _difference(old: str, new: str) -> tuple[str, str]:
 
 
 class Copy:
-    """A temporary copy of the tree as it stands, and the tests in it."""
+    """A temporary copy of the tree, in which the tests run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -210,7 +210,7 @@ class Copy:
                 shutil.copy2(ROOT / name, folder / name)
 
     def passes(self, tests: Sequence[str], limit: float | None = None) -> bool | None:
-        """Do these tests pass? None where they run longer than so many seconds."""
+        """Whether these tests pass. ``None`` if they exceed the time limit in seconds."""
         process = multiprocessing.get_context("fork").Process(target=self._run, args=(tests,))
         process.start()
         process.join(limit)
@@ -238,7 +238,7 @@ class Copy:
         os._exit(pytest.main([*options, *tests]))
 
     def survives(self, mutant: Mutant, tests: Sequence[str], limit: float) -> bool:
-        """Do the tests pass though the mutant's fault is in the code?"""
+        """Whether the tests pass although the code has the fault."""
         path = self.sources / mutant.file
         original = path.read_text()
         path.write_text(mutant.code)
@@ -249,7 +249,7 @@ class Copy:
 
 
 def measure(room: str, settings: dict[str, Any], *, sample: int, seed: int, only: str, copy: Copy) -> Result:
-    """What becomes of a room's sample."""
+    """Run the tests on a sample of a room's mutants."""
     tests_of = {
         path.relative_to(copy.sources).as_posix(): tests
         for pattern, tests in settings["rooms"][room].items()
@@ -295,7 +295,7 @@ def _signed(sign: str, code: str) -> list[str]:
 
 
 def time_limit(copy: Copy, tests: Sequence[str]) -> float:
-    """Seconds that a mutant may take: five times what the tests take without one, on a machine that may be busy."""
+    """Time limit of a mutant in seconds: five times that of the unchanged code, since the machine may be busy."""
     start = time.monotonic()
     if not copy.passes(tests):
         sys.exit(f"{' '.join(tests)}: fails without a mutant\n{(copy.folder / 'pytest.log').read_text()}")

@@ -1,8 +1,8 @@
-"""The server under load: clients that send photos one after the other, and whether every answer is the library's.
+"""The server under load: clients send photos one after the other, and check that every answer equals the library's.
 
 python benchmarks/serve_load.py [--clients 8] [--seconds 60] [--method kpnet]
 
-Kept as docs/results/data/serve-load.json; ``tables.py`` writes the table.
+The result is docs/results/data/serve-load.json. ``tables.py`` writes the table.
 """
 
 from __future__ import annotations

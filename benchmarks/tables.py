@@ -1,11 +1,11 @@
 """Write the tables of measured results in README.md and docs/, and the manifest's scores, from docs/results/data.
 
-python benchmarks/tables.py          # every page anew
-python benchmarks/tables.py --keep   # and allow results of weights that ship no longer: they stay, marked as such
+python benchmarks/tables.py          # write every page
+python benchmarks/tables.py --keep   # also allow results of weights that no longer ship: they are marked
 
-A page has a table between ``<!-- table: NAME -->`` and ``<!-- end -->``, and a single figure between
-``<!-- value: NAME | TEST | SCORE -->`` and ``<!-- end -->``. What stands between is made here: no figure is written by
-hand. Below each table stand dates, processors and weights; figures of weights that no longer ship have a mark.
+A page has a table between ``<!-- table: NAME -->`` and ``<!-- end -->``, and a single number between
+``<!-- value: NAME | TEST | SCORE -->`` and ``<!-- end -->``. This script writes them: no number is written by hand.
+Below each table are dates, processors and weights. Numbers of weights that no longer ship have a mark.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ NONE = "–"
 
 
 class Cell(NamedTuple):
-    """A figure as printed, and the result that it is from."""
+    """A number as printed, and the result that it comes from."""
 
     text: str
     result: Result | None = None
 
 
 class Column(NamedTuple):
-    """What a column shows of each detector."""
+    """A column of a table: what it shows of each detector."""
 
     title: str
     test: str
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 def share(value: float) -> str:
-    """Of a share in percent."""
+    """A share in percent."""
     return f"{100 * value:.1f}"
 
 
@@ -123,7 +123,7 @@ ALL = (*SHOWN, *(name for name in DETECTORS if not DETECTORS[name].ours))
 
 
 def compared(columns: Sequence[Column], names: Iterable[str] = ALL) -> list[str]:
-    """One row a detector of which there is anything, ours in bold."""
+    """One row per detector with any result, ours in bold."""
     rows = [Row(f"**{name}**" if DETECTORS[name].ours else name, [c.of(name) for c in columns]) for name in names]
     return table("detector", [c.title for c in columns], [row for row in rows if any(c.result for c in row.cells)])
 
@@ -138,7 +138,7 @@ def by_size(columns: Sequence[Column]) -> list[str]:
 
 
 def recall_by_face_size(weights: str) -> list[str]:
-    """Recall at the threshold that ships, of detection-val / detection-val-crowd."""
+    """Recall at the shipped threshold, on detection-val / detection-val-crowd."""
     found = {size: kept.read(f"{weights}-{size}") for size in SIZES}
     tests = ("detection-val, as shipped", "detection-val-crowd, as shipped")
     title = "recall by face size"
@@ -158,7 +158,7 @@ def recall_by_face_size(weights: str) -> list[str]:
 
 
 def refinement() -> list[str]:
-    """Boxes as they ship, and without what the proposal adds."""
+    """Boxes as shipped, and without the refinement by the proposal."""
     columns = [*WIDER, *(column for column in VALIDATION if "alike" not in column.title)]
     names = {
         f"{weights}-640{of}": f"`{weights}`, {how}"
@@ -180,7 +180,7 @@ KNOWN = {
 
 
 def at_a_glance() -> list[str]:
-    """What each weight file that ships finds and costs, beside peers that people know."""
+    """Accuracy and cost of each shipped weight file, beside well-known peers."""
     shipped = dict.fromkeys((*KPNETS, *(model.name for model in models())))
     detectors = {name: f"`{name}`" for name in shipped}  # at the settings they ship with
     larger = {f"{name}-640": f"`{name}`" for name in shipped}
@@ -202,7 +202,7 @@ def at_a_glance() -> list[str]:
 
 
 def about() -> list[str]:
-    """What runs, in which version, and how it looks for faces."""
+    """Packages, versions and settings of each detector."""
     rows = []
     for name in ALL:
         result = next(iter(kept.read(name).values()), None)
@@ -222,7 +222,7 @@ _OWN = ("python", "numpy", "pillow", "openvino")
 
 
 def conventions() -> list[str]:
-    """How boxes inferred from labelled landmarks overlap labelled boxes."""
+    """The overlap of boxes inferred from labelled landmarks with labelled boxes."""
     columns = [
         ("mean IoU", "mean IoU", digits(3)),
         ("IoU > 0.5", "above 0.5", share),
@@ -239,7 +239,7 @@ def conventions() -> list[str]:
 
 
 def stored(name: str, heading: str, columns: dict[str, Callable[[float], str]]) -> Callable[[], list[str]]:
-    """An experiment: one row a result, one column a score."""
+    """An experiment: one row per result, one column per score."""
 
     def rows() -> list[str]:
         results = kept.read(name)
@@ -270,7 +270,7 @@ ALIGNERS = ("foxnet-256", "maskface-256", "kpnet-256", "kpnet-256 + isnet-5", "m
 
 
 def by_pose() -> list[str]:
-    """NME of five points for each pose that the labels tell, and of all faces."""
+    """NME of five landmarks for each labelled pose, and for all faces."""
     found = {name: kept.read(name).get("landmarks5-test") for name in ALIGNERS}
     subsets = {name: r.tables.get("subsets", {}) if r else {} for name, r in found.items()}
     poses = [s for s in dict.fromkeys(s for own in subsets.values() for s in own) if s.startswith("pose: ")]
@@ -284,7 +284,7 @@ def by_pose() -> list[str]:
 
 
 def crowds(schema: str) -> list[str]:
-    """Table II: F1 and NME on scenes of up to 10 and 30 faces; of five points also F1 on WIDER FACE."""
+    """Table II: F1 and NME on scenes of up to 10 and 30 faces. For five landmarks also F1 on WIDER FACE."""
     columns = [
         Column(f"{test.rsplit('-', 1)[1]} faces: {score.upper()}", test, score, share)
         for test in CROWDS[schema]
@@ -296,7 +296,7 @@ def crowds(schema: str) -> list[str]:
 
 
 def landmark_parts() -> list[str]:
-    """NME of the second stages for each part of the face, the mean over its landmarks."""
+    """NME of the landmark stages for each part of the face, the mean over its landmarks."""
     parts = (*PARTS, "all")
     rows = []
     for row, result in kept.read("isnet-boxes").items():
@@ -310,14 +310,14 @@ def landmark_parts() -> list[str]:
 
 
 def isnet_functions() -> list[str]:
-    """The polynomials that were fitted to the trials, as equation 4."""
+    """The polynomials fitted to the trials, as in equation 4."""
     found = {row: r for row, r in kept.read("isnet-table2").items() if "function" in r.settings}
     rows = [Row(row, [Cell(f"`{r.settings['function']}`", r)]) for row, r in found.items()]
     return table("trials before", ["f"], rows, aligned=False)
 
 
 def mutation() -> list[str]:
-    """How many of a sample of faults the tests of a module notice."""
+    """The share of a sample of faults that a module's tests detect."""
     columns = ("mutants", "sampled", "killed", "equivalent", "survived")
     rows = [
         Row(
@@ -460,7 +460,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 def table(
     heading: str, titles: Sequence[str], rows: Sequence[Row], *, aligned: bool = True, short: bool = False
 ) -> list[str]:
-    """Lines of a table, and below it where its figures come from; ``short``: without the weights' digests."""
+    """Lines of a table, and the origin of its numbers below it. ``short``: without the digests of the weights."""
     if not rows:
         return ["*Not measured yet.*"]
     results = [cell.result for row in rows for cell in row.cells if cell.result]
@@ -479,17 +479,17 @@ def _line(*cells: str) -> str:
 
 
 def is_old(result: Result) -> bool:
-    """Whether a result is kept though there may be a newer one: it was told to be, or its weights ship no longer."""
+    """Whether a result may be outdated: it is marked as kept, or its weights no longer ship."""
     return bool(result.origin.get("kept")) or not is_current(result.origin)
 
 
 def _weights(result: Result) -> str:
-    """Names and digests of a result's weights."""
+    """Names and digests of the weights of a result."""
     return ", ".join(f"`{used['file']}` {used['sha256'][:8]}" for used in result.origin["weights"])
 
 
 def _age(result: Result) -> str:
-    """What the mark of an old result stands for: its day, and whether its weights still ship."""
+    """The meaning of the mark of an old result: its day, and whether its weights still ship."""
     return f"measured {result.origin['date']}{'' if is_current(result.origin) else ' with weights that no longer ship'}"
 
 
@@ -530,10 +530,10 @@ def _machine(result: Result) -> str:
 
 
 def render(page: str) -> str:
-    """A page with all its tables and figures as the results have them.
+    """A page with all its tables and numbers from the results.
 
     Raises:
-        KeyError: a table or a result that does not exist.
+        KeyError: A table or a result does not exist.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -553,7 +553,7 @@ SCORES = {"wider-val": ("easy", "medium", "hard"), "landmarks5-test": ("nme",), 
 
 
 def scores_of(weights: str) -> dict[str, float]:
-    """Measured scores of a weight file that ships, in percent; none of an older file."""
+    """Measured scores of a shipped weight file, in percent. Empty if they are of an older file."""
     found = {}
     for name, detector in DETECTORS.items():
         if weights == (detector.landmarks or detector.weights) and not name.endswith("-unrefined"):
@@ -567,7 +567,7 @@ def scores_of(weights: str) -> dict[str, float]:
 
 
 def write_scores() -> None:
-    """Bring the scores of the weights' manifest to the results."""
+    """Update the scores in the manifest of the weights from the results."""
     path = FOLDER / MANIFEST
     entries = json.loads(path.read_bytes())
     scored = [entry | {"scores": scores_of(entry["name"])} for entry in entries]
@@ -582,7 +582,7 @@ def pages() -> list[Path]:
 
 
 def keep_old() -> None:
-    """Allow results of weights that ship no longer."""
+    """Allow results of weights that no longer ship."""
     for name in kept.names():
         results = kept.read(name)
         old = {t: replace(r, origin=r.origin | {"kept": True}) for t, r in results.items() if not is_current(r.origin)}

@@ -26,7 +26,7 @@ TURN = 12  # degrees to either side
 
 
 def compose(seed: int = 7) -> Image.Image:
-    """The wall: the same for the same seed."""
+    """Compose the wall. It depends on the seed alone."""
     rng = random.Random(seed)
     heads = [
         Image.open(PHOTOS / name).convert("RGB").crop((x, y, x + side, y + side))

@@ -1,15 +1,15 @@
-"""One detector as a process: picture paths in, one a line; what it found out, one line of JSON each.
+"""One detector as a process. It reads the path of an image per line, and writes its detections as one line of JSON.
 
 python benchmarks/peers/peer.py NAME [--low] [--threads 2] < paths > found.jsonl
 python benchmarks/peers/peer.py lineament --weights kpnet --settings '{"input_size": 640}' < paths > found.jsonl
 python benchmarks/peers/peer.py NAME --about
 
-The lines are those of ``lineament detect --json``, with ``ms``, the time of detection in the decoded picture. So the
-process is a ``--baseline`` of ``lineament evaluate speed`` too. It runs in the peer's own environment, which need not
-have lineament. ``--about`` prints the versions of its packages.
+The lines are those of ``lineament detect --json``, with ``ms``, the time of detection in the decoded image. So the
+process can be the ``--baseline`` of ``lineament evaluate speed``. It runs in the peer's own environment, which may lack
+lineament. ``--about`` prints the versions of its packages.
 
-Every adapter turns a peer's coordinates into continuous pixels, (0, 0) the outer corner of the first pixel, and its
-options into two searches: as the peer ships it, and with low thresholds for curves.
+Every adapter converts a peer's coordinates to continuous pixels, where (0, 0) is the outer corner of the first pixel.
+It has two sets of options: the peer's defaults, and low thresholds for curves.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Array = NDArray[Any]
 
 
 class Search(NamedTuple):
-    """How to look for faces."""
+    """Thresholds and sizes of a detection."""
 
     low: bool = False  # thresholds for curves, faces from 10 pixels; else as shipped, from 20
     threads: int = 2
@@ -50,7 +50,7 @@ class Search(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Faces of a picture: boxes (n, 4) ``x1, y1, x2, y2``, scores (n,), points (n, k, 2) or none."""
+    """Faces of an image: boxes (n, 4) ``x1, y1, x2, y2``, scores (n,), landmarks (n, k, 2) or none."""
 
     boxes: Array
     scores: Array
@@ -81,7 +81,7 @@ def ours(search: Search) -> Detect:
 
 
 def scrfd(search: Search) -> Detect:
-    """SCRFD with five points: two anchors a cell at strides 8, 16, 32; pictures over 640 pixels are brought to that."""
+    """SCRFD with five landmarks: two anchors per cell at strides 8, 16, 32. Larger images are resized to 640 pixels."""
     import cv2
     import onnx
     import onnxruntime
@@ -118,7 +118,7 @@ def scrfd(search: Search) -> Detect:
 
 
 def _anchored(scores: Array, edges: Array, points: Array, stride: int, across: int, least: float) -> tuple[Array, ...]:
-    """Scores (n,), boxes (n, 4) and points (n, 10) of one level's sure anchors, in pixels of the network's input."""
+    """Scores (n,), boxes (n, 4) and landmarks (n, 10) of one level's confident anchors, in pixels of the input."""
     sure = np.flatnonzero(scores[:, 0] > least)
     cell = sure // 2
     corner = np.stack([cell % across, cell // across], axis=1) * stride
@@ -271,7 +271,7 @@ def dlib(search: Search) -> Detect:
 
 
 class Peer(NamedTuple):
-    """How to start a detector, and the packages that it is."""
+    """How to start a detector, and its packages."""
 
     start: Callable[[Search], Detect]
     packages: tuple[str, ...]
@@ -293,15 +293,15 @@ PEERS = {
 
 
 def _one_based(boxes: Array, scores: Array, points: Array) -> Found:
-    """Boxes of the first MTCNN, in MATLAB: pixels counted from 1, both corners within the face.
+    """Boxes of the first MTCNN, from MATLAB: pixels count from 1, and both corners are inside the face.
 
-    Its points are those of the box's frame less 1 already: continuous pixels.
+    Its landmarks are in the frame of the box minus 1, which is continuous pixels.
     """
     return Found(np.asarray(boxes, float) - [1, 1, 0, 0], np.asarray(scores, float), np.asarray(points, float))
 
 
 def _limit_sessions(onnxruntime: types.ModuleType, threads: int) -> None:
-    """Give onnxruntime's sessions so many threads where a peer has no option for it."""
+    """Limit onnxruntime's sessions to this number of threads, for peers without an option for it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -309,7 +309,7 @@ def _limit_sessions(onnxruntime: types.ModuleType, threads: int) -> None:
 
 
 def _stand_in_for_torchvision() -> None:
-    """The one function of torchvision that detection uses, by OpenCV: torchvision has no build without CUDA here."""
+    """Replace the only function of torchvision that is used by OpenCV: torchvision has no build without CUDA here."""
     import cv2
     import torch
 
@@ -331,7 +331,7 @@ def _relative_box(face: Any) -> Any:
 
 
 def record(path: Path, detect: Detect, name: str) -> dict[str, Any]:
-    """The JSON line of a picture."""
+    """The JSON line of an image."""
     image = np.ascontiguousarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     start = time.perf_counter()
     found = detect(image)
@@ -351,7 +351,7 @@ def record(path: Path, detect: Detect, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _lines_only() -> Iterator[Any]:
-    """Standard output for our lines alone: what peers print, libraries in C too, goes to standard error."""
+    """Keep standard output for our lines: everything that peers print, in C libraries too, goes to standard error."""
     with os.fdopen(os.dup(1), "w", buffering=1) as lines:
         os.dup2(2, 1)
         yield lines

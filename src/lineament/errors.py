@@ -24,14 +24,15 @@ class DataError(LineamentError):
 
 
 class MissingExtraError(LineamentError, ImportError):
-    """A part of the library that needs packages which are not installed; names the extra that brings them."""
+    """A part of the library whose packages are not installed. The message names the extra that installs them."""
 
     @classmethod
     def of(cls, extra: str, needs: str) -> MissingExtraError:
-        """The error of an extra's package that is not installed.
+        """Make the error for a missing package of an extra.
 
         Args:
-            extra: name of the extra. needs: what needs which package: "a report needs jinja2".
+            extra: Name of the extra.
+            needs: What needs the package, such as "a report needs jinja2".
         """
         how = f"pip install 'PATH/TO/LINEAMENT[{extra}]', from your copy of its repository"
         return cls(f"{needs}, of the extra {extra!r}: {how}")

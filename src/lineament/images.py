@@ -349,21 +349,21 @@ def image_paths(
     leave_out: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
     suffixes: Collection[str] = SUFFIXES,
 ) -> list[Path]:
-    """The image files that paths stand for: each once, in the order given, a folder's or pattern's own sorted.
+    """List the image files of paths. Paths keep their order. The files of a folder or a pattern are sorted.
 
-    Links are followed. A file that is reached twice, by a link or another spelling, comes once, as it was reached
-    first. Folders and patterns pass over hidden files and folders, whose names begin with a dot, and over files of
-    other suffixes; the log counts the hidden images.
+    Links are followed. A file that is found twice, by a link or under another spelling, is listed once, under its first
+    path. Folders and patterns skip files with other suffixes, and hidden files and folders, whose names begin with a
+    dot. The log has the number of hidden images.
 
     Args:
-        paths: files (of whatever suffix, pipes too), folders (searched to any depth) and glob patterns (``**`` for any
+        paths: Files (with any suffix, also pipes), folders (searched at any depth) and glob patterns (``**`` for any
             depth). A pattern may name hidden files, as in ``.cache/*.jpg``.
-        leave_out: a folder, or several, not searched where it lies inside one that is.
-        suffixes: the suffixes of the files that count, in lower case.
+        leave_out: A folder, or several, that is not searched if it lies inside a searched folder.
+        suffixes: The suffixes of images, in lower case.
 
     Raises:
-        ImageError: a path that is empty or not there, a folder or pattern without images.
-        OptionError: one path instead of several.
+        ImageError: A path is empty or does not exist, or a folder or pattern has no images.
+        OptionError: ``paths`` is one path instead of several.
     """
     if isinstance(paths, (str, bytes, os.PathLike)):
         raise OptionError(f"image_paths takes several paths: image_paths([{paths!r}])")

@@ -111,10 +111,15 @@ def _empty(samples: Sequence[Sample]) -> int:
 
 
 def in_one_of(schemas: Sequence[Schema], sample: Sample, name: str) -> Sample:
-    """The sample with landmarks of one of the schemas.
+    """The sample with its landmarks in one of the schemas.
+
+    Args:
+        schemas: The schemas.
+        sample: The sample.
+        name: Its name, for messages.
 
     Raises:
-        DataError: they can become those of none; the message has the name.
+        DataError: Its landmarks cannot be converted to any of the schemas.
     """
     if sample.schema in schemas:
         return sample
