@@ -61,7 +61,7 @@ def test_labels_without_landmarks_are_refused(run: Run, given: list[object], tmp
 def test_more_faces_than_fit_are_refused(run: Run, given: list[object], tmp_path: Path) -> None:
     result = run("compose", tmp_path / "out", *given, "--most", 200)
     assert result.exit_code == 2
-    assert "has no room for 200 faces" in result.output
+    assert "faces of 16 pixels, not 200" in result.output
     assert not (tmp_path / "out" / "images").exists()
 
 

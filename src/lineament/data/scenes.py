@@ -82,12 +82,12 @@ class Arrangement:
 
     def __post_init__(self) -> None:
         if len(self.faces) != 2 or not 1 <= self.faces[0] <= self.faces[1]:
-            raise OptionError(f"faces are the fewest and the most of a scene, from 1 on, found {self.faces}")
+            raise OptionError(f"faces is the smallest and the largest number in a scene, at least 1; found {self.faces}")
         for name in ("share", "covered", "max_side", "match"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} lies in [0, 1], found {getattr(self, name)}")
         if len(self.softness) != 2 or not 0 < self.softness[0] <= self.softness[1] < 1:
-            raise OptionError(f"softness is the least and the greatest width, in (0, 1), found {self.softness}")
+            raise OptionError(f"softness is the smallest and the largest width, in (0, 1); found {self.softness}")
         for name in ("min_side", "enlarge"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} lies above 0, found {getattr(self, name)}")
@@ -103,8 +103,8 @@ class Arrangement:
         fit = int(size**2 / (self.min_side**2 * (1 - self.covered)))
         if self.faces[1] > fit:
             raise OptionError(
-                f"a scene of {size}x{size} has no room for {self.faces[1]} faces of {self.min_side:g} pixels: {fit} "
-                "at the most. Ask for fewer faces, a larger scene or a smaller min_side"
+                f"a scene of {size}x{size} has room for {fit} faces of {self.min_side:g} pixels, not {self.faces[1]}: "
+                "lower faces or min_side, or enlarge the scene"
             )
 
 
@@ -188,7 +188,7 @@ class SceneComposer(Composer):
         self.arrangement = arrangement or Arrangement()
         self._faceless = np.flatnonzero([len(sample) == 0 for sample in photos.samples])
         if not len(self._faceless):
-            raise DataError("scenes need photos without faces to be composed on: name a folder of backgrounds")
+            raise DataError("scenes need backgrounds, photos without faces: give a folder of them")
         parts = [_cuttable(sample) for sample in photos.samples]
         boxes = np.concatenate([sample.boxes[place] for sample, (place, _) in zip(photos.samples, parts, strict=True)])
         outline = np.concatenate([outline for _, outline in parts])
@@ -201,8 +201,8 @@ class SceneComposer(Composer):
         )
         if not len(self._sources.row):
             raise DataError(
-                f"no face of {len(photos)} photos can be cut out: that takes all its landmarks, {SMALLEST_SOURCE} "
-                "pixels and a place away from other faces and the photo's edges"
+                f"no face of {len(photos)} photos can be cut out: it needs all landmarks, at least {SMALLEST_SOURCE} "
+                "pixels, and a distance to other faces and to the edges of the photo"
             )
 
     def __len__(self) -> int:
@@ -406,7 +406,7 @@ def write_scenes(
     """
     composer.arrangement.check_room(size)
     if composer.arrangement.faces[1] > LARGEST_NUMBER:
-        raise OptionError(f"a mask numbers {LARGEST_NUMBER} faces at the most, found {composer.arrangement.faces[1]}")
+        raise OptionError(f"a mask has at most {LARGEST_NUMBER} faces, found {composer.arrangement.faces[1]}")
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
 
