@@ -75,38 +75,38 @@ class Targets:
         check_writable(self.folder, self.option)
 
     def only(self, files: Iterable[Path]) -> Self:
-        """The same for a part of the images, to be sent to another process."""
+        """A copy for some of the images, to be sent to another process."""
         part = copy(self)
         part._targets = {file: self._targets[file] for file in files}
         return part
 
     def target(self, path: Path) -> Path:
-        """The file, or what the files' names begin with, of the image whose path in the folder this is."""
+        """The file, or the prefix of the files, for an image with this path in the folder."""
         return path
 
     def __getitem__(self, file: Path) -> Path:
-        """The target of a file that was planned."""
+        """The target of a planned image."""
         return self._targets[file]
 
     def longest(self, name: str) -> str:
-        """The longest name of a file of an image whose target has this name."""
+        """The longest file name that a target with this name leads to."""
         return name
 
     def image_of(self, path: Path) -> Path | None:
-        """The target of the image of which a file would be written to a path."""
+        """The target that writes a file to this path, if any can."""
         return path
 
 
 class Output(Targets, ABC):
-    """What ``lineament detect`` writes of each image into a folder."""
+    """A kind of files that ``lineament detect`` writes for each image into a folder."""
 
     @abstractmethod
     def write(self, file: Path, image: Array, faces: Faces) -> str:
-        """Write what is made of an image. Returns what cannot be written and why, if so."""
+        """Write the files of an image. Returns what cannot be written and why, or an empty string."""
 
     @abstractmethod
     def has(self, file: Path, faces: int) -> bool:
-        """Whether the files of an image with so many faces are there, from an earlier run."""
+        """Whether an earlier run wrote the files of an image with this number of faces."""
 
 
 class AnnotatedImages(Output):

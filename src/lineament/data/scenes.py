@@ -82,7 +82,7 @@ class Arrangement:
 
     def __post_init__(self) -> None:
         if len(self.faces) != 2 or not 1 <= self.faces[0] <= self.faces[1]:
-            raise OptionError(f"faces is the smallest and the largest number in a scene, at least 1; found {self.faces}")
+            raise OptionError(f"faces is the smallest and the largest number in a scene, from 1; found {self.faces}")
         for name in ("share", "covered", "max_side", "match"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} lies in [0, 1], found {getattr(self, name)}")

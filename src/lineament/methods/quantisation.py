@@ -47,7 +47,7 @@ def in_bytes(
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # on the root logger, the tool recommends steps that the export has done
     try:
-        with TemporaryDirectory() as folder, np.errstate(invalid="ignore"):  # of channels that are always 0
+        with TemporaryDirectory() as folder, np.errstate(invalid="ignore"):  # the scale of channels that are always 0
             file = Path(folder) / "bytes.onnx"
             quantize_static(
                 model,

@@ -84,7 +84,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise OptionError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch raises what its unpickler does
+    except Exception as error:  # unpicklers raise errors of any kind
         raise WeightsError(f"{path} is not a state dict of PyTorch: {error}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise WeightsError(f"{path} is not a state dict: expected tensors by name")

@@ -102,7 +102,7 @@ def _mean(values: Tensor, which: Tensor) -> Tensor:
 
 
 def heat(logits: Tensor, target: Tensor, weight: Tensor, *, power: float = 2.0) -> Tensor:
-    """The loss of landmark maps, divided by the weighted number of cells whose target is above 0.5.
+    """The loss of landmark maps, divided by the weighted number of cells with a target above 0.5, at least 1 per image.
 
     The paper calls the branch a segmentation, and does not name its loss. Maps are almost empty, which calls for a
     focal loss. To locate a peak between cells, the cells around it must be as high as their targets. So it is the focal
@@ -116,7 +116,7 @@ def heat(logits: Tensor, target: Tensor, weight: Tensor, *, power: float = 2.0) 
     """
     miss = (logits.sigmoid() - target).abs() ** power
     loss = miss * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    # at least one an image: where nobody has these landmarks, the background would count for everything
+    # at least 1 per image: otherwise the background of images without landmarks would dominate the loss
     return (loss * weight).sum() / divisor(((target > 0.5) * weight).sum()).clamp(min=len(logits))
 
 

@@ -212,7 +212,7 @@ def prepare(stage: str, data: Path, recipe: FoxNetRecipe, out: Path) -> FoxNetTa
 
 def finish(stage: str, task: FoxNetTask, out: Path) -> None:
     """Fit the mean shapes of landmarks to validation photos, and calibrate the scores."""
-    (out / FITTED).unlink(missing_ok=True)  # of fewer steps
+    (out / FITTED).unlink(missing_ok=True)  # an earlier one belongs to weights of fewer steps
     photos = task.held_out.photos
     with TemporaryDirectory() as folder:
         graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())

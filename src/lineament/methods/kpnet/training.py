@@ -167,7 +167,7 @@ def prepare(stage: str, data: Path, recipe: KPNetRecipe, out: Path) -> KPNetTask
 
 def finish(stage: str, task: KPNetTask, out: Path) -> None:
     """Fit boxes and scores, see `lineament.methods.kpnet.fitting`."""
-    (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
+    (out / CALIBRATION).unlink(missing_ok=True)  # an earlier one belongs to weights of fewer steps
     with TemporaryDirectory() as folder:
         graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
         write_whole(out / CALIBRATION, json.dumps(_fitted(graph, task)))

@@ -276,7 +276,7 @@ def prepare(stage: str, data: Path, recipe: MaskFaceRecipe, out: Path) -> MaskFa
 
 def finish(stage: str, task: MaskFaceTask, out: Path) -> None:
     """Calibrate the scores of faces and landmarks on validation photos."""
-    (out / CALIBRATION).unlink(missing_ok=True)  # of fewer steps
+    (out / CALIBRATION).unlink(missing_ok=True)  # an earlier one belongs to weights of fewer steps
     with TemporaryDirectory() as folder:
         graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
         config = Config(**parse_metadata(graph.metadata)[1])
