@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lineament.boxes import coverage
 from lineament.checks import whole
+from lineament.errors import OptionError
 from lineament.faces import Faces, expect_faces
 from lineament.images import Color, Source, read_image
 
@@ -33,6 +35,7 @@ def draw(
     boxes: bool = True,
     landmarks: bool = True,
     scores: bool = True,
+    labels: Sequence[str] | None = None,
     line_width: int | None = None,
     color: Color = "rgb",
 ) -> Image.Image:
@@ -46,6 +49,7 @@ def draw(
         boxes: Whether to draw the bounding boxes.
         landmarks: Whether to draw the landmarks.
         scores: Whether to write the confidence scores. They are placed where they cover least of other faces.
+        labels: A text for each face, written in place of its score.
         line_width: Line width of the boxes in pixels. ``None``: in proportion to each face.
         color: The channel order of an array, "rgb" or "bgr".
 
@@ -54,9 +58,12 @@ def draw(
 
     Raises:
         ImageError: The image cannot be read.
-        OptionError: ``faces`` is not ``Faces``, or ``line_width`` is out of range.
+        OptionError: ``faces`` is not ``Faces``, there is not one label per face, or ``line_width`` is out of range.
     """
     expect_faces(faces)
+    texts = [f"{score:.2f}" for score in faces.scores.tolist()] if labels is None else list(labels)
+    if len(texts) != len(faces):
+        raise OptionError(f"labels are one text per face, found {len(texts)} for {len(faces)} faces")
     if line_width is not None:
         line_width = whole(line_width, f"line_width is in pixels, 1 to {WIDEST}, or None", low=1, high=WIDEST)
     pixels = np.array(read_image(image, color=color))
@@ -69,11 +76,11 @@ def draw(
             there = points[np.isfinite(points).all(1)]
             _dots(pixels, there, max(DOT * side / np.cbrt(len(points)), FINEST) if len(points) else 0)
     canvas = Image.fromarray(pixels)
-    if scores:
+    if scores or labels is not None:
         pen = ImageDraw.Draw(canvas)
-        for i, (score, side) in enumerate(zip(faces.scores.tolist(), sides.tolist(), strict=True)):
+        for i, (text, side) in enumerate(zip(texts, sides.tolist(), strict=True)):
             font = ImageFont.load_default(max(TEXT * side, LOWEST))
-            _label(pen, f"{score:.2f}", i, faces.boxes, canvas.size, font)
+            _label(pen, text, i, faces.boxes, canvas.size, font)
     return canvas
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +26,13 @@ from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
 from lineament.files import whole as whole_file
 from lineament.images import read_image
-from lineament.parallel import in_order
-from lineament.tracking import Shots, Tracks, link
-from lineament.video import Frame, VideoError, VideoReader, planes, require_av, rewrite
+from lineament.tracking import Tracks, link
+from lineament.video import Frame, VideoError, VideoReader, detect_video, planes, require_av, rewrite
 
 Array = NDArray[Any]
 
 _log = logging.getLogger(__name__)
 
-AT_ONCE = 4
-"""Frames of one call of the detector."""
-THUMBNAIL = (32, 18)
-"""Width and height of the pictures in which cuts are found."""
 PAINTABLE = frozenset({"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
 """Pillow's modes whose pixels can be averaged. Photos of other modes are converted."""
 
@@ -122,36 +115,18 @@ def find_tracks(
     Raises:
         VideoError: The file cannot be read.
     """
-    shots = Shots()
-    times, shot, found = [], [], []
-
-    def detect(frames: list[Frame]) -> list[Faces]:
-        return detector.detect([frame.image for frame in frames], threshold=search.faint)
-
-    with VideoReader(source) as reader, ThreadPoolExecutor(jobs) as pool:
-
-        def groups() -> Iterator[list[Frame]]:
-            frames = reader.frames()
-            while group := list(islice(frames, AT_ONCE)):
-                for frame in group:
-                    times.append(frame.time)
-                    shot.append(shots.update(_thumbnail(frame)))
-                yield group
-
-        for faces in in_order(pool, detect, groups(), ahead=2 * jobs):
-            found += [(each.boxes, each.scores) for each in faces]
+    times, shots, found = [], [], []
+    with VideoReader(source) as reader:
+        for time, shot, faces in detect_video(reader, detector, threshold=search.faint, jobs=jobs):
+            times.append(time)
+            shots.append(shot)
+            found.append((faces.boxes, faces.scores))
             progress("detect", len(found), reader.count)
         size = reader.size
-    numbers = np.array(shot, np.intp)
+    numbers = np.array(shots, np.intp)
     tracks = link(found, numbers, threshold=search.threshold, gap=search.gap)
     tracks = tracks.filled().counted(search.threshold, search.mean, max(size)).held(search.hold, numbers)
     return Seen(size, np.array(times), numbers, tracks)
-
-
-def _thumbnail(frame: Frame) -> Array:
-    width, height = THUMBNAIL
-    small = frame.native.reformat(width=width, height=height, format="gray8", interpolation="AREA")
-    return np.asarray(small.to_ndarray())
 
 
 def redact_video(

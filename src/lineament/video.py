@@ -1,7 +1,8 @@
-"""Read and rewrite videos with PyAV (the extra ``video``).
+"""Read and rewrite videos with PyAV (the extra ``video``), and detect the faces in their frames.
 
-A video is read frame by frame. `VideoReader.frames` gives the frames of a file or a camera, `rewrite` makes a new file
-with edited frames in which everything else is copied: time stamps, sound, subtitles, rotation and metadata.
+A video is read frame by frame. `VideoReader.frames` gives the frames of a file or a camera, `detect_video` their faces.
+`rewrite` makes a new file with edited frames in which everything else is copied: time stamps, sound, subtitles,
+rotation and metadata.
 """
 
 from __future__ import annotations
@@ -10,19 +11,25 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament.detector import Detector
 from lineament.errors import ImageError, MissingExtraError
+from lineament.faces import Faces
 from lineament.files import whole
+from lineament.parallel import in_order
+from lineament.tracking import Shots
 
 Array = NDArray[Any]
 
@@ -45,6 +52,10 @@ ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "mpeg2video": ("mpeg2video", {"qmin": "2", "qmax": "4"}),
 }
 """By the codec of the source: the encoder that keeps the codec, with options for a copy without visible loss."""
+AT_ONCE = 4
+"""Frames of one call of the detector."""
+THUMBNAIL = (32, 18)
+"""Width and height of the pictures in which cuts are found."""
 CAMERA_FORMATS = {"posix": "v4l2", "nt": "dshow"}
 """The input format of cameras by ``os.name``."""
 
@@ -88,6 +99,11 @@ class Frame:
         """The upright image (h, w, 3), uint8 RGB."""
         rgb = self.native.to_ndarray(format="rgb24", interpolation="FAST_BILINEAR")
         return np.ascontiguousarray(np.rot90(rgb, self.turns))
+
+    def redrawn(self, image: Array) -> Any:
+        """A frame like this one with other pixels, an upright image (h, w, 3) uint8 RGB."""
+        stored = np.ascontiguousarray(np.rot90(image, -self.turns))
+        return require_av().VideoFrame.from_ndarray(stored, format="rgb24")
 
     def stored(self, boxes: Array) -> Array:
         """Map boxes (n, 4) from the upright image to the stored one."""
@@ -262,6 +278,73 @@ def _blaming(name: str) -> Iterator[None]:
         raise VideoError(f"{name}: not a video, or its end is missing; fetch it again") from None
     except av.error.FFmpegError as error:
         raise VideoError(f"{name}: {error.strerror}") from None
+
+
+class Sighting(NamedTuple):
+    """The faces of a frame.
+
+    Attributes:
+        time: Time stamp of the frame in seconds.
+        shot: Number of its shot, from 0 on.
+        faces: Its faces.
+    """
+
+    time: float
+    shot: int
+    faces: Faces
+
+
+def detect_video(
+    reader: VideoReader,
+    detector: Detector,
+    *,
+    threshold: float | None = None,
+    min_face: float | None = None,
+    max_face: float | None = None,
+    jobs: int = 1,
+    known: Sequence[Faces] = (),
+) -> Iterator[Sighting]:
+    """Detect the faces in each frame of a video, in order.
+
+    Frames are decoded while others are detected in, and memory stays bounded.
+
+    Args:
+        reader: The video. Its frames are used up.
+        detector: Detects the faces. With several jobs, load it with ``threads=1``.
+        threshold: As in ``Detector.detect``.
+        min_face: As in ``Detector.detect``.
+        max_face: As in ``Detector.detect``.
+        jobs: Threads that detect.
+        known: The faces of the first frames, if they were detected before. Nothing is detected there.
+
+    Raises:
+        VideoError: The video cannot be read on.
+    """
+    shots = Shots()
+
+    def look(frames: list[tuple[Frame, int]]) -> list[Sighting]:
+        new = [frame.image for frame, _ in frames if frame.index >= len(known)]
+        found = iter(detector.detect(new, threshold=threshold, min_face=min_face, max_face=max_face))
+        return [
+            Sighting(frame.time, shot, known[frame.index] if frame.index < len(known) else next(found))
+            for frame, shot in frames
+        ]
+
+    def groups() -> Iterator[list[tuple[Frame, int]]]:
+        frames = reader.frames()
+        while group := list(islice(frames, AT_ONCE)):
+            yield [(frame, shots.update(_thumbnail(frame))) for frame in group]
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for sightings in in_order(pool, look, groups(), ahead=2 * jobs):
+            yield from sightings
+
+
+def _thumbnail(frame: Frame) -> Array:
+    """A small grey picture of a frame, to find cuts."""
+    width, height = THUMBNAIL
+    small = frame.native.reformat(width=width, height=height, format="gray8", interpolation="AREA")
+    return np.asarray(small.to_ndarray())
 
 
 def rewrite(

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
+from functools import partial
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,9 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 import lineament
+from lineament.cli.lines import json_lines
 from lineament.cli.messages import Rate, messages
 from lineament.cli.options import Landmarks, Settings, with_settings
-from lineament.cli.outputs import STDIN, AnnotatedImages, FaceCrops, Output, check_alignable, check_writable
+from lineament.cli.outputs import STDIN, AnnotatedImages, FaceCrops, Output, check_alignable
+from lineament.cli.watch import Watch, is_video
 from lineament.cli.work import Work, allow, in_processes
 from lineament.errors import OptionError
 from lineament.images import MAX_PIXELS, image_paths
@@ -64,7 +67,8 @@ def detect(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders (searched recursively) or glob patterns; - reads an image from standard input."
+            help="Image files, folders (searched recursively) or glob patterns; - reads an image from standard input. "
+            "Or video files, and cameras by number."
         ),
     ],
     settings: Settings,
@@ -77,12 +81,12 @@ def detect(
         typer.Option(
             "--json",
             metavar="FILE",
-            help="Write one JSON object per image and line; - for standard output. A stopped run continues.",
+            help="Write one JSON object per image or frame and line; - for standard output. A stopped run continues.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for the annotated images. It is not searched for images."),
+        typer.Option(metavar="DIR", help="Folder for the annotated images or videos. It is not searched for images."),
     ] = None,
     crops: Annotated[
         Path | None,
@@ -103,6 +107,15 @@ def detect(
     max_face: Annotated[
         float | None, typer.Option(help="Largest face to look for, in pixels of the image (default: no limit).")
     ] = None,
+    track: Annotated[
+        bool, typer.Option("--track/--no-track", help="In videos: number the faces, and follow them over the frames.")
+    ] = False,
+    gap: Annotated[
+        int, typer.Option(min=0, help="With --track: number of frames over which a face is followed undetected.")
+    ] = 12,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="In videos: stop after so many frames (default: at the end).")
+    ] = None,
     runtime: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
     device: Annotated[
         str, typer.Option(help="Device to run on, or auto for the fastest that starts. A missing device is an error.")
@@ -111,21 +124,35 @@ def detect(
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", "-j", min=1, help="Processes that detect, each with one thread unless --threads says otherwise."
+            "--jobs",
+            "-j",
+            min=1,
+            help="Processes (in videos: threads) that detect, each with one thread unless --threads says otherwise.",
         ),
     ] = 1,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = MAX_PIXELS,
 ) -> None:
-    """Detect faces in images.
+    """Detect faces in images and videos.
 
-    If an image cannot be read or written, the command names it and continues with the next.
+    If an image or video cannot be read or written, the command names it and continues with the next.
 
-    Exit codes: 0 all images were read; 1 some could not be read; 2 wrong command, or a result could not be written.
+    Exit codes: 0 all were read; 1 some could not be read; 2 wrong command, or a result could not be written.
     """
     threads = 1 if threads is None and jobs > 1 else threads
     detector = lineament.load(
         method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings
     )
+    weights = [name for name in (method, landmarks or "") if is_weights(name)]
+    options = (settings, threshold, min_face, max_face, landmarks, runtime, device, out, crops, align, crop_size)
+    given = repr((*options, track, gap, frames, lineament.__version__)).encode()
+    run = hashlib.sha256(given + b"".join(map(read_weights, weights))).hexdigest()
+    if any(map(is_video, paths)):
+        if not all(map(is_video, paths)) or crops:
+            raise OptionError("images and videos take separate commands, and --crops takes images")
+        watch = Watch(detector, threshold, min_face, max_face, track, gap, frames, jobs)
+        raise typer.Exit(1 if watch(paths, json_file, out, run) else 0)
+    if track or frames:
+        raise OptionError("--track and --frames take videos: name files such as clip.mp4, or a camera by its number")
     if crop_size is not None and not (crops and align):
         raise OptionError("--crop-size is the size of aligned crops: it takes --crops DIR and not --no-align")
     if out and crops and out.resolve() == crops.resolve():
@@ -142,16 +169,12 @@ def detect(
     )
     for output in outputs:
         output.plan(files)
-    weights = [name for name in (method, landmarks or "") if is_weights(name)]
-    options = (settings, threshold, min_face, max_face, landmarks, runtime, device, out, crops, align, crop_size)
-    given = repr((*options, lineament.__version__)).encode()
-    run = hashlib.sha256(given + b"".join(map(read_weights, weights))).hexdigest()
     allow(max_pixels)
     summary = Summary()
     with (
         _own_stderr(),
         messages.progress(*_columns()) as progress,
-        _json_lines(json_file, run, files, outputs) as (kept, lines),
+        json_lines(json_file, run, partial(_finished, files=files, outputs=outputs), len(files)) as (kept, lines),
     ):
         bar = progress.add_task("images", total=len(files), completed=len(kept))
         for record in kept:
@@ -176,45 +199,8 @@ def detect(
     raise typer.Exit(2 if summary.unwritten else 1 if summary.unread else 0)
 
 
-@contextmanager
-def _json_lines(
-    name: str | None, run: str, files: list[Path], outputs: Sequence[Output]
-) -> Iterator[tuple[list[dict[str, Any]], IO[str] | None]]:
-    """Yield the records that an earlier run of the same command finished, and the stream for new lines, if any.
-
-    The stream is standard output, a pipe, or a temporary file beside the target. The temporary file replaces the target
-    when all lines are written. If the run is stopped, it is kept.
-    """
-    if name is None or name == "-":
-        yield [], sys.stdout if name else None
-        return
-    path = Path(name)
-    if path.is_dir():
-        raise OptionError(f"--json: {path} is a folder; name a file")
-    if path.exists() and not path.is_file():  # a pipe or a device
-        with path.open("w", encoding="utf-8") as file:
-            yield [], file
-        return
-    check_writable(path.parent, "--json")
-    part = path.with_name(f".{hashlib.sha256(f'{run} {path.name}'.encode()).hexdigest()[:16]}.part.jsonl")
-    kept = _finished(part, files, outputs)
-    try:
-        with part.open("a", encoding="utf-8") as file:
-            yield kept, file
-    except BaseException:
-        count = part.read_bytes().count(b"\n")
-        if count:
-            messages.say(f"stopped; {count} of {len(files)} images are kept; the same command continues there")
-        else:
-            part.unlink()
-        raise
-    os.replace(part, path.resolve())
-
-
 def _finished(part: Path, files: list[Path], outputs: Sequence[Output]) -> list[dict[str, Any]]:
     """The leading records of a stopped run that still belong to these unchanged files; the rest is cut off."""
-    if not part.exists():
-        return []
     written = part.stat().st_mtime
     kept, size = [], 0
     with part.open("rb+") as lines:
