@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import lineament
+from lineament.covers import redact
 from lineament.records import read_records
 from serve.browser import Tab, executable, tab
 from serve.server import Server, running
@@ -132,7 +133,7 @@ def test_everything_works_by_keyboard(page: Tab) -> None:
         names.append(focused())
         page.press("Tab", 9)
         assert len(names) < 30, names
-    assert {"Add photos", "Remove this photo", "Save drawn", "Save JSON"} <= set(names)
+    assert {"Add photos", "Remove this photo", "Save redacted", "Save drawn", "Save JSON"} <= set(names)
     page.press("Enter", 13, "\r")
     assert page.do("document.querySelector('#overlay .chosen') !== null") is True
     assert focused().startswith("Face 1, score 0.9")  # the focus stays
@@ -178,20 +179,26 @@ def test_nothing_is_asked_of_another_place(page: Tab, server: Server) -> None:
 def test_results_are_saved(page: Tab, tmp_path: Path) -> None:
     drop(page, PORTRAIT, CROWD)
     page.save_into(tmp_path)
-    for action in ("save-json", "save-drawn"):
+    page.do("document.querySelector('[data-cover]').click(); document.querySelector('[name=covers]').click()")
+    assert page.do("document.querySelectorAll('#overlay .cover').length") == 0
+    page.do("document.querySelector('[data-cover]').click()")
+    assert page.do("document.querySelectorAll('#overlay .cover').length") == 1
+    for action in ("save-json", "save-drawn", "save-redacted"):
         page.do(f"document.querySelector('[data-do={action}]').click()")
         page.until("document.querySelector('#status').textContent.endsWith('is saved.')")
         page.do("document.querySelector('#status').textContent = ''")
-    lines, drawn = tmp_path / "faces.jsonl", tmp_path / "astronaut-faces.jpg"
+    lines, *photos = (tmp_path / f"{name}" for name in ("faces.jsonl", "astronaut-faces.jpg", "astronaut-redacted.jpg"))
     end = time.monotonic() + 10
-    while not (lines.exists() and drawn.exists()) and time.monotonic() < end:
+    while not all(map(Path.exists, (lines, *photos))) and time.monotonic() < end:
         time.sleep(0.05)
     detector = lineament.load(LITE, threads=1)
     for record, photo in zip(read_records(lines), (PORTRAIT, CROWD), strict=True):
         assert record.path == photo.name
         assert record.faces.to_dict() == detector.detect(photo).to_dict()
-    with Image.open(drawn) as found:
-        assert found.size == (512, 512)
+    faces = detector.detect(PORTRAIT)
+    for photo, made in zip(photos, (lineament.draw(PORTRAIT, faces), redact(PORTRAIT, faces)), strict=True):
+        with Image.open(photo) as saved:
+            assert np.abs(np.subtract(saved, made, dtype=float)).mean() < 2
 
 
 def test_the_camera_shows_faces_and_takes_photos(page: Tab) -> None:

@@ -31,6 +31,7 @@ from typer.testing import CliRunner
 
 import lineament
 from lineament.cli import app as commands
+from lineament.covers import Cover, redact
 from lineament.evaluate.speed import peak_memory
 from lineament.records import read_records, to_record
 from lineament.serve import Limits, create_app
@@ -187,6 +188,18 @@ def test_a_drawn_photo_is_the_librarys(client: TestClient, detectors: Detectors)
     np.testing.assert_array_equal(drawn, np.asarray(expected))
     assert client.post("/v1/draw", files=upload(PORTRAIT, PORTRAIT)).status_code == 422
     assert "cannot be decoded" in client.post("/v1/draw", files=upload(PORTRAIT.read_bytes()[:999])).json()["error"]
+
+
+def test_a_redacted_photo_is_the_librarys(client: TestClient, detectors: Detectors) -> None:
+    options = {"format": "png", "style": "pixelate", "shape": "box", "margin": 0.3, "keep": [0, 2]}
+    answer = client.post("/v1/redact", files=upload(CROWD), params=options)
+    faces = detectors.get().detect(CROWD, threshold=0.3)
+    covered = faces[[i for i in range(len(faces)) if i not in (0, 2)]]
+    expected = redact(CROWD, covered, Cover("pixelate", "box", 0.3))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(expected))
+    refused = client.post("/v1/redact", files=upload(PORTRAIT), params={"keep": 1})
+    assert refused.status_code == 422
+    assert refused.json()["error"] == "keep: there is no face 1; the photo has 1"
 
 
 def test_uploads_never_touch_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
 import lineament
+from lineament import covers
+from lineament.covers import BLUR, Cover
 from lineament.detector import Detector
 from lineament.errors import ImageError, LineamentError
 from lineament.faces import Faces
 from lineament.images import Array, read_image
 from lineament.records import failed_record, to_record
+from lineament.redaction import SEARCH
 from lineament.serve.detectors import INPUT_SIZES, Detectors
 from lineament.serve.limits import FIELD, Clock, Desk, Limits, Photo, refuse
 from lineament.serve.metrics import Measured, Metrics
@@ -62,6 +67,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "Not finished in time.",
     }.items()
 }
+PHOTO: dict[int | str, dict[str, Any]] = {
+    200: _content("The photo.", {f"image/{name}": {} for name in FORMATS}),
+    **REFUSALS,
+}
 SAFE = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -88,13 +97,28 @@ class Options(BaseModel):
     max_face: float | None = Field(None, ge=1, description="Largest face to look for, in pixels of the image.")
 
 
-class Drawing(Options):
+class Picture(Options):
+    """Options of a photo that is made."""
+
+    format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="Format of the answer.")
+
+
+class Drawing(Picture):
     """Options of a drawn photo."""
 
     boxes: bool = Field(True, description="Draw the bounding boxes.")
     points: bool = Field(True, description="Draw the landmarks.")
     scores: bool = Field(True, description="Write the confidence scores.")
-    format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="Format of the answer.")
+
+
+class Redaction(Picture):
+    """Options of a redacted photo. Missing a face counts more than covering something else."""
+
+    threshold: float | None = Field(SEARCH.threshold, ge=0, le=1, description="Lowest confidence score.")
+    style: Literal["blur", "pixelate", "solid"] = Field("blur", description="How faces are covered.")
+    shape: Literal["ellipse", "box"] = Field("ellipse", description="What is covered of a bounding box.")
+    margin: float = Field(BLUR.margin, ge=0, le=10, description="Enlargement of each box, as a share of its sides.")
+    keep: list[int] = Field([], description="Faces that are not covered, by their place in the results. Repeatable.")
 
 
 def create_app(
@@ -146,25 +170,39 @@ def create_app(
             return Response("".join(json.dumps(record) + "\n" for record in records), status, media_type=LINES)
         return JSONResponse({"results": records}, status)
 
-    @app.post(
-        "/v1/draw",
-        openapi_extra=UPLOAD,
-        response_class=Response,
-        responses={200: _content("The photo.", {f"image/{name}": {} for name in FORMATS}), **REFUSALS},
-    )
-    async def draw(request: Request, options: Annotated[Drawing, Query()]) -> Response:
-        """Draw the faces of one photo into it. The answer is the upright photo, without metadata."""
+    async def made(request: Request, options: Picture, make: Callable[[Array, Faces], Image.Image]) -> Response:
+        """A photo that is made of the uploaded one and its faces."""
 
         def work(photos: list[Photo], clock: Clock) -> bytes:
             detector = offered.get(options.method, options.landmarks, options.input_size)
             image, faces = _seen(detector, photos, options, desk.limits.pixels)
             clock.check()
-            drawn = lineament.draw(image, faces, boxes=options.boxes, landmarks=options.points, scores=options.scores)
             written = io.BytesIO()
-            drawn.save(written, options.format, **FORMATS[options.format])
+            make(image, faces).save(written, options.format, **FORMATS[options.format])
             return written.getvalue()
 
         return Response(await desk.serve(request, work), media_type=f"image/{options.format}")
+
+    @app.post("/v1/draw", openapi_extra=UPLOAD, response_class=Response, responses=PHOTO)
+    async def draw(request: Request, options: Annotated[Drawing, Query()]) -> Response:
+        """Draw the faces of one photo into it. The answer is the upright photo, without metadata."""
+
+        def make(image: Array, faces: Faces) -> Image.Image:
+            return lineament.draw(image, faces, boxes=options.boxes, landmarks=options.points, scores=options.scores)
+
+        return await made(request, options, make)
+
+    @app.post("/v1/redact", openapi_extra=UPLOAD, response_class=Response, responses=PHOTO)
+    async def redact(request: Request, options: Annotated[Redaction, Query()]) -> Response:
+        """Cover the faces of one photo. The answer is the upright photo, without metadata."""
+        cover = Cover(options.style, options.shape, options.margin)
+
+        def make(image: Array, faces: Faces) -> Image.Image:
+            if wrong := [index for index in options.keep if not 0 <= index < len(faces)]:
+                raise HTTPException(422, f"keep: there is no face {wrong[0]}; the photo has {len(faces)}")
+            return covers.redact(image, faces[np.isin(np.arange(len(faces)), options.keep, invert=True)], cover)
+
+        return await made(request, options, make)
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:

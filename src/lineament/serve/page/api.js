@@ -4,11 +4,15 @@ const TRIES = 8;
 
 export class Refused extends Error {}
 
+function query(options) {
+  return new URLSearchParams(Object.entries(options).flatMap(([name, value]) => [value].flat().map((each) => [name, each])));
+}
+
 async function send(path, file, options, signal) {
   const body = new FormData();
   body.append("photos", file, file.name || "photo.jpg");
   for (let attempt = 1; ; attempt++) {
-    const answer = await fetch(`v1/${path}?${new URLSearchParams(options)}`, { method: "POST", body, signal }).catch((error) => {
+    const answer = await fetch(`v1/${path}?${query(options)}`, { method: "POST", body, signal }).catch((error) => {
       throw error.name === "AbortError" ? error : new Refused("The server does not answer. Is it still running?");
     });
     if (answer.status !== 429 || attempt === TRIES) return answer;
@@ -38,7 +42,7 @@ export async function detect(file, options, signal) {
   return told.results[0];
 }
 
-// A photo that the server made: "draw".
+// A photo that the server made, of the route "draw" or "redact".
 export async function made(path, file, options) {
   const answer = await send(path, file, options);
   if (!answer.ok) throw new Refused(await reason(answer));

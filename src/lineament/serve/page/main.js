@@ -30,7 +30,7 @@ function options() {
   return given;
 }
 
-const shown = () => ({ boxes: form.boxes.checked, points: form.points.checked, scores: form.scores.checked });
+const shown = () => ({ boxes: form.boxes.checked, points: form.points.checked, scores: form.scores.checked, covers: form.covers.checked });
 
 function fill(select, choices, value) {
   select.replaceChildren(...choices.map(([id, text]) => new Option(text, id, false, id === value)));
@@ -59,7 +59,7 @@ async function add(files) {
   if (!images.length) return;
   if (camera) stopCamera();
   const first = photos.length;
-  for (const file of images) photos.push({ file, name: file.name || "photo", asked: "", error: "" });
+  for (const file of images) photos.push({ file, name: file.name || "photo", asked: "", error: "", bare: new Set() });
   const inEmpty = at("empty").contains(document.activeElement);
   show(photos[first]);
   if (inEmpty) at("photos").focus(); // its button is gone
@@ -81,7 +81,7 @@ async function work() {
   const begun = performance.now();
   try {
     const record = await detect(photo.file, options(), photo.stop.signal);
-    if (photo.asked === wanted) Object.assign(photo, { record: record.error ? null : record, error: record.error || "", ms: performance.now() - begun });
+    if (photo.asked === wanted) Object.assign(photo, { record: record.error ? null : record, error: record.error || "", bare: new Set(), ms: performance.now() - begun });
   } catch (error) {
     if (error.name !== "AbortError" && photo.asked === wanted) Object.assign(photo, { record: null, error: told(error) });
   }
@@ -158,7 +158,7 @@ function say(text) {
 
 function render() {
   const live = Boolean(camera);
-  const photo = live ? { record: camera.record, ms: camera.ms, error: camera.error || "", name: "Camera" } : current;
+  const photo = live ? { record: camera.record, ms: camera.ms, error: camera.error || "", name: "Camera", bare: new Set() } : current;
   at("empty").hidden = Boolean(photo);
   at("stage").hidden = !photo;
   at("results").hidden = live || !photo?.record;
@@ -184,7 +184,7 @@ function render() {
     action.hidden = ["take", "stop"].includes(action.dataset.do) !== live;
   if (photo.record) {
     const scale = width / (at("picture").clientWidth || width);
-    drawFaces(at("overlay"), photo.record, shown(), scale, chosen, choose);
+    drawFaces(at("overlay"), photo.record, shown(), scale, chosen, photo.bare, choose);
     if (!live) renderFaces(photo.record);
   } else {
     at("overlay").replaceChildren();
@@ -192,7 +192,7 @@ function render() {
 }
 
 function renderFaces(record) {
-  const focused = document.activeElement?.dataset?.face;
+  const { face: focused, cover: ticked } = document.activeElement?.dataset ?? {};
   at("results-title").textContent = plural(record.faces.length, "face");
   const items = record.faces.slice(0, LISTED).map((face, index) => {
     const [x1, y1, x2, y2] = face.box;
@@ -213,7 +213,7 @@ function renderFaces(record) {
     score.textContent = face.score.toFixed(2);
     button.append(crop(face.box, record), text, score);
     button.addEventListener("click", () => choose(index === chosen ? null : index));
-    item.append(button);
+    item.append(button, coverIt(index));
     return item;
   });
   if (record.faces.length > LISTED) {
@@ -224,6 +224,24 @@ function renderFaces(record) {
   }
   at("faces").replaceChildren(...items);
   if (focused !== undefined) at("faces").querySelector(`[data-face="${focused}"]`)?.focus({ preventScroll: true });
+  if (ticked !== undefined) at("faces").querySelector(`[data-cover="${ticked}"]`)?.focus({ preventScroll: true });
+}
+
+// Whether a face is covered in the redacted photo.
+function coverIt(index) {
+  const label = document.createElement("label");
+  label.className = "cover-it";
+  const box = document.createElement("input");
+  box.type = "checkbox";
+  box.checked = !current.bare.has(index);
+  box.dataset.cover = index;
+  box.setAttribute("aria-label", `Cover face ${index + 1}`);
+  box.addEventListener("change", () => {
+    current.bare[box.checked ? "delete" : "add"](index);
+    render();
+  });
+  label.append(box, "cover");
+  return label;
 }
 
 function crop([x1, y1, x2, y2], record) {
@@ -361,7 +379,9 @@ const actions = {
   take,
   stop: stopCamera,
   remove,
-  "save-drawn": () => saveMade("draw", "faces", shown()),
+  "save-drawn": () => saveMade("draw", "faces", { boxes: form.boxes.checked, points: form.points.checked, scores: form.scores.checked }),
+  "save-redacted": () =>
+    saveMade("redact", "redacted", { threshold: current.record.detector.threshold, style: at("style").value, keep: [...current.bare] }),
   "save-json": saveRecords,
 };
 document.addEventListener("click", (event) => actions[event.target.closest("[data-do]")?.dataset.do]?.());

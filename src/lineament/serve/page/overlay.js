@@ -1,6 +1,7 @@
 // Faces over a photo, as SVG in the photo's own pixels.
 
 const SVG = "http://www.w3.org/2000/svg";
+const MARGIN = 0.15; // of covers: the server's default
 const ROOMY = 60; // pixels of the screen: the scores of smaller faces would hide others, and are shown one at a time
 
 function make(name, attributes, parent) {
@@ -10,8 +11,8 @@ function make(name, attributes, parent) {
   return element;
 }
 
-// Draws the faces of a record. `scale` is the number of the photo's pixels per pixel of the screen.
-export function drawFaces(svg, record, show, scale, chosen, choose) {
+// Draws the faces of a record. `bare` are those that are not covered, `scale` is the number of the photo's pixels per pixel of the screen.
+export function drawFaces(svg, record, show, scale, chosen, bare, choose) {
   svg.setAttribute("viewBox", `0 0 ${record.width} ${record.height}`);
   svg.replaceChildren();
   record.faces.forEach((face, index) => {
@@ -21,6 +22,10 @@ export function drawFaces(svg, record, show, scale, chosen, choose) {
       const place = { x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) };
       make("rect", { class: "shade", ...place }, group);
       make("rect", { class: "box", ...place }, group).addEventListener("click", () => choose(index));
+    }
+    if (show.covers && !bare.has(index)) {
+      const grown = 0.5 + MARGIN;
+      make("ellipse", { class: "cover", cx: (x1 + x2) / 2, cy: (y1 + y2) / 2, rx: (x2 - x1) * grown, ry: (y2 - y1) * grown }, group);
     }
     const side = Math.max(x2 - x1, y2 - y1) / scale; // on the screen
     if (show.points) {
