@@ -12,6 +12,7 @@ docs/results/foxnet.md from the results. ``measure.py`` measures tables I and II
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -245,9 +246,9 @@ def grouping(network: torch.nn.Module, recipe: training.FoxNetRecipe, scenes: li
 
 def composites(args: argparse.Namespace) -> None:
     """AP on photos of a detector that was trained on composed scenes alone, from ImageNet weights."""
-    budget = {"minutes": args.minutes, "canvas": 192, "validate_every": 100, "held_out": 32, "workers": 1}
+    budget = {"minutes": args.minutes, "canvas": 192, "validate_every": 100, "held_out": 32, "warmup": 50}
     overrides = {name: str(value) for name, value in budget.items()}
-    overrides |= {"initial": '""', "frozen": "2", "landmarks": '["5"]', "scenes.share": "1"}
+    overrides |= {"initial": '""', "frozen": "2", "average": "0.99", "landmarks": '["5"]', "scenes.share": "1"}
     overrides |= {"train": '["landmarks5-train.json", "landmarks68-train.json"]', "val": '["landmarks68-val.json"]'}
     out = args.out / "composites"
     if not (out / "foxnet.onnx").exists():
@@ -256,9 +257,9 @@ def composites(args: argparse.Namespace) -> None:
     detector = lineament.load(out / "foxnet.onnx", threads=args.threads, settings={"input_size": 384})
     found = Evaluated(samples, [detector.detect(s.path, threshold=0.02) for s in samples])
     result = evaluate_recall("composites", found, threshold=0.02).scores
-    log = (out / "foxnet" / "log.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in (out / training.METHOD / "log.jsonl").read_text().splitlines()]
     scores: Scores = {name: 100 * float(result[key] or 0) for name, key in (("AP", "ap"), ("recall", "recall"))}
-    keep("composites", "scenes alone", scores, {"minutes": args.minutes, "log lines": len(log)}, [], args.threads)
+    keep("composites", "scenes alone", scores, {"minutes": args.minutes, "steps": log[-1]["step"]}, [], args.threads)
 
 
 def keep(table: str, row: str, scores: Scores, settings: dict[str, Any], weights: list[str], threads: int = 1) -> None:

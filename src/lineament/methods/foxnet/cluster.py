@@ -141,19 +141,20 @@ def _shifted(features: Array, scores: Array, seeds: Array, i: Array, j: Array) -
     Returns:
         The modes (s, d + 3), and the squared distances (m,) of the neighbours from them.
     """
-    modes, weights = features[seeds], scores.astype(features.dtype)
-    climbing, at, near = np.arange(len(seeds)), i, j
+    modes = features[seeds]
+    climbing, at, members, weights = np.arange(len(seeds)), i, features[j], scores[j].astype(features.dtype)
     for _ in range(STEPS):
-        members, old = features[near], modes[climbing]
-        kernel = np.maximum(1 - _apart(old[at], members), 0) * weights[near]
-        starts = np.searchsorted(at, np.arange(len(climbing)))
+        old, starts = modes[climbing], np.searchsorted(at, np.arange(len(climbing)))
+        kernel = np.maximum(1 - _apart(old[at], members), 0) * weights
         total = np.maximum(np.add.reduceat(kernel, starts), np.finfo(features.dtype).tiny)
         modes[climbing] = new = np.add.reduceat(kernel[:, None] * members, starts) / total[:, None]
         moving = _apart(new, old) >= STILL**2
         if not moving.any():
             break
-        climbing, near = climbing[moving], near[moving[at]]
-        at = (np.cumsum(moving) - 1)[at[moving[at]]]
+        if moving.mean() < 0.8:  # the others stand, and need not be looked at again
+            kept = moving[at]
+            climbing, members, weights = climbing[moving], members[kept], weights[kept]
+            at = (np.cumsum(moving) - 1)[at[kept]]
     return modes, _apart(modes[i], features[j])
 
 

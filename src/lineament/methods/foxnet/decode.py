@@ -29,6 +29,7 @@ Array = NDArray[Any]
 AT_ONCE = 1 << 20  # pixels of views per batch: limits activations to about 500 MB
 LARGEST = 160.0  # largest side, in pixels of the input, of a face that counts if the overview shows it, too
 OVERVIEW = 256.0  # longer edge in pixels of the largest overview
+SPARE = 1.6  # largest ratio of the predicted size of a face and the side of its box, either way
 PLACED = 2  # smallest number of landmarks of a face: one does not give a box
 
 
@@ -69,6 +70,18 @@ class Config(OverviewSettings, ConventionSettings):
             raise OptionError(
                 f"fill needs the mean shape of {self.landmarks!r}, which these weights lack: set shapes, or fill=false"
             )
+
+
+def may_count(size: Array, numbers: Array, shown: Views) -> Array:
+    """Whether candidates may be of faces that count in their view (v, n): the others need no grouping.
+
+    Args:
+        size: (v, n) predicted sizes of their faces in pixels of the view.
+        numbers: (v,) numbers of the views.
+        shown: All views.
+    """
+    smallest, largest = shown.smallest[numbers, None], shown.largest[numbers, None]
+    return np.asarray((size * SPARE >= smallest) & (size <= largest * SPARE))
 
 
 class FoxNetDecoder:
@@ -112,7 +125,7 @@ class FoxNetDecoder:
             raise WeightsError(
                 "scores of landmark candidates are not numbers: these weights are damaged, or their training diverged"
             )
-        row, column = np.nonzero(score > logit(self.config.candidate))
+        row, column = np.nonzero((score > logit(self.config.candidate)) & may_count(size, numbers, shown))
         peak, place, score, embedding, size = (v[row, column] for v in (peak, place, score, embedding, size))
         probability = sigmoid(score)
         points = place.astype(np.float64)
