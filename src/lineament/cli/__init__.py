@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import lineament
 from lineament.cli import evaluate
+from lineament.cli.align import align
 from lineament.cli.bench import bench
 from lineament.cli.calibrate import calibrate
 from lineament.cli.compose import compose
@@ -58,6 +59,7 @@ app = typer.Typer(
 for command in (
     detect,
     redact,
+    align,
     serve,
     convert,
     models,

@@ -147,13 +147,14 @@ class FaceCrops(Output):
         crops = (
             plain_crops(image, faces) if self._size is None else lineament.align(image, faces, size=self._size).crops
         )
-        problems = [_write(Image.fromarray(crop), self._crop(file, i)) for i, crop in enumerate(crops)]
+        problems = [_write(Image.fromarray(crop), self.crop(file, i)) for i, crop in enumerate(crops)]
         return next(filter(None, problems), "")
 
     def has(self, file: Path, faces: int) -> bool:  # noqa: D102
-        return all(self._crop(file, i).exists() for i in range(faces))
+        return all(self.crop(file, i).exists() for i in range(faces))
 
-    def _crop(self, file: Path, index: int) -> Path:
+    def crop(self, file: Path, index: int) -> Path:
+        """The file of a crop."""
         target = self._targets[file]
         return target.with_name(f"{target.name}-{index}.png")
 

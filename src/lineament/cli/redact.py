@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import lineament
 from lineament import video
+from lineament.cli.journal import journal
 from lineament.cli.messages import Rate, messages
 from lineament.cli.options import Settings, with_settings
 from lineament.cli.outputs import Targets
 from lineament.covers import Cover
 from lineament.errors import ImageError, OptionError
-from lineament.files import parse_lines
 from lineament.images import SUFFIXES, image_paths
 from lineament.parallel import in_order
 from lineament.redaction import Search, find_tracks, redact_photo, redact_video
@@ -135,7 +133,7 @@ def redact(
 
     with (
         messages.progress(*_columns()) as progress,
-        _journal(out / JOURNAL, run, targets, files) as (waiting, write),
+        journal(out / JOURNAL, run, files, targets.__getitem__) as (waiting, write),
         ThreadPoolExecutor(jobs) as pool,
     ):
         bar = progress.add_task("files", total=len(files), completed=len(files) - len(waiting))
@@ -211,30 +209,6 @@ class _Frames:
         self._progress.update(self._task, completed=done, total=max(total, done) if total else None)
         if done == total:
             self._name = ""
-
-
-@contextmanager
-def _journal(
-    path: Path, run: str, targets: Targets, files: list[Path]
-) -> Iterator[tuple[list[Path], Callable[[Path], None]]]:
-    """Yield the files that are still to do, and a function that notes one as done.
-
-    A file is done if an earlier run of the same command finished it, and neither it nor its target has changed since.
-    """
-
-    def state(file: Path) -> dict[str, Any]:
-        stats = [os.stat(each) for each in (file, targets[file])]
-        return {"path": str(file), "run": run, "changed": [stat.st_mtime_ns for stat in stats]}
-
-    known = {json.dumps(line) for line in parse_lines(path)}
-    waiting = [file for file in files if not (targets[file].exists() and json.dumps(state(file)) in known)]
-    with path.open("a", encoding="utf-8") as lines:
-
-        def write(file: Path) -> None:
-            lines.write(json.dumps(state(file)) + "\n")
-            lines.flush()
-
-        yield waiting, write
 
 
 def _columns() -> tuple[Any, ...]:
