@@ -381,6 +381,18 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "kpnet speed": lambda: by_size(SPEED),
     "kpnet refinement": refinement,
     **{f"{weights} by face size": (lambda w=weights: recall_by_face_size(w)) for weights in KPNETS},
+    "redaction": stored(
+        "redact",
+        "program",
+        {
+            "frames": count,
+            "frames with a bare face": count,
+            "faces": count,
+            "bare faces": count,
+            "covered needlessly, %": digits(2),
+            "processor ms a frame": count,
+        },
+    ),
     "kpnet throughput": stored("kpnet-throughput", "part", {"pictures a second": count}),
     "kpnet table 1": stored("kpnet-table1", "proposals", {"detection-val": percent, "detection-val-crowd": percent}),
     "kpnet table 2": stored(

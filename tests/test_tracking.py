@@ -91,7 +91,7 @@ def test_what_lights_up_once_does_not_count() -> None:
     tracks = Tracks(track, frame, boxes, scores)
     assert np.unique(tracks.counted(0.3, 0.2, side=1000).track).tolist() == [1]
     assert np.unique(tracks.counted(0.8, 0, side=1000).track).tolist() == [0]
-    assert not len(tracks.counted(0.3, 0.2, side=60)), "a large face needs a higher mean"
+    assert not len(tracks.counted(0.3, 0.2, side=20)), "a large face needs a higher mean"
 
 
 def test_a_video_without_faces_has_no_tracks() -> None:

@@ -33,6 +33,8 @@ Array = NDArray[Any]
 
 _log = logging.getLogger(__name__)
 
+PHOTO = 0.3
+"""Lowest score of a face in a photo."""
 PAINTABLE = frozenset({"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
 """Pillow's modes whose pixels can be averaged. Photos of other modes are converted."""
 
@@ -53,8 +55,8 @@ class Search:
         OptionError: An attribute is out of range.
     """
 
-    threshold: float = 0.3
-    mean: float = 0.1
+    threshold: float = 0.5
+    mean: float = 0.12
     faint: float = 0.15
     gap: int = 12
     hold: int = 5
@@ -214,7 +216,7 @@ def redact_photo(
     detector: Detector,
     cover: Cover = BLUR,
     *,
-    threshold: float | None = 0.3,
+    threshold: float | None = PHOTO,
     metadata: bool = True,
 ) -> Faces:
     """Write a copy of a photo with its faces covered.

@@ -34,9 +34,9 @@ FRICTION = 0.85
 """Share of the velocity that a frame without the face leaves."""
 ALIKE = 0.5
 """Lowest correlation of two successive frames of a shot."""
-GROWTH = 12.0
+GROWTH = 3.0
 """How fast the needed mean score grows with the side of a face, as a share of the frame's."""
-MOST = 3.6
+MOST = 2.5
 """Largest factor by which it grows."""
 REACH = 4
 """Number of detections over which the velocity at the end of a track is measured."""

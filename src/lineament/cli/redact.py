@@ -25,7 +25,7 @@ from lineament.covers import Cover
 from lineament.errors import ImageError, OptionError
 from lineament.images import SUFFIXES, image_paths
 from lineament.parallel import in_order
-from lineament.redaction import Search, find_tracks, redact_photo, redact_video
+from lineament.redaction import PHOTO, Search, find_tracks, redact_photo, redact_video
 from lineament.weights import DEFAULT
 
 FAST = "kpnet-lite-int8"
@@ -70,8 +70,12 @@ def redact(
         bool, typer.Option("--numbers/--no-numbers", help="Write its number on each face of a video.")
     ] = False,
     threshold: Annotated[
-        float, typer.Option(help="Lowest confidence score: of a face in a photo, of a face's best frame in a video.")
-    ] = Search.threshold,
+        float | None,
+        typer.Option(
+            help="Lowest confidence score: of a face in a photo "
+            f"(default: {PHOTO}), of a face's best frame in a video (default: {Search.threshold})."
+        ),
+    ] = None,
     gap: Annotated[
         int, typer.Option(min=0, help="Number of frames over which a face is followed without being detected.")
     ] = Search.gap,
@@ -99,7 +103,8 @@ def redact(
     Exit codes: 0 all files were redacted; 1 some could not be; 2 wrong command, or a result could not be written.
     """
     cover = Cover(style, shape, margin, cells, _color(color), _picture(picture))  # type: ignore[arg-type] # checked there
-    search = Search(threshold=threshold, gap=gap, hold=hold)
+    search = Search(threshold=Search.threshold if threshold is None else threshold, gap=gap, hold=hold)
+    lowest = PHOTO if threshold is None else threshold
     files = image_paths(paths, leave_out=out, suffixes=SUFFIXES | video.SUFFIXES)
     videos = [file for file in files if file.suffix.lower() in video.SUFFIXES]
     if videos:
@@ -115,7 +120,7 @@ def redact(
     }
     targets = Targets(out)
     targets.plan(files)
-    options = (settings, style, shape, margin, cells, color, keep, numbers, search, metadata)
+    options = (settings, style, shape, margin, cells, color, keep, numbers, search, lowest, metadata)
     given = repr(
         (*options, [sorted(each.weights.items()) for each in detectors.values()], lineament.__version__)
     ).encode()
@@ -127,7 +132,7 @@ def redact(
         return _tried(
             file,
             lambda: len(
-                redact_photo(file, targets[file], detectors[names[file]], cover, threshold=threshold, metadata=metadata)
+                redact_photo(file, targets[file], detectors[names[file]], cover, threshold=lowest, metadata=metadata)
             ),
         )
 
