@@ -60,6 +60,7 @@ def test_a_turned_video_is_shown_upright_and_stored_as_it_was(tmp_path: Path, tu
         ("a.mkv", "libx264", "yuv444p"),
         ("a.mov", "libx264", "yuv420p10le"),
         ("a.mkv", "mpeg4", "yuv420p"),
+        ("a.mkv", "ffv1", "yuv420p"),
         ("a.avi", "mjpeg", "yuvj420p"),
     ],
 )

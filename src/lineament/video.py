@@ -48,6 +48,7 @@ ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "vp9": ("libvpx-vp9", {"crf": "24", "b:v": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"}),
     "av1": ("libsvtav1", {"crf": "28", "preset": "9"}),
     "mpeg4": ("mpeg4", {"qmin": "2", "qmax": "4"}),
+    "prores": ("prores_ks", {}),
     "mjpeg": ("mjpeg", {"qmin": "2", "qmax": "3"}),
     "mpeg2video": ("mpeg2video", {"qmin": "2", "qmax": "4"}),
 }
@@ -56,6 +57,10 @@ AT_ONCE = 4
 """Frames of one call of the detector."""
 THUMBNAIL = (32, 18)
 """Width and height of the pictures in which cuts are found."""
+FIXED_RATE = frozenset({"mpeg1video", "mpeg2video"})
+"""Encoders that write frames at even distances only."""
+LARGEST_TICK = 65535
+"""Largest number of ticks of a second for MPEG-4."""
 CAMERA_FORMATS = {"posix": "v4l2", "nt": "dshow"}
 """The input format of cameras by ``os.name``."""
 
@@ -414,16 +419,18 @@ def _muxing(part: Path) -> dict[str, str]:
 
 def _encoder(output: Any, reader: VideoReader, *, metadata: bool) -> Any:
     """Add a video stream like the reader's to the output."""
-    av = require_av()
     source = reader.stream
     context = source.codec_context
-    name, options = ENCODERS.get(context.name, (output.default_video_codec, {}))
-    if name not in av.codecs_available:
+    codec = context.codec.canonical_name
+    name, options = ENCODERS.get(codec, (codec, {}))
+    if not _encodes(name):
         name, options = output.default_video_codec, {}
+        _log.warning("%s: there is no encoder for %s here; the copy is %s", reader.name, codec, name)
     stream = output.add_stream(name, rate=source.average_rate or 25, options=options)
     stream.width, stream.height = context.width, context.height
     stream.pix_fmt = pixel_format(context.pix_fmt, stream.codec.video_formats or [], context.width, context.height)
-    stream.codec_context.time_base = source.time_base
+    even = name in FIXED_RATE or (name == "mpeg4" and source.time_base.denominator > LARGEST_TICK)
+    stream.codec_context.time_base = 1 / (source.average_rate or Fraction(25)) if even else source.time_base
     if context.sample_aspect_ratio:
         stream.codec_context.sample_aspect_ratio = context.sample_aspect_ratio
     for tag in ("color_range", "color_primaries", "color_trc", "colorspace"):
@@ -437,6 +444,15 @@ def _encoder(output: Any, reader: VideoReader, *, metadata: bool) -> Any:
         stream.metadata.update(source.metadata)
         output.set_chapters(reader.container.chapters())
     return stream
+
+
+def _encodes(name: str) -> bool:
+    """Whether there is an encoder of this name."""
+    av = require_av()
+    try:
+        return bool(av.codec.Codec(name, "w").is_encoder)
+    except av.codec.codec.UnknownCodecError:
+        return False
 
 
 def _copies(output: Any, reader: VideoReader, *, metadata: bool) -> dict[int, Any]:
