@@ -206,7 +206,7 @@ function renderFaces(record) {
     button.setAttribute("aria-label", `Face ${index + 1}, score ${face.score.toFixed(2)}, ${size} pixels`);
     const text = document.createElement("span");
     const small = document.createElement("small");
-    small.textContent = `${size} pixels`;
+    small.textContent = `${size} px`;
     text.append(`Face ${index + 1}`, small);
     const score = document.createElement("span");
     score.className = "score";

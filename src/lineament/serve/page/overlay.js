@@ -18,14 +18,14 @@ export function drawFaces(svg, record, show, scale, chosen, bare, choose) {
   record.faces.forEach((face, index) => {
     const [x1, y1, x2, y2] = face.box;
     const group = make("g", { class: index === chosen ? "face chosen" : "face" }, svg);
+    if (show.covers && !bare.has(index)) {
+      const grown = 0.5 + MARGIN;
+      make("ellipse", { class: "cover", cx: (x1 + x2) / 2, cy: (y1 + y2) / 2, rx: (x2 - x1) * grown, ry: (y2 - y1) * grown }, group);
+    }
     if (show.boxes) {
       const place = { x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) };
       make("rect", { class: "shade", ...place }, group);
       make("rect", { class: "box", ...place }, group).addEventListener("click", () => choose(index));
-    }
-    if (show.covers && !bare.has(index)) {
-      const grown = 0.5 + MARGIN;
-      make("ellipse", { class: "cover", cx: (x1 + x2) / 2, cy: (y1 + y2) / 2, rx: (x2 - x1) * grown, ry: (y2 - y1) * grown }, group);
     }
     const side = Math.max(x2 - x1, y2 - y1) / scale; // on the screen
     if (show.points) {
