@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,3 +112,11 @@ def test_the_command_and_what_it_refuses(cluster: None, photos: Path, tmp_path: 
         detect_folder(str(tmp_path / "empty"), str(tmp_path / "none"), LITE)
     with pytest.raises(OptionError, match="threshold must lie in"):
         detect_folder(str(photos), str(tmp_path / "none"), LITE, threshold=3)
+
+
+def test_without_ray_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "lineament.cluster", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = CliRunner().invoke(app, ["detect", "photos", "--engine", "ray", "--out", "out"])
+    assert result.exit_code == 2
+    assert "detection on a cluster needs ray, of the extra 'ray'" in result.output.replace("\n", " ")

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -371,3 +372,22 @@ def test_a_port_in_use_is_an_error() -> None:
         result = CliRunner().invoke(commands, ["serve", "--port", str(other.getsockname()[1])])
     assert result.exit_code == 2
     assert "choose another --port" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "missing", "words"),
+    [
+        ([], "uvicorn", "lineament serve needs uvicorn, of the extra 'serve'"),
+        (["--workers", "20"], "", "places are at least as many as workers, found 16"),
+        (["--timeout", "0"], "", "seconds lie between 0.001 and a day, found 0.0"),
+        (["-m", "none.onnx", "--port", "0"], "", "unknown method or weight file 'none.onnx'"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(
+    given: list[str], missing: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    result = CliRunner().invoke(commands, ["serve", *given])
+    assert result.exit_code == 2
+    assert words in result.output.replace("\n", " ")
