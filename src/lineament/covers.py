@@ -42,7 +42,7 @@ class Cover:
 
     style: Style = "blur"
     shape: Shape = "ellipse"
-    margin: float = 0.1
+    margin: float = 0.12
     cells: int = 3
     color: tuple[int, int, int] = (0, 0, 0)
     picture: Array | None = None
