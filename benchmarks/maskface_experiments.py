@@ -35,7 +35,8 @@ from lineament.methods.maskface.levels import POOLED
 from lineament.methods.maskface.network import MaskFace
 from lineament.train.run import run
 
-VAL, POINTS, MANY = "detection-val.json", "landmarks5-val.json", "landmarks68-val.json"
+CROWD = "detection-val-crowd.json"  # few photos, so that calibration is fast
+VAL, POINTS = "detection-val.json", "landmarks5-val.json"
 EVERY = 8  # of the faces of POINTS one is looked at
 SIDE = 640  # pixels of the input whose operations are counted
 FACES = 32  # of a pass whose time is taken
