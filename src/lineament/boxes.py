@@ -159,7 +159,7 @@ def longer_side(boxes: Array) -> Array:
     return np.asarray((boxes[..., 2:] - boxes[..., :2]).max(axis=-1))
 
 
-def grown(boxes: Array, margin: float | Array) -> Array:
+def grown(boxes: Array, margin: float) -> Array:
     """Boxes (n, 4) that reach ``margin`` of their sides further on every side."""
     reach = (boxes[..., 2:] - boxes[..., :2]) * margin
     return np.concatenate([boxes[..., :2] - reach, boxes[..., 2:] + reach], axis=-1)

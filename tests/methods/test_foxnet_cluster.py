@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import lineament
-from lineament import boxes as box_ops
 from lineament.conventions import convention
 from lineament.errors import OptionError, WeightsError
 from lineament.evaluate.speed import FACE, mosaic
@@ -176,18 +175,6 @@ def test_landmarks_without_a_candidate_are_nan_with_score_0() -> None:
     wanted = convention("wider").boxes(CENTRES[:, None] + SIZES[:, None, None] * SHAPE)
     apart = np.abs(np.sort(faces.boxes, axis=0) - np.sort(wanted, axis=0)).max(axis=1)
     assert (apart < 0.12 * np.sort(SIZES).max()).all()
-
-
-def test_boxes_follow_the_landmarks_and_as_far_as_asked_the_predicted_sizes() -> None:
-    alone, predicted = (decoder(box_size=share)([IMAGE], **ANY)[0] for share in (0, 1))
-    wanted = convention("wider").boxes(alone.landmarks, alone.schema)
-    np.testing.assert_allclose(alone.boxes, wanted, atol=1e-3)
-    np.testing.assert_allclose(sorted(box_ops.longer_side(predicted.boxes)), sorted(SIZES), rtol=0.1)
-    assert np.abs(box_ops.longer_side(alone.boxes) - box_ops.longer_side(predicted.boxes)).max() > 1
-    for first, second in zip(alone.boxes, predicted.boxes, strict=True):
-        np.testing.assert_allclose(first[:2] + first[2:], second[:2] + second[2:], atol=1e-2)
-    with pytest.raises(OptionError, match=r"box_size lies in \[0, 1\], found 2"):
-        Config(box_size=2)
 
 
 def test_they_are_filled_by_a_shape_fit_on_request() -> None:

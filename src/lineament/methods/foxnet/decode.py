@@ -45,8 +45,6 @@ class Config(OverviewSettings, ConventionSettings):
         fill: Place landmarks without a candidate by a mean shape, fitted to the other landmarks. Their scores stay 0.
             Otherwise they are NaN.
         shapes: Mean shape (k, 2) of the landmarks of each schema, for ``fill``.
-        box_size: How far the size of a box follows the sizes that the cells of its landmarks predict, in [0, 1]. With
-            0, boxes follow from the landmarks alone, as in the paper.
         nms: Overlap above which non-maximum suppression removes the lower-scoring of two boxes, in [0, 1].
         calibration: Knots of the map from the mean probability of a face's landmarks to the fraction of such detections
             that are faces. ``None``: the score is the mean probability.
@@ -60,7 +58,6 @@ class Config(OverviewSettings, ConventionSettings):
     candidate: float = 0.1
     fill: bool = False
     shapes: Mapping[str, Sequence[Sequence[float]]] | None = None
-    box_size: float = 0.5
     nms: float = 0.5
     calibration: Mapping[str, Any] | None = None
     landmark_calibration: Mapping[str, Any] | None = None
@@ -69,8 +66,6 @@ class Config(OverviewSettings, ConventionSettings):
         super().__post_init__()
         if not 0 < self.candidate < 1:
             raise OptionError(f"candidate is a probability in (0, 1), found {self.candidate}")
-        if not 0 <= self.box_size <= 1:
-            raise OptionError(f"box_size lies in [0, 1], found {self.box_size}")
         if self.fill and self.landmarks != "5" and self.landmarks not in (self.shapes or {}):
             raise OptionError(
                 f"fill needs the mean shape of {self.landmarks!r}, which these weights lack: set shapes, or fill=false"
@@ -136,12 +131,13 @@ class FoxNetDecoder:
         points = place.astype(np.float64)
         face, chosen = self.group(embedding, points, size, probability, peak[:, 0].astype(int), row)
         there = chosen >= 0
-        kept = there.sum(axis=1) >= PLACED
-        there, chosen, view = there[kept], chosen[kept], numbers[row[face[kept]]]
         landmarks = np.where(there[..., None], points[chosen], np.nan)
         chances = np.where(there, probability[chosen], 0)
+        view = numbers[row[face]]
+        kept = there.sum(axis=1) >= PLACED
+        landmarks, chances, view = landmarks[kept], chances[kept], view[kept]
         scores = chances.mean(axis=1)
-        in_view = self.boxes(landmarks, np.where(there, size[chosen], np.nan))
+        in_view = self.convention.boxes(landmarks, self.schema)
         kept = np.isfinite(in_view).all(axis=1) & shown.counts(box_ops.longer_side(in_view), view)
         landmarks = self.filled(landmarks) if self.config.fill else landmarks
         landmarks, chances, view, scores = (values[kept] for values in (landmarks, chances, view, scores))
@@ -178,18 +174,6 @@ class FoxNetDecoder:
             embedding = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-6)
         face = cluster.faces(embedding, points, size, probability, view, width=self.width)
         return cluster.best(face, landmark, probability, len(self.schema))
-
-    def boxes(self, landmarks: Array, sizes: Array) -> Array:
-        """Boxes (n, 4) by the convention, their sizes in part as predicted.
-
-        Args:
-            landmarks: (n, k, 2), NaN if missing; at least two of a face are there.
-            sizes: (n, k) of the face, as the cell of each landmark predicts it; NaN if missing.
-        """
-        boxes = self.convention.boxes(landmarks, self.schema)
-        side = np.maximum(box_ops.longer_side(boxes), 1e-6)
-        ratio = np.exp(np.nanmean(np.log(sizes), axis=1)) / side
-        return box_ops.grown(boxes, (ratio[:, None] ** self.config.box_size - 1) / 2)
 
     def filled(self, landmarks: Array) -> Array:
         """Replace NaN in landmarks (n, k, 2) by the mean shape, fitted to the others with a similarity transform."""
