@@ -34,4 +34,4 @@ def test_other_tensors_stay_as_they_are() -> None:
         return [value.dtype for value in values]
 
     assert kinds(torch.zeros(1, dtype=torch.int64), torch.zeros(1).double()) == [torch.int64, torch.float64]
-    assert kinds.__doc__ == "Their types."
+    assert kinds.__doc__ == "The dtypes of tensors."

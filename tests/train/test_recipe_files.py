@@ -113,6 +113,8 @@ def test_maskfaces_paper_takes_a_step_with_each_of_its_backbones(data: Path, mon
         "held_out": "2",
         "batch": "2",
         "cropping.faces": "[40, 60]",
+        "landmarks": '["5"]',
+        "regions": "[8]",
     }
     few = {"steps": "1", "validate_every": "1", "backbone": '"mobilenet-v2"'}
     assert np.isfinite(loss_after_first_steps(maskface, "maskface-paper", "maskface", data, **tiny, **few))

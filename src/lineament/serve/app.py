@@ -20,13 +20,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
 import lineament
-from lineament import covers, many
+from lineament import covers, many, redaction
 from lineament.covers import BLUR, Cover
 from lineament.detector import Detector
 from lineament.errors import LineamentError
 from lineament.faces import Faces
 from lineament.images import Array, read_image
-from lineament.redaction import SEARCH
 from lineament.serve.detectors import INPUT_SIZES, Detectors
 from lineament.serve.limits import FIELD, Clock, Desk, Limits, Photo, refuse
 from lineament.serve.metrics import Measured, Metrics
@@ -113,7 +112,7 @@ class Drawing(Picture):
 class Redaction(Picture):
     """Options of a redacted photo. Missing a face counts more than covering something else."""
 
-    threshold: float | None = Field(SEARCH.threshold, ge=0, le=1, description="Lowest confidence score.")
+    threshold: float | None = Field(redaction.PHOTO, ge=0, le=1, description="Lowest confidence score.")
     style: Literal["blur", "pixelate", "solid"] = Field("blur", description="How faces are covered.")
     shape: Literal["ellipse", "box"] = Field("ellipse", description="What is covered of a bounding box.")
     margin: float = Field(BLUR.margin, ge=0, le=10, description="Enlargement of each box, as a share of its sides.")
