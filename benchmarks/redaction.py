@@ -15,7 +15,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ from lineament.video import VideoReader
 
 Array = NDArray[Any]
 
-SMALLEST = 20  # pixels of the longer side of a face's visible box
+SMALL = 20  # faces whose visible box has a shorter longer side, in pixels, are counted apart
 SHOWN = 0.3  # share of a face that is visible
 COVERED = 0.7  # share of the ellipse in a face's box that has to be covered
 SPARED = 0.1  # margin around a face that is not counted as covered needlessly
-DEFACE = Cover("solid", margin=0.15)  # boxes enlarged by 1.3, ellipses
+DEFACE = Cover("solid", margin=0.15, rim=0)  # boxes enlarged by 1.3, ellipses
 PEER = Path(__file__).parent / "peers" / "peer.py"
 
 
@@ -47,7 +47,7 @@ def masks(boxes: Iterable[Array], cover: Cover, size: tuple[int, int]) -> Iterab
     one = [np.ones((1, 1, 1))]
     for each in boxes:
         plane = np.zeros((size[1], size[0], 1))
-        paint([plane], each, Cover("solid", cover.shape, cover.margin), one)
+        paint([plane], each, replace(cover, style="solid"), one)
         yield plane[..., 0] > 0.5
 
 
@@ -60,23 +60,23 @@ def inside(box: Array, size: tuple[int, int]) -> tuple[slice, slice]:
 
 def compare(frames: Sequence[dict[str, Any]], covered: Iterable[Array], size: tuple[int, int]) -> dict[str, int]:
     """Count over the frames of a clip: frames, faces, what is bare of them, pixels, and those covered needlessly."""
-    counts = dict.fromkeys(("frames", "faces", "bare frames", "bare faces", "pixels", "needless"), 0)
+    kinds = ("faces", "bare", "small faces", "small bare")
+    counts = dict.fromkeys(("frames", "frames with bare", *kinds, "pixels", "needless"), 0)
     for frame, mask in zip(frames, covered, strict=True):
-        bare, face = 0, np.zeros_like(mask)
+        before, face = counts["bare"], np.zeros_like(mask)
         for each in frame["faces"]:
             whole, seen = np.array(each["full"]), inside(np.array(each["box"]), size)
             grown = SPARED * (whole[2:] - whole[:2])
             face[inside(whole + np.concatenate([-grown, grown]), size)] = True
-            counted = not each["ignore"] and each["visible"] >= SHOWN
-            if not counted or max(np.subtract(each["box"][2:], each["box"][:2])) < SMALLEST:
+            if each["ignore"] or each["visible"] < SHOWN:
                 continue
-            (ellipse,) = masks([whole[None]], Cover("solid", margin=0), size)
+            (ellipse,) = masks([whole[None]], Cover("solid", margin=0, rim=0), size)
             visible = mask[seen][ellipse[seen]]
-            counts["faces"] += 1
-            bare += int(visible.size > 0 and visible.mean() < COVERED)
+            kind = "small " if max(np.subtract(each["box"][2:], each["box"][:2])) < SMALL else ""
+            counts[f"{kind}faces"] += 1
+            counts[f"{kind}bare"] += int(visible.size > 0 and visible.mean() < COVERED)
         counts["frames"] += 1
-        counts["bare faces"] += bare
-        counts["bare frames"] += int(bare > 0)
+        counts["frames with bare"] += int(counts["bare"] > before)
         counts["pixels"] += mask.size
         counts["needless"] += int((mask & ~face).sum())
     return counts
@@ -128,9 +128,11 @@ def measure(name: str, run: Any, data: Path, weights: Sequence[str], settings: d
             total[key] = total.get(key, 0) + value
     scores = {
         "frames": int(total["frames"]),
-        "frames with a bare face": int(total["bare frames"]),
+        "frames with a bare face": int(total["frames with bare"]),
         "faces": int(total["faces"]),
-        "bare faces": int(total["bare faces"]),
+        "bare faces": int(total["bare"]),
+        f"faces below {SMALL} px": int(total["small faces"]),
+        "bare ones": int(total["small bare"]),
         "covered needlessly, %": 100 * total["needless"] / total["pixels"],
         "processor ms a frame": 1000 * total["seconds"] / total["frames"],
     }

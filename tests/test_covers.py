@@ -22,23 +22,30 @@ def painted(cover: Cover, boxes: np.ndarray = FACE, image: np.ndarray = NOISE) -
 
 
 def test_a_box_with_a_margin_is_covered_and_nothing_else() -> None:
-    new = painted(Cover("solid", "box", margin=0.25, color=(1, 2, 3)))
+    new = painted(Cover("solid", "box", margin=0.25, rim=0, color=(1, 2, 3)))
     assert (new[10:70, 20:80] == (1, 2, 3)).all()
     changed = (new != NOISE).any(axis=2)
     changed[10:70, 20:80] = False
     assert not changed.any()
 
 
+def test_a_rim_is_a_share_of_the_images_longer_side() -> None:
+    new = painted(Cover("solid", "box", margin=0, rim=0.05, color=(1, 2, 3)))
+    covered = (new == (1, 2, 3)).all(axis=2)
+    assert covered[15:65, 25:75].all()
+    assert covered.sum() == 50 * 50
+
+
 def test_an_ellipse_covers_its_share_of_the_box() -> None:
     white = np.full((80, 100, 3), 255, np.uint8)
-    new = painted(Cover("solid", margin=0), image=white)
+    new = painted(Cover("solid", margin=0, rim=0), image=white)
     assert (255 - new[..., 0]).sum() / 255 / 1600 == pytest.approx(np.pi / 4, rel=0.01)
     assert (new[22, 32] == 255).all(), "a corner of the box"
     assert (new[40, 31] == 0).all()
 
 
 def test_pixelating_leaves_as_many_values_as_there_are_cells() -> None:
-    new = painted(Cover("pixelate", "box", margin=0, cells=4))
+    new = painted(Cover("pixelate", "box", margin=0, rim=0, cells=4))
     blocks = new[20:60, 30:70].reshape(4, 10, 4, 10, 3)
     assert (blocks == blocks[:, :1, :, :1]).all()
     means = NOISE[20:60, 30:70].reshape(4, 10, 4, 10, 3).mean(axis=(1, 3))
@@ -50,7 +57,7 @@ def test_blur_has_no_more_than_the_cells_in_it() -> None:
     shuffled = NOISE.copy()
     blocks = shuffled[20:60, 30:70].reshape(4, 10, 4, 10, 3)
     blocks[:] = blocks[:, ::-1, :, ::-1].copy()
-    cover = Cover("blur", "box", margin=0, cells=4)
+    cover = Cover("blur", "box", margin=0, rim=0, cells=4)
     np.testing.assert_array_equal(painted(cover)[20:60, 30:70], painted(cover, image=shuffled)[20:60, 30:70])
     assert painted(cover)[20:60, 30:70].std() < NOISE.std() / 4
 
@@ -71,7 +78,7 @@ def test_a_face_outside_changes_nothing() -> None:
 def test_a_picture_is_stretched_and_shows_the_face_where_it_is_clear() -> None:
     picture = np.zeros((2, 2, 4), np.uint8)
     picture[0] = (10, 20, 30, 255)
-    new = painted(Cover("picture", "box", margin=0, picture=picture))
+    new = painted(Cover("picture", "box", margin=0, rim=0, picture=picture))
     assert (new[21:28, 30:70] == (10, 20, 30)).all()
     np.testing.assert_array_equal(new[55:60, 30:70], NOISE[55:60, 30:70])
 
@@ -79,14 +86,14 @@ def test_a_picture_is_stretched_and_shows_the_face_where_it_is_clear() -> None:
 def test_a_picture_that_the_edge_cuts_is_not_squeezed() -> None:
     picture = np.zeros((40, 40, 3), np.uint8)
     picture[:, 20:] = 200
-    new = painted(Cover("picture", "box", margin=0, picture=picture), np.array([[-20.0, 20, 20, 60]]))
+    new = painted(Cover("picture", "box", margin=0, rim=0, picture=picture), np.array([[-20.0, 20, 20, 60]]))
     assert (new[20:60, :20] == 200).all()
 
 
 def test_planes_with_half_the_pixels_and_of_sixteen_bits() -> None:
     planes = [np.full((80, 100), 700, np.uint16), np.full((40, 50), 300, np.uint16)]
     patches = [np.array([[64]], np.uint16), np.array([[512]], np.uint16)]
-    paint(planes, FACE, Cover("solid", "box", margin=0), patches)
+    paint(planes, FACE, Cover("solid", "box", margin=0, rim=0), patches)
     assert (planes[0][20:60, 30:70] == 64).all()
     assert (planes[1][10:30, 15:35] == 512).all()
     assert (planes[1] == 512).sum() == 400
@@ -107,6 +114,7 @@ def test_redact_returns_a_new_image_and_leaves_the_old() -> None:
         {"style": "smudge"},
         {"shape": "star"},
         {"margin": -1},
+        {"rim": 2},
         {"cells": 0},
         {"color": (0, 0, 300)},
         {"style": "picture"},

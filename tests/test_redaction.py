@@ -17,7 +17,7 @@ from lineament.redaction import Search, find_tracks, redact_photo, redact_video
 
 ROOT = Path(__file__).resolve().parents[1]
 CROWD = ROOT / "examples" / "photos" / "crowd.jpg"
-BLACK = Cover("solid", "box", margin=0.1)
+BLACK = Cover("solid", "box", margin=0.1, rim=0)
 
 
 class BrightSquares:
@@ -165,7 +165,7 @@ def test_a_real_photo_has_no_face_any_more(tmp_path: Path) -> None:
         inner = np.s_[y1 + inset : y2 - inset, x1 + inset : x2 - inset]
         assert edges(after[inner]) < 0.4 * edges(before[inner]) + 1
     far = np.ones(before.shape[:2], bool)
-    for x1, y1, x2, y2 in Cover(margin=0.5).over(faces.boxes).astype(int).clip(0):
+    for x1, y1, x2, y2 in Cover(margin=0.5).over(faces.boxes, before.shape[1::-1]).astype(int).clip(0):
         far[y1:y2, x1:x2] = False
     assert np.abs(before.astype(int) - after)[far].mean() < 2
 

@@ -84,6 +84,13 @@ def test_faces_are_held_before_and_after_and_go_on_moving() -> None:
     assert (tracks.scores > 0).tolist() == [False] * 3 + [True] * 6 + [False] * 3
 
 
+def test_what_was_detected_in_few_frames_is_held_in_fewer() -> None:
+    nobody = (np.zeros((0, 4)), np.zeros(0))
+    tracks = link([nobody] * 9 + moving(4, 100) + [nobody] * 9, one_shot(22))
+    assert tracks.held(5, one_shot(22)).frame.tolist() == list(range(7, 15))
+    assert tracks[:1].held(5, one_shot(22)).frame.tolist() == [9]
+
+
 def test_what_lights_up_once_does_not_count() -> None:
     boxes = np.tile(box(0), (12, 1))
     track, frame = np.repeat([0, 1], 6), np.tile(np.arange(6), 2)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lineament.boxes import grown
 from lineament.checks import number, whole
 from lineament.errors import OptionError
 from lineament.faces import Faces, expect_faces
@@ -32,6 +33,8 @@ class Cover:
         style: "blur", "pixelate", "solid" (a colour) or "picture".
         shape: "ellipse" or "box".
         margin: Enlargement of the bounding box on each side, as a share of its width and height.
+        rim: Further enlargement on each side, as a share of the longer side of the image. Boxes are wrong by some
+            pixels of the detector's input, whatever the size of the face, so small faces need more than a margin.
         cells: For "blur" and "pixelate": number of means over the longer side of the bounding box.
         color: For "solid": RGB, 0 to 255.
         picture: For "picture": (h, w, 3) or, with opacity, (h, w, 4) uint8. It is stretched over each face.
@@ -42,7 +45,8 @@ class Cover:
 
     style: Style = "blur"
     shape: Shape = "ellipse"
-    margin: float = 0.12
+    margin: float = 0.03
+    rim: float = 0.005
     cells: int = 3
     color: tuple[int, int, int] = (0, 0, 0)
     picture: Array | None = None
@@ -52,17 +56,17 @@ class Cover:
             if getattr(self, name) not in kinds:
                 raise OptionError(f"{name} is one of {', '.join(kinds)}, found {getattr(self, name)!r}")
         number(self.margin, "margin is a share of a face's side, 0 to 10", low=0, high=10)
+        number(self.rim, "rim is a share of the image's longer side, 0 to 1", low=0, high=1)
         whole(self.cells, "cells are 1 to 100", low=1, high=100)
         if len(self.color) != 3 or not all(0 <= value <= 255 for value in self.color):
             raise OptionError(f"color is red, green and blue, each 0 to 255, found {self.color}")
         if self.style == "picture" and (self.picture is None or np.shape(self.picture)[2:] not in ((3,), (4,))):
             raise OptionError("style 'picture' takes a picture (h, w, 3) or (h, w, 4)")
 
-    def over(self, boxes: Array) -> Array:
-        """The boxes (n, 4) that are covered: bounding boxes, enlarged."""
-        boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-        grown = self.margin * (boxes[:, 2:] - boxes[:, :2])
-        return np.concatenate([boxes[:, :2] - grown, boxes[:, 2:] + grown], axis=1)
+    def over(self, boxes: Array, size: tuple[int, int]) -> Array:
+        """The boxes (n, 4) that are covered in an image of ``(width, height)``: bounding boxes, enlarged."""
+        rim = self.rim * max(size)
+        return grown(np.asarray(boxes, np.float64).reshape(-1, 4), self.margin) + [-rim, -rim, rim, rim]
 
     @property
     def patch(self) -> Array | None:
@@ -119,7 +123,7 @@ def paint(planes: Sequence[Array], boxes: Array, cover: Cover, patches: Sequence
     height, width = planes[0].shape[:2]
     for plane, patch in zip(planes, patches, strict=True):
         scale = np.tile([plane.shape[1] / width, plane.shape[0] / height], 2)
-        for face, area in zip(np.asarray(boxes) * scale, cover.over(boxes) * scale, strict=True):
+        for face, area in zip(np.asarray(boxes) * scale, cover.over(boxes, (width, height)) * scale, strict=True):
             _paint(plane, face, area, cover, patch)
 
 

@@ -196,10 +196,11 @@ class Tracks:
     def held(self, frames: int, shots: Array) -> Tracks:
         """The tracks, prolonged at both ends within their shots.
 
-        A face goes on with the velocity that it had, less in each further frame.
+        A face goes on with the velocity that it had, less in each further frame. It is held over half as many frames
+        as it was detected in at most: what lights up for a moment is rarely a face.
 
         Args:
-            frames: Largest number of frames before a face is first and after it is last seen.
+            frames: Largest number of frames before a face is first and after it is last detected.
             shots: (frames of the video,) number of the shot of each frame.
         """
         if not len(self) or not frames:
@@ -207,27 +208,30 @@ class Tracks:
         start = np.flatnonzero(np.diff(self.track, prepend=-1))
         end = np.append(start[1:], len(self)) - 1
         inside = np.minimum(end - start, REACH)
+        most = np.minimum(np.add.reduceat((self.scores > 0).astype(np.intp), start) // 2, frames)
         parts = [
             self,
-            self._beyond(start, start + inside, -frames, shots),
-            self._beyond(end, end - inside, frames, shots),
+            self._beyond(start, start + inside, -1, most, shots),
+            self._beyond(end, end - inside, 1, most, shots),
         ]
         columns = (np.concatenate(column) for column in zip(*(part.columns for part in parts), strict=True))
         joined = Tracks(*columns)
         return joined[np.lexsort([joined.frame, joined.track])]
 
-    def _beyond(self, at: Array, inner: Array, frames: int, shots: Array) -> Tracks:
-        """What follows rows or, if ``frames`` is negative, precedes them, with the velocity since inner rows."""
+    def _beyond(self, at: Array, inner: Array, way: int, most: Array, shots: Array) -> Tracks:
+        """What follows rows or, if ``way`` is -1, precedes them: up to so many frames, with the velocity since inner
+        rows.
+        """
         state = _to_state(self.boxes)
         apart = np.maximum(np.abs(self.frame[at] - self.frame[inner]), 1)
         velocity = (state[at] - state[inner]) / apart[:, None] * [1, 1, 0, 0]
-        step = np.arange(1, abs(frames) + 1)
-        way = np.cumsum(FRICTION**step)
-        frame = self.frame[at, None] + np.sign(frames) * step
-        there = (frame >= 0) & (frame < len(shots))
+        step = np.arange(1, most.max() + 1)
+        distance = np.cumsum(FRICTION**step)
+        frame = self.frame[at, None] + way * step
+        there = (step <= most[:, None]) & (frame >= 0) & (frame < len(shots))
         there[there] = shots[frame[there]] == np.repeat(shots[self.frame[at]], there.sum(axis=1))
         row, number_ = np.nonzero(there)
-        boxes = _to_boxes(state[at[row]] + velocity[row] * way[number_, None])
+        boxes = _to_boxes(state[at[row]] + velocity[row] * distance[number_, None])
         return Tracks(self.track[at[row]], frame[there], boxes, np.zeros(len(row)))
 
     def by_frame(self, frames: int) -> list[Tracks]:

@@ -55,6 +55,10 @@ def redact(
     margin: Annotated[
         float, typer.Option(help="Enlargement of each bounding box on each side, as a share of its width and height.")
     ] = Cover.margin,
+    rim: Annotated[
+        float,
+        typer.Option(help="Further enlargement on each side, as a share of the longer side of the photo or frame."),
+    ] = Cover.rim,
     cells: Annotated[
         int, typer.Option(help="For blur and pixelate: number of different values over the longer side of a face.")
     ] = Cover.cells,
@@ -102,7 +106,7 @@ def redact(
 
     Exit codes: 0 all files were redacted; 1 some could not be; 2 wrong command, or a result could not be written.
     """
-    cover = Cover(style, shape, margin, cells, _color(color), _picture(picture))  # type: ignore[arg-type] # checked there
+    cover = Cover(style, shape, margin, rim, cells, _color(color), _picture(picture))  # type: ignore[arg-type] # it checks
     search = Search(threshold=Search.threshold if threshold is None else threshold, gap=gap, hold=hold)
     lowest = PHOTO if threshold is None else threshold
     files = image_paths(paths, leave_out=out, suffixes=SUFFIXES | video.SUFFIXES)
@@ -120,7 +124,7 @@ def redact(
     }
     targets = Targets(out)
     targets.plan(files)
-    options = (settings, style, shape, margin, cells, color, keep, numbers, search, lowest, metadata)
+    options = (settings, style, shape, margin, rim, cells, color, keep, numbers, search, lowest, metadata)
     given = repr(
         (*options, [sorted(each.weights.items()) for each in detectors.values()], lineament.__version__)
     ).encode()

@@ -1,7 +1,7 @@
 // Faces over a photo, as SVG in the photo's own pixels.
 
 const SVG = "http://www.w3.org/2000/svg";
-const MARGIN = 0.15; // of covers: the server's default
+const [MARGIN, RIM] = [0.03, 0.005]; // of covers: the server's defaults, as shares of the face's sides and of the photo's longer side
 const ROOMY = 60; // pixels of the screen: the scores of smaller faces would hide others, and are shown one at a time
 
 function make(name, attributes, parent) {
@@ -19,8 +19,8 @@ export function drawFaces(svg, record, show, scale, chosen, bare, choose) {
     const [x1, y1, x2, y2] = face.box;
     const group = make("g", { class: index === chosen ? "face chosen" : "face" }, svg);
     if (show.covers && !bare.has(index)) {
-      const grown = 0.5 + MARGIN;
-      make("ellipse", { class: "cover", cx: (x1 + x2) / 2, cy: (y1 + y2) / 2, rx: (x2 - x1) * grown, ry: (y2 - y1) * grown }, group);
+      const radius = (side) => side * (0.5 + MARGIN) + RIM * Math.max(record.width, record.height);
+      make("ellipse", { class: "cover", cx: (x1 + x2) / 2, cy: (y1 + y2) / 2, rx: radius(x2 - x1), ry: radius(y2 - y1) }, group);
     }
     if (show.boxes) {
       const place = { x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) };
