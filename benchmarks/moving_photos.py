@@ -60,15 +60,14 @@ def look(photo: Image.Image, sample: Sample, window: Array, size: tuple[int, int
     pixels = np.asarray(photo.resize(size, Image.Resampling.BICUBIC, box=tuple(box.tolist())))
     boxes = (sample.boxes - np.tile(box[:2], 2)) * np.tile(np.array(size) / (box[2:] - box[:2]), 2)
     seen, visible = np.zeros_like(boxes), np.zeros(len(boxes))
-    for number, whole in enumerate(boxes):
-        left, top, right, bottom = np.clip(np.round(whole), 0, np.tile(size, 2)).astype(int)
+    for number, (whole, pixel) in enumerate(
+        zip(boxes, np.clip(boxes.round(), 0, [*size, *size]).astype(int), strict=True)
+    ):
+        left, top, right, bottom = pixel.tolist()
         rows, columns = np.nonzero(~hidden[top:bottom, left:right])
         if len(rows):
-            outer = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) + [left, top, left, top]
-            seen[number] = np.clip(
-                outer, np.maximum(whole, 0)[[0, 1, 0, 1]], np.minimum(whole, [*size, *size])[[2, 3, 2, 3]]
-            )
-            visible[number] = min(len(rows) / max(float(area(whole)), 1), 1)
+            seen[number] = left + columns.min(), top + rows.min(), left + columns.max() + 1, top + rows.max() + 1
+            visible[number] = min(len(rows) / area(whole), 1)
     return Shown(pixels, boxes, sample.ignore, seen, visible)
 
 

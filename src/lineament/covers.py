@@ -65,8 +65,8 @@ class Cover:
 
     def over(self, boxes: Array, size: tuple[int, int]) -> Array:
         """The boxes (n, 4) that are covered in an image of ``(width, height)``: bounding boxes, enlarged."""
-        rim = self.rim * max(size)
-        return grown(np.asarray(boxes, np.float64).reshape(-1, 4), self.margin) + [-rim, -rim, rim, rim]
+        outwards = np.array([-1, -1, 1, 1]) * self.rim * max(size)
+        return grown(np.asarray(boxes, np.float64).reshape(-1, 4), self.margin) + outwards
 
     @property
     def patch(self) -> Array | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import lineament
 from lineament.cli import app
+from lineament.evaluate import peers
 from lineament.evaluate.bench import WIDER, choices, frontier, measure
 from lineament.weights import Model
 
@@ -97,6 +99,28 @@ def test_the_command_compares_draws_and_keeps(tmp_path: Path) -> None:
     assert [entry["file"] for entry in told["origin"]["weights"]] == ["kpnet-lite-int8.onnx", "mtcnn.onnx"]
     assert "own" in result.output
     assert (tmp_path / "plot.svg").read_text().count("kpnet-lite-int8, 640") >= 1
+
+
+def test_installed_detectors_are_found_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dlib.py").write_text(
+        "print('a line that is no answer')\n"
+        "def get_frontal_face_detector():\n"
+        "    return lambda image: range(image.shape[1] // 100)\n"
+    )
+    Image.new("RGB", (300, 40)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(peers, "PEERS", {name: peers.PEERS[name] for name in ("dlib", "deface")})
+    assert "dlib" not in peers.installed()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    options = ["--peers", "-m", "kpnet-lite-int8", "--input-size", "64", "--repeats", "1"]
+    result = CliRunner().invoke(
+        app, ["bench", str(tmp_path / "photo.png"), *options, "--json", str(tmp_path / "a.json")]
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "a.json").read_text())["tables"]["choices"]
+    assert rows.keys() == {"kpnet-lite-int8, 64", "dlib"}
+    assert rows["dlib"]["faces"] == 3
+    assert rows["dlib"]["ms"] > 0
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from lineament.cli.options import pairs
 from lineament.errors import OptionError
 from lineament.evaluate.bench import LANDMARKS, WIDER, Choice, choices, frontier, measure, plot, timed
 from lineament.evaluate.origin import origin, with_origin
+from lineament.evaluate.peers import PEERS, installed
 from lineament.evaluate.results import Result, Scores, write_result
 from lineament.evaluate.speed import FACE, Baseline
 from lineament.images import image_paths, read_image
@@ -47,6 +48,9 @@ def bench(
             help='Another program: it reads an image path per line, answers {"ms": 12.3, "faces": 4}. Repeatable.',
         ),
     ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help=f"Add the other detectors that are installed, of {', '.join(PEERS)}.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads (default: all cores).")] = None,
     runtime: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
     device: Annotated[str, typer.Option(help="Device to run on, or auto for the fastest that starts.")] = "cpu",
@@ -73,7 +77,10 @@ def bench(
             settings = {} if choice.size is None else {"input_size": choice.size}
             detector = lineament.load(choice.name, runtime=runtime, device=device, threads=threads, settings=settings)
             finders[str(choice)] = timed(detector.detect, images)
-        for name, command in pairs(peer or [], "--peer").items():
+        others = installed() if peers else {}
+        if peers and not others:
+            messages.say(f"--peers: none of {', '.join(PEERS)} is installed here")
+        for name, command in (others | pairs(peer or [], "--peer")).items():
             if name in finders:
                 raise OptionError(f"--peer {name}: weights have this name; choose another one")
             finders[name] = stack.enter_context(Baseline(command, threads)).find
