@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lineament
-from lineament.cli.redact import FAST
+from lineament.cli.redact import FAST, FAST_SETTINGS
 from lineament.covers import Cover, paint
 from lineament.evaluate.origin import origin
 from lineament.evaluate.results import Result
@@ -89,7 +89,7 @@ def busy() -> float:
 
 def ours(clip: Path, folder: Path, jobs: int) -> tuple[list[Array], Cover, float]:
     """Boxes of each frame, how they are covered, and seconds of processor time."""
-    detector = lineament.load(FAST, threads=1)
+    detector = lineament.load(FAST, threads=1, settings=FAST_SETTINGS)
     began = busy()
     seen = find_tracks(clip, detector, jobs=jobs)
     redact_video(clip, folder / clip.name, seen)
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--deface", type=Path, help="the Python of an environment with deface")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    measure("lineament redact", ours, args.data, [FAST], asdict(SEARCH), args.jobs)
+    measure("lineament redact", ours, args.data, [FAST], asdict(SEARCH) | FAST_SETTINGS, args.jobs)
     if args.deface:
 
         def peer(clip: Path, folder: Path, jobs: int) -> tuple[list[Array], Cover, float]:

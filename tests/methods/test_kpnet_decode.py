@@ -171,6 +171,13 @@ def test_pyramid_and_flip_are_further_views_whose_faces_count() -> None:
     np.testing.assert_allclose(voted.boxes, [[50, 100, 130, 180]], atol=0.5)
 
 
+def test_large_faces_count_in_the_overview_alone() -> None:
+    shown = views_of(np.zeros((300, 400, 3), np.uint8), input_size=400, pyramid=(0.5, 2))
+    assert [view.pixels.shape[1] for view in shown] == [400, 200, 800, 152]
+    assert [view.largest for view in shown] == [96, 96, 96, np.inf]
+    assert shown[-1].smallest == pytest.approx(0.8 * 96 * 150 / 400)
+
+
 SQUARE = np.array([40.0, 60, 80])
 
 

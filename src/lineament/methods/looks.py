@@ -68,14 +68,16 @@ def looks(number: int, image: Array, settings: OverviewSettings, limits: Limits)
     tiled = s.tiles and max(image.shape[:2]) > s.input_size
     if tiled:  # tiles show larger what is small enough to be inside one of them, wherever it is
         whole = replace(whole, smallest=COMMON * min(s.overlap * s.input_size, LARGEST_IN_TILES) * whole.scale)
-    shown = [whole]
+    sizes = [
+        views.whole(number, image, round(ratio * s.input_size), margin=s.margin, multiple=multiple)
+        for ratio in s.pyramid or ()
+    ]
+    shown = [whole, *sizes]
     size = min(s.overview_share * s.input_size, limits.overview)
     if s.overview and size >= SMALLEST_OVERVIEW:
         small = views.overview(whole, size, multiple=multiple)
         smallest = COMMON * limits.largest * small.scale / whole.scale
-        shown = [replace(whole, largest=limits.largest), replace(small, smallest=smallest)]
-    for ratio in s.pyramid or ():
-        shown.append(views.whole(number, image, round(ratio * s.input_size), margin=s.margin, multiple=multiple))
+        shown = [*(replace(view, largest=limits.largest) for view in shown), replace(small, smallest=smallest)]
     if tiled:
         tiles = views.tiles(number, image, s.input_size, overlap=s.overlap, multiple=multiple)
         shown += [replace(tile, largest=LARGEST_IN_TILES) for tile in tiles]
