@@ -58,7 +58,7 @@ class Search:
     """
 
     threshold: float = 0.3
-    mean: float = 0.14
+    mean: float = 0.2
     faint: float = 0.12
     gap: int = 8
     hold: int = 5
