@@ -389,8 +389,6 @@ TABLES: dict[str, Callable[[], list[str]]] = {
             "frames with a bare face": count,
             "faces": count,
             "bare faces": count,
-            "faces below 20 px": count,
-            "bare ones": count,
             "covered needlessly, %": digits(2),
             "processor ms a frame": count,
         },
