@@ -2,6 +2,7 @@
 
 python benchmarks/kpnet_experiments.py --run runs/kpnet --data DATA            # all of them
 python benchmarks/kpnet_experiments.py table2 --run runs/kpnet --data DATA     # one
+python benchmarks/kpnet_experiments.py boxes --boxes mine.onnx --data DATA     # of a file with learned boxes
 
 All variants, KPNet itself included, start from the backbone of that run of ``lineament train kpnet`` and from untrained
 heads. They are trained as a whole, on the same batches, for ``--steps`` steps. This is a fraction of a training, so
@@ -61,12 +62,15 @@ VARIANTS = {
 }
 ALONE = {
     "convention": "square",
+    "boxes": "inferred",
     "refinement": None,
     "proposal": 1.0,
     "evidence": (1, 0, 0, 0, 0, 0),
     "calibration": None,
 }
 """The squares of the proposals by the probability of the scale."""
+INFERRED = {"boxes": "inferred", "refinement": None, "proposal": 0.0}
+"""Boxes from the landmarks alone."""
 PROFILE = 30
 """Degrees of roll, yaw or pitch from which on a face is a profile, as in the paper."""
 
@@ -170,7 +174,7 @@ class Experiments:
         for backbone, run in (("DRNet", self.args.run), ("Hourglass-light", self.args.hourglass)):
             if run:
                 file = self.whole(run)
-                of_landmarks = self.detector(file, refinement=None, proposal=0.0)
+                of_landmarks = self.detector(file, **INFERRED)
                 rows = {
                     "proposals alone": self.detect(self.detector(file, **ALONE), VAL),
                     "+ soft-argmax": self.detect(self.detector(file), VAL),
@@ -213,6 +217,16 @@ class Experiments:
                 scores = recall(evaluated)
                 figures |= {f"{photos}: recall": scores["recall at 50 fp"], f"{photos}: AP": scores["ap"]}
             self.keep("table6", f"{title} + DRNet", file, figures | {"NME": nme(found["val"])})
+
+    def boxes(self) -> None:
+        """Ways to make the boxes of a file that has learned some."""
+        kinds = {"from landmarks alone": INFERRED, "refined": {"boxes": "inferred"}, "learned": {"boxes": "learned"}}
+        for row, settings in kinds.items():
+            detector, scores = self.detector(self.args.boxes, **settings), {}
+            for name, index in (("val", VAL), ("crowd", CROWD)):
+                found = self.detect(detector, index)
+                scores |= {f"{name}: AP at IoU {least}": recall(found, least)["ap"] for least in (0.5, 0.7)}
+            self.keep("boxes", row, self.args.boxes, scores)
 
 
 def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:
@@ -257,11 +271,12 @@ def nme(found: Evaluated) -> float:
 
 
 def main() -> None:
-    tables = ["table1", "table2", "table3", "table6"]
+    tables = ["table1", "table2", "table3", "table6", "boxes"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=tables, metavar="TABLE", help=f"of {', '.join(tables)}")
+    parser.add_argument("tables", nargs="*", default=tables[:-1], metavar="TABLE", help=f"of {', '.join(tables)}")
     parser.add_argument("--run", type=Path, default=Path("runs/kpnet"), help="of DRNet")
     parser.add_argument("--hourglass", type=Path, help="a run of Hourglass-light, for tables 1 and 3")
+    parser.add_argument("--boxes", type=Path, help="a file with learned boxes, for the table of boxes")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/kpnet-experiments"))
     parser.add_argument("--recipe", type=Path, default=Path("recipes/kpnet.toml"))

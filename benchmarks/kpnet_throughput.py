@@ -47,7 +47,7 @@ class Halved(Extractor):
     def forward(self, pixels: Tensor, threshold: Tensor) -> dict[str, Tensor]:
         """As in ``Extractor``."""
         maps = {name: map_.float() for name, map_ in self.maps(pixels).items()}
-        return self.heads.find(pixels, maps, threshold)._asdict()
+        return self.heads.find(pixels, maps, threshold).outputs()
 
 
 class OnDevice:

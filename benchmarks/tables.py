@@ -406,6 +406,11 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         "method",
         dict.fromkeys(("val: recall", "val: AP", "crowd: recall", "crowd: AP", "NME"), percent),
     ),
+    "kpnet boxes": stored(
+        "kpnet-boxes",
+        "boxes",
+        {f"{photos}: AP at IoU {least}": percent for photos in ("val", "crowd") for least in (0.5, 0.7)},
+    ),
     "isnet jitter": stored(
         "isnet-jitter",
         "detector, crops by",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ Array = np.ndarray
 class Fake:
     """A graph with given outputs: a function from the pixels of a view to the rows of an output."""
 
-    def __init__(self, see: Any) -> None:
-        self.see = see
+    def __init__(self, see: Any, outputs: Collection[str] = ()) -> None:
+        self.see, self.outputs = see, {f"kpnet.{name}" for name in outputs}
 
     def __call__(self, entry: str, outputs: tuple[str, ...], **inputs: Array) -> tuple[Array, ...]:
         rows = [self.see(pixels) for pixels in inputs["pixels"]]
@@ -37,7 +38,8 @@ def face_row(square: Array, logit: float, shares: tuple[float, ...] = (0.5, 0.5,
 
 def told(*rows: dict[str, Any]) -> Fake:
     """A graph with the same output for every view."""
-    return Fake(lambda pixels: {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    names = list(rows[0]) if rows else []
+    return Fake(lambda pixels: {name: np.concatenate([row[name] for row in rows]) for name in names}, names)
 
 
 def bare(**settings: Any) -> Config:

@@ -27,10 +27,12 @@ class Graph(ABC):
 
     Attributes:
         metadata: The key-value pairs that the file carries.
+        outputs: Names of the outputs of all entries, ``entry.name``.
         device: The device that it runs on.
     """
 
     metadata: dict[str, str]
+    outputs: frozenset[str]
     device: str
 
     @abstractmethod
@@ -69,6 +71,7 @@ class OnnxRuntime(Graph):
                 "often for want of a driver or library; device 'cpu' is there"
             )
         self.device, self.metadata = device, dict(self._session.get_modelmeta().custom_metadata_map)
+        self.outputs = frozenset(output.name for output in self._session.get_outputs())
         # The session wants every input named: the other entries work on an empty batch, which costs microseconds.
         self._idle = {i.name: _empty_batch(i.shape, i.type) for i in self._session.get_inputs()}
 
@@ -98,6 +101,7 @@ class OpenVino(Graph):
         except RuntimeError as error:
             raise WeightsError(f"OpenVINO cannot load this file as an ONNX model: {error}") from error
         self.metadata = read_metadata(model)
+        self.outputs = frozenset(name for output in self._model.outputs for name in output.get_names())
         self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = threads

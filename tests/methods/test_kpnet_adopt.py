@@ -18,7 +18,7 @@ from lineament.errors import OptionError, WeightsError  # noqa: E402
 from lineament.methods.kpnet import training  # noqa: E402
 from lineament.methods.kpnet.adopt import adopt, narrowed, read_network  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
-from lineament.methods.kpnet.network import BACKBONES, DRNet, Lite  # noqa: E402
+from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite  # noqa: E402
 from lineament.methods.normalisation import settle  # noqa: E402
 from lineament.runtime import load_graph, read_metadata  # noqa: E402
 from lineament.train.recipe import shipped_recipe  # noqa: E402
@@ -66,6 +66,38 @@ def test_a_file_comes_back_with_the_landmarks_of_another_schema_new() -> None:
     cell = (centre[0, :20] / network.stride).astype(int)
     np.testing.assert_allclose(logit[0, :20], scale.amax(0).numpy()[cell[:, 1], cell[:, 0]], atol=1e-3)
     assert torch.equal(network.response.weight, new)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_boxes_begin_beside_the_landmarks_of_a_file_and_are_kept_beside_others(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file without boxes starts a network with them as a new one: with the proposals."""
+    boxed = Heads.of(backbone=backbone, boxes=True)
+    plain, first, others, again = (
+        build(5, backbone),
+        build(5, backbone, boxed),
+        build(21, backbone, boxed),
+        build(5, backbone),
+    )
+    views = pixels().float()
+
+    def begun(network: KPNet, source: KPNet) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr("lineament.methods.kpnet.adopt.read_network", lambda content: source)
+        adopt(network.eval(), b"", views)
+        with torch.no_grad():
+            made: dict[str, torch.Tensor] = network(views)
+        return made
+
+    with torch.no_grad():
+        wanted = plain.eval()(views)["response"]
+        made = begun(first, plain)
+        torch.testing.assert_close(made["response"], wanted)
+        assert (made["box"] == 0).all()
+        head = first.response.conv if backbone == "hourglass" else first.response
+        head.bias[-4:] += torch.arange(4)
+    torch.testing.assert_close(begun(others, first)["box"][0, :, 0, 0], torch.arange(4.0))
+    torch.testing.assert_close(begun(again, first)["response"], wanted)
 
 
 def test_a_lite_network_takes_the_channels_that_carry_most() -> None:

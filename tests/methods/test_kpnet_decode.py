@@ -243,6 +243,27 @@ def test_refined_boxes_are_what_the_coefficients_say(name: str) -> None:
     np.testing.assert_allclose(found.boxes[0], [*(middle - half), *(middle + half)], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["wider", "square", "fddb-ellipse"])
+def test_learned_boxes_are_those_of_the_file(name: str) -> None:
+    """Of another convention: moved and resized as the file's box differs from the learned convention's."""
+    points = (POINTS * SQUARE[2] + SQUARE[:2])[None]
+    (inferred,), (expected,) = convention(name).boxes(points), convention("wider").boxes(points)
+    row = face_row(SQUARE, 2) | {"box": [expected + np.array([-2, 1, 4, 5])]}
+    middle = (inferred[:2] + inferred[2:]) / 2 + [1, 3]
+    half = (inferred[2:] - inferred[:2]) / 2 * (1 + [6, 4] / (expected[2:] - expected[:2]))
+    if name == "square":
+        middle, half = (expected[:2] + expected[2:]) / 2 + [1, 3], (expected[2:] - expected[:2] + [6, 4]).max() / 2
+    found = alone(bare(convention=name, boxes="learned", refinement=a_refinement().tolist()), row)
+    np.testing.assert_allclose(found.boxes[0], [*(middle - half), *(middle + half)], atol=1e-3)
+    (without,) = alone(bare(convention=name), row).boxes
+    np.testing.assert_array_equal(without, alone(bare(convention=name), face_row(SQUARE, 2)).boxes[0])
+
+
+def test_boxes_that_were_not_learned_are_refused() -> None:
+    with pytest.raises(OptionError, match="no learned boxes; boxes='inferred'"):
+        KPNetDecoder(told(face_row(SQUARE, 2)), bare(boxes="learned"))
+
+
 def test_mirrored_faces_have_mirrored_boxes() -> None:
     rng = np.random.default_rng(2)
     expected = rng.uniform([0, 0, 40, 50], [20, 20, 60, 70], (9, 4))
@@ -437,6 +458,7 @@ def seen_face(share: float, pixels: Array) -> dict[str, Any]:
         {"convention": "oval"},
         {"evidence": (1, 0)},
         {"refinement": [[0.5], [0.5, 0.5]]},
+        {"boxes": "drawn"},
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:

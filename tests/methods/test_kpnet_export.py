@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ pytest.importorskip("onnx")
 
 from lineament.errors import LineamentError  # noqa: E402
 from lineament.export import Entry, export  # noqa: E402
+from lineament.methods.kpnet.adopt import read_network  # noqa: E402
 from lineament.methods.kpnet.decode import Config, KPNetDecoder, eyes_and_nose  # noqa: E402
 from lineament.methods.kpnet.export import LEAST, TwoPasses, entries  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
@@ -25,14 +27,16 @@ from lineament.schemas import FIVE, own, schema  # noqa: E402
 from networks import ALL, Glance, thresholds  # noqa: E402
 
 Array = NDArray[Any]
-OUTPUTS = ("logit", "centre", "side", "landmarks", "peaks")
+OUTPUTS = ("logit", "centre", "side", "landmarks", "peaks", "box")
 
 
 def network(backbone: str = "drnet") -> KPNet:
     """Random weights whose normalisation has statistics of pixels, and whose scalemap has peaks."""
     torch.manual_seed(0)
-    made = build(5, backbone)
+    made = build(5, backbone, Heads.of(backbone=backbone, boxes=True))
     with torch.no_grad():
+        layer = made.response.conv if backbone == "hourglass" else made.response
+        layer.weight[-4:].normal_(std=0.01)
         for _ in range(3):
             made(torch.rand(2, 3, 128, 128) * 255)
         head = made.scale.conv if backbone == "hourglass" else made.scale
@@ -41,7 +45,7 @@ def network(backbone: str = "drnet") -> KPNet:
 
 
 def exported(backbone: str = "drnet", *, two_passes: bool = False) -> dict[str, Entry]:
-    return entries(network(backbone), Heads.of(backbone=backbone), two_passes=two_passes)
+    return entries(network(backbone), Heads.of(backbone=backbone, boxes=True), two_passes=two_passes)
 
 
 def views(*shape: int, seed: int = 0) -> Array:
@@ -91,7 +95,8 @@ def test_the_early_map_is_filled_with_zeros() -> None:
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A file with two passes, and the same file, quantised."""
     folder = tmp_path_factory.mktemp("kpnet")
-    whole = export(exported(request.param, two_passes=True), folder / "two.onnx", metadata={"name": "mine"})
+    metadata = {"name": "mine", "method": "kpnet", "config": json.dumps({"backbone": request.param})}
+    whole = export(exported(request.param, two_passes=True), folder / "two.onnx", metadata=metadata)
     return whole, quantise(whole, folder / "bytes.onnx", (view for view in views(6, 128, 192, 3)))
 
 
@@ -126,6 +131,7 @@ def test_a_file_in_bytes_is_small_and_says_what_it_is(files: tuple[Path, Path]) 
     whole, small = files
     assert small.stat().st_size < 0.4 * whole.stat().st_size
     assert load_graph(small.read_bytes()).metadata["name"] == "mine"
+    assert read_network(whole.read_bytes()).channels["box"] == 4
 
 
 def test_a_file_of_one_pass_cannot_become_bytes(tmp_path: Path) -> None:

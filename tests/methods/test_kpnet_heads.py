@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
 from lineament import boxes as box_ops  # noqa: E402
+from lineament.data.canvases import Labels  # noqa: E402
 from lineament.errors import OptionError  # noqa: E402
 from lineament.methods.kpnet import scales, training  # noqa: E402
-from lineament.methods.kpnet.heads import Heads, embedding, rpn  # noqa: E402
+from lineament.methods.kpnet.heads import Heads, boxes, build, embedding, rpn  # noqa: E402
 from lineament.methods.kpnet.heads.argmax import argmax, heat  # noqa: E402
 from lineament.methods.kpnet.heads.bells import Spread  # noqa: E402
 from lineament.methods.kpnet.heads.regression import regress  # noqa: E402
 from lineament.methods.kpnet.scales import BINS, STRIDE  # noqa: E402
 from lineament.train.recipe import copy_recipe  # noqa: E402
 from lineament.train.task import to_input  # noqa: E402
-from networks import thresholds  # noqa: E402
+from networks import ALL, thresholds  # noqa: E402
 from scenes import write_data  # noqa: E402
 from tasks import check_that_two_processes_learn_as_one  # noqa: E402
 
@@ -133,7 +137,7 @@ def test_what_an_rpn_is_taught_it_proposes() -> None:
     labels, offsets = (torch.as_tensor(a) for a in rpn.assign(FACES, IGNORED, 192))
     taught = torch.cat([labels * 20 - 10, offsets.flatten(0, 1)])[None]
     assert rpn.anchor_loss(taught, labels[None], offsets[None], focal=False) < 0.05
-    logit, centre, side = (t[0].numpy() for t in rpn.propose(taught, thresholds(1)))
+    logit, centre, side = (t[0].numpy() for t in rpn.propose(taught, thresholds(1))[:3])
     assert (np.diff(logit) <= 0).all()
     found = np.concatenate([centre - side[:, None] / 2, centre + side[:, None] / 2], axis=1)[logit > 0]
     overlaps = box_ops.iou(box_ops.square(FACES), found)
@@ -177,6 +181,79 @@ def test_tags_tell_whose_landmarks_are_whose() -> None:
         assert sum(torch.equal(hub, face) for hub in points[0]) == 3
 
 
+def some_boxes(seed: int, *shape: int) -> NDArray[np.float64]:
+    """Boxes in float64 that mostly overlap."""
+    drawn = np.random.default_rng(seed).uniform([0, 0, 12, 12], [8, 8, 24, 30], (*shape, 4))
+    drawn[..., 2:] += drawn[..., :2]
+    return drawn
+
+
+def test_boxes_are_taught_by_the_generalised_iou_with_their_faces() -> None:
+    """Against loops in float64: of each face's best proposal among those near enough; padding does not count."""
+    squares, faces = box_ops.square(some_boxes(0, 2, 7)), some_boxes(1, 2, 3)
+    faces[1, 2] = 0  # padding
+    learned = some_boxes(2, 2, 7)
+    faces[0, 1] += 100  # has no proposal
+    around = box_ops.square(faces)
+    logit = np.random.default_rng(3).normal(0, 1, (2, 7))
+    logit[0, logit[0].argmax()] = -np.inf
+    losses = []
+    for i, k in product(range(2), range(3)):
+        near = [j for j in range(7) if box_ops.iou(squares[i, j : j + 1], around[i])[0, k] >= boxes.NEAR]
+        near = [j for j in near if np.isfinite(logit[i, j])]
+        if near:
+            a, b = learned[i, max(near, key=lambda j: logit[i, j])], faces[i, k]
+            common = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+            union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
+            hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+            losses.append(1 - common / union + (hull - union) / hull)
+    arguments = [torch.tensor(value) for value in (learned, squares, faces, around, logit)]
+    assert len(losses) == 4
+    assert float(boxes.box_loss(*arguments)) == pytest.approx(np.mean(losses), rel=1e-12)
+    arguments[1] = arguments[1] + 200
+    assert float(boxes.box_loss(*arguments)) == 0
+
+
+def test_boxes_decode_as_in_numpy_and_the_loss_has_the_gradient_of_its_values() -> None:
+    squares, faces = (torch.tensor(box_ops.square(some_boxes(0, 1, 4)))), torch.tensor(some_boxes(1, 1, 4))
+    centre, side = (squares[..., :2] + squares[..., 2:]) / 2, squares[..., 2] - squares[..., 0]
+    offsets = 0.3 * torch.randn(1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wanted = box_ops.decode_rcnn(offsets.numpy(), squares.numpy())
+    np.testing.assert_allclose(boxes.decode(offsets, centre, side), wanted, rtol=1e-12)
+    loss = partial(boxes.box_loss, squares=squares, faces=faces, around=squares, logit=torch.zeros(1, 4))
+    assert torch.autograd.gradcheck(lambda o: loss(boxes.decode(o, centre, side)), offsets.requires_grad_())
+
+
+@pytest.mark.parametrize("backbone", ["drnet", "lite"])
+def test_a_new_box_is_the_proposal_and_a_learned_one_the_face(backbone: str) -> None:
+    """The loss of the boxes does not move the proposals."""
+    heads, face = Heads.of(backbone=backbone, boxes=True), [20.0, 18, 46, 52]
+    labels = Labels(
+        np.array([face], np.float32), np.zeros((1, 5, 2)), np.zeros((1, 5)), np.zeros(1, bool), np.zeros(1, int), 0
+    )
+    batch = {name: torch.as_tensor(v) for name, v in heads.targets(np.random.default_rng(0), [labels], 64).items()}
+    network = build(5, backbone, heads)
+    made = network(torch.rand(1, 3, 64, 64))
+    assert (made["box"] == 0).all()
+    scale = torch.full_like(made["scale"], -9)
+    stride = network.stride
+    scale[0, scales.encode(np.array(34)), 35 // stride, 33 // stride] = 3.0
+    scale.requires_grad_()
+    maps = made | {"scale": scale}
+    found = heads.find(scale, maps, thresholds(1, 0.0))
+    half = found.side[..., None] / 2
+    torch.testing.assert_close(found.box, torch.cat([found.centre - half, found.centre + half], dim=-1))
+    loss = heads.losses(maps, batch)["box"]
+    assert torch.autograd.grad(loss, scale, allow_unused=True, retain_graph=True) == (None,)
+    (slope,) = torch.autograd.grad(loss, maps["box"])
+    assert slope.abs().sum(1).count_nonzero() == 1
+    square = found.box[0].detach().double().numpy()
+    taught = torch.from_numpy(box_ops.encode_rcnn(np.array([face]), square)).float()
+    maps["box"] = taught[:, :, None, None].expand_as(maps["box"])
+    np.testing.assert_allclose(heads.find(scale, maps, thresholds(1, 0.0)).box[0].detach(), [face], atol=1e-3)
+    assert float(heads.losses(maps, batch)["box"]) == pytest.approx(0, abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
@@ -187,14 +264,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("focal", ["true", "false"])
 @pytest.mark.parametrize(
-    ("extraction", "grouping", "backbone"),
-    [(*names, "drnet") for names in VARIANTS] + [(*names, "lite") for names in (VARIANTS[0], VARIANTS[4])],
+    ("extraction", "grouping", "backbone", "learned"),
+    [(*names, "drnet", "false") for names in VARIANTS]
+    + [(*names, "lite", "false") for names in (VARIANTS[0], VARIANTS[4])]
+    + [("soft-argmax", "scalemap", "drnet", "true"), ("argmax", "scalemap", "lite", "true")],
 )
 def test_every_parameter_of_a_variant_has_a_gradient(
-    data: Path, extraction: str, grouping: str, backbone: str, focal: str
+    data: Path,
+    extraction: str,
+    grouping: str,
+    backbone: str,
+    learned: str,
+    focal: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("lineament.methods.kpnet.heads.scalemap.FAINT", ALL)  # proposals of a new network are faint
     settings = {"extraction": f'"{extraction}"', "grouping": f'"{grouping}"', "focal": focal}
-    settings["backbone"] = f'"{backbone}"'
+    settings |= {"backbone": f'"{backbone}"', "boxes": learned}
     settings |= {"canvas": "96", "batch": "4", "held_out": "0"}
     recipe = data / "copy.toml"
     copy_recipe(data / "recipe.toml", recipe, settings)
@@ -214,6 +300,8 @@ def test_every_parameter_of_a_variant_has_a_gradient(
 def test_other_variants_are_refused(extraction: str, grouping: str) -> None:
     with pytest.raises(OptionError, match=r"extraction|grouping"):
         training.KPNetRecipe(train=("a.json",), extraction=extraction, grouping=grouping)
+    with pytest.raises(OptionError, match="boxes are learned with the grouping 'scalemap', found 'rpn'"):
+        training.KPNetRecipe(train=("a.json",), grouping="rpn", boxes=True)
     with pytest.raises(OptionError, match="there are: drnet, hourglass, lite"):
         training.KPNetRecipe(train=("a.json",), backbone="resnet")
 

@@ -167,12 +167,13 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
     document["categories"][0]["keypoints"] = list(of.points)
     index.write_text(json.dumps(document))
     (tmp_path / "r.toml").write_text(TINY)
-    overrides = {"steps": "2", "landmarks": '"21"', "backbone": '"hourglass"'}
+    overrides = {"steps": "2", "landmarks": '"21"', "backbone": '"hourglass"', "boxes": "true"}
     file = run(training, tmp_path, tmp_path / "r.toml", tmp_path / "run", overrides=overrides)
-    network = build(21, "hourglass")
+    heads = Heads.of(backbone="hourglass", boxes=True)
+    network = build(21, "hourglass", heads)
     network.load_state_dict(torch.load(tmp_path / "run" / "kpnet" / CHECKPOINT, weights_only=True)["best"]["weights"])
-    module = entries(network, Heads.of(backbone="hourglass"))["kpnet"].module
-    outputs = ("logit", "centre", "side", "landmarks", "peaks")
+    module = entries(network, heads)["kpnet"].module
+    outputs = ("logit", "centre", "side", "landmarks", "peaks", "box")
     for runtime in ("onnx", "openvino") if find_spec("openvino") else ("onnx",):
         graph = load_graph(file.read_bytes(), runtime=runtime, threads=1)
         assert graph.metadata["schema"] == "21"

@@ -25,6 +25,7 @@ def test_each_part_of_the_loss_has_the_weight_of_its_name(monkeypatch: pytest.Mo
         return {name: torch.ones(()) for name in weights}
 
     weights = {"scale": 2.0, "squared": 3.0, "absolute": 5.0, "peak": 7.0, "heat": 11.0, "tag": 13.0, "offset": 17.0}
+    weights["box"] = 19.0
     monkeypatch.setattr(Heads, "losses", ones)
 
     def parts(**settings: Any) -> dict[str, float]:
@@ -116,7 +117,7 @@ def test_groups_are_faces_with_the_square_around_their_landmarks() -> None:
     maps = {"response": heat, "scale": tags}
     found = heads.grouping.find(heat, maps, torch.tensor([2.9]), heads.extraction)
     sure = found[0][0].isfinite()
-    logit, centre, side, points, peaks = (values[0, sure] for values in found)
+    logit, centre, side, points, peaks = (values[0, sure] for values in found.outputs().values())
     torch.testing.assert_close(logit, torch.full_like(logit, 3.0), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(peaks, torch.full_like(peaks, 3.0).sigmoid(), rtol=1e-3, atol=1e-3)
     faces = {tuple(torch.cat([c, s[None], p.flatten()]).tolist()) for c, s, p in zip(centre, side, points, strict=True)}

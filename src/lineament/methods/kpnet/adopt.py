@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lineament.errors import OptionError
 from lineament.methods.kpnet.decode import Config
-from lineament.methods.kpnet.heads import build
+from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.layers import ConvNorm
 from lineament.methods.kpnet.network import DRNet, KPNet, Lite
 from lineament.methods.normalisation import settle
@@ -35,20 +35,28 @@ def read_network(content: bytes) -> KPNet:
     method, settings = parse_metadata(read_metadata(content))
     if method != "kpnet":
         raise OptionError(f"expected weights of kpnet, found weights of {method}")
+    graph = onnx.load_from_string(content).graph
     tensors = {
         tensor.name.removeprefix(_PREFIX): torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-        for tensor in onnx.load_from_string(content).graph.initializer
+        for tensor in graph.initializer
         if tensor.name.startswith(_PREFIX)
     }
     if any(name.endswith("_quantized") for name in tensors):
         raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
     config = config_of(settings)
-    network = build(sum(len(schema(name)) for name in config.offered), config.backbone)
+    boxes = any(output.name == "kpnet.box" for output in graph.output)
+    heads = Heads.of(backbone=config.backbone, boxes=boxes)
+    network = build(sum(len(schema(name)) for name in config.offered), config.backbone, heads)
     try:
         network.unfold(tensors)
     except (KeyError, RuntimeError) as error:
         raise OptionError("expected weights of kpnet itself, found those of a variant of it") from error
     return network
+
+
+def heads_of(network: KPNet, config: Config) -> Heads:
+    """The heads of a network from `read_network`."""
+    return Heads.of(backbone=config.backbone, boxes="box" in network.extra)
 
 
 def config_of(settings: Mapping[str, Any]) -> Config:
@@ -60,8 +68,8 @@ def config_of(settings: Mapping[str, Any]) -> Config:
 def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     """Copy the weights of a file to a network: all if the backbone is the same, including the landmarks.
 
-    A head of other landmarks, or of a variant, keeps its weights. A lite network takes the most important channels of a
-    DRNet.
+    Maps of other landmarks, of boxes that the file has not learned, and heads of variants keep their weights. A lite
+    network takes the most important channels of a DRNet.
 
     Args:
         network: The network to change.
@@ -75,7 +83,7 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     if isinstance(network.backbone, Lite) and isinstance(source.backbone, DRNet):
         state = narrowed(source.backbone, network.backbone)
     elif type(network.backbone) is type(source.backbone):
-        state = source.state_dict()
+        state = source.state_dict() | joined(source, network)
     else:
         names = (type(part.backbone).__name__ for part in (network, source))
         raise OptionError("a {} cannot begin with the weights of a {}".format(*names))
@@ -84,6 +92,20 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     network.load_state_dict(mine | fitting)
     settle(network, lambda: network(pixels))
     _log.info("%d of %d tensors start from the file", len(fitting), len(mine))
+
+
+def joined(source: KPNet, network: KPNet) -> dict[str, Tensor]:
+    """The response head of a network with the maps that a source has, too."""
+
+    def parts(of: KPNet, name: str) -> dict[str, Tensor]:
+        return dict(zip(of.channels, torch.split(of.state_dict()[name], list(of.channels.values())), strict=True))
+
+    made = {}
+    for name in network.response.state_dict(prefix="response."):
+        there = parts(source, name)
+        own = parts(network, name).items()
+        made[name] = torch.cat([there[m] if len(there.get(m, ())) == len(mine) else mine for m, mine in own])
+    return made
 
 
 def narrowed(wide: DRNet, lite: Lite) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from lineament.views import View, Views
 from lineament.weights import of_weights
 
 Array = NDArray[Any]
+Boxes = Literal["learned", "inferred"]
 
 LARGEST_IN_WHOLE = 96.0
 """Largest side, in pixels of the input, of a face that counts if the overview shows it, too. Landmarks of larger faces
@@ -50,6 +51,8 @@ class Config(OverviewSettings, ConventionSettings):
         backbone: "drnet", "hourglass" or "lite".
         learned: The convention of the boxes that the network was trained on. Proposals are as large as their longer
             sides.
+        boxes: "learned": the boxes that the network predicts, if it learned to (ours). "inferred": from the landmarks
+            (the paper), with ``refinement`` or ``proposal``.
         refinement: Coefficients (6, 5, 4) of the expected boxes, see ``refined``. ``None``: not fitted.
         proposal: Without ``refinement``: how far boxes are moved and resized towards the proposal, in [0, 1]. 0 is the
             paper.
@@ -64,6 +67,7 @@ class Config(OverviewSettings, ConventionSettings):
 
     backbone: str = of_weights("drnet")
     learned: str | Mapping[str, Any] = "wider"
+    boxes: Boxes = "inferred"
     refinement: Sequence[Sequence[Sequence[float]]] | None = None
     proposal: float = 0.7
     calibration: Mapping[str, Any] | None = None
@@ -80,6 +84,8 @@ class Config(OverviewSettings, ConventionSettings):
         super().__post_init__()
         if self.backbone not in scales.GRIDS:
             raise OptionError(f"kpnet has no backbone {self.backbone!r}; there are: {', '.join(scales.GRIDS)}")
+        if self.boxes not in get_args(Boxes):
+            raise OptionError(f"boxes are one of {', '.join(get_args(Boxes))}, found {self.boxes!r}")
         if self.evidence is not None and len(self.evidence) != len(EVIDENCE):
             raise OptionError(f"evidence has {len(EVIDENCE)} coefficients, e.g. {EVIDENCE}, found {self.evidence}")
         if self.landmark_evidence is not None and np.shape(self.landmark_evidence) != (LANDMARK_EVIDENCE,):
@@ -113,6 +119,9 @@ class KPNetDecoder:
 
     def __init__(self, graph: Graph, config: Config) -> None:
         self.graph, self.config = graph, config
+        self._is_learned = config.boxes == "learned"
+        if self._is_learned and "kpnet.box" not in graph.outputs:
+            raise OptionError("these weights have no learned boxes; boxes='inferred' derives them from the landmarks")
         self.schema = schema(config.landmarks)
         self.convention, self.learned = (
             convention(given) if isinstance(given, str) else Convention.from_dict(given)
@@ -148,10 +157,10 @@ class KPNetDecoder:
         shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
         seen = [self._look(shown, numbers, pixels, threshold, surpassing) for numbers, pixels in shown.batches(AT_ONCE)]
         columns = [np.concatenate(parts) for parts in zip(*seen, strict=True)]
-        _, logit, _, side, _, peaks = columns
+        _, logit, _, side, _, peaks, *_ = columns
         best = np.full(len(logit), self._best_agreement)
         likely = self._scores(logit, side, best, self._counted(peaks))[0] >= threshold
-        view, logit, centre, side, points, peaks = (column[likely] for column in columns)
+        view, logit, centre, side, points, peaks, *box = (column[likely] for column in columns)
         points = shown.points(points, view, self.schema)
         half = side[:, None] / 2
         square = shown.boxes(np.concatenate([centre - half, centre + half], axis=1), view)
@@ -160,7 +169,9 @@ class KPNetDecoder:
         inferred = expected if same else replace(self.convention, square=False).boxes(points, self.schema)
         around = box_ops.square(expected)
         scores, speaks = self._scores(logit, side, box_ops.overlap(around, square), self._counted(peaks))
-        if self._refinement is None:
+        if self._is_learned:
+            boxes = corrected(inferred, expected, shown.boxes(box[0], view))
+        elif self._refinement is None:
             boxes = corrected(inferred, around, square, self.config.proposal)
         else:
             boxes = corrected(inferred, expected, refined(expected, square, speaks, self._refinement))
@@ -219,12 +230,12 @@ class KPNetDecoder:
         """Run the network on views of one shape: the view of each proposal, and the outputs for it."""
         reaching = [self.faintest(threshold, largest) for largest in shown.largest[numbers]]
         faintest = np.maximum(reaching, surpassing).astype(np.float32)
-        outputs = ("logit", "centre", "side", "landmarks", "peaks")
+        outputs = ("logit", "centre", "side", "landmarks", "peaks", *(["box"] if self._is_learned else []))
         found = self.graph("kpnet", outputs, pixels=pixels, threshold=faintest)
         row, rank = np.nonzero((found[0] > faintest[:, None]) & shown.counts(found[2], numbers[:, None]))
-        logit, centre, side, points, peaks = (values[row, rank] for values in found)
+        logit, centre, side, points, peaks, *box = (values[row, rank] for values in found)
         columns = self.config.columns
-        return numbers[row], logit.astype(np.float64), centre, side, points[:, columns], peaks[:, columns]
+        return numbers[row], logit.astype(np.float64), centre, side, points[:, columns], peaks[:, columns], *box
 
 
 def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array:

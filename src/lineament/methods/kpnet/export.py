@@ -70,10 +70,10 @@ class Extractor(nn.Module):
         Returns:
             ``logit`` (n, f) of the probability of a face, minus infinity in padding rows; ``centre`` (n, f, 2) and
             ``side`` (n, f) of its square; ``landmarks`` (n, f, K, 2); ``peaks`` (n, f, K), the largest softmax values
-            of the landmarks.
+            of the landmarks; ``box`` (n, f, 4) if boxes are learned.
         """
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
-        return self.heads.find(features, self.network.maps(features), threshold)._asdict()
+        return self.heads.find(features, self.network.maps(features), threshold).outputs()
 
 
 class TwoPasses(nn.Module, Scalemap):

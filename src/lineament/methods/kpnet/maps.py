@@ -33,6 +33,12 @@ def leading(threshold: Tensor, logit: Tensor, *others: Tensor) -> tuple[Tensor, 
     return tuple(values[:, :count] for values in (logit, *others))
 
 
+def at_cells(maps: Tensor, cell: Tensor) -> Tensor:
+    """The values (n, f, c) of maps (n, c, h, w) at cells (n, f, 2), column and row."""
+    at = cell[..., 1] * maps.shape[3] + cell[..., 0]
+    return maps.flatten(2).gather(2, at[:, None].expand(-1, maps.shape[1], -1)).transpose(1, 2)
+
+
 def sample(maps: Tensor, points: Tensor, stride: int) -> Tensor:
     """Interpolate maps (n, K, h, w) at (n, f, K, 2) pixels of the input -> (n, f, K)."""
     n, k, h, w = maps.shape

@@ -26,17 +26,17 @@ class KPNet(nn.Module):
     Args:
         backbone: Computes the features.
         scale: Features -> the map that detects faces; in the paper the scalemap.
-        response: Features -> response maps, followed by ``offsets`` more maps.
-        offsets: Number of maps of the response head with the position of a face's centre in its cell: 2, or 0.
+        response: Features -> response maps, followed by those of ``extra``.
+        extra: Numbers of further maps of the response head, by name and in order: ``offset`` 2, ``box`` 4, or neither.
 
     Attributes:
         stride: Pixels of the input per cell of a map.
         multiple: The sides of an input are multiples of this.
     """
 
-    def __init__(self, backbone: Backbone, scale: nn.Module, response: nn.Module, *, offsets: int = 0) -> None:
+    def __init__(self, backbone: Backbone, scale: nn.Module, response: nn.Module, *, extra: Mapping[str, int]) -> None:
         super().__init__()
-        self.backbone, self.scale, self.response, self.offsets = backbone, scale, response, offsets
+        self.backbone, self.scale, self.response, self.extra = backbone, scale, response, dict(extra)
         self.stride, self.multiple = backbone.grid
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -44,8 +44,9 @@ class KPNet(nn.Module):
 
         Returns:
             With the paper's heads: ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, h/stride,
-            w/stride), h of equation 5. With ``offsets`` also ``offset`` (n, 2, h/stride, w/stride): x and y of a face's
-            centre relative to the cell's centre, in cells.
+            w/stride), h of equation 5. If they are in ``extra``: ``offset`` (n, 2, h/stride, w/stride), x and y of a
+            face's centre relative to the cell's centre, in cells; ``box`` (n, 4, h/stride, w/stride), a face's box
+            relative to its proposal, as in R-CNN.
         """
         return self.maps(self.features(pixels))
 
@@ -56,11 +57,19 @@ class KPNet(nn.Module):
 
     def maps(self, features: Tensor) -> dict[str, Tensor]:
         """The maps of the heads."""
-        response = self.response(features)
-        maps = {"scale": self.scale(features), "response": response}
-        if self.offsets:
-            maps["response"], maps["offset"] = response[:, : -self.offsets], response[:, -self.offsets :]
+        maps = {"scale": self.scale(features), "response": self.response(features)}
+        if self.extra:
+            extra = self.extra.values()
+            parts = torch.split(maps["response"], [maps["response"].shape[1] - sum(extra), *extra], dim=1)
+            maps |= zip(("response", *self.extra), parts, strict=True)
         return maps
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """The numbers of maps of the response head by name, in order. Not for a folded network."""
+        layer = self.response.conv if isinstance(self.response, UpConv) else self.response
+        assert isinstance(layer, nn.Conv2d)
+        return {"response": layer.out_channels - sum(self.extra.values()), **self.extra}
 
     def fold(self) -> None:
         """Fold linear parts into single convolutions: the same function, for inference only."""

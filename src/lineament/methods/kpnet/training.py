@@ -21,7 +21,7 @@ from lineament.data.canvases import Canvas, Composer, LabelRules, Labels
 from lineament.errors import OptionError
 from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
-from lineament.methods.kpnet.adopt import adopt, config_of, read_network
+from lineament.methods.kpnet.adopt import adopt, config_of, heads_of, read_network
 from lineament.methods.kpnet.decode import Config, KPNetDecoder
 from lineament.methods.kpnet.export import entries
 from lineament.methods.kpnet.fitting import CANVASES, fitted
@@ -66,6 +66,7 @@ class KPNetRecipe(CanvasRecipe):
         focal: The focal form of equation 4; otherwise as printed.
         printed_proposals: The proposals of the file have the centres of cells and bins, as in the paper. Otherwise
             their neighbours count, too.
+        boxes: Boxes are learned, too (ours); only beside the scalemap.
         printed_spread: Targets spread as in equation 3. Otherwise by ``spread`` and ``scale_spread``.
         spread: Sigma as a share of the face's side.
         scale_spread: Sigma over neighbouring bins, in bins.
@@ -76,6 +77,7 @@ class KPNetRecipe(CanvasRecipe):
         heat_weight: Weight of the heat maps' loss for argmax: per landmark if focal, otherwise per photo.
         tag_weight: Weight of the embedding's loss.
         offset_weight: Weight of the loss of centres in their cells, if the cells are large.
+        box_weight: Weight of the loss of boxes, if they are learned.
         labels: Which faces count. Faces without a bin are ignored.
     """
 
@@ -84,6 +86,7 @@ class KPNetRecipe(CanvasRecipe):
     extraction: str = "soft-argmax"
     focal: bool = True
     printed_proposals: bool = False
+    boxes: bool = False
     printed_spread: bool = False
     spread: float = 0.04
     scale_spread: float = 1.0
@@ -94,6 +97,7 @@ class KPNetRecipe(CanvasRecipe):
     heat_weight: float = 1.0
     tag_weight: float = 1.0
     offset_weight: float = 2.0
+    box_weight: float = 1.0
     labels: LabelRules = LabelRules(smallest=SMALLEST, largest=LARGEST)
 
     def __post_init__(self) -> None:
@@ -115,6 +119,7 @@ class KPNetRecipe(CanvasRecipe):
             focal=self.focal,
             spread=Spread(self.printed_spread, self.spread, self.scale_spread),
             printed=self.printed_proposals,
+            boxes=self.boxes,
         )
 
 
@@ -144,6 +149,7 @@ class KPNetTask(CanvasTask):
             "peak": r.peak_weight,
             "heat": r.heat_weight,
             "offset": r.offset_weight,
+            "box": r.box_weight,
         }
         parts = r.heads().losses(outputs, batch)
         return {name: weights[name] * value for name, value in parts.items() if weights[name]}
@@ -236,6 +242,7 @@ def _config(recipe: KPNetRecipe, **fitted: Any) -> Config:
     of_weights = {
         "landmarks": recipe.landmarks[0],
         "backbone": recipe.backbone,
+        "boxes": "learned" if recipe.boxes else "inferred",
     }
     config: Config = settings_of(Config, recipe, **of_weights, **fitted)
     return config
@@ -273,7 +280,7 @@ def calibrate_file(
         copy_recipe(recipe, Path(folder) / RECIPE, overrides or {})
         r = read(Path(folder) / RECIPE)
         config: Config = settings_of(Config, r, **asdict(own))
-        made = entries(network, Heads.of(backbone=config.backbone))
+        made = entries(network, heads_of(network, config))
         bare = export(made, Path(folder) / "floats.onnx", metadata={"method": METHOD}).read_bytes()
         photos, canvases = _labelled(data, replace(r, landmarks=config.offered), Path(folder))
         fits = fitted(
@@ -329,7 +336,7 @@ def export_bytes(
     decoder = KPNetDecoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
     about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
     with TemporaryDirectory() as folder:
-        two_passes = entries(network, Heads.of(backbone=decoder.config.backbone), two_passes=True)
+        two_passes = entries(network, heads_of(network, decoder.config), two_passes=True)
         whole = export(two_passes, Path(folder) / "floats.onnx", metadata=graph.metadata | about)
         quantise(whole, file, (view.pixels for image in images for view in decoder.views(0, image)))
     register(file)

@@ -16,6 +16,7 @@ from lineament.data.canvases import Labels
 from lineament.errors import OptionError
 from lineament.methods.kpnet.heads.argmax import Argmax
 from lineament.methods.kpnet.heads.base import Extraction, Found, Grouping, Proposing, Style, faces_of, padded
+from lineament.methods.kpnet.heads.boxes import expect_proposals
 from lineament.methods.kpnet.heads.embedding import Embedding
 from lineament.methods.kpnet.heads.regression import Regression
 from lineament.methods.kpnet.heads.rpn import RPN
@@ -68,6 +69,8 @@ class Heads:
             if name not in there:
                 raise OptionError(f"kpnet has no {kind} {name!r}; there are: {', '.join(there)}")
         own = Style(GRIDS[backbone].stride, **style)
+        if own.boxes and grouping != "scalemap":
+            raise OptionError(f"boxes are learned with the grouping 'scalemap', found {grouping!r}")
         heads = cls(GROUPINGS[grouping](own), EXTRACTIONS[extraction](own))
         if heads.extraction.in_regions and not isinstance(heads.grouping, Proposing):
             without = ", ".join(name for name, kind in EXTRACTIONS.items() if not kind.in_regions)
@@ -109,6 +112,9 @@ def build(landmarks: int = 5, backbone: str = "drnet", heads: Heads | None = Non
     """
     heads = heads or Heads.of(backbone=backbone)
     below = BACKBONES[backbone]()
-    offsets = heads.grouping.offsets
+    extra = heads.grouping.extra
     scale = heads.grouping.head(below, landmarks)
-    return KPNet(below, scale, heads.extraction.head(below, landmarks, offsets), offsets=offsets)
+    response = heads.extraction.head(below, landmarks, sum(extra.values()))
+    if "box" in extra:
+        expect_proposals(response)
+    return KPNet(below, scale, response, extra=extra)

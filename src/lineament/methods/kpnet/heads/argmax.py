@@ -28,8 +28,8 @@ class Argmax(Extraction):
 
     in_regions = False
 
-    def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:  # noqa: D102
-        head = backbone.head(landmarks + offsets)
+    def head(self, backbone: Backbone, landmarks: int, extra: int = 0) -> nn.Module:  # noqa: D102
+        head = backbone.head(landmarks + extra)
         expect_rarely(head, 1e-2)
         return head
 

@@ -32,12 +32,14 @@ class Style:
         spread: How far bells reach, equation 3.
         printed: Proposals as in the paper: the centre of a cell and of a bin. Otherwise the neighbours of the best cell
             and the best bin count, too (ours).
+        boxes: Boxes are learned beside the landmarks (ours).
     """
 
     stride: int = STRIDE
     focal: bool = True
     spread: Spread = field(default_factory=Spread)
     printed: bool = False
+    boxes: bool = False
 
 
 class Found(NamedTuple):
@@ -50,6 +52,7 @@ class Found(NamedTuple):
         landmarks: (n, f, K, 2). All coordinates are pixels of the input.
         peaks: (n, f, K), the certainty of each landmark in [0, 1]: the largest softmax value of equation 8, or the
             like.
+        box: (n, f, 4), if boxes are learned.
     """
 
     logit: Tensor
@@ -57,6 +60,11 @@ class Found(NamedTuple):
     side: Tensor
     landmarks: Tensor
     peaks: Tensor
+    box: Tensor | None = None
+
+    def outputs(self) -> dict[str, Tensor]:
+        """What there is, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class Extraction(ABC):
@@ -72,8 +80,8 @@ class Extraction(ABC):
         self.style = style
 
     @abstractmethod
-    def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:
-        """The layer for K landmarks, and ``offsets`` more maps behind them."""
+    def head(self, backbone: Backbone, landmarks: int, extra: int = 0) -> nn.Module:
+        """The layer for K landmarks, and ``extra`` more maps behind them."""
 
     @abstractmethod
     def targets(self, labels: Sequence[Labels], regions: Sequence[Array] | None, size: int) -> Batch:
@@ -107,9 +115,9 @@ class Grouping(ABC):
         self.style = style
 
     @property
-    def offsets(self) -> int:
-        """The number of additional maps for the position of a face's centre in its cell."""
-        return 0
+    def extra(self) -> dict[str, int]:
+        """Numbers of further maps behind those of the landmarks, by name."""
+        return {}
 
     @abstractmethod
     def head(self, backbone: Backbone, landmarks: int) -> nn.Module:
@@ -133,11 +141,19 @@ class Grouping(ABC):
 
 
 class Proposals(NamedTuple):
-    """Squares, best first: logits (n, f), centres (n, f, 2) and sides (n, f) in pixels of the input."""
+    """Squares, best first, and the boxes of faces there, in pixels of the input.
+
+    Attributes:
+        logit: (n, f).
+        centre: (n, f, 2).
+        side: (n, f).
+        box: (n, f, 4), if boxes are learned.
+    """
 
     logit: Tensor
     centre: Tensor
     side: Tensor
+    box: Tensor | None = None
 
     @property
     def regions(self) -> Tensor:
@@ -159,7 +175,8 @@ class Proposing(Grouping):
     def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor, extraction: Extraction) -> Found:
         """Extract landmarks from the proposals."""
         proposals = self.propose(features, maps, threshold)
-        return Found(*proposals, *extraction.extract(maps["response"], proposals.regions))
+        points, peaks = extraction.extract(maps["response"], proposals.regions)
+        return Found(proposals.logit, proposals.centre, proposals.side, points, peaks, proposals.box)
 
 
 def near_proposals(rng: np.random.Generator, boxes: Array, jitter: float = 0.04) -> Array:

@@ -24,8 +24,8 @@ Array = NDArray[Any]
 class Regression(Extraction):
     """Two maps for each landmark, x and y, which are averaged over a region."""
 
-    def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:  # noqa: D102
-        return backbone.head(2 * landmarks + offsets)
+    def head(self, backbone: Backbone, landmarks: int, extra: int = 0) -> nn.Module:  # noqa: D102
+        return backbone.head(2 * landmarks + extra)
 
     def targets(self, labels: Sequence[Labels], regions: Sequence[Array] | None, size: int) -> Batch:
         """The regions."""

@@ -15,8 +15,9 @@ from lineament.data.canvases import Labels
 from lineament.methods.kpnet import scales
 from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of, longer_sides, middles, padded
 from lineament.methods.kpnet.heads.bells import Bells, Spread, bell_loss, bells, stacked, touched
+from lineament.methods.kpnet.heads.boxes import CHANNELS, box_loss, decode
 from lineament.methods.kpnet.layers import expect_rarely
-from lineament.methods.kpnet.maps import around, leading
+from lineament.methods.kpnet.maps import around, at_cells, leading
 from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import BINS, PER_OCTAVE, SMALLEST, STRIDE
 from lineament.methods.peaks import local_maxima, places
@@ -28,6 +29,9 @@ Array = NDArray[Any]
 PROPOSALS = 1000
 """Largest number of faces in one view."""
 
+FAINT = -5.0
+"""Logit of proposals above which they learn their boxes: a probability of 0.0067."""
+
 NEAR = 3
 """Bins on each side of a cell's best bin that count for the size of its face."""
 
@@ -36,9 +40,10 @@ class Scalemap(Proposing):
     """One map for each bin of equation 1. Its cells are faces of that size."""
 
     @property
-    def offsets(self) -> int:
-        """Two, x and y, if cells are larger than the paper's."""
-        return 2 if self.style.stride > STRIDE else 0
+    def extra(self) -> dict[str, int]:
+        """``offset``, x and y, if cells are larger than the paper's; ``box`` if boxes are learned."""
+        offset = {"offset": 2} if self.style.stride > STRIDE else {}
+        return offset | ({"box": CHANNELS} if self.style.boxes else {})
 
     def head(self, backbone: Backbone, landmarks: int) -> nn.Module:  # noqa: D102
         head = backbone.head(BINS)
@@ -46,27 +51,40 @@ class Scalemap(Proposing):
         return head
 
     def targets(self, labels: Sequence[Labels], size: int) -> Batch:
-        """Equations 2 and 3, the number of faces, and for large cells the positions of their centres."""
+        """Equations 2 and 3, the number of faces, their positions and sizes, and their boxes if these are learned."""
         faces, stride = faces_of(labels), self.style.stride
-        cells, values = stacked([paint(boxes, size, self.style.spread, stride) for boxes in faces])
-        return {
+        cells, values = stacked([paint(own, size, self.style.spread, stride) for own in faces])
+        targets = {
             "cells": cells,
             "values": values,
             "ignored": np.stack([touched(canvas.boxes[canvas.ignore], size, stride) for canvas in labels]),
-            "faces": np.array([len(boxes) for boxes in faces], np.float32),
-            "centres": padded([middles(boxes) for boxes in faces]),
-            "sides": padded([longer_sides(boxes) for boxes in faces]),
+            "faces": np.array([len(own) for own in faces], np.float32),
+            "centres": padded([middles(own) for own in faces]),
+            "sides": padded([longer_sides(own) for own in faces]),
         }
+        return targets | ({"boxes": padded(faces)} if self.style.boxes else {})
 
     def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``scale``, equation 4: per photo, or per face if focal; ``offset`` if cells are large."""
+        """``scale``, equation 4: per photo, or per face if focal; ``offset`` if cells are large; ``box`` if learned."""
         loss = bell_loss(maps["scale"], batch["ignored"], batch["cells"], batch["values"], focal=self.style.focal)
         count = divisor(batch["faces"].sum()) if self.style.focal else len(maps["scale"])
         parts = {"scale": loss / count}
         if "offset" in maps:
             centres, sides = batch["centres"], batch["sides"]
             parts["offset"] = offset_loss(maps["offset"], centres, sides, self.style.stride)
+        if "box" in maps:
+            parts["box"] = self._box_loss(maps, batch)
         return parts
+
+    def _box_loss(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of the proposals' boxes. It does not move the proposals."""
+        given = {name: maps[name].detach().float() for name in ("scale", "offset") if name in maps}
+        given["box"] = maps["box"].float()
+        found = strongest(given["scale"], torch.full_like(batch["faces"], FAINT))
+        proposals = self.squares(given, *found)
+        assert proposals.box is not None
+        around = Proposals(batch["sides"], batch["centres"], batch["sides"]).regions
+        return box_loss(proposals.box, proposals.regions, batch["boxes"], around, proposals.logit)
 
     def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:  # noqa: D102
         return self.squares(maps, *strongest(maps["scale"], threshold))
@@ -75,14 +93,15 @@ class Scalemap(Proposing):
         """The squares of the cells from `strongest` or a function like it."""
         bins, scale, stride = logits.argmax(dim=-1), maps["scale"], self.style.stride
         if "offset" in maps:
-            at = cell[..., 1] * scale.shape[3] + cell[..., 0]
-            offset = maps["offset"].flatten(2).gather(2, at[:, None].expand(-1, 2, -1)).transpose(1, 2)
+            offset = at_cells(maps["offset"], cell)
         elif self.style.printed:
             offset = torch.zeros_like(cell, dtype=scale.dtype)
         else:
             offset = expected_offset(scale, cell, bins)
         of_bins = bins if self.style.printed else expected_bin(logits, bins)
-        return Proposals(logit, (cell + 0.5 + offset) * stride, SMALLEST * torch.exp2((of_bins + 0.5) / PER_OCTAVE))
+        centre, side = (cell + 0.5 + offset) * stride, SMALLEST * torch.exp2((of_bins + 0.5) / PER_OCTAVE)
+        box = decode(at_cells(maps["box"], cell), centre, side) if "box" in maps else None
+        return Proposals(logit, centre, side, box)
 
 
 def paint(boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> Bells:

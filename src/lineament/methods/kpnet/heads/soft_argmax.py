@@ -30,8 +30,8 @@ DEEPEST = 60.0
 class SoftArgmax(Extraction):
     """A response map for each landmark. The mean of its softmax in a face's region is the landmark."""
 
-    def head(self, backbone: Backbone, landmarks: int, offsets: int = 0) -> nn.Module:  # noqa: D102
-        return backbone.head(landmarks + offsets)
+    def head(self, backbone: Backbone, landmarks: int, extra: int = 0) -> nn.Module:  # noqa: D102
+        return backbone.head(landmarks + extra)
 
     def targets(self, labels: Sequence[Labels], regions: Sequence[Array] | None, size: int) -> Batch:
         """The regions."""
