@@ -35,7 +35,7 @@ Array = NDArray[Any]
 CANVASES = 1024
 """Training canvases to which boxes are fitted."""
 LEAST_FITTED = 1000
-"""Smallest number of proposals on them that are faces."""
+"""Smallest number of faces on them with a proposal."""
 DOUBTFUL = -5.0
 """Logit of a face's probability above which proposals are used: 0.0067. Lower ones are never returned."""
 SIZES = (256, 384, 640)
@@ -98,19 +98,22 @@ def fitted(
 def fit_refinement(decoder: KPNetDecoder, canvases: Iterable[Canvas]) -> list[Any] | None:
     """Fit the coefficients of ``decode.refined`` to the boxes of faces on canvases.
 
-    A mirrored face has the mirrored box. ``None`` if there are too few faces.
+    Each face counts once, with its most probable proposal. A large face has dozens of others, which suppression
+    removes. A mirrored face has the mirrored box. ``None`` if there are too few faces.
     """
     parts = []
     for canvas in canvases:
         found = decoder.propose([canvas.pixels], surpassing=DOUBTFUL)
         found = found[np.asarray(np.isfinite(found.expected).all(axis=1))]
+        found = found[np.argsort(-found.scores, kind="stable")]
         faces = canvas.boxes[~canvas.ignore]
         face = nearest(found.squares, box_ops.square(faces), 0.3)
-        found, truth = found[face >= 0], faces[face[face >= 0]]
+        which, first = np.unique(face[face >= 0], return_index=True)
+        found, truth = found[np.flatnonzero(face >= 0)[first]], faces[which]
         parts.append((found.evidence, terms(found.expected, found.squares), box_ops.encode_rcnn(truth, found.squares)))
     count = sum(len(truth) for *_, truth in parts)
     if count < LEAST_FITTED:
-        _log.warning("boxes are not refined: %d proposals on the training's canvases are too few to fit to", count)
+        _log.warning("boxes are not refined: %d faces on the training's canvases are too few to fit to", count)
         return None
     speaks, told, wanted = map(np.concatenate, zip(*parts, strict=True))
     coefficients = np.zeros(REFINEMENT)
