@@ -18,9 +18,10 @@ from PIL import Image  # noqa: E402
 from lineament.data.cache import Photos  # noqa: E402
 from lineament.data.canvases import Composition  # noqa: E402
 from lineament.data.device import DeviceComposer  # noqa: E402
-from lineament.errors import DataError  # noqa: E402
+from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import rows_of_both  # noqa: E402
 from lineament.methods.kpnet import training  # noqa: E402
+from lineament.methods.kpnet.adopt import read_network  # noqa: E402
 from lineament.methods.kpnet.export import entries  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
@@ -30,7 +31,8 @@ from lineament.train.checkpoint import CHECKPOINT  # noqa: E402
 from lineament.train.loop import train  # noqa: E402
 from lineament.train.run import run  # noqa: E402
 from lineament.train.task import WHOLE, Part  # noqa: E402
-from networks import thresholds  # noqa: E402
+from lineament.weights import read_weights  # noqa: E402
+from networks import ALL, thresholds  # noqa: E402
 from scenes import POINTS, write_data  # noqa: E402
 
 Array = np.ndarray
@@ -188,6 +190,24 @@ def test_any_number_of_landmarks_trains_and_runs(tmp_path: Path) -> None:
             assert len(mine["logit"]) > 20
             for name in outputs:
                 np.testing.assert_allclose(theirs[name], mine[name], atol=2e-3)
+
+
+def test_a_frozen_training_changes_the_boxes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lineament.methods.kpnet.heads.scalemap.FAINT", ALL)  # small drawn faces are faint
+    write_data(tmp_path, 4)
+    recipe = tiny(
+        tmp_path, initial="kpnet-lite", backbone="lite", boxes=True, frozen=True, weight_decay=0.0, average=0.0
+    )
+    trained = train(training.prepare("kpnet", tmp_path, recipe, tmp_path), recipe, tmp_path / "run")
+    before = read_network(read_weights("kpnet-lite")).eval()
+    with torch.no_grad():
+        pixels = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+        maps, kept = trained(pixels), before(pixels)
+    for name, values in kept.items():
+        torch.testing.assert_close(maps[name], values, atol=1e-3, rtol=1e-3)
+    assert maps["box"].abs().max() > 0
+    with pytest.raises(OptionError, match="needs boxes = true"):
+        replace(recipe, boxes=False)
 
 
 def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

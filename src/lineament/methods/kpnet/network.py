@@ -38,6 +38,7 @@ class KPNet(nn.Module):
         super().__init__()
         self.backbone, self.scale, self.response, self.extra = backbone, scale, response, dict(extra)
         self.stride, self.multiple = backbone.grid
+        self._is_frozen = False
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(n, 3, h, w) in [0, 255], h and w multiples of ``multiple`` -> maps.
@@ -70,6 +71,18 @@ class KPNet(nn.Module):
         layer = self.response.conv if isinstance(self.response, UpConv) else self.response
         assert isinstance(layer, nn.Conv2d)
         return {"response": layer.out_channels - sum(self.extra.values()), **self.extra}
+
+    def freeze(self) -> None:
+        """Keep everything but the response head as it is in training, including the statistics of normalisation."""
+        self._is_frozen = True
+        for part in (self.backbone, self.scale):
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> KPNet:
+        """As for any module. A frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.train(mode and not self._is_frozen)
+        return self
 
     def fold(self) -> None:
         """Fold linear parts into single convolutions: the same function, for inference only."""

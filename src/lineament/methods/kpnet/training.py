@@ -67,6 +67,7 @@ class KPNetRecipe(CanvasRecipe):
         printed_proposals: The proposals of the file have the centres of cells and bins, as in the paper. Otherwise
             their neighbours count, too.
         boxes: Boxes are learned, too (ours); only beside the scalemap.
+        frozen: Only the boxes learn. Scores and landmarks stay as they are. Needs ``weight_decay`` 0.
         printed_spread: Targets spread as in equation 3. Otherwise by ``spread`` and ``scale_spread``.
         spread: Sigma as a share of the face's side.
         scale_spread: Sigma over neighbouring bins, in bins.
@@ -87,6 +88,7 @@ class KPNetRecipe(CanvasRecipe):
     focal: bool = True
     printed_proposals: bool = False
     boxes: bool = False
+    frozen: bool = False
     printed_spread: bool = False
     spread: float = 0.04
     scale_spread: float = 1.0
@@ -104,6 +106,8 @@ class KPNetRecipe(CanvasRecipe):
         super().__post_init__()
         if len(self.landmarks) > 1:
             raise OptionError(f"kpnet learns one landmark schema, found {', '.join(self.landmarks)}")
+        if self.frozen and not (self.boxes and self.weight_decay == 0):
+            raise OptionError("frozen trains the boxes alone; it needs boxes = true and weight_decay = 0")
         self.heads()
 
     def heads(self) -> Heads:
@@ -151,8 +155,10 @@ class KPNetTask(CanvasTask):
             "offset": r.offset_weight,
             "box": r.box_weight,
         }
+        if r.frozen:
+            weights = {"box": r.box_weight}
         parts = r.heads().losses(outputs, batch)
-        return {name: weights[name] * value for name, value in parts.items() if weights[name]}
+        return {name: weights[name] * value for name, value in parts.items() if weights.get(name)}
 
 
 def phases(recipe: Path, stage: str = METHOD) -> list[KPNetRecipe]:
@@ -345,4 +351,7 @@ def export_bytes(
 
 def _network(recipe: KPNetRecipe) -> KPNet:
     torch.manual_seed(recipe.seed)
-    return build(len(schema(recipe.landmarks[0])), recipe.backbone, recipe.heads())
+    network = build(len(schema(recipe.landmarks[0])), recipe.backbone, recipe.heads())
+    if recipe.frozen:
+        network.freeze()
+    return network
