@@ -135,7 +135,9 @@ class Experiments:
     def keep(self, table: str, row: str, file: Path, scores: dict[str, float | None]) -> None:
         """Store one row of a table, with shares in percent."""
         args = self.args
-        settings = {"steps": args.steps, "batch": args.batch, "input_size": args.input_size, "overview": False}
+        settings: dict[str, Any] = {"input_size": args.input_size, "overview": False}
+        if table != "boxes":  # their file is trained already
+            settings |= {"steps": args.steps, "batch": args.batch}
         result = Result(
             "experiment", row, {k: None if v is None else 100 * v for k, v in scores.items()}, settings=settings
         )
