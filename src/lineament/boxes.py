@@ -275,3 +275,23 @@ def encode_points(points: Array, windows: Array) -> Array:
 def decode_points(offsets: Array, windows: Array) -> Array:
     """Inverse of ``encode_points``: points (n, k, 2) in pixels."""
     return windows[:, None, :2] + offsets * (windows[:, None, 2:] - windows[:, None, :2])
+
+
+def corrected(boxes: Array, expected: Array, seen: Array, share: float = 1.0) -> Array:
+    """Move and resize boxes (n, 4) by a share of the difference between two others. This keeps their convention.
+
+    Args:
+        boxes: (n, 4) to correct.
+        expected: (n, 4) expectation of ``seen`` from the same landmarks.
+        seen: (n, 4).
+        share: 0 leaves the boxes unchanged, 1 corrects the whole difference.
+
+    Returns:
+        (n, 4), not finite where ``expected`` has no area.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        grown = (seen[:, 2:] - seen[:, :2]) / (expected[:, 2:] - expected[:, :2])
+    moved = (seen[:, :2] + seen[:, 2:] - expected[:, :2] - expected[:, 2:]) / 2
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + share * moved
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (1 + share * (grown - 1))
+    return np.concatenate([centre - half, centre + half], axis=1)

@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+pytest.importorskip("cv2")
+
 import lineament
+from lineament.boxes import iou, longer_side
 from lineament.conventions import convention
+from lineament.data.canvases import Canvas
 from lineament.errors import OptionError, WeightsError
 from lineament.evaluate.speed import FACE, mosaic
 from lineament.images import read_image
-from lineament.methods.foxnet import cluster
-from lineament.methods.foxnet.decode import Config, FoxNetDecoder
+from lineament.methods.foxnet import cluster, fitting
+from lineament.methods.foxnet.decode import Config, FoxNetDecoder, evidence, largeness
 from lineament.runtime import Graph
 from lineament.schemas import SIXTY_EIGHT
 
@@ -198,11 +203,71 @@ def test_a_list_gives_what_its_images_give_one_by_one_and_settings_are_json() ->
 
 
 def test_scores_and_sizes_are_thresholds() -> None:
-    detect = decoder(calibration={"scores": [0, 1], "shares": [0, 0.1]})
+    detect = decoder(calibration={"5": {"scores": [0, 1], "shares": [0, 0.1]}})
     (faces,) = detect([IMAGE], threshold=0.01, min_face=70, max_face=None)
     assert len(faces) == 1
     assert 0.01 < faces.scores[0] < 0.1
     assert len(detect([IMAGE], threshold=0.2, min_face=1, max_face=None)[0]) == 0
+
+
+def test_what_is_fitted_to_one_schema_says_nothing_of_another() -> None:
+    other = {"68": {"scores": [0, 1], "shares": [0, 0.1]}}
+    (plain,), (faces,) = (detect([IMAGE], **ANY) for detect in (decoder(), decoder(calibration=other)))
+    np.testing.assert_array_equal(plain.scores, faces.scores)
+
+
+def test_scores_are_the_weighted_evidence_in_which_the_size_counts() -> None:
+    """Weights of the size alone: the largest face first, whatever its landmarks' probabilities."""
+    (faces,) = decoder(evidence={"5": [0, np.log(2), 0, 0]})([IMAGE], **ANY)
+    side = longer_side(faces.boxes)
+    assert (np.diff(side) < 0).all()
+    np.testing.assert_allclose(faces.scores, side / (side + 32), rtol=1e-5)
+    speaks = evidence(np.array([0.5, 0.9, 0.0]), np.array([32.0, 64, 1]))
+    np.testing.assert_allclose(speaks[:2], [[0, 0, 0, 1], [np.log(9), 1, 1, 1]], atol=1e-12)
+    assert np.isfinite(speaks).all()
+
+
+def test_boxes_of_small_and_large_faces_have_their_own_conventions() -> None:
+    wider = convention("wider")
+    tall = replace(wider, box=wider.box * [1, 1, 1, 1.2]).to_dict()
+    both, small, large, none = (
+        decoder(learned=learned)([IMAGE], **ANY)[0].boxes
+        for learned in (
+            {"5": [tall, tall]},
+            {"5": [tall, wider.to_dict()]},
+            {"5": [wider.to_dict(), tall]},
+            {"68": [tall, tall]},
+        )
+    )
+    (plain,) = decoder()([IMAGE], **ANY)
+    np.testing.assert_allclose(none, plain.boxes)
+    share = largeness(longer_side(plain.boxes))[:, None]
+    assert share.min() < 1 == share.max()
+    np.testing.assert_allclose(small, plain.boxes + (1 - share) * (both - plain.boxes), atol=1e-3)
+    np.testing.assert_allclose(large, plain.boxes + share * (both - plain.boxes), atol=1e-3)
+    (square,) = decoder(learned={"5": [tall, tall]}, convention="square")([IMAGE], **ANY)
+    np.testing.assert_allclose(*(square.boxes[:, 2:] - square.boxes[:, :2]).T, rtol=1e-5)
+
+
+def canvases(faces: np.ndarray) -> list[Canvas]:
+    unmarked = {"landmarks": np.zeros((len(faces), 5, 2)), "weights": np.zeros((len(faces), 5)), "outside": 0}
+    unmarked |= {"ignore": np.zeros(len(faces), bool), "schema": np.zeros(len(faces), int)}
+    return [Canvas(boxes=faces, pixels=IMAGE, **unmarked)]
+
+
+def test_boxes_are_fitted_to_those_of_the_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "LEAST_FITTED", 2)
+    (found,) = decoder(candidate=0.01)([IMAGE], **ANY)
+    width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
+    truth = found.boxes + np.stack([-0.1 * width, 0.1 * height, 0.1 * width, 0.2 * height], axis=1)
+    learned = fitting.fit_boxes(decoder(), canvases(truth) * 20)
+    assert learned is not None
+    (fitted,) = decoder(learned={"5": learned})([IMAGE], **ANY)
+    overlaps = [np.diag(iou(faces.boxes, truth)) for faces in (found, fitted)]
+    assert overlaps[0].max() < 0.75
+    assert overlaps[1].min() > 0.9
+    monkeypatch.setattr(fitting, "LEAST_FITTED", 1000)
+    assert fitting.fit_boxes(decoder(), canvases(truth)) is None
 
 
 def test_embeddings_that_are_no_numbers_are_an_error_that_teaches() -> None:

@@ -47,17 +47,20 @@ def fitted(make: Callable[[Any], Decoder], config: DetectorSettings, photos: Pho
         counts, face = judged(found.boxes, sample)
         scores.append(found.scores[counts])
         hits.append(face >= 0)
-        if sample.schema.name in landmarks:
-            (found,) = landmarks[sample.schema.name]([photos[i]], threshold=SURE, min_face=1, max_face=None)
+        own = landmarks.get(sample.schema.name)
+        if own is not None:
+            if own is not boxes:
+                (found,) = own([photos[i]], threshold=SURE, min_face=1, max_face=None)
+            found = found[found.scores >= SURE]
             counts, face = judged(found.boxes, sample)
             faces = counts[face >= 0]
             masses.append(found.landmark_scores[faces].ravel())
             rights.append(right(found.landmarks[faces], sample, face[face >= 0]).ravel())
-    fits = {"calibration": _fit(scores, hits), "landmark_calibration": _fit(masses, rights)}
+    fits = {"calibration": fit_shares(scores, hits), "landmark_calibration": fit_shares(masses, rights)}
     return {name: value for name, value in fits.items() if value is not None}
 
 
-def _fit(scores: Sequence[Array], hits: Sequence[Array]) -> dict[str, Any] | None:
+def fit_shares(scores: Sequence[Array], hits: Sequence[Array]) -> dict[str, Any] | None:
     """The map from scores to the fraction of hits. Those of unknown outcome, NaN, do not count."""
     given, hit = np.concatenate([np.zeros(0), *scores]), np.concatenate([np.zeros(0), *hits]).astype(float)
     known = np.isfinite(hit)

@@ -29,7 +29,13 @@ Array = NDArray[Any]
 AT_ONCE = 1 << 20  # pixels of views per batch: limits activations to about 500 MB
 LARGEST = 160.0  # largest side, in pixels of the input, of a face that counts if the overview shows it, too
 OVERVIEW = 256.0  # longer edge in pixels of the largest overview
+SMALL, LARGE = 16.0, 48.0
+"""Longer sides in pixels of the input: up to the first, a face is small; from the second on, it is large."""
 SPARE = 1.6  # largest ratio of the predicted size of a face and the side of its box, either way
+SIDES = 6.0, 256.0
+"""Sides in pixels outside of which a face counts as evidence as if it had the nearer one."""
+FAINT = 1e-4
+"""Probabilities nearer to 0 or 1 count as evidence as this far from it."""
 PLACED = 2  # smallest number of landmarks of a face: one does not give a box
 
 
@@ -46,10 +52,15 @@ class Config(OverviewSettings, ConventionSettings):
             Otherwise they are NaN.
         shapes: Mean shape (k, 2) of the landmarks of each schema, for ``fill``.
         nms: Overlap above which non-maximum suppression removes the lower-scoring of two boxes, in [0, 1].
-        calibration: Knots of the map from the mean probability of a face's landmarks to the fraction of such detections
-            that are faces. ``None``: the score is the mean probability.
-        landmark_calibration: Knots of the map from the probability of a landmark to the fraction of such landmarks that
-            are correct. ``None``: the score is the probability.
+        learned: For each schema the conventions of the boxes of small and large faces, fitted to the network's own
+            landmarks, which are less accurate than labels. ``None``: boxes follow from the landmarks by ``convention``
+            alone. Otherwise a ``convention`` other than "wider" changes these boxes as it changes those of "wider".
+        evidence: For each schema the coefficients of ``evidence``, whose weighted sum is the logit of the score.
+            ``None``: the score is the mean probability of the landmarks.
+        calibration: For each schema the knots of the map from that score to the fraction of such detections that are
+            faces. ``None``: no map.
+        landmark_calibration: For each schema the knots of the map from the probability of a landmark to the fraction of
+            such landmarks that are correct. ``None``: the score is the probability.
     """
 
     distance: str = of_weights("cosine")
@@ -59,8 +70,10 @@ class Config(OverviewSettings, ConventionSettings):
     fill: bool = False
     shapes: Mapping[str, Sequence[Sequence[float]]] | None = None
     nms: float = 0.5
-    calibration: Mapping[str, Any] | None = None
-    landmark_calibration: Mapping[str, Any] | None = None
+    learned: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    evidence: Mapping[str, Sequence[float]] | None = None
+    calibration: Mapping[str, Mapping[str, Any]] | None = None
+    landmark_calibration: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +83,17 @@ class Config(OverviewSettings, ConventionSettings):
             raise OptionError(
                 f"fill needs the mean shape of {self.landmarks!r}, which these weights lack: set shapes, or fill=false"
             )
+
+
+@dataclass(frozen=True)
+class Scored(Candidates):
+    """Candidates with the evidence for them.
+
+    Attributes:
+        evidence: (n, 4), see ``evidence``.
+    """
+
+    evidence: Array
 
 
 def may_count(size: Array, numbers: Array, shown: Views) -> Array:
@@ -93,8 +117,11 @@ class FoxNetDecoder:
         self.width = cluster.bandwidth(config.distance, config.inner)
         given = config.convention
         self.convention = convention(given) if isinstance(given, str) else Convention.from_dict(given)
+        name = self.schema.name
+        self.learned = [Convention.from_dict(one) for one in (config.learned or {}).get(name, ())]
+        self.weights = (config.evidence or {}).get(name)
         self.calibration, self.landmark_calibration = (
-            Calibration.from_dict(knots) if knots else None
+            Calibration.from_dict(knots[name]) if knots and name in knots else None
             for knots in (config.calibration, config.landmark_calibration)
         )
 
@@ -108,16 +135,24 @@ class FoxNetDecoder:
         """
         if not images:
             return []
-        shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
-        found = joined([self._look(shown, *batch) for batch in shown.batches(AT_ONCE)])
+        found = self.candidates(images)
         found = found[found.scores >= threshold].sized(min_face, max_face)
         return found.suppressed(self.config, self.config.nms, threshold).faces(images, self.schema)
+
+    def candidates(self, images: Sequence[Array]) -> Scored:
+        """The faces in all views of images (h, w, 3) uint8 RGB, before thresholds and suppression. At least one image.
+
+        Raises:
+            WeightsError: As in ``__call__``.
+        """
+        shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
+        return joined([self._look(shown, *batch) for batch in shown.batches(AT_ONCE)])
 
     def views(self, number: int, image: Array) -> list[View]:
         """The views of an image for the network, each with the sizes of faces that count in it."""
         return looks(number, image, self.config, Limits(self.config.multiple, LARGEST, OVERVIEW))
 
-    def _look(self, shown: Views, numbers: Array, pixels: Array) -> Candidates:
+    def _look(self, shown: Views, numbers: Array, pixels: Array) -> Scored:
         """The faces in views of one shape."""
         entry, wanted = f"foxnet_{self.schema.name}", ("peak", "place", "score", "embedding", "size")
         peak, place, score, embedding, size = self.graph(entry, wanted, pixels=pixels)
@@ -136,18 +171,20 @@ class FoxNetDecoder:
         view = numbers[row[face]]
         kept = there.sum(axis=1) >= PLACED
         landmarks, chances, view = landmarks[kept], chances[kept], view[kept]
-        scores = chances.mean(axis=1)
-        in_view = self.convention.boxes(landmarks, self.schema)
-        kept = np.isfinite(in_view).all(axis=1) & shown.counts(box_ops.longer_side(in_view), view)
+        in_view = self._boxes(landmarks)
+        side = box_ops.longer_side(in_view)
+        kept = np.isfinite(in_view).all(axis=1) & shown.counts(side, view)
         landmarks = self.filled(landmarks) if self.config.fill else landmarks
-        landmarks, chances, view, scores = (values[kept] for values in (landmarks, chances, view, scores))
+        landmarks, chances, view, in_view, side = (v[kept] for v in (landmarks, chances, view, in_view, side))
         landmarks = shown.points(landmarks, view, self.schema)
-        return Candidates(
-            boxes=shown.boxes(in_view[kept], view),
-            scores=self.calibration.apply(scores) if self.calibration else scores,
+        speaks = evidence(chances.mean(axis=1), side)
+        return Scored(
+            boxes=shown.boxes(in_view, view),
+            scores=self._scores(chances.mean(axis=1), speaks),
             landmarks=landmarks,
             landmark_scores=shown.each(self._sure(chances), view, self.schema),
             image=shown.image[view],
+            evidence=speaks,
         )
 
     def group(
@@ -182,8 +219,42 @@ class FoxNetDecoder:
         fits = similarity.fit(np.broadcast_to(shape, landmarks.shape), landmarks)
         return np.where(np.isnan(landmarks), similarity.transform(shape, fits), landmarks)
 
+    def _boxes(self, landmarks: Array) -> Array:
+        """The boxes (n, 4) of landmarks (n, k, 2) in pixels of the view. The convention of large faces fades in."""
+        inferred = self.convention.boxes(landmarks, self.schema)
+        if not self.learned:
+            return inferred
+        expected = convention("wider").boxes(landmarks, self.schema)
+        small, large = (one.boxes(landmarks, self.schema) for one in self.learned)
+        share = largeness(box_ops.longer_side(expected))[:, None]
+        boxes = box_ops.corrected(inferred, expected, small + share * (large - small))
+        return box_ops.square(boxes) if self.convention.square else boxes
+
+    def _scores(self, probability: Array, speaks: Array) -> Array:
+        """The scores of faces from the mean probabilities of their landmarks and the evidence for them."""
+        scores = probability if self.weights is None else sigmoid(speaks @ np.array(self.weights))
+        return self.calibration.apply(scores) if self.calibration else scores
+
     def _sure(self, chances: Array) -> Array:
         """The scores of landmarks from their probabilities. 0 for missing ones."""
         if self.landmark_calibration is None:
             return chances
         return np.where(chances > 0, self.landmark_calibration.apply(chances), 0)
+
+
+def evidence(probability: Array, side: Array) -> Array:
+    """Evidence for faces (n, 4). A linear function of it is the logit of the probability of a face.
+
+    Boxes of small faces are less accurate, and the best probabilities are rarer there. So the size counts, too.
+
+    Args:
+        probability: (n,) mean probability of the landmarks, in [0, 1].
+        side: (n,) longer side of the box, in pixels of the view.
+    """
+    size = np.log2(np.clip(side, *SIDES) / 32)
+    return np.stack([logit(np.clip(probability, FAINT, 1 - FAINT)), size, size**2, np.ones(len(size))], axis=1)
+
+
+def largeness(side: Array) -> Array:
+    """How large faces are by their longer sides (n,) in pixels of the view: 0 up to `SMALL`, 1 from `LARGE` on."""
+    return np.asarray(np.clip(np.log2(np.maximum(side, 1) / SMALL) / np.log2(LARGE / SMALL), 0, 1))

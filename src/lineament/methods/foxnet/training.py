@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lineament import conventions
-from lineament.data.canvases import Labels
+from lineament.data.canvases import Composer, Labels
 from lineament.data.sample import Sample
 from lineament.data.scenes import Arrangement, SceneComposer
 from lineament.errors import OptionError
@@ -25,10 +24,10 @@ from lineament.files import write_whole
 from lineament.methods import backbones
 from lineament.methods.adopt import adopt, read_tensors
 from lineament.methods.backbones.base import freeze
-from lineament.methods.fitting import fitted
 from lineament.methods.foxnet import losses, targets
 from lineament.methods.foxnet.decode import Config, FoxNetDecoder
 from lineament.methods.foxnet.export import entries
+from lineament.methods.foxnet.fitting import CANVASES, fitted
 from lineament.methods.foxnet.losses import MARGINS, Margins
 from lineament.methods.foxnet.network import FINEST, FoxNet
 from lineament.methods.foxnet.quantise import quantise
@@ -41,7 +40,7 @@ from lineament.train.checkpoint import initial_weights, phases_of
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
-from lineament.train.task import Batch, Completion, tensors
+from lineament.train.task import Batch, Completion, generator, tensors
 from lineament.weights import parse_metadata, register
 
 Array = NDArray[Any]
@@ -211,14 +210,16 @@ def prepare(stage: str, data: Path, recipe: FoxNetRecipe, out: Path) -> FoxNetTa
 
 
 def finish(stage: str, task: FoxNetTask, out: Path) -> None:
-    """Fit the mean shapes of landmarks to validation photos, and calibrate the scores."""
+    """Fit boxes to training canvases without scenes, and scores and mean shapes to validation photos."""
     (out / FITTED).unlink(missing_ok=True)  # an earlier one belongs to weights of fewer steps
-    photos = task.held_out.photos
+    r, photos = task.recipe, task.held_out.photos
+    composer = Composer(task.composer.photos, r.composition, r.labels)
+    canvases = (composer.canvas(generator(r.seed, i), r.canvas) for i in range(CANVASES))
     with TemporaryDirectory() as folder:
-        graph = load_graph(export_run(out, Path(folder) / "uncalibrated.onnx").read_bytes())
+        graph = load_graph(export_run(out, Path(folder) / "bare.onnx").read_bytes())
         config = Config(**parse_metadata(graph.metadata)[1])
-        fits = fitted(partial(FoxNetDecoder, graph), config, photos)
-    fits["shapes"] = {name: shape for name in task.recipe.landmarks if (shape := mean_shape(photos.samples, name))}
+        fits = fitted(graph, config, photos=photos, canvases=canvases, canvas=r.canvas)
+    fits["shapes"] = {name: shape for name in r.landmarks if (shape := mean_shape(photos.samples, name))}
     write_whole(out / FITTED, json.dumps(fits))
 
 

@@ -170,11 +170,11 @@ class KPNetDecoder:
         around = box_ops.square(expected)
         scores, speaks = self._scores(logit, side, box_ops.overlap(around, square), self._counted(peaks))
         if self._is_learned:
-            boxes = corrected(inferred, expected, shown.boxes(box[0], view))
+            boxes = box_ops.corrected(inferred, expected, shown.boxes(box[0], view))
         elif self._refinement is None:
-            boxes = corrected(inferred, around, square, self.config.proposal)
+            boxes = box_ops.corrected(inferred, around, square, self.config.proposal)
         else:
-            boxes = corrected(inferred, expected, refined(expected, square, speaks, self._refinement))
+            boxes = box_ops.corrected(inferred, expected, refined(expected, square, speaks, self._refinement))
         landmark_scores, speak = self._landmark_scores(shown.each(peaks, view, self.schema), side)
         return Proposals(
             boxes=box_ops.square(boxes) if self.convention.square else boxes,
@@ -285,22 +285,6 @@ def eyes_and_nose(landmarks: Schema) -> tuple[int, ...]:
         return (0, 1, 2)
     parts = MAPS.get((landmarks.name, FIVE.name), [range(len(landmarks))])
     return tuple(sorted({index for part in parts[:3] for index in part}))
-
-
-def corrected(boxes: Array, expected: Array, seen: Array, share: float = 1.0) -> Array:
-    """Move and resize boxes (n, 4) by a share of the difference between two others. This keeps their convention.
-
-    Args:
-        boxes: (n, 4) to correct.
-        expected: (n, 4) expectation of ``seen`` from the same landmarks.
-        seen: (n, 4).
-        share: 0 leaves the boxes unchanged, 1 corrects the whole difference.
-    """
-    grown = (seen[:, 2:] - seen[:, :2]) / (expected[:, 2:] - expected[:, :2])
-    moved = (seen[:, :2] + seen[:, 2:] - expected[:, :2] - expected[:, 2:]) / 2
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + share * moved
-    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (1 + share * (grown - 1))
-    return np.concatenate([centre - half, centre + half], axis=1)
 
 
 def refined(expected: Array, squares: Array, speaks: Array, coefficients: Array) -> Array:
