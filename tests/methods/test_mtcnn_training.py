@@ -18,6 +18,7 @@ from lineament import boxes as box_ops  # noqa: E402
 from lineament.data.crops import CropSet, CropSetWriter, astray, jittered  # noqa: E402
 from lineament.data.sample import Sample  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
+from lineament.methods import trained  # noqa: E402
 from lineament.methods.candidates import Candidates  # noqa: E402
 from lineament.methods.mtcnn import targets, training  # noqa: E402
 from lineament.methods.mtcnn.network import PNet  # noqa: E402
@@ -241,14 +242,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Replaces exports by the shipped file, and records what was exported."""
     asked: list[dict[str, Any]] = []
 
-    def shipped(networks: Any, file: Path, *, metadata: dict[str, str]) -> Path:
+    def shipped(networks: Any, file: Path, *, metadata: dict[str, str], half: bool = False) -> Path:
         asked.append({"networks": networks, "metadata": metadata})
         file.write_bytes(read_weights("mtcnn"))
         return file
 
-    monkeypatch.setattr(training, "export", shipped)
+    for module in (training, trained):
+        monkeypatch.setattr(module, "export", shipped)
+    monkeypatch.setattr(trained, "register", lambda file: None)
     monkeypatch.setattr(training, "entries", dict)
-    monkeypatch.setattr(training, "register", lambda file: None)
     return asked
 
 

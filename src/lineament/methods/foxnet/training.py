@@ -19,11 +19,8 @@ from lineament.data.canvases import Composer, Labels
 from lineament.data.sample import Sample
 from lineament.data.scenes import Arrangement, SceneComposer
 from lineament.errors import OptionError
-from lineament.export import describe, export
 from lineament.files import write_whole
-from lineament.methods import backbones
 from lineament.methods.adopt import adopt, read_tensors
-from lineament.methods.backbones.base import freeze
 from lineament.methods.foxnet import losses, targets
 from lineament.methods.foxnet.decode import Config, FoxNetDecoder
 from lineament.methods.foxnet.export import entries
@@ -33,15 +30,16 @@ from lineament.methods.foxnet.network import FINEST, FoxNet
 from lineament.methods.foxnet.quantise import quantise
 from lineament.methods.normalisation import settle
 from lineament.methods.quantisation import write_bytes
+from lineament.methods.trained import BackboneRecipe, write_trained
 from lineament.runtime import load_graph
 from lineament.schemas import FIVE, schema
-from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
-from lineament.train.checkpoint import initial_weights, phases_of
+from lineament.train.canvases import CanvasTask, composers
+from lineament.train.checkpoint import initial_weights
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
 from lineament.train.task import Batch, Completion, generator, tensors
-from lineament.weights import parse_metadata, register
+from lineament.weights import parse_metadata
 
 Array = NDArray[Any]
 METHOD = "foxnet"
@@ -51,20 +49,16 @@ FITTED = "fitted.json"
 
 
 @dataclass(frozen=True)
-class FoxNetRecipe(CanvasRecipe):
-    """Settings beside those of every training on canvases.
+class FoxNetRecipe(BackboneRecipe):
+    """Settings beside those of every training with a backbone.
 
     Attributes:
-        backbone: Name of the backbone, see `lineament.methods.backbones`.
-        pretrained: Its initial weights, see `lineament.methods.backbones.build`.
-        frozen: Number of its first convolutions that are not trained. Its normalisation never is.
         width: As in ``FoxNet``.
         embedding: As in ``FoxNet``.
         stages: As in ``FoxNet``.
         levels: As in ``FoxNet``.
         stride: As in ``FoxNet``.
         coordinates: As in ``FoxNet``.
-        norm: As in ``FoxNet``.
         scenes: The arrangement of faces in scenes, and the share of scenes among the canvases. Off: photos only.
         distance: Distance of embeddings, "cosine" or "euclidean".
         margins: Name of the margins, "working" or "printed", see `losses.MARGINS`.
@@ -78,16 +72,12 @@ class FoxNetRecipe(CanvasRecipe):
         size_weight: Weight of the loss of sizes.
     """
 
-    backbone: str = "efficientnet-lite0"
-    pretrained: str = "imagenet"
-    frozen: int = 2
     width: int = 96
     embedding: int = 8
     stages: int = 3
     levels: int = 5
     stride: int = FINEST
     coordinates: bool = True
-    norm: str = "batch"
     scenes: Arrangement | None = Arrangement()
     distance: str = "cosine"
     margins: str = "working"
@@ -102,8 +92,6 @@ class FoxNetRecipe(CanvasRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.norm not in ("group", "batch"):
-            raise OptionError(f"norm is group or batch, found {self.norm!r}")
         if self.distance not in MARGINS or self.margins not in MARGINS[self.distance]:
             raise OptionError(
                 f"distance is one of {', '.join(MARGINS)} and margins one of {', '.join(MARGINS['cosine'])}, found "
@@ -251,10 +239,8 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     own: dict[str, Any] = {"landmarks": recipe.landmarks[0], "schemas": list(recipe.landmarks)}
     own |= {"distance": recipe.distance, "inner": recipe.wanted.inner, "multiple": network.multiple}
     config = settings_of(Config, recipe, **own, **fits)
-    about = describe(METHOD, config, out / RECIPE, scores, training={METHOD: phases_of(out / METHOD)})
-    export(entries(network), file, metadata=about, half=True)
-    register(file)
-    return file
+    made = entries(network)
+    return write_trained(made, config, file, run=out, method=METHOD, stages=STAGES, scores=scores, half=True)
 
 
 def export_bytes(
@@ -289,11 +275,8 @@ def build(recipe: FoxNetRecipe, pretrained: str | None = None) -> FoxNet:
         WeightsError: The weights are of another network.
         MissingExtraError: The extra ``pretrained`` is not installed.
     """
-    torch.manual_seed(recipe.seed)
-    backbone = backbones.build(recipe.backbone, recipe.pretrained if pretrained is None else pretrained)
-    freeze(backbone, recipe.frozen)
     return FoxNet(
-        backbone,
+        recipe.build_backbone(pretrained),
         {name: len(schema(name)) for name in recipe.landmarks},
         width=recipe.width,
         embedding=recipe.embedding,

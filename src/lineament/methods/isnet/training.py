@@ -19,7 +19,6 @@ from lineament.data.augment import Occlusion, Quality, coarsened, coarseness, co
 from lineament.data.canvases import Labels
 from lineament.data.crops import CropSet
 from lineament.errors import DataError, OptionError
-from lineament.export import describe, export
 from lineament.files import write_whole
 from lineament.methods.isnet import frame, targets
 from lineament.methods.isnet.decode import NEAR, Config, within
@@ -27,15 +26,15 @@ from lineament.methods.isnet.entries import entries
 from lineament.methods.isnet.losses import distance, euclidean, spread_loss
 from lineament.methods.isnet.network import LightNet, PaperNet
 from lineament.methods.isnet.targets import Cutting, Jitter
+from lineament.methods.trained import write_trained
 from lineament.schemas import FIVE, MAPS, schema
-from lineament.train.checkpoint import best_weights, initial_weights, phases_of
+from lineament.train.checkpoint import best_weights, initial_weights
 from lineament.train.crops import CropRecipe, CropTask
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
 from lineament.train.samples import Split, read_split
 from lineament.train.task import WHOLE, Batch, Part, generator
-from lineament.weights import register
 
 Array = NDArray[Any]
 METHOD = "isnet"
@@ -293,7 +292,5 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         kept = json.loads((out / SCORES).read_text())
     own = {"landmarks": recipe.landmarks[0], "size": recipe.size, "zoom": recipe.zoom, "scores": kept["scores"]}
     config = settings_of(Config, recipe, **own)
-    about = describe(METHOD, config, out / RECIPE, scores, training={stage: phases_of(out / stage)})
-    export(entries(network.eval(), kept["spread"]), file, metadata=about)
-    register(file)
-    return file
+    made = entries(network.eval(), kept["spread"])
+    return write_trained(made, config, file, run=out, method=METHOD, stages=STAGES, scores=scores)

@@ -20,11 +20,8 @@ from lineament import boxes as box_ops
 from lineament.anchors import all_anchors
 from lineament.data.canvases import LabelRules, Labels
 from lineament.errors import OptionError
-from lineament.export import describe, export
 from lineament.files import write_whole
-from lineament.methods import backbones
 from lineament.methods.adopt import adopt, read_tensors
-from lineament.methods.backbones.base import freeze
 from lineament.methods.fitting import fitted
 from lineament.methods.maskface.decode import Config, MaskFaceDecoder
 from lineament.methods.maskface.export import entries
@@ -34,15 +31,16 @@ from lineament.methods.maskface.quantise import quantise
 from lineament.methods.maskface.targets import BACKGROUND, FACE, jittered, match, matched, proposals
 from lineament.methods.normalisation import settle
 from lineament.methods.quantisation import write_bytes
+from lineament.methods.trained import BackboneRecipe, write_trained
 from lineament.runtime import load_graph
 from lineament.schemas import schema
-from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
-from lineament.train.checkpoint import initial_weights, phases_of
+from lineament.train.canvases import CanvasTask, composers
+from lineament.train.checkpoint import initial_weights
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
 from lineament.train.task import Batch, divisor, tensors, to_input
-from lineament.weights import parse_metadata, register
+from lineament.weights import parse_metadata
 
 Array = NDArray[Any]
 METHOD = "maskface"
@@ -53,20 +51,16 @@ BETA = 1 / 9  # of the smooth L1 loss
 
 
 @dataclass(frozen=True)
-class MaskFaceRecipe(CanvasRecipe):
-    """Settings beside those of every training on canvases.
+class MaskFaceRecipe(BackboneRecipe):
+    """Settings beside those of every training with a backbone.
 
     Attributes:
-        backbone: Name of the backbone, see `lineament.methods.backbones`.
-        pretrained: Its initial weights, see `lineament.methods.backbones.build`.
-        frozen: Number of its first convolutions that are not trained. Its normalisation never is.
         width: As in ``MaskFace``.
         head_width: As in ``MaskFace``.
         head_layers: As in ``MaskFace``.
         finest: As in ``MaskFace``.
         context: As in ``MaskFace``.
         keypoint_head: Whether there is a landmark head. Otherwise the network predicts boxes only (table 6).
-        norm: As in ``MaskFace``.
         smallest: Side of the smallest anchor, in pixels of the input.
         k0: Level of the landmark features of a face of 224 pixels (equation 6).
         regions: Largest number of faces per batch whose landmarks are learned, for each landmark schema.
@@ -83,16 +77,13 @@ class MaskFaceRecipe(CanvasRecipe):
             be bad.
     """
 
-    backbone: str = "efficientnet-lite0"
-    pretrained: str = "imagenet"
-    frozen: int = 2
+    norm: str = "group"
     width: int = 256
     head_width: int = 256
     head_layers: int = 8
     finest: int = FINEST
     context: str = "branches"
     keypoint_head: bool = True
-    norm: str = "group"
     smallest: float = SMALLEST
     k0: int = 3
     regions: tuple[int, ...] = (48,)
@@ -108,8 +99,6 @@ class MaskFaceRecipe(CanvasRecipe):
         super().__post_init__()
         if self.canvas % 32:
             raise OptionError(f"canvas is a multiple of 32 pixels, found {self.canvas}")
-        if self.norm not in ("group", "batch"):
-            raise OptionError(f"norm is group or batch, found {self.norm!r}")
         if self.context not in CONTEXTS:
             raise OptionError(f"context is one of {', '.join(CONTEXTS)}, found {self.context!r}")
         if self.regions_from not in ("labels", "proposals"):
@@ -302,10 +291,8 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     own: dict[str, Any] = {"landmarks": recipe.landmarks[0], "schemas": list(recipe.landmarks)}
     own |= {name: getattr(recipe, name) for name in ("finest", "smallest", "k0", "region_margin", "keypoint_head")}
     config = settings_of(Config, recipe, **own, **fits)
-    about = describe(METHOD, config, out / RECIPE, scores, training={METHOD: phases_of(out / METHOD)})
-    export(entries(network), file, metadata=about, half=True)
-    register(file)
-    return file
+    made = entries(network)
+    return write_trained(made, config, file, run=out, method=METHOD, stages=STAGES, scores=scores, half=True)
 
 
 def export_bytes(
@@ -340,11 +327,8 @@ def build(recipe: MaskFaceRecipe, pretrained: str | None = None) -> MaskFace:
         WeightsError: The weights are of another network.
         MissingExtraError: The extra ``pretrained`` is not installed.
     """
-    torch.manual_seed(recipe.seed)
-    backbone = backbones.build(recipe.backbone, recipe.pretrained if pretrained is None else pretrained)
-    freeze(backbone, recipe.frozen)
     return MaskFace(
-        backbone,
+        recipe.build_backbone(pretrained),
         {name: len(schema(name)) for name in recipe.learnt},
         width=recipe.width,
         head_width=recipe.head_width,

@@ -22,7 +22,7 @@ from lineament.data.augment import Coarse, Light, turn
 from lineament.data.crops import CropSet, CropSetWriter, astray, jittered
 from lineament.data.sample import Sample
 from lineament.errors import DataError, OptionError
-from lineament.export import describe, export
+from lineament.export import export
 from lineament.images import read_image
 from lineament.methods.mtcnn import targets
 from lineament.methods.mtcnn.decode import MTCNN, Config, distinct
@@ -30,15 +30,15 @@ from lineament.methods.mtcnn.entries import entries
 from lineament.methods.mtcnn.network import ONet, PNet, RNet
 from lineament.methods.mtcnn.pyramid import Pyramid
 from lineament.methods.mtcnn.targets import Kind, Windows
+from lineament.methods.trained import write_trained
 from lineament.runtime import load_graph
 from lineament.schemas import schema
-from lineament.train.checkpoint import best_weights, phases_of
+from lineament.train.checkpoint import best_weights
 from lineament.train.crops import CropRecipe, CropTask
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
 from lineament.train.samples import Split, read_split
 from lineament.train.task import Batch
-from lineament.weights import register
 
 Array = NDArray[Any]
 METHOD = "mtcnn"
@@ -181,11 +181,8 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         OptionError: A stage is not trained yet.
     """
     recipe = read(out / RECIPE, STAGES[-1])
-    about = {stage: phases_of(out / stage) for stage in STAGES}
-    metadata = describe(METHOD, _config(recipe), out / RECIPE, scores, training=about)
-    export(entries(_networks(out, recipe)), file, metadata=metadata)
-    register(file)
-    return file
+    made = entries(_networks(out, recipe))
+    return write_trained(made, _config(recipe), file, run=out, method=METHOD, stages=STAGES, scores=scores)
 
 
 def _config(recipe: StageRecipe) -> Config:
