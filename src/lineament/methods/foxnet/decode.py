@@ -44,6 +44,8 @@ class Config(OverviewSettings, ConventionSettings):
     """Settings of FoxNet.
 
     Attributes:
+        overview_share: Longer edge of the overview relative to the input, in (0, 1]. Landmarks of large faces come from
+            there, and their maps have cells of four pixels, so it is larger than that of other methods.
         distance: Distance with which the embeddings were trained, "cosine" or "euclidean".
         inner: delta_v with which the embeddings were trained.
         multiple: The sides of an input are multiples of this.
@@ -63,6 +65,7 @@ class Config(OverviewSettings, ConventionSettings):
             such landmarks that are correct. ``None``: the score is the probability.
     """
 
+    overview_share: float = 0.6
     distance: str = of_weights("cosine")
     inner: float = of_weights(0.1)
     multiple: int = of_weights(64)
