@@ -160,10 +160,12 @@ def test_a_recipe_as_plain_values() -> None:
     assert (found["train"], found["steps"], found["light"]) == (("a.json",), 3, {"brightness": 5, "hues": (1, 2)})
 
 
-def test_initial_weights_that_replace_a_recipes_are_those_of_the_first_phase(tmp_path: Path) -> None:
-    path = written(tmp_path, COMMON + '[one]\ninitial = "a"\n[[one.phases]]\n[[one.phases]]\ninitial = ""\n')
+def test_initial_weights_are_those_of_the_first_phase(tmp_path: Path) -> None:
+    three = '[one]\ninitial = "a"\n[[one.phases]]\n[[one.phases]]\n[[one.phases]]\ninitial = "c"\n'
+    path = written(tmp_path, COMMON + three)
+    assert [recipe.initial for recipe in read_phases(path, Own, "one")] == ["a", "", "c"]
     copy_recipe(path, tmp_path / "copy.toml", {"initial": '"b"'})
-    assert [recipe.initial for recipe in read_phases(tmp_path / "copy.toml", Own, "one")] == ["b", ""]
+    assert [recipe.initial for recipe in read_phases(tmp_path / "copy.toml", Own, "one")] == ["b", "", "c"]
 
 
 def test_settings_are_listed_as_they_are_replaced(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ R = TypeVar("R", bound=Recipe)
 def read_phases(path: Path, kind: type[R], table: str) -> list[R]:
     """The recipe of every phase in one table of a TOML file; one if the table has no phases.
 
+    ``initial`` of the table is that of the first phase. Later phases go on, unless they have one of their own.
+
     Args:
         path: The TOML file.
         kind: The dataclass to fill. Fields that are dataclasses are filled from tables; ``false`` makes them ``None``.
@@ -134,16 +136,20 @@ def read_phases(path: Path, kind: type[R], table: str) -> list[R]:
     shared = _merged(common, document[table])
     phases = overrides.get("phases", shared.pop("phases", [])) or [{}]
     changes = {name: value for name, value in overrides.items() if name != "phases"}
-    later = {name: value for name, value in changes.items() if name != "initial"}
+    first, later = (shared, changes), (_without_initial(shared), _without_initial(changes))
     return [
-        _filled(kind, _merged(_merged(shared, phase), later if number else changes), f"{path} [{table}]")
-        for number, phase in enumerate(phases)
+        _filled(kind, _merged(_merged(below, phase), above), f"{path} [{table}]")
+        for phase, (below, above) in zip(phases, [first, *[later] * (len(phases) - 1)], strict=True)
     ]
 
 
 def read_recipe(path: Path, kind: type[R], table: str) -> R:
     """The recipe of the last phase, which made the exported weights."""
     return read_phases(path, kind, table)[-1]
+
+
+def _without_initial(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "initial"}
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
