@@ -199,12 +199,20 @@ def kept(one: lineament.Faces, other: lineament.Faces) -> Array:
     for mine, theirs in ((one, other), (other, one)):
         side = mine.boxes[:, 3] - mine.boxes[:, 1]
         sure = mine[(mine.scores >= 0.9) & (side > max(mine.image_size) / 32)]
-        assert len(sure) > 0
         overlap = box_ops.iou(sure.boxes, theirs.boxes)
         size = (sure.boxes[:, 2] - sure.boxes[:, 0])[:, None, None]
         apart = np.abs(sure.landmarks - theirs.landmarks[overlap.argmax(axis=1)]) / size
         flags.append((overlap.max(axis=1) > 0.7) & (apart.max(axis=(1, 2)) < 0.15))
+    assert len(flags[0]) > 0
     return np.concatenate(flags)
+
+
+def steady(detector: lineament.Detector) -> float:
+    """Smallest share of faces that resampling or mirroring leaves as they are. A false positive may come and go.
+
+    A wrong landmark of FoxNet, trained for a short time, makes a wrong box.
+    """
+    return 0.9 if detector.method == "foxnet" else 0.95
 
 
 def test_a_list_gives_what_its_pictures_give_one_by_one(detector: lineament.Detector) -> None:
@@ -223,7 +231,7 @@ def test_a_black_margin_changes_nothing(detector: lineament.Detector) -> None:
         padded = np.pad(image, ((0, 64), (0, 32), (0, 0)))
         flags.append(kept(detector.detect(image, threshold=0.5), detector.detect(padded, threshold=0.5)))
     # a false positive may come and go; FoxNet sees where in the image a cell lies
-    assert np.concatenate(flags).mean() > (0.9 if detector.method == "foxnet" else 0.95)
+    assert np.concatenate(flags).mean() > steady(detector)
 
 
 def test_a_mirrored_picture_gives_mirrored_faces(detector: lineament.Detector) -> None:
@@ -241,7 +249,7 @@ def test_a_mirrored_picture_gives_mirrored_faces(detector: lineament.Detector) -
             schema=faces.schema,
         )
         flags.append(kept(faces, back))
-    assert np.concatenate(flags).mean() > 0.95  # a false positive may come and go
+    assert np.concatenate(flags).mean() > steady(detector)
 
 
 def test_a_picture_may_hold_hundreds_of_faces(detector: lineament.Detector) -> None:
