@@ -246,7 +246,7 @@ def grouping(network: torch.nn.Module, recipe: training.FoxNetRecipe, scenes: li
 
 def composites(args: argparse.Namespace) -> None:
     """AP on photos of a detector that was trained on composed scenes alone, from ImageNet weights."""
-    budget = {"minutes": args.minutes, "canvas": 192, "validate_every": 100, "held_out": 32, "warmup": 50}
+    budget = {"phases": [], "minutes": args.minutes, "canvas": 192, "validate_every": 100, "held_out": 32, "warmup": 50}
     overrides = {name: str(value) for name, value in budget.items()}
     overrides |= {"initial": '""', "frozen": "2", "average": "0.99", "landmarks": '["5"]', "scenes.share": "1"}
     overrides |= {"train": '["landmarks5-train.json", "landmarks68-train.json"]', "val": '["landmarks68-val.json"]'}
