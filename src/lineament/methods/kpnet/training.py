@@ -30,10 +30,11 @@ from lineament.methods.kpnet.heads.bells import Spread
 from lineament.methods.kpnet.network import KPNet
 from lineament.methods.kpnet.quantise import quantise
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
+from lineament.methods.trained import write_trained
 from lineament.runtime import Graph, load_graph, read_metadata
 from lineament.schemas import schema
 from lineament.train.canvases import CanvasRecipe, CanvasTask, composers
-from lineament.train.checkpoint import initial_weights, phases_of
+from lineament.train.checkpoint import initial_weights
 from lineament.train.recipe import as_dict, copy_recipe, read_about, read_phases, settings_of
 from lineament.train.run import RECIPE
 from lineament.train.samples import check_learnable, read_split
@@ -233,14 +234,8 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     network = _network(recipe)
     network.load_state_dict(initial_weights(out / METHOD))
     fitted = json.loads((out / CALIBRATION).read_text()) if (out / CALIBRATION).exists() else {}
-    about = {METHOD: phases_of(out / METHOD)}
-    export(
-        entries(network, recipe.heads()),
-        file,
-        metadata=describe(METHOD, _config(recipe, **fitted), out / RECIPE, scores, training=about),
-    )
-    register(file)
-    return file
+    made, config = entries(network, recipe.heads()), _config(recipe, **fitted)
+    return write_trained(made, config, file, run=out, method=METHOD, stages=STAGES, scores=scores)
 
 
 def _config(recipe: KPNetRecipe, **fitted: Any) -> Config:
