@@ -117,6 +117,12 @@ def test_settings_can_be_replaced_and_unknown_ones_teach() -> None:
             lineament.load("mtcnn", settings={"factor": factor})
 
 
+def test_a_pyramid_of_sizes_in_pixels_is_refused_before_it_fills_the_memory() -> None:
+    for pyramid in ([320, 640], [0.05], [-1]):
+        with pytest.raises(OptionError, match=r"pyramid has multiples of input_size, such as \[0\.5, 2\]"):
+            lineament.load("kpnet-lite-int8", settings={"pyramid": pyramid})
+
+
 @pytest.mark.parametrize(
     ("method", "setting", "value"),
     [
@@ -144,7 +150,9 @@ def test_nested_settings_can_be_replaced() -> None:
     assert (other[3] - other[1]) / (other[2] - other[0]) > 1.1
 
 
-@pytest.mark.parametrize(("name", "own"), [("mtcnn", {"nms_rnet": 0.9}), ("kpnet-lite", {"pyramid": [0.8]})])
+@pytest.mark.parametrize(
+    ("name", "own"), [("mtcnn", {"nms_rnet": 0.9}), ("kpnet-lite", {"pyramid": [0.8], "overview": False})]
+)  # both find the face twice before the suppression
 def test_shared_settings_reach_every_detector(name: str, own: dict[str, Any]) -> None:
     photo = next(path for path in PHOTOS if path.stem == "astronaut")
 
