@@ -259,7 +259,8 @@ def load(
         stage = landmarks
     else:
         raise OptionError(
-            f"landmarks is a schema, weights of a landmark stage, or such a stage, found {landmarks!r:.80}"
+            f"landmarks is the name of a schema, such as '68', of weights of a landmark stage, or such a stage, "
+            f"found {landmarks!r:.80}"
         )
     own = _replaced(of, own, {} if settings is None else settings)
     again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings)

@@ -192,6 +192,18 @@ def test_they_are_filled_by_a_shape_fit_on_request() -> None:
     assert Config(landmarks="68", schemas=("68",), fill=True, shapes=own).fill
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"evidence": {"5": [1.0]}}, "evidence has 4 coefficients for each schema, found 1 for '5'"),
+        ({"learned": {"68": [{}, {}, {}]}}, "learned has 2 conventions for each schema, found 3 for '68'"),
+    ],
+)
+def test_fits_of_another_length_teach(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        Config(**settings)
+
+
 def test_a_list_gives_what_its_images_give_one_by_one_and_settings_are_json() -> None:
     detect = decoder()
     together = detect([IMAGE, IMAGE[:, :300], IMAGE], **ANY)

@@ -19,6 +19,9 @@ _OPTION = "option"
 SEEN = 8
 """Side of a face in pixels of the input. Smaller ones are rarely detected: of 24 photos, 3 at 7 pixels, 10 at 8."""
 
+LARGEST_RATIO = 16
+"""Largest multiple of the input size in a pyramid. A greater number is most likely a size in pixels."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -140,8 +143,11 @@ class ViewSettings(DetectorSettings):
         super().__post_init__()
         if self.input_size < 64:
             raise OptionError(f"input_size is the longer edge in pixels, at least 64, found {self.input_size}")
-        if not all(ratio * self.input_size >= 64 for ratio in self.pyramid or ()):
-            raise OptionError(f"pyramid has sizes over input_size, of 64 pixels or more, found {self.pyramid}")
+        if not all(64 / self.input_size <= ratio <= LARGEST_RATIO for ratio in self.pyramid or ()):
+            raise OptionError(
+                f"pyramid has multiples of input_size, such as [0.5, 2], up to {LARGEST_RATIO} and of at least 64 "
+                f"pixels, found {list(self.pyramid)}"
+            )
         if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
             raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
 

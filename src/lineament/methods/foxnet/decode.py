@@ -36,6 +36,7 @@ SIDES = 6.0, 256.0
 """Sides in pixels outside of which a face counts as evidence as if it had the nearer one."""
 FAINT = 1e-4
 """Probabilities nearer to 0 or 1 count as evidence as this far from it."""
+EVIDENCE = 4  # coefficients of ``evidence``
 PLACED = 2  # smallest number of landmarks of a face: one does not give a box
 
 
@@ -86,6 +87,10 @@ class Config(OverviewSettings, ConventionSettings):
             raise OptionError(
                 f"fill needs the mean shape of {self.landmarks!r}, which these weights lack: set shapes, or fill=false"
             )
+        for name, what, number in (("learned", "conventions", 2), ("evidence", "coefficients", EVIDENCE)):
+            for key, found in (getattr(self, name) or {}).items():
+                if len(found) != number:
+                    raise OptionError(f"{name} has {number} {what} for each schema, found {len(found)} for {key!r}")
 
 
 @dataclass(frozen=True)
