@@ -61,7 +61,7 @@ class Cover:
         if len(self.color) != 3 or not all(0 <= value <= 255 for value in self.color):
             raise OptionError(f"color is red, green and blue, each 0 to 255, found {self.color}")
         if self.style == "picture" and (self.picture is None or np.shape(self.picture)[2:] not in ((3,), (4,))):
-            raise OptionError("style 'picture' takes a picture (h, w, 3) or (h, w, 4)")
+            raise OptionError("style 'picture' takes a picture (h, w, 3) or (h, w, 4), by `picture` or --picture FILE")
 
     def over(self, boxes: Array, size: tuple[int, int]) -> Array:
         """The boxes (n, 4) that are covered in an image of ``(width, height)``: bounding boxes, enlarged."""
