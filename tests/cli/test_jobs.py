@@ -79,7 +79,7 @@ def test_a_killed_process_is_an_error_that_says_how_to_go_on(photos: Path) -> No
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's list of a process's children")
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_command_leaves_no_process_and_continues(end: int, photos: Path, tmp_path: Path, run: Run) -> None:
-    for i in range(96):  # more work than can be done before it is stopped
+    for i in range(240):  # more work than can be done before it is stopped
         os.link(photos / "0.jpg", photos / f"{i}-again.jpg")
     command = ["detect", photos, "-m", LITE, "--input-size", "256", "--json", tmp_path / "faces.jsonl"]
     several = [sys.executable, "-m", "lineament", *map(str, command), "--jobs", "2"]
@@ -100,4 +100,4 @@ def test_a_stopped_command_leaves_no_process_and_continues(end: int, photos: Pat
     assert "images were finished before" in again.stderr
     names = [Path(line["path"]).name for line in lines(tmp_path / "faces.jsonl")]
     assert names == sorted(path.name for path in photos.iterdir())
-    assert len(names) == 9 + 96
+    assert len(names) == 9 + 240
