@@ -47,11 +47,8 @@ def fitted(make: Callable[[Any], Decoder], config: DetectorSettings, photos: Pho
         counts, face = judged(found.boxes, sample)
         scores.append(found.scores[counts])
         hits.append(face >= 0)
-        own = landmarks.get(sample.schema.name)
-        if own is not None:
-            if own is not boxes:
-                (found,) = own([photos[i]], threshold=SURE, min_face=1, max_face=None)
-            found = found[found.scores >= SURE]
+        if sample.schema.name in landmarks:
+            (found,) = landmarks[sample.schema.name]([photos[i]], threshold=SURE, min_face=1, max_face=None)
             counts, face = judged(found.boxes, sample)
             faces = counts[face >= 0]
             masses.append(found.landmark_scores[faces].ravel())

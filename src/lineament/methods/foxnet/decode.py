@@ -30,7 +30,7 @@ AT_ONCE = 1 << 20  # pixels of views per batch: limits activations to about 500 
 LARGEST = 160.0  # largest side, in pixels of the input, of a face that counts if the overview shows it, too
 OVERVIEW = 256.0  # longer edge in pixels of the largest overview
 SMALL, LARGE = 16.0, 48.0
-"""Longer sides in pixels of the input: up to the first, a face is small; from the second on, it is large."""
+"""Longer sides in pixels of the view: up to the first, a face is small; from the second on, it is large."""
 SPARE = 1.6  # largest ratio of the predicted size of a face and the side of its box, either way
 SIDES = 6.0, 256.0
 """Sides in pixels outside of which a face counts as evidence as if it had the nearer one."""
