@@ -3,6 +3,7 @@
 python benchmarks/kpnet_experiments.py --run runs/kpnet --data DATA            # all of them
 python benchmarks/kpnet_experiments.py table2 --run runs/kpnet --data DATA     # one
 python benchmarks/kpnet_experiments.py boxes --boxes mine.onnx --data DATA     # of a file with learned boxes
+python benchmarks/kpnet_experiments.py cost --data DATA                        # numbers of operations
 
 All variants, KPNet itself included, start from the backbone of that run of ``lineament train kpnet`` and from untrained
 heads. They are trained as a whole, on the same batches, for ``--steps`` steps. This is a fraction of a training, so
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from measure import CROWD, VAL
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 import lineament
 from lineament import boxes as box_ops
@@ -42,6 +44,7 @@ from lineament.faces import Faces
 from lineament.methods.kpnet import training
 from lineament.methods.kpnet.decode import eyes_and_nose
 from lineament.methods.kpnet.heads import build
+from lineament.methods.kpnet.network import BACKBONES
 from lineament.schemas import schema
 from lineament.similarity import transform
 from lineament.train.checkpoint import best_weights
@@ -73,6 +76,8 @@ INFERRED = {"boxes": "inferred", "refinement": None, "proposal": 0.0}
 """Boxes from the landmarks alone."""
 PROFILE = 30
 """Degrees of roll, yaw or pitch from which on a face is a profile, as in the paper."""
+LANDSCAPE = (480, 640)
+"""Height and width in pixels of the photo whose operations are counted."""
 
 
 class Experiments:
@@ -230,6 +235,18 @@ class Experiments:
                 scores |= {f"{name}: AP at IoU {least}": recall(found, least)["ap"] for least in (0.5, 0.7)}
             self.keep("boxes", row, self.args.boxes, scores)
 
+    def cost(self) -> None:
+        """Parameters, and multiply-adds for a photo, with the sides that the backbone needs."""
+        for backbone in BACKBONES:
+            with torch.device("meta"), FlopCounterMode(display=False) as counter:
+                network = build(backbone=backbone).eval()
+                network(torch.zeros(1, 3, *(-(-side // network.multiple) * network.multiple for side in LANDSCAPE)))
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            scores = {"parameters": parameters, "GMAC": counter.get_total_flops() / 2e9}
+            settings = {"input": LANDSCAPE}
+            found = origin(weights=[], data=None, threads=self.args.threads)
+            kept.keep("kpnet-cost", backbone, Result("experiment", backbone, scores, settings=settings, origin=found))
+
 
 def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:
     """An image and its labels, rotated counter-clockwise by a multiple of 90 degrees."""
@@ -273,7 +290,7 @@ def nme(found: Evaluated) -> float:
 
 
 def main() -> None:
-    tables = ["table1", "table2", "table3", "table6", "boxes"]
+    tables = ["table1", "table2", "table3", "table6", "cost", "boxes"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=tables[:-1], metavar="TABLE", help=f"of {', '.join(tables)}")
     parser.add_argument("--run", type=Path, default=Path("runs/kpnet"), help="of DRNet")

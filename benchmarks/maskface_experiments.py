@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kept
 import numpy as np
 import torch
-from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import lineament
 from lineament.data.readers.coco import read_coco
@@ -49,21 +51,11 @@ SCRATCH = {"pretrained": '""', "frozen": "-1"}
 # --- table 1 ---
 
 
-def operations(network: nn.Module, *inputs: torch.Tensor, of: Any = None) -> float:
-    """Multiply-adds of the convolutions in a call, in units of 1e9."""
-    total = 0
-
-    def count(layer: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-        nonlocal total
-        places = given[0] if isinstance(layer, nn.ConvTranspose2d) else out
-        total += layer.weight.numel() * places.shape[0] * places.shape[2] * places.shape[3]
-
-    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    (of or network)(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return total / 1e9
+def operations(call: Callable[..., Any], *inputs: torch.Tensor) -> float:
+    """Multiply-adds of a call, in units of 1e9."""
+    with FlopCounterMode(display=False) as counter:
+        call(*inputs)
+    return counter.get_total_flops() / 2e9
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -80,9 +72,8 @@ def cost(args: argparse.Namespace) -> None:
                 rows[f"{name}: {what}"] = operations(network, pixels)
             width = network.score.in_channels
             for schema in ("5", "68"):
-                rows[f"{name}: a face's {schema} landmarks"] = operations(
-                    network, pooled[width], of=lambda x, n=network, s=schema: n.landmarks(x, s)
-                )
+                head = partial(network.landmarks, schema=schema)
+                rows[f"{name}: a face's {schema} landmarks"] = operations(head, pooled[width])
             for row, value in rows.items():
                 keep("cost", row, {"GMAC": value}, {"input": SIDE}, [])
 

@@ -428,13 +428,15 @@ def test_drnet_has_eleven_layers() -> None:
     assert max(depth.values()) == 11
 
 
-@pytest.mark.parametrize(("backbone", "stride"), [("drnet", 2), ("hourglass", 2), ("lite", 4)])
-def test_maps_have_their_stride(backbone: str, stride: int) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "stride", "of_response"), [("drnet", 2, 2), ("hourglass", 2, 2), ("lite", 4, 4), ("mobile", 8, 4)]
+)
+def test_maps_have_their_stride(backbone: str, stride: int, of_response: int) -> None:
     network = build(7, backbone)
     m = network.multiple
     maps = network(torch.randint(0, 256, (2, 3, m * (128 // m), m * (192 // m))).float())
     cells = (128 // stride, 192 // stride)
-    wanted = {"scale": (2, BINS, *cells), "response": (2, 7, *cells)}
+    wanted = {"scale": (2, BINS, *cells), "response": (2, 7, 128 // of_response, 192 // of_response)}
     if stride > 2:
         wanted["offset"] = (2, 2, *cells)
     assert network.stride == stride
@@ -541,11 +543,13 @@ def vivid(network: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.startswith(("scale.", "response.")) and name.endswith("weight"):
-                parameter.mul_(20)
+                parameter.mul_(5)
+        for _ in range(30):  # for the statistics of normalisation
+            network.train()(255 * torch.rand(2, 3, 64, 96))
     return network.eval()
 
 
-@pytest.mark.parametrize("backbone", ["drnet", "lite"])
+@pytest.mark.parametrize("backbone", ["drnet", "lite", "mobile"])
 def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
     torch.manual_seed(0)
     network = vivid(build(5, backbone))
@@ -570,7 +574,8 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
             assert found["logit"][image, rank] == pytest.approx(logit, abs=1e-4)
             np.testing.assert_allclose(found["centre"][image, rank], centre, rtol=1e-5)
             assert found["side"][image, rank] == pytest.approx(side, rel=1e-5)
-            region = np.array((*(centre - side / 2), *(centre + side / 2))) * STRIDE / stride  # cells of 2 pixels
+            shrunk = STRIDE * network.fine / stride  # to cells of 2 pixels
+            region = np.array((*(centre - side / 2), *(centre + side / 2))) * shrunk
             h = maps["response"][image]
             points = centre - side / 2 + side * np.array([equation_6(channel, region) for channel in h])
             np.testing.assert_allclose(found["landmarks"][image, rank], points, atol=1e-3)

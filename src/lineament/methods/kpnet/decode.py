@@ -48,7 +48,7 @@ class Config(OverviewSettings, ConventionSettings):
     """Settings of KPNet. Those of a weight file travel with it.
 
     Attributes:
-        backbone: "drnet", "hourglass" or "lite".
+        backbone: A key of ``scales.GRIDS``.
         learned: The convention of the boxes that the network was trained on. Proposals are as large as their longer
             sides.
         boxes: "learned": the boxes that the network predicts, if it learned to (ours). "inferred": from the landmarks

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lineament.export import Entry
 from lineament.methods.kpnet.heads import Heads
@@ -91,7 +92,8 @@ class TwoPasses(nn.Module, Scalemap):
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None
         self.doubling = 2 if isinstance(head, UpConv) else 1
-        self.weight = nn.Parameter(conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2))  # (9 * channels, 60)
+        kernel = functional.pad(conv.weight.detach(), (1 - conv.kernel_size[0] // 2,) * 4)  # 3x3 also if it was 1x1
+        self.weight = nn.Parameter(kernel.permute(2, 3, 1, 0).flatten(0, 2))  # (9 * channels, 60)
         self.bias = nn.Parameter(conv.bias.detach())
 
     def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:  # noqa: D102

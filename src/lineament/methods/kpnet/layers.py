@@ -20,9 +20,9 @@ class ConvNorm(nn.Module):
 
     folded = "conv"  # the layer that replaces all after folding
 
-    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,6 +55,19 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
         return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
+
+
+class Separable(nn.Module):
+    """A depthwise separable convolution (Howard et al. 2017): 3x3 in each channel, then 1x1 over the channels."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.depthwise = ConvNorm(inputs, inputs, stride=stride, groups=inputs)
+        self.pointwise = ConvNorm(inputs, outputs, size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+        return functional.relu(self.pointwise(functional.relu(self.depthwise(x))))
 
 
 class Stem(nn.Module):

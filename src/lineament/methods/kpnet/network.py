@@ -1,6 +1,7 @@
 """KPNet's networks (Song et al. 2020, figures 2 and 3): two light backbones, and a head for each of the two maps.
 
-A third backbone is ours, for plain processors: maps at stride 4, with the positions of face centres in their cells.
+Two more backbones are ours, for plain processors: their scalemaps have stride 4 and 8, and the positions of face
+centres in their cells.
 
 Pixels are scaled without a shift, so black is zero. The edge of a photo, a margin and the padding of the first
 convolution are the same to the network.
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lineament.methods.kpnet.layers import ConvNorm, Merge, Residual, Stem, UpConv, doubled, widen
-from lineament.methods.kpnet.scales import GRIDS
+from lineament.methods.kpnet.layers import ConvNorm, Merge, Residual, Separable, Stem, UpConv, doubled, widen
+from lineament.methods.kpnet.scales import GRIDS, Grid
 
 
 class KPNet(nn.Module):
@@ -30,24 +31,25 @@ class KPNet(nn.Module):
         extra: Numbers of further maps of the response head, by name and in order: ``offset`` 2, ``box`` 4, or neither.
 
     Attributes:
-        stride: Pixels of the input per cell of a map.
+        stride: Pixels of the input per cell of the scalemap.
         multiple: The sides of an input are multiples of this.
+        fine: Cells of a response map along a cell of the scalemap.
     """
 
     def __init__(self, backbone: Backbone, scale: nn.Module, response: nn.Module, *, extra: Mapping[str, int]) -> None:
         super().__init__()
         self.backbone, self.scale, self.response, self.extra = backbone, scale, response, dict(extra)
-        self.stride, self.multiple = backbone.grid
+        self.stride, self.multiple, self.fine = backbone.grid
         self._is_frozen = False
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(n, 3, h, w) in [0, 255], h and w multiples of ``multiple`` -> maps.
 
         Returns:
-            With the paper's heads: ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, h/stride,
-            w/stride), h of equation 5. If they are in ``extra``: ``offset`` (n, 2, h/stride, w/stride), x and y of a
-            face's centre relative to the cell's centre, in cells; ``box`` (n, 4, h/stride, w/stride), a face's box
-            relative to its proposal, as in R-CNN.
+            With the paper's heads: ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, fine*h/stride,
+            fine*w/stride), h of equation 5. If they are in ``extra``: ``offset`` (n, 2, h/stride, w/stride), x and y
+            of a face's centre relative to the cell's centre, in cells; ``box`` (n, 4, h/stride, w/stride), a face's
+            box relative to its proposal, as in R-CNN.
         """
         return self.maps(self.features(pixels))
 
@@ -63,6 +65,8 @@ class KPNet(nn.Module):
             extra = self.extra.values()
             parts = torch.split(maps["response"], [maps["response"].shape[1] - sum(extra), *extra], dim=1)
             maps |= zip(("response", *self.extra), parts, strict=True)
+        if self.fine > 1:
+            maps["response"] = functional.pixel_shuffle(maps["response"], self.fine)
         return maps
 
     @property
@@ -107,7 +111,25 @@ class KPNet(nn.Module):
                 head.load_state_dict({part: tensors[f"{name}.{part}"] for part in ("weight", "bias")})
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
+    """Computes the features of the heads.
+
+    Attributes:
+        grid: The grid of the maps.
+        stride: Pixels of the input per cell of the features.
+        channels: Of the features.
+    """
+
+    grid: Grid
+    stride: int
+    channels: int
+
+    def head(self, channels: int) -> nn.Conv2d | UpConv:
+        """A layer for a head."""
+        return nn.Conv2d(self.channels, channels, 3, padding=1)
+
+
+class Trunk(Backbone):
     """The common part of `DRNet` and `Lite`: down to stride 8."""
 
     def __init__(self, early: int, middle: int, deep: int) -> None:
@@ -133,7 +155,7 @@ class DRNet(Trunk):
     """
 
     grid = GRIDS["drnet"]
-    stride = 2  # pixels of the input per cell of the features
+    stride = 2
 
     def __init__(self, early: int = 24, middle: int = 32, deep: int = 176, late: int = 32) -> None:
         super().__init__(early, middle, deep)
@@ -153,10 +175,6 @@ class DRNet(Trunk):
         for reader in (self.shallow.first, self.shallow.shortcut, self.last):
             widen(reader.conv, inputs=missing)
 
-    def head(self, channels: int) -> nn.Conv2d:
-        """A layer for a head."""
-        return nn.Conv2d(self.channels, channels, 3, padding=1)
-
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, channels, h/2, w/2)."""
         early, shallow, deep = self.trunk(x)
@@ -164,7 +182,7 @@ class DRNet(Trunk):
         return functional.relu(self.last(middle, early))
 
 
-class Hourglass(nn.Module):
+class Hourglass(Backbone):
     """Hourglass-light: one stack of Newell et al. 2016 with 64 channels, upsampled to stride 2 at the end."""
 
     grid = GRIDS["hourglass"]
@@ -212,19 +230,61 @@ class Lite(Trunk):
         self.smooth = ConvNorm(middle, middle)
         self.channels = middle
 
-    def head(self, channels: int) -> nn.Conv2d:
-        """A layer for a head."""
-        return nn.Conv2d(self.channels, channels, 3, padding=1)
-
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, channels, h/4, w/4)."""
         _, shallow, deep = self.trunk(x)
         return functional.relu(self.smooth(functional.relu(doubled(self.up(deep)) + shallow)))
 
 
-Backbone = DRNet | Hourglass | Lite
-BACKBONES: dict[str, type[DRNet] | type[Hourglass] | type[Lite]] = {
-    "drnet": DRNet,
-    "hourglass": Hourglass,
-    "lite": Lite,
-}
+class Mobile(Backbone):
+    """Depthwise separable convolutions down to stride 32, and features of strides 32, 16 and 8 added up at stride 8.
+
+    It has a fifth of the operations of `Lite`. Its heads are 1x1 convolutions. Every cell has 2x2 cells of each
+    response map, so landmarks have stride 4.
+
+    Args:
+        widths: Channels at strides 2 to 32.
+        blocks: Number of convolutions at strides 4 to 32.
+        merged: Channels of the sums.
+        late: Channels of the features.
+    """
+
+    grid = GRIDS["mobile"]
+    stride = 8
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (16, 40, 72, 152, 288),
+        blocks: tuple[int, ...] = (2, 3, 4, 2),
+        merged: int = 64,
+        late: int = 96,
+    ) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, widths[0], stride=2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(Separable(inputs, outputs, stride=2), *(Separable(outputs, outputs) for _ in range(1, count)))
+            for inputs, outputs, count in zip(widths, widths[1:], blocks, strict=False)
+        )
+        self.laterals = nn.ModuleList(ConvNorm(width, merged, size=1) for width in widths[2:])
+        self.smooth = nn.ModuleList(Separable(merged, merged) for _ in range(2))
+        self.last = Separable(merged, late)
+        self.channels = late
+
+    def head(self, channels: int) -> nn.Conv2d:  # noqa: D102
+        return nn.Conv2d(self.channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, channels, h/8, w/8)."""
+        x = functional.relu(self.stem(x))
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        *finer, x = (lateral(level) for lateral, level in zip(self.laterals, levels[1:], strict=True))
+        for smooth, level in zip(self.smooth, reversed(finer), strict=True):
+            x = smooth(functional.relu(doubled(x) + level))
+        features: Tensor = self.last(x)
+        return features
+
+
+BACKBONES: dict[str, type[Backbone]] = {"drnet": DRNet, "hourglass": Hourglass, "lite": Lite, "mobile": Mobile}

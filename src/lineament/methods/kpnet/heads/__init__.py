@@ -68,7 +68,10 @@ class Heads:
         ):
             if name not in there:
                 raise OptionError(f"kpnet has no {kind} {name!r}; there are: {', '.join(there)}")
-        own = Style(GRIDS[backbone].stride, **style)
+        grid = GRIDS[backbone]
+        own = Style(grid.stride, grid.fine, **style)
+        if own.fine > 1 and grouping != "scalemap":
+            raise OptionError(f"the backbone {backbone!r} has the grouping 'scalemap', found {grouping!r}")
         if own.boxes and grouping != "scalemap":
             raise OptionError(f"boxes are learned with the grouping 'scalemap', found {grouping!r}")
         heads = cls(GROUPINGS[grouping](own), EXTRACTIONS[extraction](own))
@@ -107,14 +110,14 @@ def build(landmarks: int = 5, backbone: str = "drnet", heads: Heads | None = Non
 
     Args:
         landmarks: K.
-        backbone: "drnet", "hourglass" or "lite".
+        backbone: A key of ``BACKBONES``.
         heads: Heads on that backbone. ``None``: the paper's.
     """
     heads = heads or Heads.of(backbone=backbone)
     below = BACKBONES[backbone]()
     extra = heads.grouping.extra
     scale = heads.grouping.head(below, landmarks)
-    response = heads.extraction.head(below, landmarks, sum(extra.values()))
+    response = heads.extraction.head(below, landmarks * below.grid.fine**2, sum(extra.values()))
     if "box" in extra:
         expect_proposals(response)
     return KPNet(below, scale, response, extra=extra)

@@ -38,7 +38,7 @@ class Argmax(Extraction):
 
         All landmarks count alike. Those under a mask are guesses, but the paper's loss has no weights for them.
         """
-        stride, heated, ignored = self.style.stride, [], []
+        stride, heated, ignored = self.stride, [], []
         for i, (canvas, boxes) in enumerate(zip(labels, faces_of(labels), strict=True)):
             whole = (canvas.weights[~canvas.ignore] > 0).all(axis=1)
             unknown = np.concatenate([canvas.boxes[canvas.ignore], boxes[~whole]])
@@ -59,8 +59,8 @@ class Argmax(Extraction):
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """The centres of the largest cells, and equation 5 of their values."""
-        points, largest = argmax(response, regions, self.style.stride)
-        total = soft_argmax(response, regions, self.style.stride).log_total
+        points, largest = argmax(response, regions, self.stride)
+        total = soft_argmax(response, regions, self.stride).log_total
         return points, (largest - total).clamp(max=0).exp()
 
 

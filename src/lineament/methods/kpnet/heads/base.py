@@ -27,7 +27,8 @@ class Style:
     """The options of heads.
 
     Attributes:
-        stride: Pixels of the input per cell of a map.
+        stride: Pixels of the input per cell of the map that detects faces.
+        fine: Cells of a response map along such a cell.
         focal: The focal form of equation 4; otherwise as printed.
         spread: How far bells reach, equation 3.
         printed: Proposals as in the paper: the centre of a cell and of a bin. Otherwise the neighbours of the best cell
@@ -36,6 +37,7 @@ class Style:
     """
 
     stride: int = STRIDE
+    fine: int = 1
     focal: bool = True
     spread: Spread = field(default_factory=Spread)
     printed: bool = False
@@ -72,12 +74,13 @@ class Extraction(ABC):
 
     Attributes:
         in_regions: Whether it needs the region of a face.
+        stride: Pixels of the input per cell of a response map.
     """
 
     in_regions = True
 
     def __init__(self, style: Style) -> None:
-        self.style = style
+        self.style, self.stride = style, style.stride // style.fine
 
     @abstractmethod
     def head(self, backbone: Backbone, landmarks: int, extra: int = 0) -> nn.Module:

@@ -36,12 +36,12 @@ class Regression(Extraction):
     def losses(self, response: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``squared`` and ``absolute``, as in `position_losses`."""
         regions = batch["regions"]
-        found = regress(response, regions, self.style.stride)
+        found = regress(response, regions, self.stride)
         return position_losses(found, regions, batch["points"], batch["weights"])
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """The landmarks. Without a response map there are no peaks, and equation 8 is the probability alone."""
-        points = regress(response, regions, self.style.stride)
+        points = regress(response, regions, self.stride)
         return points, torch.zeros_like(points[..., 0])
 
 

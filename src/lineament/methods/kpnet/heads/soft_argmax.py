@@ -41,12 +41,12 @@ class SoftArgmax(Extraction):
     @in_float32
     def losses(self, response: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``squared``, ``absolute`` and ``peak`` of `landmark_losses`."""
-        return landmark_losses(response, batch["regions"], batch["points"], batch["weights"], self.style.stride)
+        return landmark_losses(response, batch["regions"], batch["points"], batch["weights"], self.stride)
 
     def extract(self, response: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks by equation 6, and the largest values of equation 5, which equation 8 sums."""
-        found = soft_argmax(response, regions, self.style.stride)
-        largest = region_maximum(response, regions, self.style.stride)
+        found = soft_argmax(response, regions, self.stride)
+        largest = region_maximum(response, regions, self.stride)
         return found.points, (largest - found.log_total).clamp(max=0).exp()
 
 
