@@ -5,8 +5,9 @@ python benchmarks/maskface_experiments.py forward                  # time of the
 python benchmarks/maskface_experiments.py backbones --data DATA    # table 5: each trained under one budget
 python benchmarks/maskface_experiments.py parts --data DATA        # table 6: context modules and keypoint head
 python benchmarks/maskface_experiments.py levels --data DATA       # k0 of equation 6
+python benchmarks/maskface_experiments.py storage --data DATA --run RUN    # a finished run in 32, 16 and 8 bits
 
-``backbones``, ``parts`` and ``levels`` train, and evaluate on validation photos. A stopped training continues.
+``backbones``, ``parts`` and ``levels`` train. A stopped training continues. All accuracies are of validation photos.
 ``tables.py`` writes the tables of docs/results/maskface.md from the results.
 """
 
@@ -16,6 +17,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,15 @@ from lineament.evaluate.landmarks import evaluate_landmarks
 from lineament.evaluate.origin import origin
 from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Result
+from lineament.export import export
 from lineament.methods.backbones import BACKBONES
 from lineament.methods.maskface import training
+from lineament.methods.maskface.export import entries
 from lineament.methods.maskface.levels import POOLED
 from lineament.methods.maskface.network import MaskFace
-from lineament.train.run import run
+from lineament.runtime import read_metadata
+from lineament.train.checkpoint import initial_weights
+from lineament.train.run import RECIPE, run
 
 CROWD = "detection-val-crowd.json"  # few photos, so that calibration is fast
 VAL, POINTS = "detection-val.json", "landmarks5-val.json"
@@ -157,6 +163,34 @@ def trained(args: argparse.Namespace, table: str, row: str, settings: dict[str, 
     keep(table, row, means, told, [])
 
 
+def storage(args: argparse.Namespace) -> None:
+    """The file of a finished run with weights in floats of 32 and 16 bits, and quantised to integers of 8 bits."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    files = {bits: args.out / f"{bits}-bit.onnx" for bits in (32, 16, 8)}
+    training.export_run(args.run, files[16])
+    network = training.build(training.read(args.run / RECIPE), pretrained="")
+    network.load_state_dict(initial_weights(args.run / training.METHOD))
+    export(entries(network), files[32], metadata=read_metadata(files[16].read_bytes()))
+    samples = read_coco(args.data / VAL)
+    images = [lineament.read_image(sample.path) for sample in samples[:: len(samples) // 32]]
+    training.export_bytes(files[16].read_bytes(), images, files[8])
+    detectors = {bits: lineament.load(file, threads=args.threads) for bits, file in files.items()}
+    times: dict[int, list[float]] = {bits: [] for bits in files}
+    for image, (bits, detector) in product(images, detectors.items()):
+        start = time.perf_counter()
+        detector.detect(image)
+        times[bits].append(1e3 * (time.perf_counter() - start))
+    for bits, detector in detectors.items():
+        found = Evaluated(samples, [detector.detect(sample.path, threshold=0.02) for sample in samples])
+        scores = {
+            "MB": files[bits].stat().st_size / 1e6,
+            "AP": 100 * float(evaluate_recall("maskface", found).scores["ap"] or 0),
+            "NME": nme(detector, args.data, POINTS),
+            "ms": float(np.median(times[bits])),
+        }
+        keep("storage", f"{bits} bits", scores, {}, [str(files[bits])], args.threads)
+
+
 def nme(detector: lineament.Detector, data: Path, index: str) -> float:
     """Error in percent of the distance between the eyes, on a part of the validation faces."""
     samples = read_coco(data / index)[::EVERY]
@@ -172,13 +206,14 @@ def keep(
     print(row, scores, flush=True)
 
 
-EXPERIMENTS = {f.__name__: f for f in (cost, forward, backbones, parts, levels)}
+EXPERIMENTS = {f.__name__: f for f in (cost, forward, backbones, parts, levels, storage)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--run", type=Path, default=Path("runs/maskface"), help="a finished training, for storage")
     parser.add_argument("--out", type=Path, default=Path("runs/maskface-experiments"))
     parser.add_argument("--recipe", type=Path, default=kept.ROOT / "recipes" / "maskface.toml")
     parser.add_argument("--steps", type=int, default=300)

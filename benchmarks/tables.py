@@ -456,6 +456,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "maskface speed": lambda: compared([*SPEED, *MOSAICS], ("maskface-256", "maskface-640", *BESIDE)),
     "maskface cost": stored("maskface-cost", "network, what", {"GMAC": digits(2)}),
     "maskface forward": stored("maskface-forward", "landmarks", {"ms a face": digits(2), "fastest": digits(2)}),
+    "maskface storage": stored(
+        "maskface-storage", "weights", {"MB": digits(1), "AP": percent, "NME": percent, "ms": milliseconds}
+    ),
     "maskface table 5": stored("maskface-table5", "backbone", {"AP": percent, "NME": percent}),
     "maskface levels": stored("maskface-levels", "level", {"AP": percent, "NME": percent}),
     "maskface table 6": stored("maskface-table6", "network", {"AP": percent, "NME": percent}),

@@ -257,12 +257,13 @@ def test_cells_of_four_pixels_are_those_of_two_in_half_the_picture() -> None:
 
 
 def looped_offset_loss(offset: Array, centres: Array, sides: Array) -> float:
-    """By image and face, over the nine cells of four pixels around the centre of the face."""
+    """By image and face, over the cells of four pixels whose centres are less than four pixels from the face's."""
     errors = []
     for image, face in np.argwhere(sides):
         x, y = centres[image, face] / 4
         for row, column in product(range(int(y) - 1, int(y) + 2), range(int(x) - 1, int(x) + 2)):
-            if 0 <= row < offset.shape[2] and 0 <= column < offset.shape[3]:
+            near = abs(column + 0.5 - x) < 1 and abs(row + 0.5 - y) < 1
+            if near and 0 <= row < offset.shape[2] and 0 <= column < offset.shape[3]:
                 dx, dy = offset[image, :, row, column]
                 missed = abs(column + 0.5 + dx - x) + abs(row + 0.5 + dy - y)
                 errors.append(4 * missed / sides[image, face])

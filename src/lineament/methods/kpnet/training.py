@@ -23,6 +23,7 @@ from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
 from lineament.methods.kpnet.adopt import adopt, config_of, heads_of, read_network
 from lineament.methods.kpnet.decode import Config, KPNetDecoder
+from lineament.methods.kpnet.distillation import Teacher
 from lineament.methods.kpnet.export import entries
 from lineament.methods.kpnet.fitting import CANVASES, fitted
 from lineament.methods.kpnet.heads import Heads, build
@@ -80,6 +81,10 @@ class KPNetRecipe(CanvasRecipe):
         tag_weight: Weight of the embedding's loss.
         offset_weight: Weight of the loss of centres in their cells, if the cells are large.
         box_weight: Weight of the loss of boxes, if they are learned.
+        teacher: Trained weights whose maps the network imitates, a name or a file (ours, see
+            `lineament.methods.kpnet.distillation`). Empty: none.
+        scale_like_weight: Weight of the loss of the scalemap's difference from the teacher's.
+        response_like_weight: Weight of the loss of the response maps' difference from the teacher's.
         labels: Which faces count. Faces without a bin are ignored.
     """
 
@@ -101,6 +106,9 @@ class KPNetRecipe(CanvasRecipe):
     tag_weight: float = 1.0
     offset_weight: float = 2.0
     box_weight: float = 1.0
+    teacher: str = ""
+    scale_like_weight: float = 1.0
+    response_like_weight: float = 1.0
     labels: LabelRules = LabelRules(smallest=SMALLEST, largest=LARGEST)
 
     def __post_init__(self) -> None:
@@ -133,6 +141,10 @@ class KPNetTask(CanvasTask):
 
     recipe: KPNetRecipe
 
+    def __init__(self, network: KPNet, recipe: KPNetRecipe, *photos: Any) -> None:
+        super().__init__(network, recipe, *photos)
+        self.teacher = Teacher(read_weights(recipe.teacher), network) if recipe.teacher else None
+
     def adopt(self, content: bytes) -> None:
         """Start from the weights of a file. Normalisation takes its statistics from the first canvases."""
         pixels = np.concatenate([self.batch(step)["pixels"] for step in range(max(64 // self.recipe.batch, 1))])
@@ -155,10 +167,14 @@ class KPNetTask(CanvasTask):
             "heat": r.heat_weight,
             "offset": r.offset_weight,
             "box": r.box_weight,
+            "scale_like": r.scale_like_weight,
+            "response_like": r.response_like_weight,
         }
         if r.frozen:
             weights = {"box": r.box_weight}
         parts = r.heads().losses(outputs, batch)
+        if self.teacher:
+            parts |= self.teacher.losses(outputs, batch)
         return {name: weights[name] * value for name, value in parts.items() if weights.get(name)}
 
 

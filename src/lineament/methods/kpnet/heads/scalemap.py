@@ -128,7 +128,8 @@ def paint(boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> Bell
 
 @in_float32
 def offset_loss(offset: Tensor, centres: Tensor, sides: Tensor, stride: int) -> Tensor:
-    """Ours: the error of the centres predicted from their cells and the eight neighbours, any of which may be the peak.
+    """Ours: the error of the centres predicted from the cells that may be the peak: their own, and the neighbours whose
+    centres are less than a cell away from them on both axes.
 
     Args:
         offset: (n, 2, h, w), in cells.
@@ -146,7 +147,7 @@ def offset_loss(offset: Tensor, centres: Tensor, sides: Tensor, stride: int) -> 
     found = offset.flatten(2).gather(2, (row * w + column).flatten(1)[:, None].expand(-1, 2, -1))
     aim = centres[:, :, None] / stride - torch.minimum((own[:, :, None] + shifts).clamp(min=0), size - 1) - 0.5
     error = (found.view(-1, 2, *column.shape[1:]).permute(0, 2, 3, 1) - aim).abs().sum(-1)
-    there = there & (sides > 0)[..., None]
+    there = there & (aim.abs() < 1).all(dim=-1) & (sides > 0)[..., None]
     share = error * stride / sides.clamp(min=1e-6)[..., None]
     return (share * there).sum() / divisor(there.sum())
 
