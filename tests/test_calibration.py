@@ -83,7 +83,7 @@ def test_what_cannot_be_is_named() -> None:
         fit([0.1, 0.2], [True, True])
     with pytest.raises(OptionError, match=r"found \(3,\) and \(2,\)"):
         fit([0.1, 0.2, 0.3], [True, False])
-    with pytest.raises(OptionError, match="both rising"):
+    with pytest.raises(OptionError, match="shares do not"):
         Calibration.from_dict({"scores": [0, 1], "shares": [0.5, 0.5]})
     with pytest.raises(OptionError, match="lie in"):
         Calibration.from_dict({"scores": [0, 1], "shares": [0.5, 1.5]})

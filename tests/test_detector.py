@@ -112,9 +112,28 @@ def test_settings_can_be_replaced_and_unknown_ones_teach() -> None:
         lineament.load("mtcnn", settings={"pnet": 0.5})
     with pytest.raises(OptionError, match="codec must be one of corner, rcnn, found 'round'"):
         Config(codec="round")
-    for factor in (0, 1, 2.5):
-        with pytest.raises(OptionError, match="factor must lie between 0 and 1"):
-            lineament.load("mtcnn", settings={"factor": factor})
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "values"),
+    [
+        ("mtcnn", "factor", (0, 1, 2.5)),
+        ("mtcnn", "nms_onet", (-0.1, 2)),
+        ("mtcnn", "agreement", ([1.0], [1.0] * 100)),
+        ("kpnet-lite-int8", "nms", (-0.1, 2)),
+        ("kpnet-lite-int8", "input_size", (63, 4097, 10**9)),
+        ("kpnet-lite-int8", "overlap", (1.0, 0.9999)),
+        ("kpnet-lite-int8", "refinement", ([[0.5] * 500],)),
+        ("maskface", "nms", (2,)),
+        ("foxnet", "nms", (2,)),
+        ("foxnet", "calibration", ({"5": {"scores": [0.0] * 500, "shares": [0.5] * 500}},)),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_a_line(name: str, setting: str, values: Sequence[Any]) -> None:
+    for value in values:
+        with pytest.raises(OptionError, match=setting) as caught:
+            lineament.load(name, settings={setting: value})
+        assert len(str(caught.value)) < 300, caught.value
 
 
 def test_a_pyramid_of_sizes_in_pixels_is_refused_before_it_fills_the_memory() -> None:

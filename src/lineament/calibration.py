@@ -49,8 +49,13 @@ class Calibration:
 
     def __post_init__(self) -> None:
         x, y = self.scores, self.shares
-        if x.ndim != 1 or x.shape != y.shape or len(x) < 2 or not (np.diff(x) > 0).all() or not (np.diff(y) > 0).all():
-            raise OptionError(f"a calibration has two or more scores and shares, both rising; found {x} and {y}")
+        if x.ndim != 1 or x.shape != y.shape or len(x) < 2:
+            raise OptionError(
+                f"a calibration has two or more scores and as many shares; found arrays of shapes {x.shape}, {y.shape}"
+            )
+        for name, knots in (("scores", x), ("shares", y)):
+            if not (np.diff(knots) > 0).all():
+                raise OptionError(f"a calibration's scores and shares rise; its {name} do not")
         if y[0] < 0 or y[-1] > 1:
             raise OptionError(f"a calibration's shares lie in [0, 1], found {y[0]} to {y[-1]}")
 

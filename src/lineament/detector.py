@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from reprlib import repr as shortened
 from types import MappingProxyType
-from typing import Any, TypeVar, cast, get_type_hints, overload
+from typing import Any, TypeVar, cast, overload
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +21,7 @@ from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
 from lineament.images import Color, Source, is_source, read_image
 from lineament.methods import METHODS, Decoder, DetectionMethod, LandmarkMethod, LandmarkStage, Method, method
-from lineament.methods.settings import DetectorSettings, ViewSettings
+from lineament.methods.settings import DetectorSettings, ViewSettings, checked
 from lineament.runtime import Graph, load_graph
 from lineament.schemas import FIVE, MAPS, convert
 from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, parse_metadata, read_weights
@@ -328,11 +326,12 @@ def _replaced(of: str, own: Any, settings: Mapping[str, Any]) -> Any:
     """A method's settings, some of them replaced.
 
     Raises:
-        OptionError: The method has no such setting, the value has the wrong type, or the weights fix the setting.
+        OptionError: The method has no such setting, the value has the wrong type or is out of range, or the weights fix
+            the setting.
     """
     if not isinstance(settings, Mapping):
         raise OptionError(f"settings are values by name, {{name: value}}, found {settings!r:.80}")
-    hints, values = get_type_hints(type(own)), {}
+    values = {}
     known = [field.name for field in fields(own) if not belongs_to_weights(field)]
     fixed = {field.name for field in fields(own)} - set(known)
     for setting, value in settings.items():
@@ -341,26 +340,10 @@ def _replaced(of: str, own: Any, settings: Mapping[str, Any]) -> Any:
         if setting not in known:
             raise OptionError(f"{of} has no setting {setting!r}; it has: {', '.join(known)}")
         try:
-            values[setting] = msgspec.convert(_plain(value), hints[setting])
-        except (msgspec.ValidationError, OptionError) as error:
-            example = shortened(getattr(own, setting))
-            raise OptionError(f"{of}'s setting {setting!r} is e.g. {example}, found {value!r:.80}: {error}") from None
+            values[setting] = checked(type(own), setting, value, getattr(own, setting))
+        except OptionError as error:
+            raise OptionError(f"{of}'s {error}") from None
     return replace(own, **values)
-
-
-def _plain(value: Any) -> Any:
-    """Convert NumPy numbers and arrays, and sequences of them, to plain Python.
-
-    Raises:
-        OptionError: A number is not finite.
-    """
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise OptionError("expected a finite number")
-    return value
 
 
 def in_groups(items: Iterable[T], pixels: Callable[[T], int]) -> Iterator[list[T]]:

@@ -87,11 +87,15 @@ def test_faces_have_what_their_candidates_had() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"suppression": "hard"}, "suppression is one of nms, soft-linear, soft-gaussian, found 'hard'"),
-        ({"over": "max"}, "over is one of union, min"),
-        ({"sigma": 0}, "sigma lies above 0"),
-        ({"voting": 1.5}, "voting is an overlap"),
-        ({"voting": "yes"}, "voting is an overlap"),
+        (
+            {"suppression": "hard"},
+            r"'suppression' .* found 'hard': expected one of nms, soft-linear, soft-gaussian",
+        ),
+        ({"over": "max"}, "'over' is e.g. 'union', found 'max': expected one of union, min"),
+        ({"sigma": 0}, r"'sigma' .*, found 0: Expected `float` > 0"),
+        ({"voting": 1.5}, r"'voting' .*, found 1.5: Expected `float` <= 1"),
+        ({"voting": "yes"}, r"'voting' .*, found 'yes': Expected `float \| null`"),
+        ({"threshold": np.float32(np.nan)}, r"'threshold' .*: expected a finite number"),
     ],
 )
 def test_settings_out_of_range_teach(settings: dict[str, object], message: str) -> None:

@@ -202,7 +202,7 @@ def test_calibration_is_applied_and_settings_of_the_weights_are_theirs() -> None
     (faces,) = stage(scores={"scores": [0, 1], "shares": [0.25, 0.5]})([image], [found_in(image, TRUE[:1])])
     expected = 0.25 + 0.25 * float(within(-4.0, 1.0))
     np.testing.assert_allclose(faces.landmark_scores, expected, rtol=1e-6)
-    with pytest.raises(OptionError, match="looks is 1 or more, found 0"):
+    with pytest.raises(OptionError, match=r"'looks' .* found 0"):
         stage(looks=0)
     with pytest.raises(OptionError, match="unknown landmark schema 'nine'"):
         stage(landmarks="nine")

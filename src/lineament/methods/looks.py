@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from lineament import views
-from lineament.errors import OptionError
 from lineament.methods.settings import ViewSettings
 from lineament.views import View
 
@@ -32,12 +32,7 @@ class OverviewSettings(ViewSettings):
     """
 
     overview: bool = True
-    overview_share: float = 0.375
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.overview_share <= 1:
-            raise OptionError(f"overview_share lies in (0, 1], found {self.overview_share}; overview=false is none")
+    overview_share: Annotated[float, Meta(gt=0, le=1)] = 0.375
 
 
 class Limits(NamedTuple):

@@ -1,11 +1,18 @@
-"""Settings that methods share. The settings of a method are a dataclass that inherits the blocks it uses."""
+"""Settings that methods share. The settings of a method are a dataclass that inherits the blocks it uses.
+
+The annotation of a setting holds its range, such as ``Share`` for [0, 1]. The dataclass checks it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import Field, dataclass, field, fields
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+from msgspec import Meta, ValidationError, convert
 
 from lineament import conventions
 from lineament.boxes import Overlap
@@ -14,13 +21,18 @@ from lineament.schemas import schema
 from lineament.weights import of_weights
 
 Suppression = Literal["nms", "soft-linear", "soft-gaussian"]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[float, Meta(gt=0)]
 _OPTION = "option"
 
 SEEN = 8
 """Side of a face in pixels of the input. Smaller ones are rarely detected: of 24 photos, 3 at 7 pixels, 10 at 8."""
 
-LARGEST_RATIO = 16
-"""Largest multiple of the input size in a pyramid. A greater number is most likely a size in pixels."""
+SMALLEST_INPUT = 64
+"""Longer edge of the smallest input in pixels."""
+
+LARGEST_INPUT = 4096
+"""Longer edge of the largest input in pixels. A square of it takes about 8 GB. Tiles show larger images in little."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,54 @@ def option_of(setting: Field[Any]) -> Option | None:
     return setting.metadata.get(_OPTION)
 
 
+def of_length(length: int) -> Meta:
+    """The length of a sequence, for the annotation of a setting."""
+    return Meta(min_length=length, max_length=length)
+
+
+def checked(settings: type, name: str, value: Any, example: Any) -> Any:
+    """Check a value of a setting, and convert it to the type that the setting is annotated with.
+
+    Args:
+        settings: The dataclass of the settings.
+        name: The name of the setting.
+        value: The value. NumPy numbers and arrays are accepted.
+        example: A right value, for the message.
+
+    Raises:
+        OptionError: The value has another type, is out of range, or is not finite.
+    """
+    kind = _annotations(settings)[name]
+    try:
+        return convert(_plain(value), kind)
+    except (ValidationError, OptionError) as error:
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        expected = f"expected one of {', '.join(choices)}" if choices else error
+        raise OptionError(f"setting {name!r} is e.g. {example!r:.80}, found {value!r:.80}: {expected}") from None
+
+
+@cache
+def _annotations(settings: type) -> dict[str, Any]:
+    return get_type_hints(settings, include_extras=True)
+
+
+def _plain(value: Any) -> Any:
+    """Convert NumPy numbers and arrays, and lists and mappings of them, to plain Python.
+
+    Raises:
+        OptionError: A number is not finite.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OptionError("expected a finite number")
+    return value
+
+
 @dataclass(frozen=True)
 class MethodSettings:
     """Settings of every method.
@@ -56,12 +116,17 @@ class MethodSettings:
         landmarks: Name of the predicted landmark schema.
         schemas: Names of all schemas that the network predicts, in the order of its outputs. Empty if ``landmarks`` is
             the only one.
+
+    Raises:
+        OptionError: A setting has another type, or is out of range.
     """
 
     landmarks: str = of_weights("5")
     schemas: Sequence[str] = of_weights(())
 
     def __post_init__(self) -> None:
+        for setting in fields(self):
+            checked(type(self), setting.name, getattr(self, setting.name), setting.default)
         if self.landmarks not in self.offered:
             raise OptionError(f"these weights find landmarks of {', '.join(self.offered)}, found {self.landmarks!r}")
 
@@ -96,27 +161,17 @@ class DetectorSettings(MethodSettings):
             ``lineament.boxes.vote``). ``None``: boxes are not changed.
     """
 
-    threshold: float = 0.5
-    min_face: float = 1
+    threshold: Share = 0.5
+    min_face: Annotated[float, Meta(ge=1)] = 1
     flip: bool = option(False, "Detect in the mirrored image as well: more accurate, takes twice the time.")
     turns: bool = option(
         False,
         "Detect in all four orientations, and keep the one with most upright faces: for photos without EXIF.",
     )
     suppression: Suppression = "nms"
-    sigma: float = 0.5
+    sigma: Positive = 0.5
     over: Overlap = "union"
-    voting: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, kinds in (("suppression", Suppression), ("over", Overlap)):
-            if getattr(self, name) not in get_args(kinds):
-                raise OptionError(f"{name} is one of {', '.join(get_args(kinds))}, found {getattr(self, name)!r}")
-        if not self.sigma > 0:
-            raise OptionError(f"sigma lies above 0, found {self.sigma}")
-        if self.voting is not None and not (isinstance(self.voting, (int, float)) and 0 <= self.voting <= 1):
-            raise OptionError(f"voting is an overlap in [0, 1], or null for none, found {self.voting!r}")
+    voting: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -124,32 +179,29 @@ class ViewSettings(DetectorSettings):
     """Settings of detectors that resize each image to one size.
 
     Attributes:
-        input_size: Longer edge of the resized image, in pixels.
-        pyramid: More input sizes as multiples of ``input_size``: ``(0.5, 2)`` for half and twice.
+        input_size: Longer edge of the resized image, in pixels, from 64 to 4096.
+        pyramid: More input sizes as multiples of ``input_size``: ``(0.5, 2)`` for half and twice. They have the same
+            limits.
         tiles: Also detect in overlapping tiles of ``input_size`` at full resolution.
-        overlap: Share of a tile's side that it has in common with the next, in [0, 1).
+        overlap: Share of a tile's side that it has in common with the next, in [0, 0.9].
         margin: Black margin around the image, as a share of the input in [0, 0.5), for faces that the edge cuts off.
     """
 
-    input_size: int = option(
+    input_size: Annotated[int, Meta(ge=SMALLEST_INPUT, le=LARGEST_INPUT)] = option(
         640, "Resize images so that the longer edge has this many pixels, such as 256, 384, 512 or 640."
     )
     pyramid: Sequence[float] = ()
     tiles: bool = option(False, "Detect in tiles at full resolution as well: for small faces in large photos.")
-    overlap: float = 0.25
-    margin: float = 0.0
+    overlap: Annotated[float, Meta(ge=0, le=0.9)] = 0.25
+    margin: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.input_size < 64:
-            raise OptionError(f"input_size is the longer edge in pixels, at least 64, found {self.input_size}")
-        if not all(64 / self.input_size <= ratio <= LARGEST_RATIO for ratio in self.pyramid or ()):
+        if not all(SMALLEST_INPUT <= ratio * self.input_size <= LARGEST_INPUT for ratio in self.pyramid):
             raise OptionError(
-                f"pyramid has multiples of input_size, such as [0.5, 2], up to {LARGEST_RATIO} and of at least 64 "
-                f"pixels, found {list(self.pyramid)}"
+                f"pyramid has multiples of input_size, such as [0.5, 2], that give {SMALLEST_INPUT} to {LARGEST_INPUT} "
+                f"pixels, found {list(self.pyramid)!r:.80} of {self.input_size}"
             )
-        if not 0 <= self.overlap < 1 or not 0 <= self.margin < 0.5:
-            raise OptionError(f"overlap lies in [0, 1) and margin in [0, 0.5), found {self.overlap}, {self.margin}")
 
     def overlooked(self, min_face: float, image_size: tuple[int, int]) -> str:
         """Why faces of ``min_face`` pixels cannot be detected in an image of that size; empty if they can.
@@ -165,11 +217,12 @@ class ViewSettings(DetectorSettings):
             return ""
         step = self.input_size * (1 - self.overlap)
         tiles = math.prod(max(1, math.ceil((edge - self.overlap * self.input_size) / step)) for edge in image_size)
+        enough = math.ceil(SEEN / min_face * longer)
+        larger = f"; input_size={enough} shows such faces without tiles" if enough <= LARGEST_INPUT else ""
         return (
             f"faces of {min_face:g} pixels in an image of {image_size[0]}x{image_size[1]} have {side:.1f} at "
             f"input_size {self.input_size}; few below {SEEN} are detected. tiles=True detects at full resolution as "
-            f"well, in about {tiles + 1} times the time; input_size={math.ceil(SEEN / min_face * longer)} shows such "
-            "faces without tiles"
+            f"well, in about {tiles + 1} times the time{larger}"
         )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
@@ -18,7 +19,7 @@ from lineament.faces import Faces
 from lineament.methods.candidates import Candidates, joined
 from lineament.methods.foxnet import cluster
 from lineament.methods.looks import Limits, OverviewSettings, looks
-from lineament.methods.settings import ConventionSettings
+from lineament.methods.settings import ConventionSettings, Share
 from lineament.runtime import Graph
 from lineament.schemas import schema
 from lineament.views import View, Views
@@ -66,14 +67,14 @@ class Config(OverviewSettings, ConventionSettings):
             such landmarks that are correct. ``None``: the score is the probability.
     """
 
-    overview_share: float = 0.6
+    overview_share: Annotated[float, Meta(gt=0, le=1)] = 0.6
     distance: str = of_weights("cosine")
     inner: float = of_weights(0.1)
     multiple: int = of_weights(64)
-    candidate: float = 0.1
+    candidate: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     fill: bool = False
     shapes: Mapping[str, Sequence[Sequence[float]]] | None = None
-    nms: float = 0.5
+    nms: Share = 0.5
     learned: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
     evidence: Mapping[str, Sequence[float]] | None = None
     calibration: Mapping[str, Mapping[str, Any]] | None = None
@@ -81,8 +82,6 @@ class Config(OverviewSettings, ConventionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.candidate < 1:
-            raise OptionError(f"candidate is a probability in (0, 1), found {self.candidate}")
         if self.fill and self.landmarks != "5" and self.landmarks not in (self.shapes or {}):
             raise OptionError(
                 f"fill needs the mean shape of {self.landmarks!r}, which these weights lack: set shapes, or fill=false"

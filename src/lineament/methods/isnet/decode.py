@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from lineament.calibration import Calibration
@@ -32,15 +33,15 @@ class Config(MethodSettings):
     Attributes:
         size: Side of the crops in pixels.
         zoom: Size of the face in the crops (see ``frame.template``).
-        looks: Number of passes over a face whose crop is placed by its box. Each pass places its crop by the landmarks
-            of the pass before. A crop placed by landmarks takes one pass less.
+        looks: Number of passes, 1 or more, over a face whose crop is placed by its box. Each pass places its crop by
+            the landmarks of the pass before. A crop placed by landmarks takes one pass less.
         mirror: Whether the last pass also sees the mirrored crop, and landmarks are the means of both.
         scores: Calibration of the landmark scores (`lineament.calibration.Calibration`). ``None``: not calibrated.
     """
 
     size: int = of_weights(64)
     zoom: float = of_weights(1.0)
-    looks: int = 2
+    looks: Annotated[int, Meta(ge=1)] = 2
     mirror: bool = True
     scores: Mapping[str, Any] | None = of_weights(None)
 
@@ -54,8 +55,6 @@ class ISNet:
     """
 
     def __init__(self, graph: Graph, config: Config) -> None:
-        if config.looks < 1:
-            raise OptionError(f"looks is 1 or more, found {config.looks}")
         self.schema, self.config = schema(config.landmarks), config
         self._graph = graph
         self._calibration = Calibration.from_dict(config.scores) if config.scores else None

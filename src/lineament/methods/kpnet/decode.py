@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from lineament.faces import Faces
 from lineament.methods.candidates import Candidates
 from lineament.methods.kpnet import scales
 from lineament.methods.looks import Limits, OverviewSettings, looks
-from lineament.methods.settings import ConventionSettings
+from lineament.methods.settings import ConventionSettings, Share, of_length
 from lineament.runtime import Graph
 from lineament.schemas import FIVE, MAPS, Schema, schema
 from lineament.views import View, Views
@@ -69,11 +69,11 @@ class Config(OverviewSettings, ConventionSettings):
     learned: str | Mapping[str, Any] = "wider"
     boxes: Boxes = "inferred"
     refinement: Sequence[Sequence[Sequence[float]]] | None = None
-    proposal: float = 0.7
+    proposal: Share = 0.7
     calibration: Mapping[str, Any] | None = None
-    evidence: Sequence[float] | None = EVIDENCE
-    landmark_evidence: Sequence[float] | None = None
-    nms: float = 0.6
+    evidence: Annotated[Sequence[float], of_length(len(EVIDENCE))] | None = EVIDENCE
+    landmark_evidence: Annotated[Sequence[float], of_length(LANDMARK_EVIDENCE)] | None = None
+    nms: Share = 0.6
 
     @property
     def multiple(self) -> int:
@@ -84,14 +84,6 @@ class Config(OverviewSettings, ConventionSettings):
         super().__post_init__()
         if self.backbone not in scales.GRIDS:
             raise OptionError(f"kpnet has no backbone {self.backbone!r}; there are: {', '.join(scales.GRIDS)}")
-        if self.boxes not in get_args(Boxes):
-            raise OptionError(f"boxes are one of {', '.join(get_args(Boxes))}, found {self.boxes!r}")
-        if self.evidence is not None and len(self.evidence) != len(EVIDENCE):
-            raise OptionError(f"evidence has {len(EVIDENCE)} coefficients, e.g. {EVIDENCE}, found {self.evidence}")
-        if self.landmark_evidence is not None and np.shape(self.landmark_evidence) != (LANDMARK_EVIDENCE,):
-            raise OptionError(
-                f"landmark_evidence has {LANDMARK_EVIDENCE} coefficients or is null, found {self.landmark_evidence}"
-            )
         shape = np.array(self.refinement, dtype=object).shape
         if self.refinement is not None and shape != REFINEMENT:
             raise OptionError(f"refinement has coefficients {REFINEMENT} or is null, found {shape}")

@@ -16,6 +16,7 @@ from lineament.faces import Faces
 from lineament.methods.candidates import Candidates, joined
 from lineament.methods.looks import Limits, OverviewSettings, looks
 from lineament.methods.maskface.levels import FINEST, POOLED, SMALLEST, level_of, levels
+from lineament.methods.settings import Share
 from lineament.runtime import Graph
 from lineament.schemas import schema
 from lineament.views import View, Views
@@ -53,7 +54,7 @@ class Config(OverviewSettings):
     keypoint_head: bool = of_weights(True)
     region_margin: float = of_weights(0.0)
     k0: int = of_weights(3)
-    nms: float = 0.5
+    nms: Share = 0.5
     calibration: Mapping[str, Any] | None = None
     landmark_calibration: Mapping[str, Any] | None = None
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
@@ -18,7 +19,7 @@ from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.methods.candidates import Candidates
 from lineament.methods.mtcnn.pyramid import Pyramid
-from lineament.methods.settings import DetectorSettings
+from lineament.methods.settings import DetectorSettings, Positive, Share, of_length
 from lineament.runtime import Graph
 from lineament.schemas import schema
 from lineament.views import View, Views, mirrored
@@ -33,7 +34,7 @@ class Config(DetectorSettings):
 
     Attributes:
         codec: The encoding of box offsets, "corner" or "rcnn".
-        factor: Ratio of the size of a pyramid level to the previous one.
+        factor: Ratio of the size of a pyramid level to the previous one, in (0, 0.99]: at 1 the pyramid would not end.
         pnet_threshold: Lowest score of a window in P-Net, in [0, 1].
         rnet_threshold: Lowest score of a candidate in R-Net, in [0, 1].
         threshold: Default of the lowest score of a face in O-Net, in [0, 1]. A call with a fraction of it also uses
@@ -56,31 +57,25 @@ class Config(DetectorSettings):
     """
 
     codec: str = of_weights("corner")
-    factor: float = 0.709
-    pnet_threshold: float = 0.85
-    rnet_threshold: float = 0.5
-    threshold: float = 0.6
-    pnet_lowest: float = 0.3
-    rnet_lowest: float = 0.1
-    consensus: float = 0.5
-    looks: Sequence[float] | None = (0.8, 1.0)
-    agreement: Sequence[float] = (-0.905, -1.347)
-    min_face: float = 20
-    nms_level: float = 0.5
-    nms_pyramid: float = 0.7
-    nms_rnet: float = 0.7
-    nms_onet: float = 0.5
+    factor: Annotated[float, Meta(gt=0, le=0.99)] = 0.709
+    pnet_threshold: Share = 0.85
+    rnet_threshold: Share = 0.5
+    threshold: Share = 0.6
+    pnet_lowest: Share = 0.3
+    rnet_lowest: Share = 0.1
+    consensus: Annotated[float, Meta(ge=0)] = 0.5
+    looks: Sequence[Positive] | None = (0.8, 1.0)
+    agreement: Annotated[Sequence[float], of_length(2)] = (-0.905, -1.347)
+    min_face: Annotated[float, Meta(ge=1)] = 20
+    nms_level: Share = 0.5
+    nms_pyramid: Share = 0.7
+    nms_rnet: Share = 0.7
+    nms_onet: Share = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.codec not in box_ops.CODECS:
             raise OptionError(f"mtcnn's codec must be one of {', '.join(box_ops.CODECS)}, found {self.codec!r}")
-        if not 0 < self.factor < 1:  # or the pyramid would never end
-            raise OptionError(f"mtcnn's factor must lie between 0 and 1, found {self.factor}")
-        if np.shape(self.agreement) != (2,):
-            raise OptionError(f"mtcnn's agreement has two coefficients, found {self.agreement}")
-        if any(side <= 0 for side in self.looks or ()):
-            raise OptionError(f"mtcnn's looks are shares of a box's side, above 0, found {self.looks}")
 
 
 Stage = Literal["pnet", "rnet", "onet"]
