@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from lineament import images
 from lineament.errors import ImageError, OptionError
-from lineament.images import image_paths, letterbox, read_image, resize
+from lineament.images import ImageFiles, image_paths, letterbox, read_image, resize
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -393,6 +393,32 @@ def test_a_folder_may_be_left_out_of_a_search(tmp_path: Path, monkeypatch: pytes
         found = image_paths([path], leave_out="drawn")
         assert [p.as_posix() for p in found] == ["a.png", "drawn2/c.png"]
     assert len(image_paths(["drawn", "drawn/a.png"], leave_out=tmp_path / "drawn")) == 2  # given by name
+
+
+def test_files_are_found_one_by_one_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{'sub/' if i % 3 else ''}{i * 7919 % 3001:05}.jpg" for i in range(3000)]
+    (tmp_path / "sub").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "odd\nname.jpg").touch()
+    expected = sorted(path for path in tmp_path.rglob("*.jpg"))
+    monkeypatch.setattr(images, "SORTED_AT_ONCE", 100)
+    for paths in ([tmp_path], [tmp_path / "**/*.jpg"], [tmp_path / "*.jpg", tmp_path / "sub"]):
+        found = ImageFiles(paths)
+        assert sorted(found) == expected
+        assert list(found) == list(found)  # it can be read again
+    files = ImageFiles([tmp_path])
+    assert list(files) == expected
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in files) == len(expected)
+        streamed = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        listed = list(files)
+        assert tracemalloc.get_traced_memory()[1] > 3 * streamed, "a list would need no more: nothing is measured"
+    finally:
+        tracemalloc.stop()
+    assert len(listed) == len(expected)
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,18 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def parse_lines(path: str | Path) -> list[Any]:
-    """Parse a file of JSON lines that is appended to; none if it does not exist.
+def parse_lines(path: str | Path) -> Iterator[Any]:
+    """Parse a file of JSON lines that is appended to, line by line; none if it does not exist.
 
     An incomplete last line, of a run that was stopped, is cut off.
     """
     if not Path(path).exists():
-        return []
+        return
+    size = 0
     with open(path, "rb+") as file:
-        content = file.read()
-        end = content.rfind(b"\n") + 1
-        file.truncate(end)
-    return [json.loads(line) for line in content[:end].splitlines()]
+        for line in file:
+            if not line.endswith(b"\n"):
+                file.truncate(size)
+                return
+            size += len(line)
+            yield json.loads(line)

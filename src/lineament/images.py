@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import heapq
 import io
+import json
 import logging
 import math
 import os
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -33,6 +37,9 @@ SUFFIXES = frozenset(
     | {".jp2", ".j2k", ".jpx", ".jpf", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
 )
 """Suffixes of the image files in a folder. Pillow reads HEIC with the package pillow-heif only."""
+
+SORTED_AT_ONCE = 50_000
+"""Names that are sorted in memory."""
 
 BAND = 2**18  # pixels that are converted at once: bounds the memory beside the image and the result
 
@@ -349,74 +356,180 @@ def image_paths(
     leave_out: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
     suffixes: Collection[str] = SUFFIXES,
 ) -> list[Path]:
-    """List the image files of paths. Paths keep their order. The files of a folder or a pattern are sorted.
+    """List the image files of paths. `ImageFiles`, with the same arguments, finds them one by one."""
+    return list(ImageFiles(paths, leave_out=leave_out, suffixes=suffixes))
 
-    Links are followed. A file that is found twice, by a link or under another spelling, is listed once, under its first
-    path. Folders and patterns skip files with other suffixes, and hidden files and folders, whose names begin with a
-    dot. The log has the number of hidden images.
 
-    Args:
-        paths: Files (with any suffix, also pipes), folders (searched at any depth) and glob patterns (``**`` for any
-            depth). A pattern may name hidden files, as in ``.cache/*.jpg``.
-        leave_out: A folder, or several, that is not searched if it lies inside a searched folder.
-        suffixes: The suffixes of images, in lower case.
+class ImageFiles(Iterable[Path]):
+    """The image files of paths. They are searched whenever this is iterated over, so millions take no memory.
 
-    Raises:
-        ImageError: A path is empty or does not exist, or a folder or pattern has no images.
-        OptionError: ``paths`` is one path instead of several.
+    Paths keep their order. The files of a folder or a pattern are sorted.
+
+    Links are followed. A file that is found twice, by a link or under another spelling, is listed once. Folders and
+    patterns skip files with other suffixes, and hidden files and folders, whose names begin with a dot. The log has the
+    number of hidden images.
     """
-    if isinstance(paths, (str, bytes, os.PathLike)):
-        raise OptionError(f"image_paths takes several paths: image_paths([{paths!r}])")
-    try:
-        listed = [os.fsdecode(path) for path in paths]
-    except TypeError as error:
-        raise OptionError(f"image_paths takes paths, found {paths!r:.80}: {error}") from None
-    if "" in listed:
-        raise ImageError("an empty path: expected a file, a folder ('.' for this one) or a pattern")
-    hidden = [leave_out] if isinstance(leave_out, (str, os.PathLike)) else leave_out
-    left_out = [Path(os.path.realpath(folder)) for folder in hidden]
-    found: dict[str, Path] = {}
-    for path in listed:
-        for file in _expand(Path(path), left_out, suffixes):
-            found.setdefault(os.path.realpath(file), file)
-    return list(found.values())
+
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        leave_out: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+        suffixes: Collection[str] = SUFFIXES,
+    ) -> None:
+        """Check that each path has an image.
+
+        Args:
+            paths: Files (with any suffix, also pipes), folders (searched at any depth) and glob patterns (``**`` for
+                any depth). A pattern may name hidden files, as in ``.cache/*.jpg``.
+            leave_out: A folder, or several, that is not searched if it lies inside a searched folder.
+            suffixes: The suffixes of images, in lower case.
+
+        Raises:
+            ImageError: A path is empty or does not exist, or a folder or pattern has no images.
+            OptionError: ``paths`` is one path instead of several.
+        """
+        if isinstance(paths, (str, bytes, os.PathLike)):
+            raise OptionError(f"image_paths takes several paths: image_paths([{paths!r}])")
+        try:
+            listed = [os.fsdecode(path) for path in paths]
+        except TypeError as error:
+            raise OptionError(f"image_paths takes paths, found {paths!r:.80}: {error}") from None
+        if "" in listed:
+            raise ImageError("an empty path: expected a file, a folder ('.' for this one) or a pattern")
+        hidden = [leave_out] if isinstance(leave_out, (str, os.PathLike)) else leave_out
+        self._left_out = frozenset(Path(os.path.realpath(folder)) for folder in hidden)
+        self._suffixes, self._told = frozenset(suffixes), set[Path]()
+        self._paths = [(path, _kind(path)) for path in map(Path, listed)]
+        for path, kind in self._paths:
+            if next(self._expanded(path, kind, set()), None) is None:
+                raise ImageError(f"{path}: no image in this {kind}; looked for {', '.join(sorted(suffixes))}")
+
+    def __iter__(self) -> Iterator[Path]:
+        """Search the files."""
+        folders: set[str] = set()
+        single: set[str] = set()  # files that are found in another way than in their folder
+        for path, kind in self._paths:
+            for file, real, is_single in self._expanded(path, kind, folders):
+                if real in single or (is_single and os.path.dirname(real) in folders and self._is_image(real)):
+                    continue
+                if is_single:
+                    single.add(real)
+                yield file
+
+    def _expanded(self, path: Path, kind: str, folders: set[str]) -> Iterator[_Found]:
+        """The files of a path. The real path of each folder that is searched is added to ``folders``."""
+        left_out = self._left_out - {Path(os.path.realpath(path))}
+        fixed = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts))
+        hidden = any(part.startswith(".") for part in path.parts[fixed:])
+        if kind == "file":
+            found: Iterator[_Found] = iter([_Found(path, os.path.realpath(path), True)])
+        elif kind == "folder":
+            found = self._walk(path, hidden, left_out, folders)
+        else:
+            found = (_Found(*match[:2], True) for match in self._matching(path, hidden, left_out))
+        passed_over = 0
+        for each in found:
+            if hidden or not any(part.startswith(".") for part in each.file.parts[fixed:]):
+                yield each
+            else:
+                passed_over += 1
+        if passed_over and path not in self._told:
+            self._told.add(path)
+            _log.warning("%s: %d hidden images passed over", path, passed_over)
+
+    def _matching(self, pattern: Path, hidden: bool, left_out: Set[Path]) -> Iterator[_Found]:
+        """The images that match a pattern. ``glob`` itself would follow circular links below ``**``."""
+        parts = pattern.parts
+        if "**" not in parts:
+            matches = ([*Path(match).parts] for match in glob.iglob(str(pattern), include_hidden=True))
+            for match in _in_order(match for match in matches if self._is_image(match[-1])):
+                file = Path(*match)
+                real = os.path.realpath(file)
+                if file.is_file() and left_out.isdisjoint(Path(real).parents):
+                    yield _Found(file, real, True)
+            return
+        above, below = Path(*parts[: parts.index("**")]), parts[parts.index("**") :]
+        tops = glob.glob(str(above), include_hidden=True) if glob.has_magic(str(above)) else [above]
+        for top in sorted(map(Path, tops)):
+            walked = self._walk(top, hidden, left_out, set())
+            yield from (each for each in walked if _fits(each.file.relative_to(top).parts, below))
+
+    def _walk(self, top: Path, hidden: bool, left_out: Set[Path], entered: set[str]) -> Iterator[_Found]:
+        """All images at any depth, in hidden folders if asked for. Links are followed; each folder is entered once."""
+        levels: list[tuple[str, str, Iterator[list[Any]]]] = []
+
+        def enter(folder: str) -> None:
+            real = os.path.realpath(folder)
+            if real not in entered and left_out.isdisjoint([Path(real), *Path(real).parents]):
+                entered.add(real)
+                levels.append((folder, real, _in_order(self._entries(folder, hidden))))
+
+        enter(str(top))
+        while levels:
+            folder, real, entries = levels[-1]
+            name, is_folder, is_link = next(entries, (None, False, False))
+            if name is None:
+                levels.pop()
+            elif is_folder:
+                enter(os.path.join(folder, name))
+            elif not is_link:
+                yield _Found(Path(folder, name), os.path.join(real, name), False)
+            elif left_out.isdisjoint(Path(linked := os.path.realpath(os.path.join(folder, name))).parents):
+                yield _Found(Path(folder, name), linked, True)
+
+    def _entries(self, folder: str, hidden: bool) -> Iterator[list[Any]]:
+        """Of each image and each folder in a folder: its name, whether it is a folder, and whether it is a link."""
+        try:
+            entries = os.scandir(folder)
+        except OSError as error:
+            _log.warning("%s: not searched: %s", folder, error.strerror)
+            return
+        with entries:
+            for entry in entries:
+                is_link = entry.is_symlink()
+                if os.path.isdir(entry.path) if is_link else entry.is_dir():
+                    if hidden or not entry.name.startswith("."):
+                        yield [entry.name, True, is_link]
+                elif self._is_image(entry.name) and (os.path.isfile(entry.path) if is_link else entry.is_file()):
+                    yield [entry.name, False, is_link]
+
+    def _is_image(self, name: str) -> bool:
+        return os.path.splitext(name)[1].lower() in self._suffixes
 
 
-def _expand(path: Path, leave_out: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
-    text = str(path)
+class _Found(NamedTuple):
+    """A file, its real path, and whether it is found in another way than in its folder: by name, pattern or link."""
+
+    file: Path
+    real: str
+    is_single: bool
+
+
+def _kind(path: Path) -> str:
+    """Whether a path is of a folder or a file, or is a pattern."""
     try:
         kind = "folder" if path.is_dir() else "file" if path.exists() else "pattern"
     except OSError as error:  # a name that is too long
-        raise ImageError(f"{text!r}: {error.strerror}") from None
-    if kind == "file":
-        return [path]
-    if kind == "pattern" and not glob.has_magic(text):
+        raise ImageError(f"{str(path)!r}: {error.strerror}") from None
+    if kind == "pattern" and not glob.has_magic(str(path)):
         raise ImageError(f"{path}: no such file or folder")
-    fixed = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts))
-    hidden = any(part.startswith(".") for part in path.parts[fixed:])
-    found = _walk(path, hidden) if kind == "folder" else _matching(path, hidden)
-    images = sorted(file for file in found if file.suffix.lower() in suffixes and file.is_file())
-    inside = {folder for folder in leave_out if folder != Path(os.path.realpath(path))}
-    if inside:
-        images = [file for file in images if inside.isdisjoint(Path(os.path.realpath(file)).parents)]
-    shown = [file for file in images if hidden or not any(part.startswith(".") for part in file.parts[fixed:])]
-    if len(shown) < len(images):
-        _log.warning("%s: %d hidden images passed over", path, len(images) - len(shown))
-    if not shown:
-        raise ImageError(f"{path}: no image in this {kind}; looked for {', '.join(sorted(suffixes))}")
-    return shown
+    return kind
 
 
-def _matching(pattern: Path, hidden: bool) -> Iterator[Path]:
-    """The files that match a pattern. ``glob`` itself would follow circular links below ``**``."""
-    parts = pattern.parts
-    if "**" not in parts:
-        yield from map(Path, glob.iglob(str(pattern), include_hidden=True))
-        return
-    above, below = Path(*parts[: parts.index("**")]), parts[parts.index("**") :]
-    tops = glob.iglob(str(above), include_hidden=True) if glob.has_magic(str(above)) else [above]
-    for top in map(Path, tops):
-        yield from (file for file in _walk(top, hidden) if _fits(file.relative_to(top).parts, below))
+def _in_order(items: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    """Sort lists of texts and numbers. Of more than ``SORTED_AT_ONCE``, sorted parts wait in temporary files."""
+    rest = iter(items)
+    with ExitStack() as opened:
+        parts: list[IO[str]] = []
+        while part := sorted(islice(rest, SORTED_AT_ONCE)):
+            if not parts and len(part) < SORTED_AT_ONCE:
+                yield from part
+                return
+            parts.append(opened.enter_context(TemporaryFile("w+")))
+            parts[-1].writelines(json.dumps(item) + "\n" for item in part)
+            parts[-1].seek(0)
+        yield from heapq.merge(*(map(json.loads, part) for part in parts))
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -425,17 +538,6 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     if pattern[0] == "**":
         return _fits(parts, pattern[1:]) or _fits(parts[1:], pattern)
     return fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
-
-
-def _walk(folder: Path, hidden: bool) -> Iterator[Path]:
-    """All files at any depth, in hidden folders if asked for. Links are followed; each folder is entered once."""
-    entered = {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, followlinks=True):
-        names = [name for name in sorted(folders) if hidden or not name.startswith(".")]
-        real = {name: os.path.realpath(os.path.join(place, name)) for name in names}
-        folders[:] = [name for name, target in real.items() if target not in entered]
-        entered.update(real.values())
-        yield from (Path(place, name) for name in files)
 
 
 MEANS_UP_TO = 0.5

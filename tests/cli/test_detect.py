@@ -439,7 +439,7 @@ def test_a_stopped_run_goes_on_only_where_the_crops_are(tmp_path: Path) -> None:
     lines = tmp_path / "part.jsonl"
     line = json.dumps({"path": str(image)} | faces.to_dict()) + "\n"
     lines.write_text(line)
-    assert len(detect._finished(lines, [image], [crops])) == 1
+    assert len(list(detect._finished(lines, [image], [crops]))) == 1
     (tmp_path / "crops/a.png-0.png").unlink()
     lines.write_text(line)
-    assert detect._finished(lines, [image], [crops]) == []
+    assert list(detect._finished(lines, [image], [crops])) == []

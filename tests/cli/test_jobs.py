@@ -68,7 +68,7 @@ def test_two_processes_write_what_one_writes(photos: Path, tmp_path: Path, run: 
 
 def test_a_killed_process_is_an_error_that_says_how_to_go_on(photos: Path) -> None:
     work = Work(lineament.load(LITE, threads=1, settings={"input_size": 256}), None, None, None, 10**6)
-    results = in_processes(work, sorted(photos.iterdir()) * 30, 2)
+    results = in_processes(work, sorted(photos.iterdir()) * 30, 60, 2)
     assert next(results).record["faces"]
     victim = multiprocessing.active_children()[0]
     assert victim.pid is not None

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 import lineament
 from lineament.alignment import AlignedFace, align_photo, with_margin
-from lineament.cli.journal import journal
+from lineament.cli.journal import Journal
 from lineament.cli.messages import Rate, messages
 from lineament.cli.options import Landmarks, Settings, with_settings
 from lineament.cli.outputs import FaceCrops, check_alignable
 from lineament.errors import ImageError, MissingExtraError, OptionError
 from lineament.files import whole
-from lineament.images import image_paths
+from lineament.images import ImageFiles
 from lineament.parallel import in_order
 from lineament.similarity import LARGEST, TEMPLATE
 from lineament.weights import DEFAULT
@@ -84,7 +84,8 @@ def align(
     detector = lineament.load(method, landmarks=landmarks, runtime=runtime, device=device, threads=1, settings=settings)
     check_alignable(detector.schema)
     detector.detect([], threshold=threshold, min_face=min_face)
-    files = image_paths(paths, leave_out=out)
+    files = ImageFiles(paths, leave_out=out)
+    total = sum(1 for _ in files)
     crops = FaceCrops(out, size)
     crops.option = "--out"
     crops.plan(files)
@@ -104,27 +105,27 @@ def align(
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     with (
         messages.progress(*columns) as progress,
-        journal(out / JOURNAL, run, files, lambda file: crops.crop(file, 0)) as (waiting, note),
-        _manifest(out / MANIFEST, {str(file) for file in set(files) - set(waiting)}) as manifest,
+        Journal(out / JOURNAL, run, lambda file: crops.crop(file, 0)) as done,
+        _manifest(out / MANIFEST, lambda photo: photo in crops and photo in done) as manifest,
         ThreadPoolExecutor(jobs) as pool,
     ):
         rows = csv.writer(manifest)
-        bar = progress.add_task("photos", total=len(files), completed=len(files) - len(waiting))
-        for file, found, error in in_order(pool, cut, waiting, ahead=2 * jobs):
+        bar = progress.add_task("photos", total=total)
+        for file, found, error in in_order(pool, cut, done.left(files), ahead=2 * jobs):
             if error:
                 messages.complain(error)
                 failed += 1
             else:
                 rows.writerows(_relative(face, out) for face in found)
                 manifest.flush()
-                note(file)
+                done.add(file)
                 faces += len(found)
-            progress.advance(bar)
+            progress.update(bar, advance=1, total=total - done.before)
     if parquet:
         _write_parquet(out / MANIFEST)
-    before = f"; {len(files) - len(waiting)} were finished before" if len(waiting) < len(files) else ""
+    before = f"; {done.before} were finished before" if done.before else ""
     bad = f"; {failed} could not be read" if failed else ""
-    messages.say(f"{faces} faces of {len(waiting) - failed} photos in {out}{before}{bad}")
+    messages.say(f"{faces} faces of {total - done.before - failed} photos in {out}{before}{bad}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -147,7 +148,7 @@ def _template(path: Path | None) -> Any:
 
 
 @contextmanager
-def _manifest(path: Path, done: set[str]) -> Iterator[IO[str]]:
+def _manifest(path: Path, done: Callable[[Path], bool]) -> Iterator[IO[str]]:
     """Open the manifest to append rows. Rows of photos that are not done are left out first."""
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as new:
         rows = csv.writer(new)
@@ -159,8 +160,8 @@ def _manifest(path: Path, done: set[str]) -> Iterator[IO[str]]:
         yield manifest
 
 
-def _whole_rows(rows: Iterator[list[str]], done: set[str]) -> Iterator[Sequence[str]]:
-    return (row for row in rows if len(row) == len(AlignedFace.COLUMNS) and row[0] in done)
+def _whole_rows(rows: Iterator[list[str]], done: Callable[[Path], bool]) -> Iterator[Sequence[str]]:
+    return (row for row in rows if len(row) == len(AlignedFace.COLUMNS) and done(Path(row[0])))
 
 
 def _require_parquet() -> Any:

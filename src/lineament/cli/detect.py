@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ from lineament.cli.outputs import STDIN, AnnotatedImages, FaceCrops, Output, che
 from lineament.cli.watch import Watch, is_video
 from lineament.cli.work import Work, allow, in_processes
 from lineament.errors import OptionError
-from lineament.images import MAX_PIXELS, image_paths
+from lineament.images import MAX_PIXELS, ImageFiles
 from lineament.similarity import LARGEST
 from lineament.weights import DEFAULT, is_weights, read_weights
 
@@ -179,24 +179,29 @@ def detect(
     work = Work(detector, threshold, min_face, max_face, max_pixels, outputs)
     work.find([])  # wrong options, paths and folders are reported here, before the first image
     named = [path for path in paths if path != str(STDIN)]
-    files = [STDIN][: len(paths) - len(named)] + (
-        image_paths(named, leave_out=[output.folder for output in outputs]) if named else []
-    )
+    files: Iterable[Path] = ImageFiles(named, leave_out=[output.folder for output in outputs])
+    if len(named) < len(paths):
+        files = [STDIN, *files]
+    total = sum(1 for _ in files)
     for output in outputs:
         output.plan(files)
     allow(max_pixels)
     summary = Summary()
+
+    def keep(part: Path) -> None:
+        for record in _finished(part, files, outputs):
+            summary.add(record)
+
     with (
         _own_stderr(),
         messages.progress(*_columns()) as progress,
-        json_lines(json_file, run, partial(_finished, files=files, outputs=outputs), len(files)) as (kept, lines),
+        json_lines(json_file, run, keep, total) as lines,
     ):
-        bar = progress.add_task("images", total=len(files), completed=len(kept))
-        for record in kept:
-            summary.add(record)
-        left = files[len(kept) :]
-        alone = jobs in (None, 1) or STDIN in left  # another process has another standard input
-        with closing(work(left) if alone else in_processes(work, left, jobs or 1)) as results:
+        kept = summary.read + summary.unread
+        bar = progress.add_task("images", total=total, completed=kept)
+        left = islice(files, kept, None)
+        alone = jobs in (None, 1) or STDIN.name in paths  # another process has another standard input
+        with closing(work(left) if alone else in_processes(work, left, total - kept, jobs or 1)) as results:
             for record, unwritten in results:
                 for problem in filter(None, (record.get("error"), unwritten)):
                     messages.complain(problem)
@@ -207,17 +212,17 @@ def detect(
                 summary.unwritten += bool(unwritten)
                 progress.advance(bar)
     if kept:
-        messages.say(f"{len(kept)} images were finished before")
+        messages.say(f"{kept} images were finished before")
     if summary.read and not json_file and not outputs:
         Console().print(summary.table)
     messages.say(str(summary))
     raise typer.Exit(2 if summary.unwritten else 1 if summary.unread else 0)
 
 
-def _finished(part: Path, files: list[Path], outputs: Sequence[Output]) -> list[dict[str, Any]]:
+def _finished(part: Path, files: Iterable[Path], outputs: Sequence[Output]) -> Iterator[dict[str, Any]]:
     """The leading records of a stopped run that still belong to these unchanged files; the rest is cut off."""
     written = part.stat().st_mtime
-    kept, size = [], 0
+    size = 0
     with part.open("rb+") as lines:
         for line, file in zip(lines, files, strict=False):
             record = json.loads(line) if line.endswith(b"\n") else {}
@@ -225,10 +230,9 @@ def _finished(part: Path, files: list[Path], outputs: Sequence[Output]) -> list[
                 break
             if "error" not in record and not all(output.has(file, len(record["faces"])) for output in outputs):
                 break
-            kept.append(record)
             size += len(line)
+            yield record
         lines.truncate(size)
-    return kept
 
 
 @contextmanager

@@ -7,10 +7,11 @@ import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from copy import copy
+from collections.abc import Iterable
+from functools import reduce
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,40 +46,39 @@ class Targets:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._targets: dict[Path, Path] = {}
+        self._common = Path()
 
-    def plan(self, files: Sequence[Path]) -> None:
+    def plan(self, files: Iterable[Path]) -> None:
         """Decide where the files of each image go, and make the folder.
+
+        Args:
+            files: The images. They are iterated over several times and not kept.
 
         Raises:
             OptionError: The folder cannot be written, an image would be overwritten, two images would be written to one
                 file, or a name is too long.
         """
-        places = [Path(os.path.abspath("stdin" if file == STDIN else file)) for file in files]
-        common = os.path.commonpath([place.parent for place in places])
-        of: dict[Path, Path] = {}
-        for file, place in zip(files, places, strict=True):
-            target = self.target(self.folder / place.relative_to(common))
+        folders = (folder for folder, _ in groupby(os.path.dirname(_place(file)) for file in files))
+        self._common = Path(reduce(lambda common, folder: os.path.commonpath([common, folder]), folders))
+        within = os.path.realpath(self.folder) if self.folder.exists() else ""
+        twins, originals = dict[Path, Path](), dict[Path | None, str]()
+        for file in files:
+            target = self[file]
             if len(os.fsencode(self.longest(target.name))) > NAME_BYTES:
                 raise OptionError(
                     f"{self.option}: {file} would be written as a name of over {NAME_BYTES} bytes; rename it"
                 )
-            if target in of:
-                raise OptionError(
-                    f"{self.option}: {of[target]} and {file} would both be written to {target}; rename one"
-                )
-            self._targets[file], of[target] = target, file
-        written = {target.resolve() for target in of}
-        for place in (place.resolve() for place in places):
-            if self.image_of(place) in written:
-                raise OptionError(f"{self.option} {self.folder} would overwrite {place}; choose another folder")
+            if target.name != file.name and os.path.lexists(file.with_name(target.name)):
+                twins[target] = file
+            if within and (real := os.path.realpath(file)).startswith(within):
+                originals[self.image_of(Path(real))] = real
+        for file in files if twins or originals else ():
+            target = self[file]
+            if (twin := twins.get(target, file)) != file:
+                raise OptionError(f"{self.option}: {twin} and {file} would both be written to {target}; rename one")
+            if original := originals.get(target.resolve()):
+                raise OptionError(f"{self.option} {self.folder} would overwrite {original}; choose another folder")
         check_writable(self.folder, self.option)
-
-    def only(self, files: Iterable[Path]) -> Self:
-        """A copy for some of the images, to be sent to another process."""
-        part = copy(self)
-        part._targets = {file: self._targets[file] for file in files}
-        return part
 
     def target(self, path: Path) -> Path:
         """The file, or the prefix of the files, for an image with this path in the folder."""
@@ -86,7 +86,11 @@ class Targets:
 
     def __getitem__(self, file: Path) -> Path:
         """The target of a planned image."""
-        return self._targets[file]
+        return self.target(self.folder / _place(file).relative_to(self._common))
+
+    def __contains__(self, file: Path) -> bool:
+        """Whether an image has a target: it lies below what the planned ones have in common."""
+        return _place(file).is_relative_to(self._common)
 
     def longest(self, name: str) -> str:
         """The longest file name that a target with this name leads to."""
@@ -95,6 +99,11 @@ class Targets:
     def image_of(self, path: Path) -> Path | None:
         """The target that writes a file to this path, if any can."""
         return path
+
+
+def _place(file: Path) -> Path:
+    """The absolute path of an image."""
+    return Path(os.path.abspath("stdin" if file == STDIN else file))
 
 
 class Output(Targets, ABC):
@@ -116,10 +125,10 @@ class AnnotatedImages(Output):
         return path if path.suffix.lower() in ANNOTATED else path.with_name(path.name + ".png")
 
     def write(self, file: Path, image: Array, faces: Faces) -> str:  # noqa: D102
-        return _write(lineament.draw(image, faces), self._targets[file])
+        return _write(lineament.draw(image, faces), self[file])
 
     def has(self, file: Path, faces: int) -> bool:  # noqa: D102
-        return self._targets[file].exists()
+        return self[file].exists()
 
 
 class FaceCrops(Output):
@@ -155,7 +164,7 @@ class FaceCrops(Output):
 
     def crop(self, file: Path, index: int) -> Path:
         """The file of a crop."""
-        target = self._targets[file]
+        target = self[file]
         return target.with_name(f"{target.name}-{index}.png")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import lineament
 from lineament import video
-from lineament.cli.journal import journal
+from lineament.cli.journal import Journal
 from lineament.cli.messages import Rate, messages
 from lineament.cli.options import Settings, with_settings
 from lineament.cli.outputs import Targets
 from lineament.covers import Cover
 from lineament.errors import ImageError, OptionError
-from lineament.images import SUFFIXES, image_paths
+from lineament.images import SUFFIXES, ImageFiles
 from lineament.parallel import in_order
 from lineament.redaction import PHOTO, Search, find_tracks, redact_photo, redact_video
 from lineament.weights import DEFAULT
@@ -111,15 +113,16 @@ def redact(
     cover = Cover(style, shape, margin, rim, cells, _color(color), _picture(picture))  # type: ignore[arg-type] # it checks
     search = Search(threshold=Search.threshold if threshold is None else threshold, gap=gap, hold=hold)
     lowest = PHOTO if threshold is None else threshold
-    files = image_paths(paths, leave_out=out, suffixes=SUFFIXES | video.SUFFIXES)
-    videos = [file for file in files if file.suffix.lower() in video.SUFFIXES]
-    if videos:
+    files = ImageFiles(paths, leave_out=out, suffixes=SUFFIXES | video.SUFFIXES)
+    counts = Counter(map(_is_video, files))
+    total = counts.total()
+    if counts[True]:
         video.require_av()
-    if keep and len(files) != 1:
-        raise OptionError(f"--keep takes one video, since each counts its faces itself; found {len(files)} files")
-    if keep and not videos:
-        raise OptionError(f"--keep takes a video, {files[0]} is a photo")
-    names = {file: method or (FAST if file in videos else DEFAULT) for file in files}
+    if keep and total != 1:
+        raise OptionError(f"--keep takes one video, since each counts its faces itself; found {total} files")
+    if keep and not counts[True]:
+        raise OptionError(f"--keep takes a video, {next(iter(files))} is a photo")
+    names = {is_film: method or (FAST if is_film else DEFAULT) for is_film in counts}
     detectors = {
         name: lineament.load(name, runtime=runtime, device=device, threads=1, settings=usual | settings)
         for name in sorted(set(names.values()))
@@ -152,21 +155,21 @@ def redact(
         return _tried(
             file,
             lambda: len(
-                redact_photo(file, targets[file], detectors[names[file]], cover, threshold=lowest, metadata=metadata)
+                redact_photo(file, targets[file], detectors[names[False]], cover, threshold=lowest, metadata=metadata)
             ),
         )
 
     with (
         messages.progress(*_columns()) as progress,
-        journal(out / JOURNAL, run, files, targets.__getitem__) as (waiting, write),
+        Journal(out / JOURNAL, run, targets.__getitem__) as done,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        bar = progress.add_task("files", total=len(files), completed=len(files) - len(waiting))
+        bar = progress.add_task("files", total=total)
         frames = _Frames(progress)
 
         def film(file: Path) -> tuple[Path, int, str]:
             def work() -> int:
-                seen = find_tracks(file, detectors[names[file]], search, jobs=jobs, progress=frames.show)
+                seen = find_tracks(file, detectors[names[True]], search, jobs=jobs, progress=frames.show)
                 redact_video(
                     file, targets[file], seen, cover, keep=keep or (), numbers=numbers, metadata=metadata,
                     progress=frames.show,
@@ -175,20 +178,24 @@ def redact(
 
             return _tried(file, work)
 
-        photos = [file for file in waiting if file not in videos]
-        done = [in_order(pool, photo, photos, ahead=jobs), map(film, (file for file in waiting if file in videos))]
-        for file, faces, error in (result for results in done for result in results):
+        photos = done.left(file for file in files if not _is_video(file))
+        films = done.left(file for file in files if _is_video(file))
+        for file, faces, error in chain(in_order(pool, photo, photos, ahead=jobs), map(film, films)):
             if error:
                 messages.complain(error)
                 failed += 1
             else:
-                write(file)
+                done.add(file)
                 covered += faces
-            progress.advance(bar)
-    before = f"; {len(files) - len(waiting)} were finished before" if len(waiting) < len(files) else ""
+            progress.update(bar, advance=1, total=total - done.before)
+    before = f"; {done.before} were finished before" if done.before else ""
     bad = f"; {failed} could not be redacted" if failed else ""
-    messages.say(f"{covered} faces covered in {len(waiting) - failed} files{before}{bad}")
+    messages.say(f"{covered} faces covered in {total - done.before - failed} files{before}{bad}")
     raise typer.Exit(1 if failed else 0)
+
+
+def _is_video(file: Path) -> bool:
+    return file.suffix.lower() in video.SUFFIXES
 
 
 def _tried(file: Path, work: Callable[[], int]) -> tuple[Path, int, str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from lineament import video
-from lineament.cli.lines import Records, json_lines
+from lineament.cli.lines import json_lines
 from lineament.cli.messages import Rate, messages
 from lineament.cli.outputs import Targets
 from lineament.detector import Detector
@@ -26,6 +26,7 @@ from lineament.records import failed_record, to_record
 from lineament.tracking import Tracker
 
 T = TypeVar("T")
+Records = list[dict[str, Any]]
 
 FAINT = 0.15
 """Lowest score of a face that a track goes on with."""
@@ -69,10 +70,11 @@ class Watch:
         if targets:
             targets.plan([Path(path) for path in paths])
         failed = faces = frames = 0
+        kept: Records = []
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
         with (
             messages.progress(*columns) as progress,
-            json_lines(json_file, run, lambda part: _finished(part, paths), 0, "frames") as (kept, lines),
+            json_lines(json_file, run, lambda part: kept.extend(_finished(part, paths)), 0, "frames") as lines,
         ):
             for path in paths:
                 before = [record for record in kept if record["path"] == path]

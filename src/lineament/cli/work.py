@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
@@ -108,24 +109,24 @@ def allow(max_pixels: int) -> None:
     warnings.filterwarnings("ignore", module="PIL")
 
 
-def in_processes(work: Work, files: Sequence[Path], jobs: int) -> Generator[Done]:
+def in_processes(work: Work, files: Iterable[Path], total: int, jobs: int) -> Generator[Done]:
     """Share the work among processes, each with a detector of its own.
 
     Args:
         work: The work.
         files: The images.
+        total: Their number, about.
         jobs: Number of processes.
 
     Raises:
         LineamentError: A process was killed.
     """
-    size = max(min(CHUNK, len(files) // (4 * jobs)), 1)
-    chunks = (files[start : start + size] for start in range(0, len(files), size))
-    tasks = ((chunk, [output.only(chunk) for output in work.outputs]) for chunk in chunks)
+    size, rest = max(min(CHUNK, total // (4 * jobs)), 1), iter(files)
+    chunks = iter(lambda: list(islice(rest, size)), [])
     context = multiprocessing.get_context("spawn")  # a fork would copy locks of running threads
-    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(replace(work, outputs=()),))
+    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(work,))
     try:
-        for results, said in in_order(pool, _do, tasks, ahead=2 * jobs):
+        for results, said in in_order(pool, _do, chunks, ahead=2 * jobs):
             for level, message in said:
                 _log.log(level, "%s", message)
             yield from results
@@ -165,9 +166,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(task: tuple[Sequence[Path], Sequence[Output]]) -> tuple[list[Done], list[tuple[int, str]]]:
+def _do(files: Sequence[Path]) -> tuple[list[Done], list[tuple[int, str]]]:
     """The results of a few images, and what was logged."""
-    files, outputs = task
-    results = list(replace(_work, outputs=outputs)(files))
+    results = list(_work(files))
     said, _said[:] = _said[:], []
     return results, said
