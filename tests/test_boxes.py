@@ -91,6 +91,14 @@ def test_nms_keeps_what_the_sequential_algorithm_keeps(
     assert kept.tolist() == greedy(boxes, scores, threshold, group, over)
 
 
+def test_boxes_of_one_pass_do_not_suppress_each_other() -> None:
+    boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8]])
+    scores = np.array([0.9, 0.8, 0.7])
+    assert box_ops.nms(boxes, scores, 0.5, passes=np.array([4, 4, 4])).tolist() == [0, 1, 2]
+    assert box_ops.nms(boxes, scores, 0.5, passes=np.array([4, 2, 4])).tolist() == [0, 2]
+    assert box_ops.nms(boxes, scores[::-1], 0.5, passes=np.array([4, 4, 2])).tolist() == [2]
+
+
 def test_nms_of_boxes_far_apart_in_many_groups() -> None:
     """Every group has the same two boxes, on both sides of zero. Groups do not affect each other."""
     pair = np.array([[-1000.0, -5, -10, 5], [-900, -5, -5, 5]])

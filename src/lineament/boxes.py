@@ -54,7 +54,13 @@ def _share(part: Array, whole: Array) -> Array:
 
 
 def nms(
-    boxes: Array, scores: Array, threshold: float, *, groups: Array | None = None, over: Overlap = "union"
+    boxes: Array,
+    scores: Array,
+    threshold: float,
+    *,
+    groups: Array | None = None,
+    passes: Array | None = None,
+    over: Overlap = "union",
 ) -> Array:
     """Greedy non-maximum suppression, without a loop over boxes.
 
@@ -67,6 +73,7 @@ def nms(
         scores: (n,). Of equal scores, the earlier box wins.
         threshold: Overlap in [0, 1] above which the box with the lower score is removed.
         groups: (n,) integers. Only boxes of the same group (image, pyramid level) suppress each other.
+        passes: (n,) integers. Boxes of the same pass do not suppress each other: Soft-NMS has dealt with them already.
         over: "union" for intersection over union, "min" for intersection over the smaller area.
 
     Returns:
@@ -74,6 +81,9 @@ def nms(
     """
     order = np.argsort(-scores, kind="stable")
     better, worse = _overlapping(boxes[order], None if groups is None else groups[order], threshold, over)
+    if passes is not None:
+        apart = passes[order[better]] != passes[order[worse]]
+        better, worse = better[apart], worse[apart]
     stands = np.ones(len(order), bool)
     while True:
         fallen = worse[stands[better]]

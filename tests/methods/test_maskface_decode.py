@@ -160,6 +160,31 @@ def test_soft_suppression_lowers_scores_in_place_of_dropping_boxes() -> None:
     )
 
 
+def test_soft_suppression_is_for_each_pass_and_does_not_depend_on_the_other_images() -> None:
+    decoder = MaskFaceDecoder(
+        White(near=0.4, shake=0.05),  # type: ignore[arg-type]
+        Config(input_size=320, suppression="soft-gaussian", sigma=0.9),
+    )
+    given = {"threshold": 0.05, "min_face": 1, "max_face": None}
+    in_one_view, in_two = picture(BOX), picture((40, 60, 190, 200))
+    together = decoder([in_one_view, in_two], **given)
+    for image, faces in zip((in_one_view, in_two), together, strict=True):
+        (alone,) = decoder([image], **given)
+        assert len(alone) > 1
+        np.testing.assert_allclose(alone.boxes, faces.boxes)
+        np.testing.assert_allclose(alone.scores, faces.scores)
+
+
+def test_voting_leaves_one_box_for_a_face_after_soft_suppression() -> None:
+    graph = White(near=0.4, shake=0.05)
+    soft = {"suppression": "soft-gaussian", "sigma": 0.9}
+    left, voted = (detect(picture(BOX), graph, 0.05, **soft, voting=voting) for voting in (None, 0.5))
+    near = left[box_ops.iou(left.boxes, left.boxes[[0]])[:, 0] > 0.5]
+    assert len(near) == len(left) > 1
+    assert len(voted) == 1
+    assert voted.boxes[0] == pytest.approx(left.scores / left.scores.sum() @ left.boxes, abs=1e-4)
+
+
 def test_tiles_find_what_the_whole_is_too_small_to_show() -> None:
     box = (900, 700, 930, 730)
     faces = detect(picture(box, size=(1280, 1024)), tiles=True)

@@ -22,7 +22,7 @@ from lineament.anchors import all_anchors  # noqa: E402
 from lineament.data.cache import Photos  # noqa: E402
 from lineament.data.canvases import Composer, Labels  # noqa: E402
 from lineament.data.sample import Sample  # noqa: E402
-from lineament.errors import OptionError  # noqa: E402
+from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.methods.backbones import BACKBONES  # noqa: E402
 from lineament.methods.maskface import training  # noqa: E402
 from lineament.methods.maskface.levels import levels  # noqa: E402
@@ -276,6 +276,15 @@ def tiny(recipe: MaskFaceRecipe, data: Path) -> MaskFaceTask:
     """A task on drawn scenes with the smallest backbone."""
     write_data(data, 4)
     return training.prepare("maskface", data, recipe, data / "run")
+
+
+def test_without_a_keypoint_head_boxes_alone_are_enough(tmp_path: Path) -> None:
+    write_data(tmp_path, 2, landmarks=False)
+    with pytest.raises(DataError, match="no face with all its landmarks, from which maskface learns"):
+        training.prepare("maskface", tmp_path, TINY, tmp_path / "run")
+    made = training.prepare("maskface", tmp_path, replace(TINY, keypoint_head=False), tmp_path / "run")
+    batch = {name: torch.as_tensor(value) for name, value in made.batch(0).items()}
+    assert set(made.losses(made.forward(made.network, batch), batch)) == {"score", "box"}
 
 
 @pytest.fixture(autouse=True)

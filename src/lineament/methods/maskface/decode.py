@@ -79,7 +79,7 @@ class Detections(Seen):
     """The candidates that remain in each view after the suppression of duplicates.
 
     Attributes:
-        pooled: (n, c, 14, 14) pooled features of the regions.
+        pooled: (n,) index of the pooled features. The features themselves are large, so selections must not copy them.
     """
 
     pooled: Array
@@ -105,8 +105,10 @@ class MaskFaceDecoder:
             return []
         shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
         batches = [self._look(shown, *batch, threshold, min_face, max_face) for batch in shown.batches(AT_ONCE)]
-        seen, found = (joined(parts) for parts in zip(*batches, strict=True))
-        return self._with_landmarks(shown, self._merged(seen, found, threshold)).faces(images, self.schema)
+        seen, stands, pooled = zip(*batches, strict=True)
+        found = joined(stands)
+        merged = self._merged(joined(seen), Detections(**vars(found), pooled=np.arange(len(found))))
+        return self._with_landmarks(shown, merged, np.concatenate(pooled)).faces(images, self.schema)
 
     def views(self, number: int, image: Array) -> list[View]:
         """The views of an image for the network, each with the sizes of faces that count in it."""
@@ -114,8 +116,8 @@ class MaskFaceDecoder:
 
     def _look(
         self, shown: Views, numbers: Array, pixels: Array, threshold: float, min_face: float, max_face: float | None
-    ) -> tuple[Seen, Detections]:
-        """All candidates in views of one shape, and those that remain in each view, with their features."""
+    ) -> tuple[Seen, Seen, Array]:
+        """All candidates in views of one shape, those that remain in each view, and the pooled features of these."""
         maps = tuple(f"level_{i}" for i in range(len(self.levels)))
         logit, offset, *features = self.graph("maskface", ("logit", "offset", *maps), pixels=pixels)
         row, anchor = np.nonzero(logit > LEAST)
@@ -138,7 +140,7 @@ class MaskFaceDecoder:
         one_pass = replace(self.config, voting=None)
         stands = replace(seen, image=seen.view).suppressed(one_pass, self.config.nms, threshold)
         stands = replace(stands, image=shown.image[stands.view])
-        return seen, Detections(**vars(stands), pooled=self._pooled(features, stands))
+        return seen, stands, self._pooled(features, stands)
 
     def _scores(self, logit: Array) -> Array:
         probability = sigmoid(logit)
@@ -157,15 +159,17 @@ class MaskFaceDecoder:
             (pooled[mine],) = self.graph("regions", ("pooled",), **given)
         return pooled
 
-    def _merged(self, seen: Seen, found: Detections, threshold: float) -> Detections:
-        """Merge the detections of an image's views: one per face, best first.
+    def _merged(self, seen: Seen, found: Detections) -> Detections:
+        """Merge the detections of an image's views, best first.
 
-        In box voting all candidates vote. After Soft-NMS only the remaining detections vote, with their new scores.
+        What Soft-NMS has left in one view stays, unless boxes vote. In the paper, voting also removes all duplicates
+        (section 4.2). Without Soft-NMS, all candidates vote, and otherwise what it has left, with the new scores.
         """
         c = self.config
-        voters = seen if c.suppression == "nms" else found
-        if c.suppression == "nms" or len(np.unique(found.view)) > len(np.unique(found.image)):
-            found = found.suppressed(replace(c, suppression="nms", voting=None), c.nms, threshold)
+        soft = c.suppression != "nms"
+        voters = found if soft else seen
+        passes = found.view if soft and c.voting is None else None
+        found = found[box_ops.nms(found.boxes, found.scores, c.nms, groups=found.image, passes=passes, over=c.over)]
         if c.voting is None:
             return found
         boxes, image = (
@@ -174,14 +178,14 @@ class MaskFaceDecoder:
         scores = np.concatenate([np.zeros(len(found)), voters.scores])  # the detections are among the voters already
         return replace(found, boxes=box_ops.vote(boxes, scores, np.arange(len(found)), c.voting, groups=image))
 
-    def _with_landmarks(self, shown: Views, found: Detections) -> Detections:
-        """Add landmarks and their scores, from the pooled features of the regions, in batches."""
+    def _with_landmarks(self, shown: Views, found: Detections, pooled: Array) -> Detections:
+        """Add landmarks and their scores, from the pooled features (m, c, 14, 14) of the regions, in batches."""
         entry = f"landmarks_{self.schema.name}"
         points = np.full((len(found), len(self.schema), 2), np.nan)
         mass = np.zeros((len(found), len(self.schema)))
         for start in range(0, len(found) * self.config.keypoint_head, FACES_AT_ONCE):
             some = slice(start, start + FACES_AT_ONCE)
-            points[some], mass[some] = self.graph(entry, ("points", "mass"), pooled=found.pooled[some])
+            points[some], mass[some] = self.graph(entry, ("points", "mass"), pooled=pooled[found.pooled[some]])
         points = shown.points(box_ops.decode_points(points, found.regions), found.view, self.schema)
         mass = shown.each(mass, found.view, self.schema)
         scores = self.landmark_calibration.apply(mass) if self.landmark_calibration else mass.clip(0, 1)

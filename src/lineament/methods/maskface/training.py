@@ -260,7 +260,7 @@ def read(recipe: Path, stage: str = METHOD) -> MaskFaceRecipe:
 
 def prepare(stage: str, data: Path, recipe: MaskFaceRecipe, out: Path) -> MaskFaceTask:
     """The task, ready to train. Photos are decoded first if they are not yet."""
-    return MaskFaceTask(build(recipe), recipe, *composers(stage, data, recipe, out))
+    return MaskFaceTask(build(recipe), recipe, *composers(stage, data, recipe, out, landmarks=recipe.keypoint_head))
 
 
 def finish(stage: str, task: MaskFaceTask, out: Path) -> None:
