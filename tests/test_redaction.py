@@ -11,9 +11,11 @@ import pytest
 from PIL import ExifTags, Image
 
 import lineament
+from lineament.animation import AnimationReader
 from lineament.covers import Cover
 from lineament.errors import ImageError, OptionError
 from lineament.redaction import Search, find_tracks, redact_photo, redact_video
+from lineament.video import open_video
 
 ROOT = Path(__file__).resolve().parents[1]
 CROWD = ROOT / "examples" / "photos" / "crowd.jpg"
@@ -56,9 +58,7 @@ MOVING = [scene(number, (4 + 2 * number, 10)) for number in range(20)]
 
 def bare(path: Path) -> list[int]:
     """The frames in which the square is seen."""
-    from lineament.video import VideoReader
-
-    with VideoReader(path) as reader:
+    with open_video(path) as reader:
         return [frame.index for frame in reader.frames() if (frame.image[..., 1] > 180).sum() > 8]
 
 
@@ -236,6 +236,78 @@ def test_a_thumbnail_in_a_photo_is_gone(tmp_path: Path) -> None:
     assert b"bare face" in source.read_bytes()
     redact_photo(source, target, BrightSquares(), BLACK)  # type: ignore[arg-type]
     assert b"bare face" not in target.read_bytes()
+
+
+def animation(path: Path, images: list[Image.Image], durations: list[int]) -> Path:
+    disposal = 2 if path.suffix == ".gif" else 0
+    images[0].save(
+        path, save_all=True, append_images=images[1:], duration=durations, loop=3, lossless=True, disposal=disposal
+    )
+    return path
+
+
+def told(path: Path) -> tuple[object, ...]:
+    """What an animation has beside its pixels."""
+    with AnimationReader(path) as reader:
+        times = [(frame.time, frame.duration) for frame in reader.frames()]
+        return reader.opened.format, reader.opened.info["loop"], reader.size, times
+
+
+ANIMATED = pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+
+
+@ANIMATED
+def test_an_animation_is_redacted_as_a_video(tmp_path: Path, suffix: str) -> None:
+    durations = [50 + 10 * (number % 3) for number in range(20)]
+    source = animation(tmp_path / f"a{suffix}", [Image.fromarray(frame) for frame in MOVING], durations)
+    target = tmp_path / f"b{suffix}"
+    missed = {0, 1, 8, 9, 10, 18, 19}
+    redacted(source, target, BrightSquares(missed, unsure={3, 4}))
+    assert (bare(source), bare(target)) == (list(range(20)), [])
+    assert told(target) == told(source)
+    assert [duration for _, duration in told(target)[3]] == durations  # type: ignore[attr-defined]
+    with open_video(source) as old, open_video(target) as new:
+        for before, after in zip(old.frames(), new.frames(), strict=True):
+            rest = before.image[..., 1] < 150
+            rest[8:24] = False
+            assert np.abs(before.image.astype(int) - after.image)[rest].max() < 12
+    redacted(source, tmp_path / f"c{suffix}", BrightSquares(missed), Search(gap=0, hold=0))
+    assert bare(tmp_path / f"c{suffix}") == sorted(missed)
+
+
+@ANIMATED
+def test_transparency_of_an_animation_stays(tmp_path: Path, suffix: str) -> None:
+    frames = [np.dstack([frame, np.where(frame[..., 1] > 150, 255, 0)]).astype(np.uint8) for frame in MOVING]
+    source = animation(tmp_path / f"a{suffix}", [Image.fromarray(frame) for frame in frames], [40] * 20)
+    target = tmp_path / f"b{suffix}"
+    redact_video(source, target, find_tracks(source, Nobody(), jobs=1), BLACK)
+    with open_video(source) as old, open_video(target) as new:
+        for frame, before, after in zip(frames, old.frames(), new.frames(), strict=True):
+            np.testing.assert_array_equal(before.native[..., 3], frame[..., 3])
+            np.testing.assert_array_equal(after.native[..., 3], frame[..., 3])
+
+
+class Nobody(BrightSquares):
+    """A detector that finds no face."""
+
+    def _one(self, image: np.ndarray) -> lineament.Faces:
+        return lineament.Faces.empty((image.shape[1], image.shape[0]))
+
+
+@ANIMATED
+def test_a_truncated_animation_is_an_error_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+    source = animation(tmp_path / f"a{suffix}", [Image.fromarray(frame) for frame in MOVING], [40] * 20)
+    source.write_bytes(source.read_bytes()[:-200])
+    with pytest.raises(ImageError, match=rf"a\{suffix}"):
+        redacted(source, tmp_path / "out" / f"a{suffix}", BrightSquares())
+    assert not (tmp_path / "out").exists()
+
+
+def test_animations_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = animation(tmp_path / "a.gif", [Image.fromarray(frame) for frame in MOVING], [40] * 20)
+    monkeypatch.setattr("lineament.animation.LARGEST", 20 * 48 * 64 - 1)
+    with pytest.raises(ImageError, match="20 frames of 64x48 are more than 61439 pixels"):
+        find_tracks(source, BrightSquares())  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_redacted_is_named(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
-from PIL.JpegImagePlugin import get_sampling
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from lineament.animation import Picture
 from lineament.checks import number, whole
 from lineament.covers import BLUR, Cover, paint
 from lineament.detector import Detector
@@ -26,8 +26,9 @@ from lineament.errors import ImageError, OptionError
 from lineament.faces import Faces
 from lineament.files import whole as whole_file
 from lineament.images import read_image
+from lineament.saving import saving
 from lineament.tracking import Tracks, link
-from lineament.video import Frame, VideoError, VideoReader, detect_video, planes, require_av, rewrite
+from lineament.video import Frame, VideoError, detect_video, open_video, planes, require_av, rewrite
 
 Array = NDArray[Any]
 
@@ -110,7 +111,7 @@ def find_tracks(
     """Find the faces of a video and link them over its frames.
 
     Args:
-        source: The file.
+        source: The file of a video or an animated image.
         detector: Detects them. With several jobs, load it with ``threads=1``.
         search: Thresholds and lengths.
         jobs: Threads that detect.
@@ -120,7 +121,7 @@ def find_tracks(
         VideoError: The file cannot be read.
     """
     times, shots, found = [], [], []
-    with VideoReader(source) as reader:
+    with open_video(source) as reader:
         for time, shot, faces in detect_video(reader, detector, threshold=search.faint, jobs=jobs):
             times.append(time)
             shots.append(shot)
@@ -167,22 +168,33 @@ def redact_video(
     covered = seen.tracks[~np.isin(seen.tracks.track, list(keep))].by_frame(len(seen.times))
     patches: list[Array | None] | None = None
 
-    def edit(frame: Frame) -> Any:
+    def edit(frame: Frame | Picture) -> Any:
         nonlocal patches
         if frame.index >= len(covered) or frame.time != seen.times[frame.index]:
             raise VideoError("its frames are not those in which faces were detected; has it changed?")
-        native = frame.native
-        native.make_writable()
-        if patches is None:
-            patches = _patches(cover, native, frame.turns)
-        boxes = frame.stored(covered[frame.index].boxes)
-        paint(planes(native), boxes, cover, patches)
-        if numbers:
-            _write_numbers(planes(native)[0], boxes, covered[frame.index].track, frame.turns)
+        boxes, track = covered[frame.index].boxes, covered[frame.index].track
+        if isinstance(frame, Picture):
+            paint([frame.native], boxes, cover, [_patch(cover, frame.native)])
+            for channel in np.moveaxis(frame.native[..., :3], -1, 0) if numbers else ():
+                _write_numbers(channel, boxes, track, 0)
+        else:
+            frame.native.make_writable()
+            boxes = frame.stored(boxes)
+            if patches is None:
+                patches = _patches(cover, frame.native, frame.turns)
+            paint(planes(frame.native), boxes, cover, patches)
+            if numbers:
+                _write_numbers(planes(frame.native)[0], boxes, track, frame.turns)
         progress("redact", frame.index + 1, len(covered))
-        return native
+        return frame.native
 
     rewrite(source, target, edit, metadata=metadata)
+
+
+def _patch(cover: Cover, pixels: Array) -> Array | None:
+    """What a cover paints, in the mode of an image (h, w, 3) or (h, w, 4)."""
+    mode = "RGBA" if pixels.shape[2] == 4 else "RGB"
+    return None if cover.patch is None else np.asarray(Image.fromarray(cover.patch).convert(mode))
 
 
 def _patches(cover: Cover, native: Any, turns: int) -> list[Array | None]:
@@ -250,9 +262,11 @@ def redact_photo(
         if form is None or form not in Image.SAVE:
             raise ImageError(f"{name}: Pillow does not write {form}; convert it to JPEG or PNG")
         if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
-            raise ImageError(f"{name}: {count} frames or pages; convert it to a video or to single images")
+            raise ImageError(
+                f"{name}: {count} frames or pages; redact_video takes animations, or convert it to single images"
+            )
         upright = ImageOps.exif_transpose(image)
-        options = _saving(image, form, metadata=metadata)
+        options = saving(image, form, metadata=metadata)
     if upright.mode not in PAINTABLE:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     faces = detector.detect(upright, threshold=threshold)
@@ -265,39 +279,6 @@ def redact_photo(
         except ValueError as error:  # encoders raise it for what their format cannot hold
             raise ImageError(f"{name}: cannot be written as {form}: {error}") from error
     return faces
-
-
-def _saving(image: Image.Image, form: str, *, metadata: bool) -> dict[str, Any]:
-    """Options with which Pillow writes an image as it was."""
-    options: dict[str, Any] = {key: image.info[key] for key in ("dpi", "icc_profile") if image.info.get(key)}
-    if metadata and (exif := _exif(image)):
-        options["exif"] = exif
-    if form == "JPEG":
-        options |= {"quality": 95, "subsampling": 0}
-        tables = getattr(image, "quantization", None)
-        if tables and (sampling := get_sampling(image)) >= 0:
-            options |= {"qtables": tables, "subsampling": sampling}
-            del options["quality"]
-        if image.info.get("progressive"):
-            options["progressive"] = True
-    elif form == "WEBP":
-        options |= {"quality": 95, "exact": True}
-    elif form == "AVIF":
-        options |= {"quality": 90}
-    elif form == "TIFF" and (compression := image.info.get("compression")):
-        options["compression"] = compression
-    return options
-
-
-def _exif(image: Image.Image) -> bytes:
-    """The EXIF data of an upright copy, without its orientation and without anything that may hold a preview."""
-    exif = image.getexif()
-    if not exif:
-        return b""
-    exif.pop(ExifTags.Base.Orientation, None)
-    exif.get_ifd(ExifTags.IFD.Exif).pop(ExifTags.Base.MakerNote, None)
-    exif.get_ifd(ExifTags.IFD.IFD1).clear()
-    return exif.tobytes()
 
 
 def _check_target(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

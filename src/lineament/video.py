@@ -2,7 +2,7 @@
 
 A video is read frame by frame. `VideoReader.frames` gives the frames of a file or a camera, `detect_video` their faces.
 `rewrite` makes a new file with edited frames in which everything else is copied: time stamps, sound, subtitles,
-rotation and metadata.
+rotation and metadata. Animated images are read and written in the same way, by `lineament.animation`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament import animation
+from lineament.animation import AnimationReader, Picture, is_animation
 from lineament.detector import Detector
 from lineament.errors import ImageError, MissingExtraError
 from lineament.faces import Faces
@@ -104,6 +106,11 @@ class Frame:
         """The upright image (h, w, 3), uint8 RGB."""
         rgb = self.native.to_ndarray(format="rgb24", interpolation="FAST_BILINEAR")
         return np.ascontiguousarray(np.rot90(rgb, self.turns))
+
+    def thumbnail(self, width: int, height: int) -> Array:
+        """A small grey image (height, width), uint8."""
+        small = self.native.reformat(width=width, height=height, format="gray8", interpolation="AREA")
+        return np.asarray(small.to_ndarray())
 
     def redrawn(self, image: Array) -> Any:
         """A frame like this one with other pixels, an upright image (h, w, 3) uint8 RGB."""
@@ -234,6 +241,18 @@ def _until_damaged(packets: Iterator[Any], damage: Callable[[], None]) -> Iterat
         damage()
 
 
+def open_video(source: str | os.PathLike[str] | int) -> VideoReader | AnimationReader:
+    """Open a video, an animated image or a camera, by its path or its number, for reading.
+
+    Raises:
+        ImageError: The source cannot be opened, or has no frames.
+        MissingExtraError: It takes PyAV, which is not installed.
+    """
+    if not isinstance(source, int) and is_animation(source):
+        return AnimationReader(source)
+    return VideoReader(source)
+
+
 class _Counter:
     """Numbers frames, and gives a time to those that have none."""
 
@@ -300,7 +319,7 @@ class Sighting(NamedTuple):
 
 
 def detect_video(
-    reader: VideoReader,
+    reader: VideoReader | AnimationReader,
     detector: Detector,
     *,
     threshold: float | None = None,
@@ -314,7 +333,7 @@ def detect_video(
     Frames are decoded while others are detected in, and memory stays bounded.
 
     Args:
-        reader: The video. Its frames are used up.
+        reader: The video, from `open_video`. Its frames are used up.
         detector: Detects the faces. With several jobs, load it with ``threads=1``.
         threshold: As in ``Detector.detect``.
         min_face: As in ``Detector.detect``.
@@ -327,7 +346,7 @@ def detect_video(
     """
     shots = Shots()
 
-    def look(frames: list[tuple[Frame, int]]) -> list[Sighting]:
+    def look(frames: list[tuple[Frame | Picture, int]]) -> list[Sighting]:
         new = [frame.image for frame, _ in frames if frame.index >= len(known)]
         found = iter(detector.detect(new, threshold=threshold, min_face=min_face, max_face=max_face))
         return [
@@ -335,31 +354,24 @@ def detect_video(
             for frame, shot in frames
         ]
 
-    def groups() -> Iterator[list[tuple[Frame, int]]]:
-        frames = reader.frames()
+    def groups() -> Iterator[list[tuple[Frame | Picture, int]]]:
+        frames: Iterator[Frame | Picture] = reader.frames()
         while group := list(islice(frames, AT_ONCE)):
-            yield [(frame, shots.update(_thumbnail(frame))) for frame in group]
+            yield [(frame, shots.update(frame.thumbnail(*THUMBNAIL))) for frame in group]
 
     with ThreadPoolExecutor(jobs) as pool:
         for sightings in in_order(pool, look, groups(), ahead=2 * jobs):
             yield from sightings
 
 
-def _thumbnail(frame: Frame) -> Array:
-    """A small grey picture of a frame, to find cuts."""
-    width, height = THUMBNAIL
-    small = frame.native.reformat(width=width, height=height, format="gray8", interpolation="AREA")
-    return np.asarray(small.to_ndarray())
-
-
 def rewrite(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    edit: Callable[[Frame], Any],
+    edit: Callable[[Any], Any],
     *,
     metadata: bool = True,
 ) -> int:
-    """Write a copy of a video with edited frames.
+    """Write a copy of a video, or of an animated image (see `lineament.animation.rewrite`), with edited frames.
 
     Container, codec, size, rotation, time stamps, sound and subtitles stay. Cover pictures and further video streams
     are left out. The target appears when it is complete.
@@ -377,6 +389,8 @@ def rewrite(
     Raises:
         VideoError: The source cannot be read, or no encoder writes its format.
     """
+    if is_animation(source):
+        return animation.rewrite(source, target, edit, metadata=metadata)
     av = require_av()
     count = 0
     with (

@@ -41,15 +41,18 @@ def test_photos_and_videos_of_a_folder_are_redacted(tmp_path: Path, run: Run) ->
     board = lineament.read_image(photo(tmp_path / "in/2023/a.png"))
     photo(tmp_path / "in/2024/a.jpg")
     source = write_clip(tmp_path / "in/clip.mp4", [board] * 5, sound=True)
+    darker = Image.fromarray(np.minimum(board, 240))
+    Image.fromarray(board).save(tmp_path / "in/d.gif", save_all=True, append_images=[darker])
     (tmp_path / "in/notes.txt").write_text("no photo")
     result = run("redact", tmp_path / "in", "--out", tmp_path / "out", "-m", "middle")
     assert result.exit_code == 0, result.output
-    assert "3 faces covered in 3 files" in result.stderr
+    assert "4 faces covered in 4 files" in result.stderr
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
-    assert names == {"2023/a.png", "2024/a.jpg", "clip.mp4", ".redacted.jsonl"}
-    where = changed(tmp_path / "in/2023/a.png", tmp_path / "out/2023/a.png")
-    assert where[20:40, 25:55].mean() > 0.8
-    assert not where[:10].any()
+    assert names == {"2023/a.png", "2024/a.jpg", "clip.mp4", "d.gif", ".redacted.jsonl"}
+    for name in ("2023/a.png", "d.gif"):
+        where = changed(tmp_path / "in" / name, tmp_path / "out" / name)
+        assert where[20:40, 25:55].mean() > 0.8
+        assert not where[:10].any()
     assert about(tmp_path / "out/clip.mp4") == about(source)
 
 

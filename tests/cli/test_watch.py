@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from clips import about, write_clip
@@ -47,6 +48,25 @@ def test_a_line_for_each_frame_with_the_time_of_the_container(tmp_path: Path, ru
     assert all(record["faces"][0]["box"] == [20, 15, 60, 45] for record in records)
     assert "track" not in records[0]["faces"][0]
     assert [len(record.faces) for record in read_records(tmp_path / "a.jsonl")] == [1] * 8
+
+
+def test_an_animation_is_watched_frame_by_frame(tmp_path: Path, run: Run) -> None:
+    first, *rest = [Image.new("RGB", (80, 60), (120 + 40 * number, 0, 0)) for number in range(4)]
+    for name in ("in/a.gif", "in/b.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        first.save(tmp_path / name, save_all=True, append_images=rest, duration=[100, 50, 200, 100])
+    named = (tmp_path / "in/a.gif", tmp_path / "in/b.webp")
+    result = run("detect", *named, "-m", "middle", "--json", tmp_path / "a.jsonl", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    records = lines(tmp_path / "a.jsonl")
+    assert [(record["frame"], record["time"]) for record in records] == [(0, 0), (1, 0.1), (2, 0.15), (3, 0.35)] * 2
+    for name in ("a.gif", "b.webp"):
+        with video.open_video(tmp_path / "out" / name) as reader:
+            assert [frame.time for frame in reader.frames()] == [0, 0.1, 0.15, 0.35]
+    first.save(tmp_path / "in/c.png")
+    result = run("detect", tmp_path / "in", "-m", "middle", "--json", tmp_path / "b.jsonl")
+    assert result.exit_code == 0, result.output
+    assert ["frame" in record for record in lines(tmp_path / "b.jsonl")] == [False] * 3, "in a folder: first frames"
 
 
 def test_faces_are_numbered_over_gaps_and_anew_after_them(tmp_path: Path, run: Run) -> None:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 import lineament
+from lineament.animation import is_animation
 from lineament.cli.cluster import detect_on_cluster
 from lineament.cli.lines import json_lines
 from lineament.cli.messages import Rate, messages
@@ -69,7 +70,7 @@ def detect(
         list[str],
         typer.Argument(
             help="Image files, folders (searched recursively) or glob patterns; - reads an image from standard input. "
-            "Or video files, and cameras by number."
+            "Or video files, animated images, and cameras by number."
         ),
     ],
     settings: Settings,
@@ -161,13 +162,14 @@ def detect(
     options = (settings, threshold, min_face, max_face, landmarks, runtime, device, folder, crops, align, crop_size)
     given = repr((*options, track, gap, frames, lineament.__version__)).encode()
     run = hashlib.sha256(given + b"".join(map(read_weights, weights))).hexdigest()
-    if any(map(is_video, paths)):
-        if not all(map(is_video, paths)) or crops:
+    films = [is_video(path) for path in paths]
+    if any(films) or (not crops and all(map(is_animation, paths))):  # among photos, an animation is its first frame
+        if not all(film or is_animation(path) for film, path in zip(films, paths, strict=True)) or crops:
             raise OptionError("images and videos take separate commands, and --crops takes images")
         watch = Watch(detector, threshold, min_face, max_face, track, gap, frames, jobs or 1)
         raise typer.Exit(1 if watch(paths, json_file, folder, run) else 0)
     if track or frames:
-        raise OptionError("--track and --frames take videos: name files such as clip.mp4, or a camera by its number")
+        raise OptionError("--track and --frames take videos and animations alone: name them, or a camera by its number")
     if crop_size is not None and not (crops and align):
         raise OptionError("--crop-size is the size of aligned crops: it takes --crops DIR and not --no-align")
     if folder and crops and folder.resolve() == crops.resolve():

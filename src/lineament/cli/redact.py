@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import lineament
 from lineament import video
+from lineament.animation import is_animation
 from lineament.cli.journal import Journal
 from lineament.cli.messages import Rate, messages
 from lineament.cli.options import Settings, with_settings
@@ -114,18 +115,19 @@ def redact(
     search = Search(threshold=Search.threshold if threshold is None else threshold, gap=gap, hold=hold)
     lowest = PHOTO if threshold is None else threshold
     files = ImageFiles(paths, leave_out=out, suffixes=SUFFIXES | video.SUFFIXES)
-    counts = Counter(map(_is_video, files))
-    total = counts.total()
-    if counts[True]:
+    kinds = Counter(map(_kind, files))
+    total, films = kinds.total(), kinds["video"] + kinds["animation"]
+    if kinds["video"]:
         video.require_av()
     if keep and total != 1:
         raise OptionError(f"--keep takes one video, since each counts its faces itself; found {total} files")
-    if keep and not counts[True]:
+    if keep and not films:
         raise OptionError(f"--keep takes a video, {next(iter(files))} is a photo")
-    names = {is_film: method or (FAST if is_film else DEFAULT) for is_film in counts}
+    for_photos, for_films = method or DEFAULT, method or FAST
+    wanted = Counter({for_photos: kinds["photo"]}) + Counter({for_films: films})  # without those of which none is
     detectors = {
         name: lineament.load(name, runtime=runtime, device=device, threads=1, settings=usual | settings)
-        for name in sorted(set(names.values()))
+        for name in sorted(wanted)
         for usual in [FAST_SETTINGS if method is None and name == FAST else {}]
     }
     targets = Targets(out)
@@ -155,7 +157,7 @@ def redact(
         return _tried(
             file,
             lambda: len(
-                redact_photo(file, targets[file], detectors[names[False]], cover, threshold=lowest, metadata=metadata)
+                redact_photo(file, targets[file], detectors[for_photos], cover, threshold=lowest, metadata=metadata)
             ),
         )
 
@@ -169,7 +171,7 @@ def redact(
 
         def film(file: Path) -> tuple[Path, int, str]:
             def work() -> int:
-                seen = find_tracks(file, detectors[names[True]], search, jobs=jobs, progress=frames.show)
+                seen = find_tracks(file, detectors[for_films], search, jobs=jobs, progress=frames.show)
                 redact_video(
                     file, targets[file], seen, cover, keep=keep or (), numbers=numbers, metadata=metadata,
                     progress=frames.show,
@@ -178,9 +180,9 @@ def redact(
 
             return _tried(file, work)
 
-        photos = done.left(file for file in files if not _is_video(file))
-        films = done.left(file for file in files if _is_video(file))
-        for file, faces, error in chain(in_order(pool, photo, photos, ahead=jobs), map(film, films)):
+        photos = done.left(file for file in files if _kind(file) == "photo")
+        others = done.left(file for file in files if _kind(file) != "photo")
+        for file, faces, error in chain(in_order(pool, photo, photos, ahead=jobs), map(film, others)):
             if error:
                 messages.complain(error)
                 failed += 1
@@ -194,8 +196,10 @@ def redact(
     raise typer.Exit(1 if failed else 0)
 
 
-def _is_video(file: Path) -> bool:
-    return file.suffix.lower() in video.SUFFIXES
+def _kind(file: Path) -> str:
+    if file.suffix.lower() in video.SUFFIXES:
+        return "video"
+    return "animation" if is_animation(file) else "photo"
 
 
 def _tried(file: Path, work: Callable[[], int]) -> tuple[Path, int, str]:

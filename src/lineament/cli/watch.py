@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from lineament import video
+from lineament.animation import AnimationReader, Picture
 from lineament.cli.lines import json_lines
 from lineament.cli.messages import Rate, messages
 from lineament.cli.outputs import Targets
@@ -82,7 +83,7 @@ class Watch:
                     failed += "error" in before[0]  # a later video was begun, so this one is finished
                     continue
                 try:
-                    with video.VideoReader(int(path) if path.isdecimal() else path) as reader:
+                    with video.open_video(int(path) if path.isdecimal() else path) as reader:
                         bar = progress.add_task(Path(path).name, total=self.frames or reader.count or None)
                         seen: list[tuple[Faces, NDArray[np.intp] | None]] = []
                         records = self._records(reader, path, before)
@@ -108,7 +109,7 @@ class Watch:
         return failed
 
     def _records(
-        self, reader: video.VideoReader, path: str, before: Records
+        self, reader: video.VideoReader | AnimationReader, path: str, before: Records
     ) -> Iterator[tuple[dict[str, Any], Faces, NDArray[np.intp] | None]]:
         """The record of each frame, with its faces and the numbers of their tracks."""
         sure = self.detector.settings.threshold if self.threshold is None else self.threshold
@@ -144,7 +145,7 @@ class Watch:
     def _draw(self, path: str, target: Path, seen: Sequence[tuple[Faces, Any]]) -> None:
         """Write the video with its faces, and the numbers of their tracks, drawn in."""
 
-        def edit(frame: video.Frame) -> Any:
+        def edit(frame: video.Frame | Picture) -> Any:
             if frame.index >= len(seen):
                 return frame.native
             faces, ids = seen[frame.index]
