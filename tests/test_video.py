@@ -113,14 +113,25 @@ def test_frames_of_another_size_are_resized_to_the_first(tmp_path: Path) -> None
     assert (np.diff([frame.time for frame in frames]) > 0).all()
 
 
-def test_a_truncated_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = write_clip(tmp_path / "a.mkv", SCENES * 5)
+@pytest.mark.parametrize("sound", [False, True])
+@pytest.mark.parametrize("suffix", [".mkv", ".ts", ".mp4"])
+def test_a_truncated_video_gives_what_is_there_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, sound: bool
+) -> None:
+    source, target = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    images = list(np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), np.uint8))
+    assert rewrite(write_clip(tmp_path / f"w{suffix}", images, sound=sound), source, same) == 20
+    assert "damaged" not in caplog.text
+    assert "missing" not in caplog.text
     content = source.read_bytes()
-    source.write_bytes(content[: len(content) * 2 // 3])
-    count = rewrite(source, tmp_path / "b.mkv", same)
-    assert 20 < count < 60
-    with VideoReader(tmp_path / "b.mkv") as reader:
+    source.write_bytes(content[: len(content) * 2 // 3 + 1])
+    count = rewrite(source, target, same)
+    assert "damaged" in caplog.text or "missing" in caplog.text
+    assert 5 < count < 20
+    caplog.clear()
+    with VideoReader(target) as reader:
         assert len(list(reader.frames())) == count
+        assert (reader.damaged, reader.missing) == (0, 0)
 
 
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -59,6 +60,12 @@ AT_ONCE = 4
 """Frames of one call of the detector."""
 THUMBNAIL = (32, 18)
 """Width and height of the pictures in which cuts are found."""
+FEW_FRAMES = 2.5
+"""Durations that containers announce are wrong by no more frames, or by one in a hundred."""
+TS_PACKETS = (188, 192, 204)
+"""Sizes of the packets of an MPEG transport stream in bytes."""
+TIME = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
+"""Hours, minutes and seconds in a tag of Matroska."""
 FIXED_RATE = frozenset({"mpeg1video", "mpeg2video"})
 """Encoders that write frames at even distances only."""
 LARGEST_TICK = 65535
@@ -138,7 +145,7 @@ class VideoReader:
         size: ``(width, height)`` of the upright frames in pixels.
         turns: Number of counter-clockwise quarter turns that make the stored frames upright.
         rate: Average frames per second; 0 if unknown.
-        damaged: Number of packets so far that could not be decoded.
+        damaged: Number of packets so far that could not be decoded, or only in part.
     """
 
     def __init__(self, source: str | os.PathLike[str] | int, *, everything: bool = False) -> None:
@@ -167,7 +174,8 @@ class VideoReader:
             self.stream.thread_type = "AUTO"
             self.others = [s for s in self.container.streams if s.type in ("audio", "subtitle")] if everything else []
             self.rate = float(self.stream.average_rate or 0)
-            self.damaged = 0
+            self.damaged = int(_is_cut(self.name, self.container.format.name))
+            self._counter = _Counter(self.stream)
             self._packets = self._read()
             self._peeked: list[tuple[Any, list[Frame]]] = []
             for packet, frames in self._packets:
@@ -196,6 +204,19 @@ class VideoReader:
         seconds = (self.container.duration or 0) / 1_000_000
         return int(self.stream.frames) or round(seconds * self.rate)
 
+    @property
+    def missing(self) -> float:
+        """Seconds that the container announces beyond the last frame so far; 0 if it does not say, or a few frames."""
+        base, tag = self.stream.time_base, self.stream.metadata.get("DURATION", "")
+        if self.stream.duration and base:
+            announced = float(self.stream.duration * base)
+        elif found := TIME.fullmatch(tag):
+            announced = sum(float(part) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+        else:
+            announced = (self.container.duration or 0) / 1_000_000 if len(self.container.streams) == 1 else 0
+        left = announced - self._counter.seconds
+        return left if left > max(FEW_FRAMES / (self.rate or 25), 0.01 * announced) else 0.0
+
     def frames(self) -> Iterator[Frame]:
         """Yield the frames, once. Frames of another size than the first's are resized to it.
 
@@ -215,7 +236,7 @@ class VideoReader:
         yield from self._packets
 
     def _read(self) -> Iterator[tuple[Any, list[Frame]]]:
-        counter = _Counter(self.stream)
+        counter = self._counter
         with _blaming(self.name):
             packets = self.container.demux([self.stream, *self.others])
             for packet in _until_damaged(packets, self._damage):
@@ -225,6 +246,7 @@ class VideoReader:
                     except require_av().error.InvalidDataError:
                         self.damaged += 1
                         continue
+                    self.damaged += sum(native.is_corrupt for native in decoded)
                     yield None, [counter.frame(native) for native in decoded]
                 elif packet.dts is not None:  # the last packet of a stream is an empty one
                     yield packet, []
@@ -253,13 +275,18 @@ def open_video(source: str | os.PathLike[str] | int) -> VideoReader | AnimationR
     return VideoReader(source)
 
 
+def _is_cut(name: str, form: str) -> bool:
+    """Whether a file ends within one of the packets of equal size that its format consists of."""
+    return form == "mpegts" and os.path.isfile(name) and all(os.path.getsize(name) % size for size in TS_PACKETS)
+
+
 class _Counter:
-    """Numbers frames, and gives a time to those that have none."""
+    """Numbers frames, and gives a time to those that have none. It knows the seconds they take so far."""
 
     def __init__(self, stream: Any) -> None:
         self._base = stream.time_base or Fraction(1, 1000)
         self._step = max(round(1 / (self._base * (stream.average_rate or 25))), 1)
-        self._index, self._last = 0, -math.inf
+        self._index, self._last, self.seconds = 0, -math.inf, 0.0
         self._first: Any = None
 
     def frame(self, native: Any) -> Frame:
@@ -269,10 +296,11 @@ class _Counter:
             pts = 0 if self._last == -math.inf else int(self._last) + (self._step if pts is None else 1)
         native.pts, native.time_base, self._last = pts, self._base, pts
         if self._first is None:
-            self._first = native
+            self._first, self._start = native, pts
         elif (native.width, native.height) != (self._first.width, self._first.height):
             native = native.reformat(width=self._first.width, height=self._first.height, format=self._first.format.name)
         self._index += 1
+        self.seconds = float((pts + self._step - self._start) * self._base)
         turns = round(native.rotation / 90) % 4
         return Frame(self._index - 1, float(pts * self._base), native, turns)
 
@@ -409,9 +437,22 @@ def rewrite(
                 output.mux(encoder.encode(_edited(frame, edit, encoder.pix_fmt)))
             count += len(frames)
         output.mux(encoder.encode(None))
-    if reader.damaged:
-        _log.warning("%s: %d damaged packets were left out", reader.name, reader.damaged)
+    tell_damage(reader)
     return count
+
+
+def tell_damage(reader: VideoReader | AnimationReader) -> None:
+    """Log a warning if parts of a video that was read are damaged or missing."""
+    if not isinstance(reader, VideoReader):  # animations are read whole or not at all
+        return
+    if reader.damaged:
+        _log.warning("%s: damaged at %d places; what can be decoded was read", reader.name, reader.damaged)
+    if reader.missing:
+        _log.warning(
+            "%s: the last %.1f seconds that it announces are missing; what is there was read",
+            reader.name,
+            reader.missing,
+        )
 
 
 def _edited(frame: Frame, edit: Callable[[Frame], Any], form: str) -> Any:

@@ -96,6 +96,7 @@ class Watch:
                             faces += len(each)
                             frames += 1
                             progress.advance(bar)
+                        video.tell_damage(reader)
                     if targets:
                         self._draw(path, targets[Path(path)], seen)
                 except ImageError as error:
