@@ -234,8 +234,7 @@ def load(
         OptionError: The name, schema, runtime, device or setting does not exist. The message lists those that do.
         WeightsError: The file is damaged, or lineament did not export it.
     """
-    graph = _graph(name, runtime, device, threads)
-    of, kind, own = _described(graph)
+    graph, of, kind, own = _loaded(name, runtime, device, threads)
     if not isinstance(kind, DetectionMethod):
         raise OptionError(
             f"{name} finds the landmarks of faces that a detector found: load it behind one, as in "
@@ -288,8 +287,7 @@ def load_stage(
         OptionError: The weights do not exist or are a detector's, or an argument is wrong as in ``load``.
         WeightsError: The file is damaged, or lineament did not export it.
     """
-    graph = _graph(name, runtime, device, threads)
-    of, kind, own = _described(graph)
+    graph, of, kind, own = _loaded(name, runtime, device, threads)
     if not isinstance(kind, LandmarkMethod):
         raise OptionError(
             f"{name} are weights of {of}, a detector; weights of a landmark stage are: {_shipped_stages()}, or the "
@@ -298,23 +296,27 @@ def load_stage(
     return kind.stage(graph, _replaced(of, own, {} if settings is None else settings))
 
 
-def _graph(name: str | Path, runtime: str, device: str, threads: int | None) -> Graph:
-    """Loaded weights; an error if they compute wrongly in that runtime."""
-    graph = load_graph(read_weights(name), runtime=runtime, device=device, threads=threads)
+def _loaded(name: str | Path, runtime: str, device: str, threads: int | None) -> tuple[Graph, str, Method, Any]:
+    """Loaded weights, the name of their method, the method, and the settings that the file holds.
+
+    Raises:
+        OptionError: The weights do not exist, or they compute wrongly in that runtime.
+        WeightsError: The file is damaged, or lineament did not export it. The message names the file.
+    """
+    content = read_weights(name)
+    try:
+        graph = load_graph(content, runtime=runtime, device=device, threads=threads)
+        of, config = parse_metadata(graph.metadata)
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}") from error
     only = graph.metadata.get("runtime", runtime)
     if only != runtime:
         raise OptionError(f"{name} computes right with runtime {only!r} alone, found {runtime!r}")
-    return graph
-
-
-def _described(graph: Graph) -> tuple[str, Method, Any]:
-    """The name of the weights' method, the method, and the settings that the file holds."""
-    of, config = parse_metadata(graph.metadata)
     kind = method(of)
     try:
-        return of, kind, kind.settings(**config)
+        return graph, of, kind, kind.settings(**config)
     except TypeError as error:
-        raise WeightsError(f"this file's settings are not those of this version's {of}: {error}") from error
+        raise WeightsError(f"{name}: these settings are not those of this version's {of}: {error}") from error
 
 
 def _shipped_stages() -> str:
