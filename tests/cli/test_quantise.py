@@ -22,7 +22,7 @@ NO_FOXNET = "foxnet" not in [model.name for model in lineament.models()]
 
 
 @pytest.mark.parametrize(
-    "name", ["kpnet", pytest.param("foxnet", marks=pytest.mark.skipif(NO_FOXNET, reason="ships not"))]
+    "name", ["kpnet", "maskface", pytest.param("foxnet", marks=pytest.mark.skipif(NO_FOXNET, reason="ships not"))]
 )
 def test_weights_in_bytes_find_the_same_faces(run: Run, tmp_path: Path, name: str) -> None:
     out, scores = tmp_path / "small.onnx", tmp_path / "scores.json"
