@@ -363,8 +363,13 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     ),
     "jobs": stored(
         "jobs",
-        "processes",
-        {"photos a second": digits(1), "speed-up": digits(2), "hours for a million photos": digits(1)},
+        "weights, processes",
+        {
+            "megapixels a photo": digits(1),
+            "photos a second": digits(1),
+            "speed-up": digits(2),
+            "hours for a million photos": digits(1),
+        },
     ),
     "mtcnn memory": stored("mtcnn-memory", "pictures", {"MB": count}),
     "mtcnn mining": stored(
