@@ -19,6 +19,7 @@ from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.images import resize
 from lineament.methods.mtcnn.decode import Config
+from lineament.methods.settings import ViewSettings
 from lineament.schemas import FIVE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +65,15 @@ def test_large_lists_go_in_groups(
     faces = recording.detect([np.zeros((*size, 3), np.uint8) for size in sizes])
     assert [len(shapes) for shapes, _ in recorder.calls] == [2, 1, 1, 1]
     assert [f.image_size for f in faces] == [(w, h) for h, w in sizes]
+
+
+def test_small_images_count_as_large_as_the_network_sees_them(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector_module, "PIXELS_AT_ONCE", 2 * 64 * 64)
+    detector = lineament.Detector("recorder", recorder, ViewSettings(input_size=64))
+    detector.detect([np.zeros((5, 8, 3), np.uint8)] * 5)
+    assert [len(shapes) for shapes, _ in recorder.calls] == [2, 2, 1]
 
 
 def test_options_fall_back_to_the_methods_own(recording: lineament.Detector, recorder: Recorder) -> None:

@@ -145,7 +145,9 @@ class Detector:
         sources = cast("Iterable[Source]", images if several else [images])
         found: list[Faces] = []
         arrays = (read_image(source, color=color) for source in sources)
-        for group in in_groups(arrays, lambda array: array.shape[0] * array.shape[1]):
+        # small images are enlarged to the input of the network
+        enlarged = self.settings.input_size**2 if isinstance(self.settings, ViewSettings) else 0
+        for group in in_groups(arrays, lambda array: max(array.shape[0] * array.shape[1], enlarged)):
             decode = partial(self._decoder, threshold=threshold, min_face=min_face, max_face=max_face)
             faces = upright(group, decode) if self.settings.turns else decode(group)
             found += self._stage(group, faces) if self._stage else faces
