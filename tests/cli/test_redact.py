@@ -85,9 +85,11 @@ def test_a_run_continues_and_another_command_starts_anew(
     for name in "abcd":
         photo(tmp_path / f"in/{name}.png")
     command = ("redact", tmp_path / "in", "--out", tmp_path / "out", "-m", "middle", "--jobs", 1)
-    assert run(*command).exit_code != 0
+    stopped = run(*command)
+    assert stopped.exit_code != 0
     assert not list((tmp_path / "out").glob(".*.png")), "an incomplete file"
     done = len((tmp_path / "out/.redacted.jsonl").read_text().splitlines())
+    assert f"stopped; {done} files are finished; the same command continues there" in stopped.stderr
     seen.clear()
     assert run(*command).exit_code == 0
     assert seen == ["a.png", "b.png", "c.png", "d.png"][done:]

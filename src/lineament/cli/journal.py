@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lineament.cli.messages import messages
 from lineament.files import parse_lines
 
 
@@ -33,7 +34,7 @@ class Journal:
             run: What the results depend on beside the files.
             result: The result of a file. It may not exist, if there was nothing to write.
         """
-        self._run, self._result, self.before = run, result, 0
+        self._run, self._result, self.before, self._new = run, result, 0, 0
         self._known = np.fromiter((_digest(json.dumps(line)) for line in parse_lines(path)), np.uint64)
         self._known.sort()
         self._lines = path.open("a", encoding="utf-8")
@@ -45,6 +46,8 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lines.close()
+        if error and self._new:
+            messages.say(f"stopped; {self._new} files are finished; the same command continues there")
 
     def __contains__(self, file: Path) -> bool:
         place = int(np.searchsorted(self._known, wanted := np.uint64(_digest(self._state(file)))))
@@ -62,6 +65,7 @@ class Journal:
         """Note a file as done."""
         self._lines.write(self._state(file) + "\n")
         self._lines.flush()
+        self._new += 1
 
     def _state(self, file: Path) -> str:
         changed = [os.stat(each).st_mtime_ns if each.exists() else None for each in (file, self._result(file))]
