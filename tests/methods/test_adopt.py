@@ -17,9 +17,14 @@ from lineament.methods.backbones.mobilenet import MobileNetV2  # noqa: E402
 from lineament.methods.foxnet import training as foxnet  # noqa: E402
 from lineament.methods.foxnet.export import entries  # noqa: E402
 from lineament.methods.maskface import training as maskface  # noqa: E402
+from lineament.methods.maskface.export import Peaks  # noqa: E402
+from lineament.methods.maskface.levels import POOLED  # noqa: E402
+from lineament.runtime import load_graph  # noqa: E402
+from lineament.train.task import to_input  # noqa: E402
 from lineament.weights import read_weights  # noqa: E402
 from networks import unlike  # noqa: E402
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SMALL = foxnet.FoxNetRecipe(train=(), pretrained="", width=16, levels=4, seed=1)
 
 
@@ -35,6 +40,27 @@ def test_a_network_continues_as_its_file_left_off(tmp_path: Path) -> None:
     for name in wanted:  # a file has 16-bit weights
         scale = wanted[name].abs().max()
         torch.testing.assert_close(found[name] / scale, wanted[name] / scale, atol=0.01, rtol=0)
+
+
+def test_maskface_continues_as_its_file_left_off() -> None:
+    """Backbone, pyramid, context modules and both heads of the shipped file, as its recipe builds them."""
+    content = read_weights("maskface")
+    network = maskface.build(maskface.read(RECIPES / "maskface.toml"), pretrained="").eval()
+    adopt(network, read_tensors(content, ["maskface"], maskface.ROOTS))
+    assert network.landmarks is not None
+    graph = load_graph(content, threads=1)
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (1, 64, 128, 3), dtype=torch.uint8, generator=random)
+    pooled = torch.randn(2, network.score.in_channels, POOLED, POOLED, generator=random)
+    with torch.no_grad():
+        outputs = network(to_input(pixels))
+        expected = graph("maskface", ("logit", "offset"), pixels=pixels.numpy())
+        for name, value in zip(("logit", "offset"), expected, strict=True):
+            torch.testing.assert_close(outputs[name], torch.tensor(value), atol=1e-3, rtol=1e-3)
+        for schema in ("5", "68"):
+            peaks = Peaks(network.landmarks, schema)(pooled)
+            (mass,) = graph(f"landmarks_{schema}", ("mass",), pooled=pooled.numpy())
+            torch.testing.assert_close(peaks["mass"], torch.tensor(mass), atol=1e-3, rtol=1e-3)
 
 
 def test_foxnet_begins_with_the_backbone_of_maskface() -> None:
