@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lineament.train.loop import train
+from lineament.train.checkpoint import initial_weights
 from lineament.train.recipe import Recipe
+from lineament.train.run import run
 from lineament.train.task import WHOLE, Batch, Part, Task, generator, tensors
 
 RECIPE = Recipe(
@@ -70,13 +72,22 @@ class Brightness(Task):
 
 
 def train_as(rank: int, count: int, port: int, recipe: Recipe, folder: Path) -> None:
-    """Train as one of several processes on the processors of this machine."""
+    """A whole run as one of several processes on the processors of this machine."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     task = Brightness()
-    trained = train(task, recipe, folder / "stage")
+    method = SimpleNamespace(
+        METHOD="brightness",
+        STAGES=("stage",),
+        phases=lambda path, stage: [recipe],
+        prepare=lambda *given: task,
+        finish=lambda *given: None,
+        export_run=lambda out, file: file,
+    )
+    (folder / f"{rank}.toml").write_text("train = []\n[stage]\n")
+    run(method, folder, folder / f"{rank}.toml", folder)  # type: ignore[arg-type]
     seen = {"sizes": task.sizes, "validations": task.validations}
-    torch.save({"weights": trained.state_dict(), **seen}, folder / f"{rank}.pt")
+    torch.save({"weights": initial_weights(folder / "stage"), **seen}, folder / f"{rank}.pt")
 
 
 def check_that_two_processes_learn_as_one(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

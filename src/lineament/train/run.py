@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from accelerate import PartialState
+from accelerate import Accelerator
 
 from lineament.errors import OptionError
 from lineament.train.checkpoint import is_finished
@@ -82,7 +82,7 @@ def run(
     if stage not in (None, *method.STAGES):
         raise OptionError(f"{method.METHOD} has no stage {stage!r}; it has: {', '.join(method.STAGES)}")
     check_name(recipe)
-    processes = PartialState()
+    processes = Accelerator()  # its state is that of the loop; a PartialState would not know of ACCELERATE_USE_CPU
     if processes.is_main_process:
         copy_recipe(recipe, out / RECIPE, overrides or {})
     processes.wait_for_everyone()
