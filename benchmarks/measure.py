@@ -178,6 +178,12 @@ DETECTORS = {
         about="68 points; photos brought to 640 px; missing landmarks filled",
         tests=CROWDS["68"],
     ),
+    "maskface-640, single pass": Detector(
+        weights="maskface",
+        settings={"input_size": 640, "overview": False},
+        about="without the overview for large faces",
+        tests=("wider-val",),
+    ),
     "maskface-640, all options": Detector(
         weights="maskface",
         settings={"input_size": 640, **TEST_TIME},
