@@ -467,6 +467,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "maskface speed": lambda: compared([*SPEED, *MOSAICS], ("maskface-256", "maskface-640", *BESIDE)),
     "maskface cost": stored("maskface-cost", "network, what", {"GMAC": digits(2)}),
     "maskface forward": stored("maskface-forward", "landmarks", {"ms a face": digits(2), "fastest": digits(2)}),
+    "maskface table 7": stored("maskface-table7", "backbone", {"ms": milliseconds, "fastest": milliseconds}),
     "maskface storage": stored(
         "maskface-storage", "weights", {"MB": digits(1), "AP": percent, "NME": percent, "ms": milliseconds}
     ),
