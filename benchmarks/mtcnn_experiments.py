@@ -1,11 +1,11 @@
-"""The paper's experiments on the crops of a finished run of ``lineament train mtcnn``, kept in docs/results/data.
+"""The paper's experiments with MTCNN's networks, kept in docs/results/data, and their curves.
 
-python benchmarks/mtcnn_experiments.py mining --run runs/mtcnn --data DATA   # figure 3a: online hard mining on and off
-python benchmarks/mtcnn_experiments.py joint --run runs/mtcnn --data DATA    # figure 3b: with and without landmarks
-python benchmarks/mtcnn_experiments.py nets --run runs/mtcnn --data DATA     # the table of networks
+lineament train mtcnn --recipe benchmarks/mtcnn_experiments.toml --data DATA --out runs/mtcnn-experiments
+python benchmarks/mtcnn_experiments.py --run runs/mtcnn-experiments --data DATA
 
-Every variant is trained from the same weights on the same batches for ``--steps`` steps, a fraction of a full training.
-``tables.py`` writes the tables of docs/results/mtcnn.md from the results.
+The run makes the crops. With each seed, every network is trained on crops of its stage, on the same batches as the
+others of this stage. Finished trainings are in the folder of the run and are not repeated. ``tables.py`` writes the
+tables of docs/results/mtcnn.md from the results.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import kept
 import numpy as np
 import torch
 from measure import VAL
+from numpy.typing import NDArray
 from torch import nn
 
 from lineament.evaluate.origin import origin, packages
@@ -28,49 +30,93 @@ from lineament.evaluate.results import Result
 from lineament.methods.mtcnn import training
 from lineament.methods.mtcnn.network import SingleTaskNet
 from lineament.methods.mtcnn.training import NETWORKS
+from lineament.train.checkpoint import is_finished
 from lineament.train.loop import train
 from lineament.train.run import RECIPE
 from lineament.train.task import to_input
 
-
-def validate(stage: str, name: str, network: nn.Module, args: argparse.Namespace, **changes: Any) -> dict[str, float]:
-    """Train one variant, and return the numbers of its last validation."""
-    recipe = replace(training.read(args.run / RECIPE, stage), steps=args.steps, validate_every=args.steps, **changes)
-    task = training.prepare(stage, args.data, recipe, args.run)
-    task.network = network
-    folder = args.run / "experiments" / name
-    train(task, recipe, folder, lambda step, _: print(f"{name}: {step} of {args.steps}", end="\r"))
-    figures: dict[str, float] = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["validation"]
-    return figures
+Array = NDArray[Any]
 
 
-def fresh(stage: str) -> nn.Module:
-    torch.manual_seed(0)
-    return NETWORKS[stage](5)
+class Variant(NamedTuple):
+    """A network to train.
+
+    Attributes:
+        stage: The stage whose crops it learns from.
+        changes: Settings that differ from those of the run.
+        is_single: Whether it is the network that only classifies, of Li et al. 2015.
+    """
+
+    stage: str
+    changes: Mapping[str, Any] = {}
+    is_single: bool = False
+
+    def network(self) -> nn.Module:
+        """The untrained network."""
+        made = NETWORKS[self.stage](5)
+        return SingleTaskNet(made.size) if self.is_single else made
 
 
+VARIANTS = {
+    "P-Net": Variant("pnet"),
+    "12-Net": Variant("pnet", is_single=True),
+    "R-Net": Variant("rnet"),
+    "24-Net": Variant("rnet", is_single=True),
+    "O-Net": Variant("onet"),
+    "48-Net": Variant("onet", is_single=True),
+    "O-Net without mining": Variant("onet", {"hardest": 1.0}),
+    "O-Net without landmarks": Variant("onet", {"landmark_weight": 0.0}),
+}
+MINING = {"on": "O-Net", "off": "O-Net without mining"}
+"""Figure 3a."""
+JOINT = {"with landmarks": "O-Net", "without": "O-Net without landmarks"}
+"""Figure 3b."""
+NETS = ("12-Net", "P-Net", "24-Net", "R-Net", "48-Net", "O-Net")
+"""Table 1."""
 LOSS, ACCURACY, BOX, TIME = "validation loss (eq. 1)", "accuracy, %", "box error (0.5 x eq. 2)", "300 forwards, s"
+VALIDATIONS = 10  # of a training
 
 
-def keep(experiment: str, variant: str, figures: dict[str, float], args: argparse.Namespace, **more: float) -> None:
-    """Store one row of an experiment's table."""
-    scores = {LOSS: figures["score"], ACCURACY: 100 * figures["accuracy"]} | more
-    found = origin(weights=[], data=args.data / VAL, threads=torch.get_num_threads())
-    found["packages"] |= packages("torch")
-    result = Result("experiment", variant, scores, settings={"steps": args.steps}, origin=found)
-    kept.keep(f"mtcnn-{experiment}", variant, result)
+class Curves(NamedTuple):
+    """Validations of a network with each seed: (seeds, validations) each, but ``steps`` (validations,)."""
+
+    steps: Array
+    loss: Array
+    accuracy: Array
+    box: Array
+
+    @classmethod
+    def of(cls, folders: Sequence[Path]) -> Curves:
+        """The curves of trainings."""
+        logs = [[json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in folders]
+        rows = [{e["step"]: e["validation"] for e in log if "validation" in e} for log in logs]
+        steps = np.array(sorted(rows[0]))
+        loss, accuracy, box = (
+            np.array([[run[step].get(name, np.nan) for step in steps] for run in rows])
+            for name in ("score", "accuracy", "box")
+        )
+        return cls(steps, loss, 100 * accuracy, box)
+
+    def last(self) -> dict[str, float]:
+        """Means and standard deviations of the last validations over the seeds."""
+        ends = {LOSS: self.loss[:, -1], ACCURACY: self.accuracy[:, -1], BOX: self.box[:, -1]}
+        return {k: float(v.mean()) for k, v in ends.items()} | {
+            f"{k}, sd": float(v.std(ddof=1)) for k, v in ends.items() if len(v) > 1
+        }
 
 
-def mining(args: argparse.Namespace) -> None:
-    for variant, hardest in (("on", 0.7), ("off", 1.0)):
-        keep("mining", variant, validate("onet", f"mining-{variant}", fresh("onet"), args, hardest=hardest), args)
-
-
-def joint(args: argparse.Namespace) -> None:
-    both = validate("onet", "mining-on", fresh("onet"), args, hardest=0.7)
-    alone = validate("onet", "joint-off", fresh("onet"), args, hardest=0.7, landmark_weight=0.0)
-    for variant, figures in (("with landmarks", both), ("without", alone)):
-        keep("joint", variant, figures, args, **{BOX: figures["box"]})
+def trained(name: str, seed: int, args: argparse.Namespace) -> Path:
+    """The folder of a training, which is done unless it is finished."""
+    variant, folder = VARIANTS[name], args.run / "experiments" / f"{name}, seed {seed}"
+    cut = training.read(args.run / RECIPE, variant.stage)  # its seed is that of the crops
+    own = {"seed": seed, "steps": args.steps, "validate_every": args.steps // VALIDATIONS, **variant.changes}
+    recipe = replace(cut, **own)
+    if not is_finished(folder, recipe, 1):
+        task = training.prepare(variant.stage, args.data, cut, args.run)
+        torch.manual_seed(seed)
+        task.network, task.recipe = variant.network(), recipe
+        train(task, recipe, folder, lambda step, _: print(f"{name}, seed {seed}: {step}", end="\r"))
+    return folder
 
 
 @torch.no_grad()
@@ -86,23 +132,64 @@ def milliseconds(network: nn.Module, size: int, forwards: int = 300) -> float:
     return float(np.median(times) * 1e3)
 
 
-def nets(args: argparse.Namespace) -> None:
-    for stage in training.STAGES:
-        size = NETWORKS[stage](1).size
-        torch.manual_seed(0)
-        for name, network in ((stage, fresh(stage)), (f"{size}-net", SingleTaskNet(size))):
-            figures = validate(stage, f"nets-{name}", network, args)
-            keep("nets", name, figures, args, **{TIME: 0.3 * milliseconds(network, size)})
+def keep(experiment: str, row: str, scores: Mapping[str, float], seeds: int, args: argparse.Namespace) -> None:
+    """Store one row of an experiment's table."""
+    found = origin(weights=[], data=args.data / VAL, threads=torch.get_num_threads())
+    found["packages"] |= packages("torch")
+    settings = {"steps": args.steps, "seeds": seeds}
+    kept.keep(f"mtcnn-{experiment}", row, Result("experiment", row, dict(scores), settings=settings, origin=found))
+
+
+def keep_all(curves: Mapping[str, Curves], args: argparse.Namespace) -> None:
+    """Store the tables."""
+    seeds = len(curves["O-Net"].loss)
+    scores = {name: of.last() for name, of in curves.items()}
+    for experiment, rows in (("mining", MINING), ("joint", JOINT)):
+        for row, name in rows.items():
+            keep(experiment, row, scores[name], seeds, args)
+    for name in NETS:
+        variant = VARIANTS[name]
+        time_taken = 0.3 * milliseconds(variant.network(), NETWORKS[variant.stage](5).size)
+        keep("nets", name, {TIME: time_taken} | scores[name], seeds, args)
+
+
+def plot(curves: Mapping[str, Curves], file: Path) -> None:
+    """Figure 3: means over the seeds, and one standard deviation to both sides."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), dpi=100)
+    shown = ((MINING, "loss", "hard mining {}", LOSS), (JOINT, "accuracy", "{}", ACCURACY), (JOINT, "box", "{}", BOX))
+    for axes, (rows, what, label, title) in zip(panels, shown, strict=True):
+        for row, name in rows.items():
+            values = getattr(curves[name], what)
+            mean, spread = values.mean(axis=0), values.std(axis=0)
+            (line,) = axes.plot(curves[name].steps, mean, label=label.format(row))
+            axes.fill_between(curves[name].steps, mean - spread, mean + spread, color=line.get_color(), alpha=0.2)
+        axes.set(xlabel="step", title=title)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=["mining", "joint", "nets"])
-    parser.add_argument("--run", type=Path, default=Path("runs/mtcnn"))
+    parser.add_argument("--run", type=Path, default=Path("runs/mtcnn-experiments"), help="whose crops to train on")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
-    {"mining": mining, "joint": joint, "nets": nets}[args.experiment](args)
+    torch.set_num_threads(1)
+    folders: dict[str, list[Path]] = {name: [] for name in VARIANTS}
+    for seed in range(args.seeds):
+        for name, found in folders.items():
+            found.append(trained(name, seed, args))
+    curves = {name: Curves.of(found) for name, found in folders.items()}
+    keep_all(curves, args)
+    plot(curves, kept.ROOT / "docs" / "images" / "mtcnn-experiments.png")
 
 
 if __name__ == "__main__":

@@ -430,7 +430,7 @@ def test_drnet_has_eleven_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "stride", "of_response"), [("drnet", 2, 2), ("hourglass", 2, 2), ("lite", 4, 4), ("mobile", 8, 4)]
+    ("backbone", "stride", "of_response"), [("drnet", 2, 2), ("hourglass", 2, 2), ("lite", 4, 4), ("compact", 8, 4)]
 )
 def test_maps_have_their_stride(backbone: str, stride: int, of_response: int) -> None:
     network = build(7, backbone)
@@ -460,6 +460,20 @@ def test_folded_networks_compute_the_same(backbone: str) -> None:
         network.fold()
         after = network(pixels)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    for name, value in before.items():
+        assert (value - after[name]).abs().max() <= 1e-9 * value.abs().max(), name
+
+
+@pytest.mark.parametrize("backbone", ["drnet", "lite", "compact"])
+def test_the_first_layer_computes_two_columns_at_once(backbone: str) -> None:
+    """The input has the channels of four columns as those of one: the same numbers in memory."""
+    network = unlike(build(5, backbone))
+    pixels = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.float64)
+    with torch.no_grad():
+        before = network(pixels.permute(0, 3, 1, 2))
+        network.fold(columns=True)
+        after = network(pixels.reshape(2, 64, 32, 12).permute(0, 3, 1, 2))
+    assert network.joined == 4
     for name, value in before.items():
         assert (value - after[name]).abs().max() <= 1e-9 * value.abs().max(), name
 
@@ -550,7 +564,7 @@ def vivid(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize("backbone", ["drnet", "lite", "mobile"])
+@pytest.mark.parametrize("backbone", ["drnet", "lite", "compact"])
 def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
     torch.manual_seed(0)
     network = vivid(build(5, backbone))
@@ -562,6 +576,7 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
             for name, value in Extractor(network, Heads.of(backbone=backbone))(pixels, thresholds(2)).items()
         }
         maps = {n: v.double().numpy() for n, v in network(pixels.permute(0, 3, 1, 2).float()).items()}
+    compared = 0
     for image in range(2):
         wanted = looped_peaks(maps["scale"][image])[: 60 // stride]
         assert len(wanted) == 60 // stride
@@ -577,8 +592,12 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
             assert found["side"][image, rank] == pytest.approx(side, rel=1e-5)
             shrunk = STRIDE * network.fine / stride  # to cells of 2 pixels
             region = np.array((*(centre - side / 2), *(centre + side / 2))) * shrunk
+            if not (np.abs(centre - [48, 32]) < [48, 32]).all():  # an untrained offset leads out of the image
+                continue
+            compared += 1
             h = maps["response"][image]
             points = centre - side / 2 + side * np.array([equation_6(channel, region) for channel in h])
             np.testing.assert_allclose(found["landmarks"][image, rank], points, atol=1e-3)
             largest = [max(equation_5(channel, region).values()) for channel in h]
             np.testing.assert_allclose(found["peaks"][image, rank], largest, atol=1e-4)
+    assert compared > 60 // stride

@@ -18,7 +18,7 @@ from lineament.errors import OptionError, WeightsError  # noqa: E402
 from lineament.methods.kpnet import training  # noqa: E402
 from lineament.methods.kpnet.adopt import adopt, narrowed, read_network  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
-from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite  # noqa: E402
+from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite, Trunk  # noqa: E402
 from lineament.methods.normalisation import settle  # noqa: E402
 from lineament.runtime import load_graph, read_metadata  # noqa: E402
 from lineament.train.recipe import shipped_recipe  # noqa: E402
@@ -100,23 +100,31 @@ def test_boxes_begin_beside_the_landmarks_of_a_file_and_are_kept_beside_others(
     torch.testing.assert_close(begun(again, first)["response"], wanted)
 
 
-def test_a_lite_network_takes_the_channels_that_carry_most() -> None:
-    """If all other channels of the DRNet carry nothing, the remaining ones compute the same."""
+@pytest.mark.parametrize(("of", "to"), [("drnet", "lite"), ("drnet", "compact"), ("lite", "compact")])
+def test_a_narrower_network_takes_the_channels_that_carry_most(of: str, to: str) -> None:
+    """If all other channels of the wider one carry nothing, the remaining ones compute the same."""
     torch.manual_seed(0)
-    wide, network = DRNet().eval(), build(5, "lite").eval()
-    lite = network.backbone
-    assert isinstance(lite, Lite)
-    stream, inner = (torch.randperm(176)[: lite.down.first.conv.out_channels].sort().values for _ in range(2))
-    for block in (wide.down, wide.deep):
-        for layer, kept in ((block.first, inner), (block.second, stream), (block.shortcut, stream)):
-            if not isinstance(layer, nn.Identity):
-                carries = torch.zeros(176).index_fill(0, kept, 1.0)
+    wide, network = BACKBONES[of]().eval(), build(5, to).eval()
+    mine = network.backbone
+    assert isinstance(wide, DRNet | Lite)
+    assert isinstance(mine, Trunk)
+
+    def some(conv: nn.Conv2d, count: int) -> torch.Tensor:
+        return torch.randperm(conv.out_channels)[:count].sort().values
+
+    stream = some(wide.deep.second.conv, mine.deep.second.conv.out_channels)
+    for name, outputs in (("shallow", None), ("down", stream), ("deep", stream)):
+        block = getattr(wide, name)
+        inner = some(block.first.conv, getattr(mine, name).first.conv.out_channels)
+        for layer, kept in ((block.first, inner), (block.second, outputs), (block.shortcut, outputs)):
+            if kept is not None and not isinstance(layer, nn.Identity):
+                carries = torch.zeros(layer.conv.out_channels).index_fill(0, kept, 1.0)
                 layer.conv.weight.data *= carries[:, None, None, None]
-    network.load_state_dict(network.state_dict() | narrowed(wide, lite), strict=True)
+    network.load_state_dict(network.state_dict() | narrowed(wide, mine), strict=True)
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        for mine, theirs, kept in zip(lite.trunk(x), wide.trunk(x), (..., ..., stream), strict=True):
-            torch.testing.assert_close(mine, theirs[:, kept])
+        for made, theirs, kept in zip(mine.trunk(x), wide.trunk(x), (..., ..., stream), strict=True):
+            torch.testing.assert_close(made, theirs[:, kept])
 
 
 @pytest.mark.parametrize(("extraction", "grouping"), [("regression", "rpn"), ("argmax", "embedding")])

@@ -27,7 +27,7 @@ from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import schema  # noqa: E402
 from lineament.train import canvases as canvas_task  # noqa: E402
-from lineament.train.checkpoint import CHECKPOINT  # noqa: E402
+from lineament.train.checkpoint import CHECKPOINT, begin  # noqa: E402
 from lineament.train.loop import train  # noqa: E402
 from lineament.train.run import run  # noqa: E402
 from lineament.train.task import WHOLE, Part  # noqa: E402
@@ -208,6 +208,22 @@ def test_a_frozen_training_changes_the_boxes_alone(tmp_path: Path, monkeypatch: 
     assert maps["box"].abs().max() > 0
     with pytest.raises(OptionError, match="needs boxes = true"):
         replace(recipe, boxes=False)
+
+
+def test_a_phase_goes_on_with_the_trunk_of_a_wider_backbone(tmp_path: Path) -> None:
+    write_data(tmp_path, 4)
+    first, second = (tiny(tmp_path, backbone=backbone, boxes=True) for backbone in ("lite", "compact"))
+    wide = train(training.prepare("kpnet", tmp_path, first, tmp_path), first, tmp_path / "run")
+    task = training.prepare("kpnet", tmp_path, second, tmp_path)
+    assert begin(task, second, tmp_path / "run", phase=2)["initial"] == "the phase before"
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        mine, theirs = (network.eval().backbone.stem(pixels) for network in (task.network, wide))
+    torch.testing.assert_close(mine, theirs)
+    back = training.prepare("kpnet", tmp_path, first, tmp_path)
+    train(task, second, tmp_path / "run", phase=2)
+    with pytest.raises(OptionError, match="a Lite cannot begin with the weights of a Compact"):
+        begin(back, first, tmp_path / "run", phase=3)
 
 
 def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

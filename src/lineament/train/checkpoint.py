@@ -103,7 +103,7 @@ def begin(task: Task, recipe: Recipe, folder: Path, phase: int) -> dict[str, Any
         task.network.load_state_dict(initial_weights(Path(recipe.initial) / folder.name))
         past, initial = phases_of(Path(recipe.initial) / folder.name), Path(recipe.initial).name
     elif state is not None:
-        task.network.load_state_dict(state["best"]["weights"])
+        task.go_on(state["best"]["weights"], state["recipe"])
         initial = "the phase before"
     best = {"score": -math.inf, "step": 0, "weights": copy.deepcopy(task.network.state_dict())}
     about = {"phase": phase, "past": past, "initial": initial, "data": dict(task.data)}

@@ -60,6 +60,10 @@ class Task(ABC):
         """
         raise OptionError("trainings of this method can begin with the folder of a run, and not with a weight file")
 
+    def go_on(self, weights: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
+        """Load the weights of an earlier phase, which had this recipe."""
+        self.network.load_state_dict(weights)
+
     @abstractmethod
     def batch(self, step: int, part: Part = WHOLE) -> Batch:
         """The arrays of a step, or of a process's part of it. They are the same at every call."""

@@ -15,7 +15,7 @@ from lineament.errors import OptionError
 from lineament.methods.kpnet.decode import Config
 from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.layers import ConvNorm
-from lineament.methods.kpnet.network import DRNet, KPNet, Lite
+from lineament.methods.kpnet.network import Backbone, DRNet, KPNet, Lite, Trunk
 from lineament.methods.normalisation import settle
 from lineament.runtime import read_metadata
 from lineament.schemas import schema
@@ -68,8 +68,8 @@ def config_of(settings: Mapping[str, Any]) -> Config:
 def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     """Copy the weights of a file to a network: all if the backbone is the same, including the landmarks.
 
-    Maps of other landmarks, of boxes that the file has not learned, and heads of variants keep their weights. A lite
-    network takes the most important channels of a DRNet.
+    Maps of other landmarks, of boxes that the file has not learned, and heads of variants keep their weights. Of a
+    wider trunk, see `narrow`.
 
     Args:
         network: The network to change.
@@ -80,18 +80,37 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
         OptionError: The file cannot be unfolded, or has another backbone.
     """
     source = read_network(content)
-    if isinstance(network.backbone, Lite) and isinstance(source.backbone, DRNet):
-        state = narrowed(source.backbone, network.backbone)
-    elif type(network.backbone) is type(source.backbone):
-        state = source.state_dict() | joined(source, network)
+    if type(network.backbone) is type(source.backbone):
+        _copy(source.state_dict() | joined(source, network), network, pixels)
     else:
-        names = (type(part.backbone).__name__ for part in (network, source))
+        narrow(network, source.backbone, pixels)
+
+
+def narrow(network: KPNet, wide: Backbone, pixels: Tensor) -> None:
+    """Copy the most important channels of a trunk to that of a network with fewer.
+
+    Args:
+        network: The network to change.
+        wide: The backbone to copy from.
+        pixels: As for `adopt`.
+
+    Raises:
+        OptionError: The network has another kind of trunk, or no fewer channels.
+    """
+    mine = network.backbone
+    if not (isinstance(wide, DRNet | Lite) and isinstance(mine, Trunk) and sum(widths(mine)) < sum(widths(wide))):
+        names = (type(backbone).__name__ for backbone in (mine, wide))
         raise OptionError("a {} cannot begin with the weights of a {}".format(*names))
+    _copy(narrowed(wide, mine), network, pixels)
+
+
+def _copy(state: dict[str, Tensor], network: KPNet, pixels: Tensor) -> None:
+    """Copy the tensors that fit, and set the statistics of normalisation."""
     mine = network.state_dict()
     fitting = {name: value for name, value in state.items() if name in mine and mine[name].shape == value.shape}
     network.load_state_dict(mine | fitting)
     settle(network, lambda: network(pixels))
-    _log.info("%d of %d tensors start from the file", len(fitting), len(mine))
+    _log.info("%d of %d tensors start from other weights", len(fitting), len(mine))
 
 
 def joined(source: KPNet, network: KPNet) -> dict[str, Tensor]:
@@ -108,26 +127,35 @@ def joined(source: KPNet, network: KPNet) -> dict[str, Tensor]:
     return made
 
 
-def narrowed(wide: DRNet, lite: Lite) -> dict[str, Tensor]:
-    """The layers that a DRNet and a lite network share, cut to the most important channels at stride 8."""
-    mine = lite.state_dict().keys()
-    state = {f"backbone.{name}": value for name, value in wide.state_dict().items() if name in mine}
-    count = lite.down.first.conv.out_channels
-    up = wide.up.conv
+def widths(trunk: Trunk) -> list[int]:
+    """The channels of a trunk's convolutions."""
+    blocks = (trunk.shallow, trunk.down, trunk.deep)
+    return [layer.conv.out_channels for block in blocks for layer in (block.first, block.second)]
+
+
+def narrowed(wide: DRNet | Lite, trunk: Trunk) -> dict[str, Tensor]:
+    """The layers that two networks share, cut to the most important channels of the first."""
+    shared = ("stem", "shallow", "down", "deep", *(("up", "smooth") if isinstance(trunk, Lite) else ()))
+    state = {f"backbone.{name}": value for name, value in wide.state_dict().items() if name.split(".")[0] in shared}
+    up, shortcut = wide.up.conv, wide.down.shortcut
     assert isinstance(up, nn.Conv2d)
-    assert isinstance(wide.down.shortcut, ConvNorm)
-    writers = [wide.down.second.conv, wide.down.shortcut.conv, wide.deep.second.conv]
-    kept = _strongest(count, writers=writers, readers=[wide.deep.first.conv, up])
-    for name, block in (("down", wide.down), ("deep", wide.deep)):
+    assert isinstance(shortcut, ConvNorm)
+    writers = [wide.down.second.conv, shortcut.conv, wide.deep.second.conv]
+    readers = [wide.deep.first.conv, up]
+    stream = _strongest(trunk.deep.second.conv.out_channels, writers=writers, readers=readers)
+    middle = torch.arange(trunk.shallow.second.conv.out_channels)
+    for name, kept in (("shallow", middle), ("down", stream), ("deep", stream)):
+        block, count = getattr(wide, name), getattr(trunk, name).first.conv.out_channels
         inner = _strongest(count, writers=[block.first.conv], readers=[block.second.conv])
         for layer, outputs in (("first", inner), ("second", kept), ("shortcut", kept)):
             for key in [key for key in state if key.startswith(f"backbone.{name}.{layer}.") and state[key].dim()]:
                 state[key] = state[key][outputs]
         state[f"backbone.{name}.second.conv.weight"] = state[f"backbone.{name}.second.conv.weight"][:, inner]
-    state["backbone.deep.first.conv.weight"] = state["backbone.deep.first.conv.weight"][:, kept]
-    # an even position has taps a, b + c on the upsampled map, an odd one a + b, c; before it both have their mean
-    mean = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 0.0, 0.5]])
-    state["backbone.up.conv.weight"] = torch.einsum("yv,xu,oivu->oiyx", mean, mean, up.weight[:, kept])
+    state["backbone.deep.first.conv.weight"] = state["backbone.deep.first.conv.weight"][:, stream]
+    if isinstance(trunk, Lite):
+        # an even position has taps a, b + c on the upsampled map, an odd one a + b, c; before it both have their mean
+        mean = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 0.0, 0.5]])
+        state["backbone.up.conv.weight"] = torch.einsum("yv,xu,oivu->oiyx", mean, mean, up.weight[:, stream])
     return state
 
 

@@ -20,9 +20,9 @@ class ConvNorm(nn.Module):
 
     folded = "conv"  # the layer that replaces all after folding
 
-    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,31 +43,26 @@ class ConvNorm(nn.Module):
 
 
 class Residual(nn.Module):
-    """A basic residual block, with a 1x1 projection if the shape changes."""
+    """A basic residual block, with a 1x1 projection if the shape changes.
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    Args:
+        inputs: Input channels.
+        outputs: Output channels.
+        stride: Of the first convolution.
+        inner: Channels between the convolutions. By default the output's.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, inner: int | None = None) -> None:
         super().__init__()
-        self.first = ConvNorm(inputs, outputs, stride=stride)
-        self.second = ConvNorm(outputs, outputs)
+        inner = inner or outputs
+        self.first = ConvNorm(inputs, inner, stride=stride)
+        self.second = ConvNorm(inner, outputs)
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else ConvNorm(inputs, outputs, size=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
         return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
-
-
-class Separable(nn.Module):
-    """A depthwise separable convolution (Howard et al. 2017): 3x3 in each channel, then 1x1 over the channels."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.depthwise = ConvNorm(inputs, inputs, stride=stride, groups=inputs)
-        self.pointwise = ConvNorm(inputs, outputs, size=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
-        return functional.relu(self.pointwise(functional.relu(self.depthwise(x))))
 
 
 class Stem(nn.Module):
@@ -186,6 +181,34 @@ class Phases(nn.Conv2d):
         places = torch.unflatten(super().forward(x), 1, (4, -1))
         placed = [places[:, 2 * i + j, :, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)]
         return functional.pixel_shuffle(torch.stack(placed, dim=2).flatten(1, 2), 2)
+
+
+class Columns(nn.Conv2d):
+    """A 3x3 convolution with stride 2 that computes two columns at once, for images with few channels in bytes.
+
+    Its input has the channels of four columns of the image as those of one: in memory, it is the same image. So
+    runtimes copy the inputs of a kernel in fewer and longer pieces. That takes most of the time of such a layer.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        outputs, inputs = weight.shape[:2]
+        super().__init__(4 * inputs, 2 * outputs, (3, 2), stride=(2, 1))
+        # of the eight columns that a kernel sees, the first output needs the fourth to the sixth, the second two more
+        seen = torch.stack([functional.pad(weight, (3 + 2 * place, 2 - 2 * place)) for place in (0, 1)])
+        ordered = seen.unflatten(-1, (2, 4)).movedim(-1, 2)  # (2, outputs, 4, inputs, 3, 2)
+        self.weight, self.bias = nn.Parameter(ordered.reshape(self.weight.shape)), nn.Parameter(bias.repeat(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4 * inputs, h, w/4) -> (n, 2 * outputs, h/2, w/4)."""
+        return super().forward(functional.pad(x, (1, 0, 1, 0)))
+
+
+class Apart(nn.Module):
+    """The two columns of `Columns`, side by side: (n, 2c, h, w) -> (n, c, h, 2w)."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        n, channels, h, _ = x.shape
+        return x.permute(0, 2, 3, 1).reshape(n, h, -1, channels // 2).permute(0, 3, 1, 2)
 
 
 def widen(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lineament.methods.kpnet.layers import ConvNorm, Merge, Residual, Separable, Stem, UpConv, doubled, widen
+from lineament.methods.kpnet.layers import Apart, Columns, ConvNorm, Merge, Residual, Stem, UpConv, doubled, widen
 from lineament.methods.kpnet.scales import GRIDS, Grid
 
 
@@ -34,12 +34,14 @@ class KPNet(nn.Module):
         stride: Pixels of the input per cell of the scalemap.
         multiple: The sides of an input are multiples of this.
         fine: Cells of a response map along a cell of the scalemap.
+        joined: Columns of the image that are the channels of one column of the input, see ``fold``.
     """
 
     def __init__(self, backbone: Backbone, scale: nn.Module, response: nn.Module, *, extra: Mapping[str, int]) -> None:
         super().__init__()
         self.backbone, self.scale, self.response, self.extra = backbone, scale, response, dict(extra)
         self.stride, self.multiple, self.fine = backbone.grid
+        self.joined = 1
         self._is_frozen = False
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -88,13 +90,22 @@ class KPNet(nn.Module):
         self.backbone.train(mode and not self._is_frozen)
         return self
 
-    def fold(self) -> None:
-        """Fold linear parts into single convolutions: the same function, for inference only."""
+    def fold(self, *, columns: bool = False) -> None:
+        """Fold linear parts into single convolutions: the same function, for inference only.
+
+        Args:
+            columns: The first layer computes two columns at once, see `lineament.methods.kpnet.layers.Columns`.
+        """
         for module in self.modules():
             if isinstance(module, (ConvNorm, UpConv, Stem)):
                 module.fold()
         if isinstance(self.backbone, DRNet):
             self.backbone.fill()
+        if columns and isinstance(self.backbone, Trunk):
+            first = self.backbone.stem.conv
+            assert first.bias is not None
+            self.backbone.stem.conv, self.backbone.apart = Columns(first.weight, first.bias), Apart()
+            self.joined = 4
 
     @torch.no_grad()
     def unfold(self, tensors: Mapping[str, Tensor]) -> None:
@@ -130,19 +141,28 @@ class Backbone(nn.Module):
 
 
 class Trunk(Backbone):
-    """The common part of `DRNet` and `Lite`: down to stride 8."""
+    """The common part of `DRNet`, `Lite` and `Compact`: down to stride 8.
 
-    def __init__(self, early: int, middle: int, deep: int) -> None:
+    Args:
+        early: Channels of the stem.
+        middle: Channels at stride 4.
+        deep: Channels at stride 8.
+        inner: Channels inside the blocks at strides 4 and 8. By default as many as outside.
+    """
+
+    def __init__(self, early: int, middle: int, deep: int, inner: tuple[int, int] | None = None) -> None:
         super().__init__()
+        narrow, wide = inner or (middle, deep)
         self.stem = ConvNorm(3, early, stride=2)
+        self.apart: nn.Module = nn.Identity()
         self.pool = nn.MaxPool2d(2)
-        self.shallow = Residual(early, middle)
-        self.down = Residual(middle, deep, stride=2)
-        self.deep = Residual(deep, deep)
+        self.shallow = Residual(early, middle, inner=narrow)
+        self.down = Residual(middle, deep, stride=2, inner=wide)
+        self.deep = Residual(deep, deep, inner=wide)
 
     def trunk(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(n, 3, h, w) -> features at strides 2, 4 and 8."""
-        early = functional.relu(self.stem(x))
+        early = self.apart(functional.relu(self.stem(x)))
         shallow = self.shallow(self.pool(early))
         return early, shallow, self.deep(self.down(shallow))
 
@@ -236,38 +256,29 @@ class Lite(Trunk):
         return functional.relu(self.smooth(functional.relu(doubled(self.up(deep)) + shallow)))
 
 
-class Mobile(Backbone):
-    """Depthwise separable convolutions down to stride 32, and features of strides 32, 16 and 8 added up at stride 8.
+class Compact(Trunk):
+    """Lite with narrow residual blocks, heads at stride 8, and more layers at stride 16, which see whole faces.
 
-    It has a fifth of the operations of `Lite`. Its heads are 1x1 convolutions. Every cell has 2x2 cells of each
-    response map, so landmarks have stride 4.
+    Every cell has 2x2 cells of each response map, so landmarks have stride 4.
 
     Args:
-        widths: Channels at strides 2 to 32.
-        blocks: Number of convolutions at strides 4 to 32.
-        merged: Channels of the sums.
+        early: Channels of the stem.
+        middle: Channels at stride 4.
+        deep: Channels at strides 8 and 16.
+        inner: Channels inside the residual blocks at strides 4 and 8.
         late: Channels of the features.
     """
 
-    grid = GRIDS["mobile"]
+    grid = GRIDS["compact"]
     stride = 8
 
     def __init__(
-        self,
-        widths: tuple[int, ...] = (16, 40, 72, 152, 288),
-        blocks: tuple[int, ...] = (2, 3, 4, 2),
-        merged: int = 64,
-        late: int = 96,
+        self, early: int = 24, middle: int = 32, deep: int = 96, inner: tuple[int, int] = (24, 64), late: int = 64
     ) -> None:
-        super().__init__()
-        self.stem = ConvNorm(3, widths[0], stride=2)
-        self.stages = nn.ModuleList(
-            nn.Sequential(Separable(inputs, outputs, stride=2), *(Separable(outputs, outputs) for _ in range(1, count)))
-            for inputs, outputs, count in zip(widths, widths[1:], blocks, strict=False)
-        )
-        self.laterals = nn.ModuleList(ConvNorm(width, merged, size=1) for width in widths[2:])
-        self.smooth = nn.ModuleList(Separable(merged, merged) for _ in range(2))
-        self.last = Separable(merged, late)
+        super().__init__(early, middle, deep, inner)
+        self.context = nn.Sequential(Residual(deep, deep, stride=2), Residual(deep, deep))
+        self.lateral = ConvNorm(deep, deep, size=1)
+        self.smooth = ConvNorm(deep, late)
         self.channels = late
 
     def head(self, channels: int) -> nn.Conv2d:  # noqa: D102
@@ -275,16 +286,8 @@ class Mobile(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, channels, h/8, w/8)."""
-        x = functional.relu(self.stem(x))
-        levels = []
-        for stage in self.stages:
-            x = stage(x)
-            levels.append(x)
-        *finer, x = (lateral(level) for lateral, level in zip(self.laterals, levels[1:], strict=True))
-        for smooth, level in zip(self.smooth, reversed(finer), strict=True):
-            x = smooth(functional.relu(doubled(x) + level))
-        features: Tensor = self.last(x)
-        return features
+        _, _, deep = self.trunk(x)
+        return functional.relu(self.smooth(functional.relu(doubled(self.lateral(self.context(deep))) + deep)))
 
 
-BACKBONES: dict[str, type[Backbone]] = {"drnet": DRNet, "hourglass": Hourglass, "lite": Lite, "mobile": Mobile}
+BACKBONES: dict[str, type[Backbone]] = {"drnet": DRNet, "hourglass": Hourglass, "lite": Lite, "compact": Compact}

@@ -26,6 +26,8 @@ Array = NDArray[Any]
 PIXELS = "kpnet.pixels"
 CARRIED = ("Conv", "Relu", "MaxPool", "Add", "Concat", "Resize")
 """Operators to quantise; not those that upsample, nor the convolutions before them, which floats compute as fast."""
+MOVING = ("Transpose", "Reshape")
+"""Operators between the first layer and its pooling that only set columns apart."""
 CHOOSING = ("ReduceMax", "Transpose", "GatherND")
 """Operators behind them that only select values, and so can read bytes."""
 HIGHEST = 12.0  # largest logit of the scalemap in bytes; higher peaks look alike until the second pass
@@ -77,14 +79,17 @@ class Parts(NamedTuple):
 def _parts(graph: onnx.GraphProto) -> Parts:
     if not any(initializer.name == "kpnet.second.weight" for initializer in graph.initializer):
         raise LineamentError("bytes are for a KPNet file of two passes: entries(network, two_passes=True)")
-    transposed = next(node for node in graph.node if node.op_type == "Transpose" and node.input[0] == PIXELS)
+    joined = [node.output[0] for node in graph.node if node.op_type == "Reshape" and node.input[0] == PIXELS]
+    transposed = next(n for n in graph.node if n.op_type == "Transpose" and n.input[0] in (PIXELS, *joined))
     cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == transposed.output[0])
     scaled = next(node for node in graph.node if cast.output[0] in node.input)
     reshaped = {node.input[0] for node in graph.node if node.op_type == "Reshape"}
+    pooled = next((at for at, node in enumerate(graph.node) if node.op_type == "MaxPool"), 0)
     reached, nodes = set(scaled.output), []
-    for node in graph.node:
+    for at, node in enumerate(graph.node):
         exact = any(name.startswith("kpnet.network.response.") for name in node.input) or node.output[0] in reshaped
-        if node.op_type in CARRIED and not exact and reached.intersection(node.input):
+        moves = at < pooled and node.op_type in MOVING
+        if (moves or (node.op_type in CARRIED and not exact)) and reached.intersection(node.input):
             nodes.append(node)
             reached.update(node.output)
     scalemap = next(node.input[0] for node in graph.node if node.op_type == "ReduceMax")
@@ -98,8 +103,9 @@ def _keep_bytes(graph: onnx.GraphProto, parts: Parts) -> None:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
             node.input[0] = parts.pixels
     back = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+    quantised = {node.name for node in parts.nodes}
     for node in list(graph.node):
-        if node.op_type in CHOOSING and node.input[0] in back:
+        if node.op_type in CHOOSING and node.input[0] in back and node.name not in quantised:
             name = node.output[0]
             floats = onnx.helper.make_node(
                 "DequantizeLinear", [f"{name}.bytes", *back[node.input[0]].input[1:]], [name], f"{name}.floats"

@@ -31,7 +31,7 @@ class Grid(NamedTuple):
     fine: int = 1
 
 
-GRIDS = {"drnet": Grid(STRIDE, 8), "hourglass": Grid(STRIDE, 64), "lite": Grid(4, 8), "mobile": Grid(8, 32, fine=2)}
+GRIDS = {"drnet": Grid(STRIDE, 8), "hourglass": Grid(STRIDE, 64), "lite": Grid(4, 8), "compact": Grid(8, 16, fine=2)}
 """By backbone. The last two are ours."""
 BINS = 60
 """S, the number of scale bins."""

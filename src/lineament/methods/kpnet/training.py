@@ -21,14 +21,14 @@ from lineament.data.canvases import Canvas, Composer, LabelRules, Labels
 from lineament.errors import OptionError
 from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
-from lineament.methods.kpnet.adopt import adopt, config_of, heads_of, read_network
+from lineament.methods.kpnet.adopt import adopt, config_of, heads_of, narrow, read_network
 from lineament.methods.kpnet.decode import Config, KPNetDecoder
 from lineament.methods.kpnet.distillation import Teacher
 from lineament.methods.kpnet.export import entries
 from lineament.methods.kpnet.fitting import CANVASES, fitted
 from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.heads.bells import Spread
-from lineament.methods.kpnet.network import KPNet
+from lineament.methods.kpnet.network import BACKBONES, KPNet
 from lineament.methods.kpnet.quantise import quantise
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.trained import write_trained
@@ -147,9 +147,23 @@ class KPNetTask(CanvasTask):
 
     def adopt(self, content: bytes) -> None:
         """Start from the weights of a file. Normalisation takes its statistics from the first canvases."""
-        pixels = np.concatenate([self.batch(step)["pixels"] for step in range(max(64 // self.recipe.batch, 1))])
         assert isinstance(self.network, KPNet)
-        adopt(self.network, content, to_input(torch.as_tensor(pixels)))
+        adopt(self.network, content, self._first_canvases())
+
+    def go_on(self, weights: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
+        """Start from an earlier phase. If it had another backbone, see `lineament.methods.kpnet.adopt.narrow`."""
+        if recipe["backbone"] == self.recipe.backbone:
+            super().go_on(weights, recipe)
+            return
+        before = BACKBONES[recipe["backbone"]]()
+        before.load_state_dict({name: weights[f"backbone.{name}"] for name in before.state_dict()})
+        assert isinstance(self.network, KPNet)
+        narrow(self.network, before, self._first_canvases())
+
+    def _first_canvases(self) -> Tensor:
+        """(64 or more, 3, h, w) in [0, 255]."""
+        batches = [self.batch(step)["pixels"] for step in range(max(64 // self.recipe.batch, 1))]
+        return to_input(torch.as_tensor(np.concatenate(batches)))
 
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
         """The targets of the heads for canvases."""
