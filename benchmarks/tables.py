@@ -239,17 +239,16 @@ def conventions() -> list[str]:
 
 
 def stored(name: str, heading: str, columns: dict[str, Callable[[float], str]]) -> Callable[[], list[str]]:
-    """An experiment: one row per result, one column per score."""
+    """An experiment: one row per result, one column per score, with its standard deviation if there are several runs."""
+
+    def cell(result: Result, score: str, form: Callable[[float], str]) -> Cell:
+        value, spread = (result.scores.get(of) for of in (score, f"{score}, sd"))
+        text = NONE if value is None else form(value)
+        return Cell(text if spread is None else f"{text} ± {form(spread)}", result)
 
     def rows() -> list[str]:
         results = kept.read(name)
-        values = [
-            Row(
-                row,
-                [Cell(NONE if r.scores.get(s) is None else form(r.scores[s] or 0), r) for s, form in columns.items()],
-            )
-            for row, r in results.items()
-        ]
+        values = [Row(row, [cell(r, score, form) for score, form in columns.items()]) for row, r in results.items()]
         return table(heading, list(columns), values)
 
     return rows

@@ -318,6 +318,13 @@ def test_crops_are_cut_once_for_all_that_decides_them(scenes: Path, quick: list[
     assert len(quick) == 8
 
 
+def test_a_trained_stage_keeps_its_crops(scenes: Path, quick: list[dict[str, Any]]) -> None:
+    """Only the previous stages decide them."""
+    run(training, scenes, scenes / "r.toml", scenes / "run", stage="pnet")
+    training.prepare("pnet", scenes, training.read(scenes / "r.toml", "pnet"), scenes / "run")
+    assert len(quick) == 2
+
+
 def test_stages_train_on_each_other_and_are_exported_with_their_best(scenes: Path, quick: list[dict[str, Any]]) -> None:
     for stage, following in zip(training.STAGES, (*training.STAGES[1:], None), strict=True):
         file = run(training, scenes, scenes / "r.toml", scenes / "run", stage=stage)

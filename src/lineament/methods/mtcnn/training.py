@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +156,7 @@ def prepare(stage: str, data: Path, recipe: StageRecipe, out: Path) -> StageTask
     sets, about = {}, {}
     for split in ("train", "val"):
         found = read_split(data, recipe, split, recipe.landmarks)
-        folder, digest = out / stage / split, _digest(recipe, found, before)
+        folder, digest = out / stage / split, _digest(recipe, found, [before[name] for name in _previous(stage)])
         if not CropSet.is_there(folder, digest):
             _cut_crops(stage, split, recipe, found, before, folder, digest)
         sets[split], about[split] = CropSet(folder), found.to_dict()
@@ -199,20 +199,25 @@ def _networks(out: Path, recipe: StageRecipe, before: str | None = None) -> dict
         weights = best_weights(out / stage)
         if weights is not None:
             networks[stage].load_state_dict(weights)
-        elif before is None or STAGES.index(stage) < STAGES.index(before):
+        elif before is None or stage in _previous(before):
             needs = f"{before} learns from what {stage} lets through" if before else "the cascade has three networks"
             raise OptionError(f"{needs}; train {stage} first (in {out})")
     return networks
 
 
-def _digest(recipe: StageRecipe, split: Split, networks: Mapping[str, nn.Module]) -> str:
-    """A digest of everything that decides a crop set: settings, labels, and the weights of the previous stages."""
+def _previous(stage: str) -> tuple[str, ...]:
+    """The stages before a stage."""
+    return STAGES[: STAGES.index(stage)]
+
+
+def _digest(recipe: StageRecipe, split: Split, previous: Iterable[nn.Module]) -> str:
+    """A digest of everything that decides a crop set: settings, labels, and the networks of the previous stages."""
     digest = hashlib.sha256(json.dumps([getattr(recipe, name) for name in CUT_BY]).encode())
     for sample in split.samples:
         digest.update(str(sample.path).encode())
         for labels in (sample.boxes, sample.landmarks, sample.visibility, sample.ignore):
             digest.update(np.ascontiguousarray(labels).data)
-    for network in networks.values():
+    for network in previous:
         for weights in network.state_dict().values():
             digest.update(weights.numpy().data)
     return digest.hexdigest()
@@ -229,7 +234,7 @@ def _cut_crops(
 ) -> None:
     """The crop set of a stage, from all photos of a split."""
     samples = found.samples
-    before = STAGES[: STAGES.index(stage)]
+    before = _previous(stage)
     wanted = {*before, *(f"crop{NETWORKS[name](1).size}" for name in (*before, stage))}
     with TemporaryDirectory() as temporary:
         parts = {name: entry for name, entry in entries(networks).items() if name in wanted}
