@@ -4,7 +4,7 @@ lineament train mtcnn --recipe benchmarks/mtcnn_experiments.toml --data DATA --o
 python benchmarks/mtcnn_experiments.py --run runs/mtcnn-experiments --data DATA
 
 The run makes the crops. With each seed, every network is trained on crops of its stage, on the same batches as the
-others of this stage. Finished trainings are in the folder of the run and are not repeated. ``tables.py`` writes the
+others of this stage, without changes of light. Finished trainings are in the folder of the run and are not repeated. ``tables.py`` writes the
 tables of docs/results/mtcnn.md from the results.
 """
 
@@ -99,18 +99,18 @@ class Curves(NamedTuple):
 
     def last(self) -> dict[str, float]:
         """Means and standard deviations of the last validations over the seeds."""
-        ends = {LOSS: self.loss[:, -1], ACCURACY: self.accuracy[:, -1], BOX: self.box[:, -1]}
-        return {k: float(v.mean()) for k, v in ends.items()} | {
-            f"{k}, sd": float(v.std(ddof=1)) for k, v in ends.items() if len(v) > 1
-        }
+        columns = {LOSS: self.loss, ACCURACY: self.accuracy, BOX: self.box}
+        ends = {name: values[:, -1] for name, values in columns.items() if np.isfinite(values).all()}
+        spread = {f"{name}, sd": float(v.std(ddof=1)) for name, v in ends.items() if len(v) > 1}
+        return {name: float(v.mean()) for name, v in ends.items()} | spread
 
 
 def trained(name: str, seed: int, args: argparse.Namespace) -> Path:
     """The folder of a training, which is done unless it is finished."""
     variant, folder = VARIANTS[name], args.run / "experiments" / f"{name}, seed {seed}"
     cut = training.read(args.run / RECIPE, variant.stage)  # its seed is that of the crops
-    own = {"seed": seed, "steps": args.steps, "validate_every": args.steps // VALIDATIONS, **variant.changes}
-    recipe = replace(cut, **own)
+    own = {"seed": seed, "steps": args.steps, "validate_every": args.steps // VALIDATIONS, "light": None}
+    recipe = replace(cut, **own | dict(variant.changes))
     if not is_finished(folder, recipe, 1):
         task = training.prepare(variant.stage, args.data, cut, args.run)
         torch.manual_seed(seed)
