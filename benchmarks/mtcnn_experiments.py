@@ -4,8 +4,8 @@ lineament train mtcnn --recipe benchmarks/mtcnn_experiments.toml --data DATA --o
 python benchmarks/mtcnn_experiments.py --run runs/mtcnn-experiments --data DATA
 
 The run makes the crops. With each seed, every network is trained on crops of its stage, on the same batches as the
-others of this stage, without changes of light. Finished trainings are in the folder of the run and are not repeated. ``tables.py`` writes the
-tables of docs/results/mtcnn.md from the results.
+others of this stage, without changes of light. Finished trainings are in the folder of the run and are not repeated.
+``tables.py`` writes the tables of docs/results/mtcnn.md from the results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from lineament.evaluate.results import Result
 from lineament.methods.mtcnn import training
 from lineament.methods.mtcnn.network import SingleTaskNet
 from lineament.methods.mtcnn.training import NETWORKS
-from lineament.train.checkpoint import is_finished
 from lineament.train.loop import train
 from lineament.train.run import RECIPE
 from lineament.train.task import to_input
@@ -75,6 +74,7 @@ NETS = ("12-Net", "P-Net", "24-Net", "R-Net", "48-Net", "O-Net")
 """Table 1."""
 LOSS, ACCURACY, BOX, TIME = "validation loss (eq. 1)", "accuracy, %", "box error (0.5 x eq. 2)", "300 forwards, s"
 VALIDATIONS = 10  # of a training
+BATCH = {"pnet": 1024, "rnet": 256, "onet": 128}
 
 
 class Curves(NamedTuple):
@@ -105,17 +105,22 @@ class Curves(NamedTuple):
         return {name: float(v.mean()) for name, v in ends.items()} | spread
 
 
-def trained(name: str, seed: int, args: argparse.Namespace) -> Path:
-    """The folder of a training, which is done unless it is finished."""
-    variant, folder = VARIANTS[name], args.run / "experiments" / f"{name}, seed {seed}"
-    cut = training.read(args.run / RECIPE, variant.stage)  # its seed is that of the crops
-    own = {"seed": seed, "steps": args.steps, "validate_every": args.steps // VALIDATIONS, "light": None}
-    recipe = replace(cut, **own | dict(variant.changes))
-    if not is_finished(folder, recipe, 1):
-        task = training.prepare(variant.stage, args.data, cut, args.run)
-        torch.manual_seed(seed)
-        task.network, task.recipe = variant.network(), recipe
-        train(task, recipe, folder, lambda step, _: print(f"{name}, seed {seed}: {step}", end="\r"))
+def trained(name: str, seed: int, task: training.StageTask, args: argparse.Namespace) -> Path:
+    """The folder of a training, which is done unless it is finished.
+
+    Args:
+        name: A key of `VARIANTS`.
+        seed: Of the weights and batches. The recipe's seed is that of the crops.
+        task: The crops.
+        args: The options.
+    """
+    variant, folder = VARIANTS[name], args.run / "experiments" / f"{args.steps} steps" / f"{name}, seed {seed}"
+    cut = training.read(args.run / RECIPE, variant.stage)
+    length = {"steps": args.steps, "validate_every": args.steps // VALIDATIONS, "batch": BATCH[variant.stage]}
+    recipe = replace(cut, **length | {"seed": seed, "light": None} | dict(variant.changes))
+    torch.manual_seed(seed)
+    task.network, task.recipe = variant.network(), recipe
+    train(task, recipe, folder, lambda step, _: print(f"{name}, seed {seed}: {step}", end="\r"))
     return folder
 
 
@@ -132,25 +137,20 @@ def milliseconds(network: nn.Module, size: int, forwards: int = 300) -> float:
     return float(np.median(times) * 1e3)
 
 
-def keep(experiment: str, row: str, scores: Mapping[str, float], seeds: int, args: argparse.Namespace) -> None:
-    """Store one row of an experiment's table."""
+def keep_all(curves: Mapping[str, Curves], args: argparse.Namespace) -> None:
+    """Store the tables. Each replaces an earlier one."""
     found = origin(weights=[], data=args.data / VAL, threads=torch.get_num_threads())
     found["packages"] |= packages("torch")
-    settings = {"steps": args.steps, "seeds": seeds}
-    kept.keep(f"mtcnn-{experiment}", row, Result("experiment", row, dict(scores), settings=settings, origin=found))
-
-
-def keep_all(curves: Mapping[str, Curves], args: argparse.Namespace) -> None:
-    """Store the tables."""
-    seeds = len(curves["O-Net"].loss)
+    settings = {"steps": args.steps, "seeds": args.seeds}
     scores = {name: of.last() for name, of in curves.items()}
-    for experiment, rows in (("mining", MINING), ("joint", JOINT)):
-        for row, name in rows.items():
-            keep(experiment, row, scores[name], seeds, args)
     for name in NETS:
         variant = VARIANTS[name]
-        time_taken = 0.3 * milliseconds(variant.network(), NETWORKS[variant.stage](5).size)
-        keep("nets", name, {TIME: time_taken} | scores[name], seeds, args)
+        scores[name][TIME] = 0.3 * milliseconds(variant.network(), NETWORKS[variant.stage](5).size)
+    for experiment, rows in (("mining", MINING), ("joint", JOINT), ("nets", {name: name for name in NETS})):
+        kept.write(f"mtcnn-{experiment}", {})
+        for row, name in rows.items():
+            result = Result("experiment", row, dict(scores[name]), settings=settings, origin=found)
+            kept.keep(f"mtcnn-{experiment}", row, result)
 
 
 def plot(curves: Mapping[str, Curves], file: Path) -> None:
@@ -165,7 +165,7 @@ def plot(curves: Mapping[str, Curves], file: Path) -> None:
     for axes, (rows, what, label, title) in zip(panels, shown, strict=True):
         for row, name in rows.items():
             values = getattr(curves[name], what)
-            mean, spread = values.mean(axis=0), values.std(axis=0)
+            mean, spread = values.mean(axis=0), values.std(axis=0, ddof=int(len(values) > 1))
             (line,) = axes.plot(curves[name].steps, mean, label=label.format(row))
             axes.fill_between(curves[name].steps, mean - spread, mean + spread, color=line.get_color(), alpha=0.2)
         axes.set(xlabel="step", title=title)
@@ -179,14 +179,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/mtcnn-experiments"), help="whose crops to train on")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    tasks = {
+        stage: training.prepare(stage, args.data, training.read(args.run / RECIPE, stage), args.run)
+        for stage in training.STAGES
+    }
     folders: dict[str, list[Path]] = {name: [] for name in VARIANTS}
     for seed in range(args.seeds):
         for name, found in folders.items():
-            found.append(trained(name, seed, args))
+            found.append(trained(name, seed, tasks[VARIANTS[name].stage], args))
     curves = {name: Curves.of(found) for name, found in folders.items()}
     keep_all(curves, args)
     plot(curves, kept.ROOT / "docs" / "images" / "mtcnn-experiments.png")

@@ -239,7 +239,7 @@ def conventions() -> list[str]:
 
 
 def stored(name: str, heading: str, columns: dict[str, Callable[[float], str]]) -> Callable[[], list[str]]:
-    """An experiment: one row per result, one column per score, with its standard deviation if there are several runs."""
+    """An experiment: one row per result, one column per score, with its standard deviation if it has one."""
 
     def cell(result: Result, score: str, form: Callable[[float], str]) -> Cell:
         value, spread = (result.scores.get(of) for of in (score, f"{score}, sd"))

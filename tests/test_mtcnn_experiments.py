@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-import mtcnn_experiments as experiments  # noqa: E402
-import tables  # noqa: E402
-from torch import nn  # noqa: E402
+import mtcnn_experiments as experiments
+import tables
+import torch
 
-from lineament.evaluate.results import Result  # noqa: E402
+from lineament.errors import OptionError
+from lineament.evaluate.results import Result
+from lineament.methods.mtcnn import training
+from lineament.methods.mtcnn.training import squeezed
+from scenes import write_data
 
 
 def test_rows_have_the_mean_and_the_spread_of_the_last_validations(tmp_path: Path) -> None:
@@ -46,7 +51,29 @@ def test_tables_show_the_spread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", experiments.VARIANTS)
 def test_each_network_takes_the_crops_of_its_stage(name: str) -> None:
     variant = experiments.VARIANTS[name]
-    size = experiments.NETWORKS[variant.stage](5).size
-    network = variant.network()
-    assert isinstance(network, nn.Module)
-    assert experiments.milliseconds(network, size, forwards=3) > 0
+    size = {"pnet": 12, "rnet": 24, "onet": 48}[variant.stage]
+    assert name.startswith(f"{size}-Net" if variant.is_single else f"{variant.stage[0].upper()}-Net")
+    outputs = squeezed(variant.network()(torch.rand(3, 3, size, size)))
+    assert outputs["score"].shape == (3,)
+    assert set(outputs) == ({"score"} if variant.is_single else {"score", "box", "landmarks"})
+
+
+def test_finished_trainings_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(tmp_path, 4)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.toml").write_text('train = ["scenes.json"]\nval = ["scenes.json"]\n[pnet]\nworkers = 0\n')
+    args = SimpleNamespace(run=run, steps=10)
+    task = training.prepare("pnet", tmp_path, training.read(run / "recipe.toml", "pnet"), run)
+    monkeypatch.setattr(experiments, "BATCH", {"pnet": 20})
+    first = [experiments.trained("P-Net", seed, task, args) for seed in (0, 1)]
+    logs = [(folder / "log.jsonl").read_text() for folder in first]
+    curves = experiments.Curves.of(first)
+    assert curves.loss.shape == (2, experiments.VALIDATIONS)
+    assert (curves.loss[0] != curves.loss[1]).all()
+    assert experiments.trained("P-Net", 0, task, args) == first[0]
+    again = (first[0] / "log.jsonl").read_text().removeprefix(logs[0]).splitlines()
+    assert [json.loads(line)["from"] for line in again] == [10]
+    monkeypatch.setattr(experiments, "BATCH", {"pnet": 30})
+    with pytest.raises(OptionError, match="other settings"):
+        experiments.trained("P-Net", 0, task, args)

@@ -473,7 +473,7 @@ def test_the_first_layer_computes_two_columns_at_once(backbone: str) -> None:
         before = network(pixels.permute(0, 3, 1, 2))
         network.fold(columns=True)
         after = network(pixels.reshape(2, 64, 32, 12).permute(0, 3, 1, 2))
-    assert network.joined == 4
+    assert network.columns == 4
     for name, value in before.items():
         assert (value - after[name]).abs().max() <= 1e-9 * value.abs().max(), name
 

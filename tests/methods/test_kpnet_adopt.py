@@ -127,6 +127,19 @@ def test_a_narrower_network_takes_the_channels_that_carry_most(of: str, to: str)
             torch.testing.assert_close(made, theirs[:, kept])
 
 
+def test_normalisation_counts_for_the_importance_of_a_channel() -> None:
+    """Channels that it silences are not kept, however large their kernels."""
+    torch.manual_seed(0)
+    wide, network = BACKBONES["lite"]().eval(), build(5, "compact")
+    silent = torch.arange(0, 96, 3)
+    with torch.no_grad():
+        wide.deep.first.norm.weight[silent] = 0
+        wide.deep.first.conv.weight[silent] *= 10
+    kept = narrowed(wide, network.backbone)["backbone.deep.first.norm.weight"]
+    assert len(kept) == 64
+    assert (kept != 0).all()
+
+
 @pytest.mark.parametrize(("extraction", "grouping"), [("regression", "rpn"), ("argmax", "embedding")])
 def test_a_variant_begins_with_the_backbone(extraction: str, grouping: str) -> None:
     network = build(5, "drnet", Heads.of(grouping, extraction))

@@ -21,7 +21,7 @@ from lineament.data.device import DeviceComposer  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import rows_of_both  # noqa: E402
 from lineament.methods.kpnet import training  # noqa: E402
-from lineament.methods.kpnet.adopt import read_network  # noqa: E402
+from lineament.methods.kpnet.adopt import narrowed, read_network  # noqa: E402
 from lineament.methods.kpnet.export import entries  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
@@ -210,20 +210,31 @@ def test_a_frozen_training_changes_the_boxes_alone(tmp_path: Path, monkeypatch: 
         replace(recipe, boxes=False)
 
 
-def test_a_phase_goes_on_with_the_trunk_of_a_wider_backbone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("initial", ["the phase before", "run"])
+def test_a_training_goes_on_with_the_trunk_of_a_wider_backbone(initial: str, tmp_path: Path) -> None:
+    """By the channels of `narrowed`: in evaluation, normalisation with other statistics computes the same."""
     write_data(tmp_path, 4)
     first, second = (tiny(tmp_path, backbone=backbone, boxes=True) for backbone in ("lite", "compact"))
-    wide = train(training.prepare("kpnet", tmp_path, first, tmp_path), first, tmp_path / "run")
+    wide = train(training.prepare("kpnet", tmp_path, first, tmp_path), first, tmp_path / "run" / "kpnet").eval()
+    after, phase = tmp_path / "run" / "kpnet", 2
+    if initial == "run":
+        after, phase, second = tmp_path / "other" / "kpnet", 1, replace(second, initial=str(tmp_path / "run"))
     task = training.prepare("kpnet", tmp_path, second, tmp_path)
-    assert begin(task, second, tmp_path / "run", phase=2)["initial"] == "the phase before"
+    assert begin(task, second, after, phase)["initial"] == initial
+    cut = build(5, "compact").eval()
+    cut.load_state_dict(cut.state_dict() | narrowed(wide.backbone, cut.backbone))
     pixels = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        mine, theirs = (network.eval().backbone.stem(pixels) for network in (task.network, wide))
-    torch.testing.assert_close(mine, theirs)
-    back = training.prepare("kpnet", tmp_path, first, tmp_path)
-    train(task, second, tmp_path / "run", phase=2)
+        for mine, theirs in zip(task.network.eval().backbone.trunk(pixels), cut.backbone.trunk(pixels), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_a_narrower_network_cannot_become_a_wider_one(tmp_path: Path) -> None:
+    write_data(tmp_path, 4)
+    narrow, wide = (tiny(tmp_path, backbone=backbone) for backbone in ("compact", "lite"))
+    train(training.prepare("kpnet", tmp_path, narrow, tmp_path), narrow, tmp_path / "run")
     with pytest.raises(OptionError, match="a Lite cannot begin with the weights of a Compact"):
-        begin(back, first, tmp_path / "run", phase=3)
+        begin(training.prepare("kpnet", tmp_path, wide, tmp_path), wide, tmp_path / "run", phase=2)
 
 
 def test_an_accelerator_gets_the_same_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,11 +318,20 @@ def test_crops_are_cut_once_for_all_that_decides_them(scenes: Path, quick: list[
     assert len(quick) == 8
 
 
-def test_a_trained_stage_keeps_its_crops(scenes: Path, quick: list[dict[str, Any]]) -> None:
-    """Only the previous stages decide them."""
+def test_the_previous_stages_alone_decide_the_crops(scenes: Path, quick: list[dict[str, Any]]) -> None:
     run(training, scenes, scenes / "r.toml", scenes / "run", stage="pnet")
-    training.prepare("pnet", scenes, training.read(scenes / "r.toml", "pnet"), scenes / "run")
-    assert len(quick) == 2
+
+    def cuts(stage: str) -> int:
+        quick.clear()
+        training.prepare(stage, scenes, training.read(scenes / "r.toml", stage), scenes / "run")
+        return len(quick)
+
+    assert [cuts("pnet"), cuts("rnet"), cuts("rnet")] == [0, 2, 0]  # one for training, one for validation
+    checkpoint = scenes / "run" / "pnet" / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    next(iter(state["best"]["weights"].values())).add_(1)
+    torch.save(state, checkpoint)
+    assert [cuts("pnet"), cuts("rnet")] == [0, 2]
 
 
 def test_stages_train_on_each_other_and_are_exported_with_their_best(scenes: Path, quick: list[dict[str, Any]]) -> None:

@@ -64,13 +64,19 @@ def initial_weights(folder: Path) -> dict[str, Any]:
     Raises:
         OptionError: Nothing is trained there.
     """
-    weights = best_weights(folder)
-    if weights is None:
+    weights: dict[str, Any] = _trained(folder)["best"]["weights"]
+    return weights
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """The state of a run that has begun."""
+    state = read_checkpoint(folder / CHECKPOINT)
+    if state is None:
         raise OptionError(
             f"the recipe begins with the weights of {folder}, and there are none: train that run first, "
             "or name shipped weights or an ONNX file"
         )
-    return weights
+    return state
 
 
 def is_finished(folder: Path, recipe: Recipe, phase: int) -> bool:
@@ -100,7 +106,8 @@ def begin(task: Task, recipe: Recipe, folder: Path, phase: int) -> dict[str, Any
         past = json.loads(read_metadata(content).get("training", "{}")).get(folder.name, [])
         initial = f"{Path(recipe.initial).name}, SHA-256 {hashlib.sha256(content).hexdigest()}"
     elif recipe.initial:
-        task.network.load_state_dict(initial_weights(Path(recipe.initial) / folder.name))
+        other = _trained(Path(recipe.initial) / folder.name)
+        task.go_on(other["best"]["weights"], other["recipe"])
         past, initial = phases_of(Path(recipe.initial) / folder.name), Path(recipe.initial).name
     elif state is not None:
         task.go_on(state["best"]["weights"], state["recipe"])

@@ -61,7 +61,15 @@ class Task(ABC):
         raise OptionError("trainings of this method can begin with the folder of a run, and not with a weight file")
 
     def go_on(self, weights: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
-        """Load the weights of an earlier phase, which had this recipe."""
+        """Load the weights of an earlier phase or of another run.
+
+        Args:
+            weights: The tensors of its network by name.
+            recipe: Its settings.
+
+        Raises:
+            OptionError: The method knows that they do not fit.
+        """
         self.network.load_state_dict(weights)
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lineament.errors import OptionError
 from lineament.methods.kpnet.decode import Config
 from lineament.methods.kpnet.heads import Heads, build
-from lineament.methods.kpnet.layers import ConvNorm
+from lineament.methods.kpnet.layers import ConvNorm, UpConv
 from lineament.methods.kpnet.network import Backbone, DRNet, KPNet, Lite, Trunk
-from lineament.methods.normalisation import settle
+from lineament.methods.normalisation import folded, settle
 from lineament.runtime import read_metadata
 from lineament.schemas import schema
 from lineament.weights import parse_metadata
@@ -77,7 +77,7 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
         pixels: (n, 3, h, w) in [0, 255], training images for the statistics of normalisation.
 
     Raises:
-        OptionError: The file cannot be unfolded, or has another backbone.
+        OptionError: The file cannot be unfolded, or has another backbone whose trunk is not wider.
     """
     source = read_network(content)
     if type(network.backbone) is type(source.backbone):
@@ -89,16 +89,19 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
 def narrow(network: KPNet, wide: Backbone, pixels: Tensor) -> None:
     """Copy the most important channels of a trunk to that of a network with fewer.
 
+    Heads and the layers after the trunk keep their random weights. Their normalisation starts with small gains: they
+    compute the same before and after its statistics are set.
+
     Args:
         network: The network to change.
         wide: The backbone to copy from.
         pixels: As for `adopt`.
 
     Raises:
-        OptionError: The network has another kind of trunk, or no fewer channels.
+        OptionError: The network has no trunk of this kind with fewer channels.
     """
     mine = network.backbone
-    if not (isinstance(wide, DRNet | Lite) and isinstance(mine, Trunk) and sum(widths(mine)) < sum(widths(wide))):
+    if not (isinstance(wide, DRNet | Lite) and isinstance(mine, Trunk) and _fits(mine, wide)):
         names = (type(backbone).__name__ for backbone in (mine, wide))
         raise OptionError("a {} cannot begin with the weights of a {}".format(*names))
     _copy(narrowed(wide, mine), network, pixels)
@@ -127,26 +130,31 @@ def joined(source: KPNet, network: KPNet) -> dict[str, Tensor]:
     return made
 
 
-def widths(trunk: Trunk) -> list[int]:
-    """The channels of a trunk's convolutions."""
-    blocks = (trunk.shallow, trunk.down, trunk.deep)
-    return [layer.conv.out_channels for block in blocks for layer in (block.first, block.second)]
+def _fits(narrow: Trunk, wide: Trunk) -> bool:
+    """Whether a trunk has fewer channels than another somewhere, and nowhere more."""
+
+    def widths(trunk: Trunk) -> list[int]:
+        blocks = (trunk.shallow, trunk.down, trunk.deep)
+        return [layer.conv.out_channels for block in blocks for layer in (block.first, block.second)]
+
+    pairs = list(zip(widths(narrow), widths(wide), strict=True))
+    return all(mine <= other for mine, other in pairs) and any(mine < other for mine, other in pairs)
 
 
 def narrowed(wide: DRNet | Lite, trunk: Trunk) -> dict[str, Tensor]:
-    """The layers that two networks share, cut to the most important channels of the first."""
+    """The layers that two networks share, cut to the most important channels of the wide one."""
     shared = ("stem", "shallow", "down", "deep", *(("up", "smooth") if isinstance(trunk, Lite) else ()))
     state = {f"backbone.{name}": value for name, value in wide.state_dict().items() if name.split(".")[0] in shared}
     up, shortcut = wide.up.conv, wide.down.shortcut
     assert isinstance(up, nn.Conv2d)
     assert isinstance(shortcut, ConvNorm)
-    writers = [wide.down.second.conv, shortcut.conv, wide.deep.second.conv]
-    readers = [wide.deep.first.conv, up]
+    writers = [wide.down.second, shortcut, wide.deep.second]
+    readers = [wide.deep.first, wide.up]
     stream = _strongest(trunk.deep.second.conv.out_channels, writers=writers, readers=readers)
-    middle = torch.arange(trunk.shallow.second.conv.out_channels)
+    middle = torch.arange(trunk.shallow.second.conv.out_channels)  # all trunks have the same channels at stride 4
     for name, kept in (("shallow", middle), ("down", stream), ("deep", stream)):
         block, count = getattr(wide, name), getattr(trunk, name).first.conv.out_channels
-        inner = _strongest(count, writers=[block.first.conv], readers=[block.second.conv])
+        inner = _strongest(count, writers=[block.first], readers=[block.second])
         for layer, outputs in (("first", inner), ("second", kept), ("shortcut", kept)):
             for key in [key for key in state if key.startswith(f"backbone.{name}.{layer}.") and state[key].dim()]:
                 state[key] = state[key][outputs]
@@ -159,8 +167,12 @@ def narrowed(wide: DRNet | Lite, trunk: Trunk) -> dict[str, Tensor]:
     return state
 
 
-def _strongest(count: int, *, writers: list[nn.Conv2d], readers: list[nn.Conv2d]) -> Tensor:
-    """Indices of the channels with the largest products of incoming and outgoing weights."""
-    written = torch.stack([torch.linalg.vector_norm(conv.weight, dim=(1, 2, 3)) for conv in writers]).sum(0)
-    read = torch.stack([torch.linalg.vector_norm(conv.weight, dim=(0, 2, 3)) for conv in readers]).sum(0)
+def _strongest(count: int, *, writers: Sequence[ConvNorm | UpConv], readers: Sequence[ConvNorm | UpConv]) -> Tensor:
+    """Indices of the channels with the largest products of incoming and outgoing weights, with the normalisation."""
+
+    def norms(layers: Sequence[ConvNorm | UpConv], dims: tuple[int, ...]) -> Tensor:
+        kernels = [folded(layer.conv.weight, layer.norm)[0] for layer in layers]  # type: ignore[arg-type]
+        return torch.stack([torch.linalg.vector_norm(kernel, dim=dims) for kernel in kernels]).sum(0)
+
+    written, read = norms(writers, (1, 2, 3)), norms(readers, (0, 2, 3))
     return (written * read).topk(count).indices.sort().values

@@ -32,7 +32,7 @@ def entries(network: KPNet, heads: Heads, *, two_passes: bool = False) -> dict[s
         network: The network. It does not change.
         heads: Its heads.
         two_passes: For 8-bit integers: compute the logits of the scalemap again at the proposals, so that the map
-            itself may be as coarse; and two columns at once in the first layer, which is faster in bytes.
+            itself may be as coarse; and two columns at once in the first layer (``KPNet.fold``), faster in bytes.
     """
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
@@ -73,9 +73,9 @@ class Extractor(nn.Module):
             ``side`` (n, f) of its square; ``landmarks`` (n, f, K, 2); ``peaks`` (n, f, K), the largest softmax values
             of the landmarks; ``box`` (n, f, 4) if boxes are learned.
         """
-        if self.network.joined > 1:
+        if self.network.columns > 1:
             n, h, _, channels = pixels.shape
-            pixels = pixels.reshape(n, h, -1, self.network.joined * channels)
+            pixels = pixels.reshape(n, h, -1, self.network.columns * channels)
         features = self.network.features(pixels.permute(0, 3, 1, 2).float())
         return self.heads.find(features, self.network.maps(features), threshold).outputs()
 

@@ -34,14 +34,14 @@ class KPNet(nn.Module):
         stride: Pixels of the input per cell of the scalemap.
         multiple: The sides of an input are multiples of this.
         fine: Cells of a response map along a cell of the scalemap.
-        joined: Columns of the image that are the channels of one column of the input, see ``fold``.
+        columns: Columns of the image that are the channels of one column of the input, see ``fold``.
     """
 
     def __init__(self, backbone: Backbone, scale: nn.Module, response: nn.Module, *, extra: Mapping[str, int]) -> None:
         super().__init__()
         self.backbone, self.scale, self.response, self.extra = backbone, scale, response, dict(extra)
         self.stride, self.multiple, self.fine = backbone.grid
-        self.joined = 1
+        self.columns = 1
         self._is_frozen = False
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -94,7 +94,8 @@ class KPNet(nn.Module):
         """Fold linear parts into single convolutions: the same function, for inference only.
 
         Args:
-            columns: The first layer computes two columns at once, see `lineament.methods.kpnet.layers.Columns`.
+            columns: The first layer computes two columns at once, except the hourglass's, see
+                `lineament.methods.kpnet.layers.Columns`. The input then has the shape (n, 12, h, w/4).
         """
         for module in self.modules():
             if isinstance(module, (ConvNorm, UpConv, Stem)):
@@ -105,7 +106,7 @@ class KPNet(nn.Module):
             first = self.backbone.stem.conv
             assert first.bias is not None
             self.backbone.stem.conv, self.backbone.apart = Columns(first.weight, first.bias), Apart()
-            self.joined = 4
+            self.columns = 4
 
     @torch.no_grad()
     def unfold(self, tensors: Mapping[str, Tensor]) -> None:

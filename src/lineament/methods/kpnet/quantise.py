@@ -84,7 +84,7 @@ def _parts(graph: onnx.GraphProto) -> Parts:
     cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == transposed.output[0])
     scaled = next(node for node in graph.node if cast.output[0] in node.input)
     reshaped = {node.input[0] for node in graph.node if node.op_type == "Reshape"}
-    pooled = next((at for at, node in enumerate(graph.node) if node.op_type == "MaxPool"), 0)
+    pooled = next((at for at, node in enumerate(graph.node) if node.op_type == "MaxPool"))
     reached, nodes = set(scaled.output), []
     for at, node in enumerate(graph.node):
         exact = any(name.startswith("kpnet.network.response.") for name in node.input) or node.output[0] in reshaped

@@ -151,7 +151,11 @@ class KPNetTask(CanvasTask):
         adopt(self.network, content, self._first_canvases())
 
     def go_on(self, weights: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
-        """Start from an earlier phase. If it had another backbone, see `lineament.methods.kpnet.adopt.narrow`."""
+        """Start from an earlier phase or another run, if of another backbone by `lineament.methods.kpnet.adopt.narrow`.
+
+        Raises:
+            OptionError: Its backbone has another kind of trunk, or one that is not wider.
+        """
         if recipe["backbone"] == self.recipe.backbone:
             super().go_on(weights, recipe)
             return
