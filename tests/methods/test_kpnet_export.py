@@ -11,11 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
 from lineament.errors import LineamentError  # noqa: E402
 from lineament.export import Entry, export  # noqa: E402
-from lineament.methods.kpnet.adopt import read_network  # noqa: E402
 from lineament.methods.kpnet.decode import Config, KPNetDecoder, eyes_and_nose  # noqa: E402
 from lineament.methods.kpnet.export import LEAST, TwoPasses, entries  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
@@ -131,7 +130,26 @@ def test_a_file_in_bytes_is_small_and_says_what_it_is(files: tuple[Path, Path]) 
     whole, small = files
     assert small.stat().st_size < 0.5 * whole.stat().st_size
     assert load_graph(small.read_bytes()).metadata["name"] == "mine"
-    assert read_network(whole.read_bytes()).channels["box"] == 4
+
+
+def test_the_first_layer_stays_in_bytes_until_it_is_pooled(files: tuple[Path, Path]) -> None:
+    """One scale, so that runtimes only move bytes between the convolution and its pooling."""
+    graph = onnx.load(files[1]).graph
+    made = {output: node for node in graph.node for output in node.output}
+    at = next(node for node in graph.node if node.op_type == "MaxPool")
+    met, scales = [], set()
+    while at.op_type != "Conv":
+        at = made[at.input[0]]
+        met.append(at.op_type)
+        if at.op_type.endswith("uantizeLinear"):
+            scales.add(at.input[1])
+    kinds = [kind for kind in met if not kind.endswith("uantizeLinear")]
+    backbone = json.loads(load_graph(files[1].read_bytes()).metadata["config"])["backbone"]
+    moved = [] if backbone == "hourglass" else ["Transpose", "Reshape", "Transpose"]
+    assert kinds == [*moved, "Conv"]
+    assert len(met) - len(kinds) == 2 * (1 + len(moved))
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    assert len({float(values[scale]) for scale in scales}) == 1
 
 
 def test_a_file_of_one_pass_cannot_become_bytes(tmp_path: Path) -> None:
