@@ -237,6 +237,7 @@ class Experiments:
 
     def cost(self) -> None:
         """Parameters, and multiply-adds for a photo, with the sides that the backbone needs."""
+        kept.write("kpnet-cost", {})
         for backbone in BACKBONES:
             with torch.device("meta"), FlopCounterMode(display=False) as counter:
                 network = build(backbone=backbone).eval()

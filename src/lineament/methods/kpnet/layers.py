@@ -195,7 +195,7 @@ class Columns(nn.Conv2d):
         super().__init__(4 * inputs, 2 * outputs, (3, 2), stride=(2, 1))
         # of the eight columns that a kernel sees, the first output needs the fourth to the sixth, the second two more
         seen = torch.stack([functional.pad(weight, (3 + 2 * place, 2 - 2 * place)) for place in (0, 1)])
-        ordered = seen.unflatten(-1, (2, 4)).movedim(-1, 2)  # (2, outputs, 4, inputs, 3, 2)
+        ordered = torch.unflatten(seen, -1, (2, 4)).movedim(-1, 2)  # (2, outputs, 4, inputs, 3, 2)
         self.weight, self.bias = nn.Parameter(ordered.reshape(self.weight.shape)), nn.Parameter(bias.repeat(2))
 
     def forward(self, x: Tensor) -> Tensor:
