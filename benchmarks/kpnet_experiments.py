@@ -3,7 +3,7 @@
 python benchmarks/kpnet_experiments.py --run runs/kpnet --data DATA            # all of them
 python benchmarks/kpnet_experiments.py table2 --run runs/kpnet --data DATA     # one
 python benchmarks/kpnet_experiments.py boxes --boxes mine.onnx --data DATA     # of a file with learned boxes
-python benchmarks/kpnet_experiments.py cost --data DATA                        # numbers of operations
+python benchmarks/kpnet_experiments.py cost --data DATA                        # operations and times
 
 All variants, KPNet itself included, start from the backbone of that run of ``lineament train kpnet`` and from untrained
 heads. They are trained as a whole, on the same batches, for ``--steps`` steps. This is a fraction of a training, so
@@ -16,9 +16,10 @@ scalemap.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,15 @@ from lineament.evaluate.landmarks import evaluate_landmarks
 from lineament.evaluate.origin import origin, with_origin
 from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Result, Scores
+from lineament.export import export
 from lineament.faces import Faces
 from lineament.methods.kpnet import training
 from lineament.methods.kpnet.decode import eyes_and_nose
-from lineament.methods.kpnet.heads import build
-from lineament.methods.kpnet.network import BACKBONES
+from lineament.methods.kpnet.export import entries
+from lineament.methods.kpnet.heads import Heads, build
+from lineament.methods.kpnet.network import BACKBONES, KPNet
+from lineament.methods.kpnet.quantise import quantise
+from lineament.runtime import load_graph
 from lineament.schemas import schema
 from lineament.similarity import transform
 from lineament.train.checkpoint import best_weights
@@ -78,6 +83,8 @@ PROFILE = 30
 """Degrees of roll, yaw or pitch from which on a face is a profile, as in the paper."""
 LANDSCAPE = (480, 640)
 """Height and width in pixels of the photo whose operations are counted."""
+ROUNDS = 20
+"""Forward passes that are timed. The fastest counts."""
 
 
 class Experiments:
@@ -236,17 +243,50 @@ class Experiments:
             self.keep("boxes", row, self.args.boxes, scores)
 
     def cost(self) -> None:
-        """Parameters, and multiply-adds for a photo, with the sides that the backbone needs."""
-        kept.write("kpnet-cost", {})
+        """Parameters, multiply-adds and times for a photo without faces, with the sides that the backbone needs."""
+        rows, runs = {}, {}
         for backbone in BACKBONES:
-            with torch.device("meta"), FlopCounterMode(display=False) as counter:
-                network = build(backbone=backbone).eval()
-                network(torch.zeros(1, 3, *(-(-side // network.multiple) * network.multiple for side in LANDSCAPE)))
+            network = untrained(backbone)
+            h, w = (-(-side // network.multiple) * network.multiple for side in LANDSCAPE)
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                network(torch.zeros(1, 3, h, w))
             parameters = sum(parameter.numel() for parameter in network.parameters())
-            scores = {"parameters": parameters, "GMAC": counter.get_total_flops() / 2e9}
-            settings = {"input": LANDSCAPE}
+            rows[backbone] = {"parameters": parameters, "GMAC": counter.get_total_flops() / 2e9}
+            for name, file in self.exported(network, backbone).items():
+                feed = {"pixels": np.zeros((1, h, w, 3), np.uint8), "threshold": np.full(1, 100, np.float32)}
+                graph = load_graph(file.read_bytes(), threads=self.args.threads)
+                runs[backbone, name] = partial(graph, "kpnet", ("logit", "landmarks"), **feed)
+        taken = dict.fromkeys(runs, np.inf)
+        for _ in range(ROUNDS):
+            for key, forward in runs.items():
+                start = time.perf_counter()
+                forward()
+                taken[key] = min(taken[key], 1e3 * (time.perf_counter() - start))
+        kept.write("kpnet-cost", {})
+        for backbone, scores in rows.items():
             found = origin(weights=[], data=None, threads=self.args.threads)
-            kept.keep("kpnet-cost", backbone, Result("experiment", backbone, scores, settings=settings, origin=found))
+            times = {name: taken[backbone, name] for name in ("ms", "ms in bytes")}
+            result = Result("experiment", backbone, scores | times, settings={"input": LANDSCAPE}, origin=found)
+            kept.keep("kpnet-cost", backbone, result)
+
+    def exported(self, network: KPNet, backbone: str) -> dict[str, Path]:
+        """The files of an untrained network in floats and in bytes."""
+        heads = Heads.of(backbone=backbone)
+        floats, two, small = (self.args.out / f"{backbone}-{kind}.onnx" for kind in ("floats", "two", "bytes"))
+        export(entries(network, heads), floats, metadata={})
+        export(entries(network, heads, two_passes=True), two, metadata={})
+        noise = np.random.default_rng(0).integers(0, 256, (4, 128, 192, 3), dtype=np.uint8)
+        return {"ms": floats, "ms in bytes": quantise(two, small, noise)}
+
+
+@torch.no_grad()
+def untrained(backbone: str) -> KPNet:
+    """A network with random weights, whose normalisation has the statistics of noise."""
+    torch.manual_seed(0)
+    network = build(backbone=backbone)
+    for _ in range(30):
+        network(255 * torch.rand(2, 3, 128, 128))
+    return network.eval()
 
 
 def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:

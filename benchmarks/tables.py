@@ -404,7 +404,11 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         },
     ),
     "kpnet throughput": stored("kpnet-throughput", "part", {"pictures a second": count}),
-    "kpnet cost": stored("kpnet-cost", "backbone", {"parameters": count, "GMAC": digits(2)}),
+    "kpnet cost": stored(
+        "kpnet-cost",
+        "backbone",
+        {"parameters": count, "GMAC": digits(2), "ms": digits(1), "ms in bytes": digits(1)},
+    ),
     "kpnet table 1": stored("kpnet-table1", "proposals", {"detection-val": percent, "detection-val-crowd": percent}),
     "kpnet table 2": stored(
         "kpnet-table2",
