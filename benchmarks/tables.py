@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import kept
 from kept import ROOT
-from measure import CROWDS, DETECTORS, FRONTS, KPNETS, REFERENCE, SIZES
+from measure import CROWDS, DETECTORS, FILLED, FRONTS, KPNETS, REFERENCE, SIZES
 
 from lineament.evaluate.origin import is_current
 from lineament.evaluate.results import Result
@@ -611,7 +611,8 @@ def scores_of(weights: str) -> dict[str, float]:
     """Measured scores of a shipped weight file, in percent. Empty if they are of an older file."""
     found = {}
     for name, detector in DETECTORS.items():
-        if weights == (detector.landmarks or detector.weights) and not name.endswith("-unrefined"):
+        as_shipped = detector.settings.keys() <= {"input_size", *FILLED}  # others have rows in the pages only
+        if weights == (detector.landmarks or detector.weights) and as_shipped:
             size = detector.settings.get("input_size")
             for test, result in kept.read(name).items():
                 for score in SCORES.get(test, ()) if not is_old(result) else ():
