@@ -89,8 +89,7 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
 def narrow(network: KPNet, wide: Backbone, pixels: Tensor) -> None:
     """Copy the most important channels of a trunk to that of a network with fewer.
 
-    Heads and the layers after the trunk keep their random weights. Their normalisation starts with small gains: they
-    compute the same before and after its statistics are set.
+    Heads and the layers after the trunk keep their random weights.
 
     Args:
         network: The network to change.

@@ -165,7 +165,7 @@ class KPNetTask(CanvasTask):
         narrow(self.network, before, self._first_canvases())
 
     def _first_canvases(self) -> Tensor:
-        """(64 or more, 3, h, w) in [0, 255]."""
+        """Whole batches of up to 64 images (n, 3, h, w) in [0, 255], at least one batch."""
         batches = [self.batch(step)["pixels"] for step in range(max(64 // self.recipe.batch, 1))]
         return to_input(torch.as_tensor(np.concatenate(batches)))
 
