@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lineament
 from lineament import boxes as box_ops
 from lineament.conventions import convention
+from lineament.data.poses import is_profile
 from lineament.data.readers.coco import read_coco
 from lineament.data.sample import Sample
 from lineament.detector import Detector
@@ -79,8 +80,6 @@ ALONE = {
 """The squares of the proposals by the probability of the scale."""
 INFERRED = {"boxes": "inferred", "refinement": None, "proposal": 0.0}
 """Boxes from the landmarks alone."""
-PROFILE = 30
-"""Degrees of roll, yaw or pitch from which on a face is a profile, as in the paper."""
 LANDSCAPE = (480, 640)
 """Height and width in pixels of the photo whose operations are counted."""
 ROUNDS = 20
@@ -138,7 +137,7 @@ class Experiments:
 
     def detect(self, detector: Detector, index: str, degrees: int = 0, *, profiles: bool = False) -> Evaluated:
         """All detections in the images of an index, rotated, or only in images with a profile face."""
-        samples = [s for s in self.samples(index) if not profiles or profile(s).any()]
+        samples = [s for s in self.samples(index) if not profiles or is_profile(s).any()]
         pictures = [turned(lineament.read_image(s.path), s, degrees) for s in samples]
         return Evaluated([s for _, s in pictures], [detector.detect(image, threshold=0) for image, _ in pictures])
 
@@ -302,24 +301,6 @@ def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:
         boxes=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
         landmarks=transform(sample.landmarks, np.array(matrix, float)),
     )
-
-
-def profile(sample: Sample) -> Array:
-    """Which faces (n,) are turned by over `PROFILE` degrees, by their five landmarks. Not those without or ignored.
-
-    Roll is that of the eyes. Yaw and pitch move the nose along the line of the eyes and across it, since it stands out
-    from the face by two fifths of the distance of the eyes. In a frontal face, it lies midway between the eyes, and at
-    0.55 of the way to the mouth.
-    """
-    right, left, nose, *mouth = np.moveaxis(sample.landmarks.astype(float), 1, 0)
-    across, down = left - right, np.mean(mouth, axis=0) - (right + left) / 2
-    eyes, height = np.linalg.norm(across, axis=1), np.linalg.norm(down, axis=1)
-    from_middle = nose - (right + left) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        roll = np.abs(np.rad2deg(np.arctan2(across[:, 1], across[:, 0])))
-        yaw = np.arctan(np.abs((from_middle * across).sum(1)) / eyes**2 / 0.4)
-        pitch = np.arctan(np.abs((from_middle * down).sum(1) / height**2 - 0.55) * height / eyes / 0.4)
-        return np.asarray((np.maximum(roll, np.rad2deg(np.maximum(yaw, pitch))) > PROFILE) & ~sample.ignore)
 
 
 def recall(found: Evaluated, least_iou: float = 0.5) -> Scores:

@@ -132,6 +132,17 @@ def test_draws_fill_their_ranges() -> None:
     assert len(np.unique(found.seed)) == n
 
 
+def test_dark_images_have_a_larger_exponent_and_noise() -> None:
+    light = Light(gamma=0, dark=0.3, dark_gamma=(2, 4), dark_noise=20)
+    found = looks(np.random.default_rng(0), 2000, light, NO_LOSS)
+    dark = found.gamma > 1
+    assert dark.mean() == pytest.approx(0.3, abs=0.04)
+    np.testing.assert_array_equal(dark, found.noise > 0)
+    assert found.gamma[dark].min() == pytest.approx(2, abs=0.03)
+    assert found.gamma[dark].max() == pytest.approx(4, abs=0.03)
+    assert found.noise.max() == pytest.approx(20, abs=0.2)
+
+
 def test_light_by_hand() -> None:
     """Brightness shifts, contrast scales around the mean grey, and gamma is an exponent of the share of white."""
     pixels = np.full((4, 4, 3), 100, np.uint8)
@@ -226,16 +237,17 @@ def covered(seed: int, canvas: Canvas, settings: Occlusion) -> np.ndarray:
     return pixels
 
 
-def test_covers_hide_no_more_of_a_face_than_allowed(canvas: Canvas) -> None:
-    settings = Occlusion(probability=1, most=0.4, smallest=1)
+@pytest.mark.parametrize("hands", [0, 1])
+def test_covers_hide_no_more_of_a_face_than_allowed(canvas: Canvas, hands: float) -> None:
+    settings = Occlusion(probability=1, most=0.4, smallest=1, hands=hands)
     one = replace(canvas, ignore=np.array([False, True, True]))
     x1, y1, x2, y2 = canvas.boxes[0]
     shares = []
     for seed in range(40):
         changed = (covered(seed, one, settings) != canvas.pixels).any(axis=2)
         shares.append(changed[int(y1) : int(y2), int(x1) : int(x2)].sum() / ((x2 - x1) * (y2 - y1)))
-        assert changed.sum() <= 0.44 * (x2 - x1) * (y2 - y1)  # the edge includes whole pixels
-    assert max(shares) <= 0.44
+        assert changed.sum() <= (0.46 if hands else 0.44) * (x2 - x1) * (y2 - y1)  # the edge includes whole pixels
+    assert max(shares) <= (0.46 if hands else 0.44)
     assert np.mean(shares) > 0.08
 
 

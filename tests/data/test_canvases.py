@@ -16,6 +16,7 @@ cv2 = pytest.importorskip("cv2")
 from lineament.boxes import coverage  # noqa: E402
 from lineament.data.cache import Photos  # noqa: E402
 from lineament.data.canvases import Canvas, Composer, Composition, Cropping, LabelRules, Layout, warp  # noqa: E402
+from lineament.data.poses import is_profile  # noqa: E402
 from lineament.data.sample import HIDDEN, VISIBLE, Sample  # noqa: E402
 from lineament.errors import OptionError  # noqa: E402
 from lineament.schemas import FIVE, SIXTY_EIGHT  # noqa: E402
@@ -205,6 +206,49 @@ def test_a_face_that_is_mostly_cut_off_is_ignored(dotted: Sample, cache: Cache) 
     assert all(canvas.outside == 0 for canvas in canvases)
     clipped = np.concatenate([canvas.boxes[canvas.ignore] for canvas in canvases])
     assert ((clipped[:, 2:] - clipped[:, :2]).min(axis=1) < 100).all()
+
+
+def test_the_edge_cuts_off_part_of_an_anchor(dotted: Sample, cache: Cache) -> None:
+    composer = Composer(cache([dotted]), replace(ONE_TILE, full=1, cut=1, cut_by=(0.2, 0.3)))
+    seen: set[str] = set()
+    counted = 0
+    for seed in range(60):
+        labels = composer.layout(np.random.default_rng(seed), 128).labels
+        if labels.ignore.any():  # too little is left, since the other axis cuts it, too
+            continue
+        ((x1, y1, x2, y2),) = labels.boxes
+        outside = {"x": max(-x1, x2 - 128) / (x2 - x1), "y": max(-y1, y2 - 128) / (y2 - y1)}
+        cut = {axis for axis, share in outside.items() if 0.19 < share < 0.31}
+        assert cut
+        seen |= cut
+        counted += 1
+    assert seen == {"x", "y"}
+    assert counted > 40
+
+
+def test_profiles_are_anchors_more_often(tmp_path: Path, cache: Cache) -> None:
+    """Of two faces that are anchors, the profile is in the middle of more canvases; so are photos with profiles."""
+    Image.new("RGB", (700, 300)).save(tmp_path / "two.png")
+    Image.new("RGB", (300, 300)).save(tmp_path / "one.png")
+    boxes = np.array([[20, 100, 100, 180], [600, 100, 680, 180]])
+    frontal = POINTS * 80
+    profile = frontal + np.array([[0, 0], [0, 0], [24, 0], [0, 0], [0, 0]])
+    points = [frontal + boxes[0, :2], profile + boxes[1, :2]]
+    both = Sample.of(tmp_path / "two.png", boxes, points, size=(700, 300))
+    one = Sample.of(tmp_path / "one.png", boxes[:1], points[:1], size=(300, 300))
+    np.testing.assert_array_equal(is_profile(both), [False, True])
+    photos = cache([both, one])
+
+    def shares(profiles: float) -> tuple[float, float]:
+        """Of the photo with both faces among canvases, and of the profile among its anchors."""
+        composer = Composer(photos, replace(ONE_TILE, min_side=80, profiles=profiles))
+        layouts = [composer.layout(np.random.default_rng(seed), 128) for seed in range(400)]
+        matrices = [patch.matrix for layout in layouts for patch in layout.patches if patch.row == 0]
+        places = np.array([matrix @ [640, 140, 1] for matrix in matrices])
+        return len(places) / len(layouts), float(((places >= 0) & (places <= 128)).all(axis=1).mean())
+
+    assert shares(1) == pytest.approx((np.sqrt(3) / (np.sqrt(3) + np.sqrt(2)), 0.5), abs=0.06)
+    assert shares(9) == pytest.approx((np.sqrt(11) / (np.sqrt(11) + np.sqrt(2)), 0.9), abs=0.06)
 
 
 @pytest.mark.parametrize(("mirror", "order"), [(0, [0, 1, 2, 3, 4]), (1, [1, 0, 2, 4, 3])])

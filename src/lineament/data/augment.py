@@ -18,6 +18,8 @@ Array = NDArray[Any]
 
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 """Lightness and two colour axes of NTSC, in which saturation is a length and hue an angle."""
+HAND = 1.32
+"""Area of a hand of `_draw_hand`, by the square of its reach. Whole pixels make small hands larger."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Light:
         hue: Rotation of the colours, in degrees.
         tint: Relative change of each channel by itself, as from a wrong white balance.
         grey: Probability of a grey image.
+        dark: Probability of a dark image: with a larger exponent than ``gamma`` gives, and always with noise.
+        dark_gamma: Smallest and largest factor of its exponent.
+        dark_noise: Largest standard deviation of its noise, in grey levels of 255. Replaces that of `Quality`.
     """
 
     brightness: float = 32
@@ -41,6 +46,9 @@ class Light:
     hue: float = 12
     tint: float = 0.08
     grey: float = 0.1
+    dark: float = 0.0
+    dark_gamma: tuple[float, float] = (1.5, 3.5)
+    dark_noise: float = 16
 
 
 @dataclass(frozen=True)
@@ -91,11 +99,13 @@ class Occlusion:
         probability: Probability that a face is partly covered.
         most: Largest covered share of a face's box.
         smallest: Faces with a shorter longer side, in pixels, are not covered.
+        hands: Share of the objects that look like hands.
     """
 
     probability: float = 0.1
     most: float = 0.4
     smallest: float = 12
+    hands: float = 0.0
 
 
 def turn(image: Array, sample: Sample, degrees: float) -> tuple[Array, Sample]:
@@ -176,16 +186,23 @@ def looks(rng: np.random.Generator, n: int, light: Light | None, quality: Qualit
     gains = (1 + contrast)[:, None] * (1 + rng.uniform(-of.tint, of.tint, (n, 3)) * (strength > 0)[:, None])
     soft, moving, noisy, stored = (rng.random((n, 4)) < (spoil.blur, spoil.motion, spoil.noise, spoil.jpeg)).T
     line = np.stack([rng.uniform(2, spoil.motion_length, n), rng.uniform(0, np.pi, n)], axis=1)
+    blur = np.where(soft, rng.uniform(0.3, spoil.blur_sigma, n), 0)
+    sigma = np.where(noisy, rng.uniform(1, spoil.noise_sigma, n), 0)
+    seed, stored_as = rng.integers(2**31, size=n), rng.integers(*spoil.jpeg_quality, size=n, endpoint=True)
+    if of.dark:
+        dark = rng.random(n) < of.dark
+        gamma = gamma + np.where(dark, np.log(rng.uniform(*of.dark_gamma, n)), 0)
+        sigma = np.where(dark, rng.uniform(1, of.dark_noise, n), sigma)
     return Looks(
         colours=gains[:, :, None] * (np.linalg.inv(TO_YIQ) @ turned @ TO_YIQ),
         gains=gains,
         brightness=brightness,
         gamma=np.exp(gamma),
-        blur=np.where(soft, rng.uniform(0.3, spoil.blur_sigma, n), 0),
+        blur=blur,
         motion=np.where(moving[:, None], line, 0),
-        noise=np.where(noisy, rng.uniform(1, spoil.noise_sigma, n), 0),
-        seed=rng.integers(2**31, size=n),
-        quality=np.where(stored, rng.integers(*spoil.jpeg_quality, size=n, endpoint=True), 0),
+        noise=sigma,
+        seed=seed,
+        quality=np.where(stored, stored_as, 0),
     )
 
 
@@ -287,7 +304,7 @@ class Cover:
 
 
 def covers(rng: np.random.Generator, labels: Labels, size: tuple[int, int], settings: Occlusion) -> list[Cover]:
-    """Draw objects that partly cover some faces: an ellipse or a rectangle with one colour, a texture or noise.
+    """Draw objects that partly cover some faces: hands, or ellipses and rectangles with one colour, a texture or noise.
 
     Labels do not change.
 
@@ -300,28 +317,43 @@ def covers(rng: np.random.Generator, labels: Labels, size: tuple[int, int], sett
     sides = (labels.boxes[:, 2:] - labels.boxes[:, :2]).max(axis=1, initial=0)
     drawn = rng.random(len(sides)) < settings.probability
     chosen = labels.boxes[drawn & ~labels.ignore & (sides >= settings.smallest)]
-    made = (_cover(rng, box, size, settings.most) for box in chosen)
+    made = (_cover(rng, box, size, settings) for box in chosen)
     return [cover for cover in made if cover.mask.size]
 
 
-def _cover(rng: np.random.Generator, box: Array, size: tuple[int, int], most: float) -> Cover:
+def _cover(rng: np.random.Generator, box: Array, size: tuple[int, int], settings: Occlusion) -> Cover:
     """One object on the box, with at most the share ``most`` of its area, inside the image."""
     extent = box[2:] - box[:2]
     centre = box[:2] + rng.random(2) * extent
     stretch = np.exp(rng.uniform(-0.7, 0.7))
-    shape = np.sqrt(rng.uniform(0.1, most) * extent.prod()) * np.array([stretch, 1 / stretch])
+    shape = np.sqrt(rng.uniform(0.1, settings.most) * extent.prod()) * np.array([stretch, 1 / stretch])
     left, top = np.clip(np.floor(centre - shape.max()), 0, size).astype(int).tolist()
     right, bottom = np.clip(np.ceil(centre + shape.max()), 0, size).astype(int).tolist()
     width, height = max(right - left, 0), max(bottom - top, 0)
     mask = np.zeros((height, width), np.uint8)
     if not mask.size:
         return Cover(left, top, mask.astype(bool), np.zeros((height, width, 3), np.uint8))
-    figure = ((centre - (left, top)).tolist(), shape.tolist(), rng.uniform(0, 180))
-    if rng.random() < 0.5:
-        cv2.ellipse(mask, figure, 1, -1)
+    if settings.hands and rng.random() < settings.hands:
+        _draw_hand(rng, mask, centre - (left, top), np.sqrt(shape.prod() / HAND))
+        skin = np.array([240, 200, 175]) * rng.uniform(0.25, 1) ** np.array([0.8, 1.0, 1.1])  # darker skin is redder
+        colours = np.clip(skin + rng.normal(0, 12, (4, 4, 1)), 0, 255).astype(np.uint8)
     else:
-        cv2.fillConvexPoly(mask, np.rint(cv2.boxPoints(figure)).astype(np.int32), 1)
-    blotches = int(rng.choice([1, 2, 4, 8, max(width, height)]))  # one colour, cloth, noise
-    colours = np.clip(rng.integers(0, 256, 3) + rng.normal(0, 40, (blotches, blotches, 3)), 0, 255).astype(np.uint8)
+        figure = ((centre - (left, top)).tolist(), shape.tolist(), rng.uniform(0, 180))
+        if rng.random() < 0.5:
+            cv2.ellipse(mask, figure, 1, -1)
+        else:
+            cv2.fillConvexPoly(mask, np.rint(cv2.boxPoints(figure)).astype(np.int32), 1)
+        blotches = int(rng.choice([1, 2, 4, 8, max(width, height)]))  # one colour, cloth, noise
+        colours = np.clip(rng.integers(0, 256, 3) + rng.normal(0, 40, (blotches, blotches, 3)), 0, 255).astype(np.uint8)
     fill = cv2.resize(colours, (width, height), interpolation=cv2.INTER_CUBIC)
     return Cover(left, top, mask.astype(bool), fill)
+
+
+def _draw_hand(rng: np.random.Generator, mask: Array, palm: Array, reach: float) -> None:
+    """A palm with spread fingers, whose tips are ``reach`` away from its centre."""
+    towards, spread = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.4)
+    at = np.rint(palm).astype(int).tolist()
+    cv2.circle(mask, at, round(0.45 * reach), 1, -1)
+    for angle in towards + spread * np.array([-0.6, -0.2, 0.2, 0.6, 1.3]):
+        tip = palm + reach * np.array([np.cos(angle), np.sin(angle)])
+        cv2.line(mask, at, np.rint(tip).astype(int).tolist(), 1, max(round(0.2 * reach), 1))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lineament.boxes import coverage
 from lineament.data.cache import Photos
+from lineament.data.poses import is_profile
 from lineament.data.sample import HIDDEN, VISIBLE, Sample
 from lineament.errors import OptionError
 from lineament.similarity import transform
@@ -113,6 +114,11 @@ class Composition:
         turned: Probability of a uniform rotation of up to ``turned_by`` instead.
         turned_by: In degrees.
         mirror: Probability of a mirrored photo.
+        cut: Probability that the edge of the tile cuts the anchor.
+        cut_by: Smallest and largest share of its width or height that is then outside. A face of which too much is
+            outside is ignored (``LabelRules.visible``).
+        profiles: A face turned by over 30 degrees is so many times as likely to be the anchor as any other. Its photo
+            is drawn more often, too, by the square root.
     """
 
     split: tuple[float, ...] = (0.35, 0.3)
@@ -129,6 +135,13 @@ class Composition:
     turned: float = 0.08
     turned_by: float = 100
     mirror: float = 0.5
+    cut: float = 0.0
+    cut_by: tuple[float, float] = (0.1, 0.4)
+    profiles: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.profiles <= 0:
+            raise OptionError(f"composition.profiles is a positive number, found {self.profiles}")
 
 
 @dataclass(frozen=True)
@@ -201,10 +214,11 @@ class Composer:
         self._weights = [_weights(s, self.rules) for s in photos.samples]
         self.geometry = geometry
         self._composition = geometry if isinstance(geometry, Composition) else Composition()
-        faces = np.array([np.count_nonzero(s.learnable) for s in photos.samples])
+        self._chances = [_chances(s, self._composition.profiles) for s in photos.samples]
+        faces = np.array([len(chances) for chances in self._chances])
         close_up = np.array([max(s.width, s.height) <= self._composition.close_up for s in photos.samples])
         # The square root shows crowds more often than portraits, but not as often as they have faces.
-        chances = np.sqrt(faces + 1.0)
+        chances = np.sqrt([each.sum() + 1.0 for each in self._chances])
         self._whole, self._close_ups, self._backgrounds = (
             _Lot(rows, np.cumsum(chances[rows]))
             for rows in map(np.flatnonzero, ((faces > 0) & ~close_up, (faces > 0) & close_up, faces == 0))
@@ -277,9 +291,8 @@ class Composer:
     def _patch(self, rng: np.random.Generator, width: int, height: int, level: int) -> Layout:
         """One photo on one tile."""
         row = self._lot(rng, level).draw(rng)
-        sample = self.photos.samples[row]
         mirrored = bool(rng.random() < self._composition.mirror)
-        matrix = self._placement(rng, sample, width, height, mirrored)
+        matrix = self._placement(rng, row, width, height, mirrored)
         patch = Patch(row, matrix, (0, 0, width, height), *_surroundings(rng, self.photos[row]))
         return Layout((width, height), (patch,), self._labels(row, matrix, (width, height), mirrored))
 
@@ -292,13 +305,15 @@ class Composer:
             shares = np.array([len(lot.rows) > 0 for lot in lots], float)
         return lots[rng.choice(len(lots), p=shares / shares.sum())]
 
-    def _placement(self, rng: np.random.Generator, sample: Sample, width: int, height: int, mirrored: bool) -> Array:
+    def _placement(self, rng: np.random.Generator, row: int, width: int, height: int, mirrored: bool) -> Array:
         """Transform (2, 3) float64 from continuous pixels of the photo to those of the tile."""
-        geometry = self._composition
+        geometry, sample = self._composition, self.photos.samples[row]
         anchors = np.flatnonzero(sample.learnable)
         low = geometry.cover * max(width, height) / max(sample.width, sample.height)
         if len(anchors):
-            box = sample.boxes[rng.choice(anchors)].astype(float)
+            chances = self._chances[row]
+            shares = chances / chances.sum() if np.ptp(chances) else None
+            box = sample.boxes[rng.choice(anchors, p=shares)].astype(float)
             side = max(box[2:] - box[:2])
             centre = (box[:2] + box[2:]) / 2
             low = max(low, geometry.min_side / side)
@@ -310,9 +325,16 @@ class Composer:
         turned = rng.random() < geometry.turned
         degrees = rng.uniform(-geometry.turned_by, geometry.turned_by) if turned else rng.normal(0, geometry.tilt)
         linear = _linear(scale, degrees, mirrored)
-        shift = rng.random(2) * (width, height) - linear @ centre
+        corners, limits = _corners(sample.width, sample.height) @ linear.T, np.array([width, height])
+        shift = rng.random(2) * limits - linear @ centre
         if rng.random() < geometry.full:
-            shift += _inwards(_corners(sample.width, sample.height) @ linear.T + shift, np.array([width, height]))
+            shift += _inwards(corners + shift, limits)
+        if len(anchors) and geometry.cut and rng.random() < geometry.cut:
+            # at the edge nearer to the face, so that less of the photo is lost
+            axis, at = int(rng.integers(2)), linear @ centre
+            inside = (0.5 - rng.uniform(*geometry.cut_by)) * scale * (box[2:] - box[:2])[axis]
+            is_low = at[axis] < corners.mean(axis=0)[axis]
+            shift[axis] = (inside if is_low else limits[axis] - inside) - at[axis]
         return np.column_stack([linear, shift])
 
     def _labels(self, row: int, matrix: Array, size: tuple[int, int], mirrored: bool) -> Labels:
@@ -427,6 +449,13 @@ def _surroundings(rng: np.random.Generator, photo: Array) -> tuple[int, tuple[fl
     if kind == 2:
         return cv2.BORDER_CONSTANT, tuple(photo[::16, ::16].mean(axis=(0, 1)).tolist())
     return cv2.BORDER_CONSTANT, tuple(rng.integers(0, 256, 3).tolist()) if kind else (0, 0, 0)
+
+
+def _chances(sample: Sample, profiles: float) -> Array:
+    """How likely each face to learn is as an anchor, relative to those that are no profiles."""
+    if profiles == 1:
+        return np.ones(np.count_nonzero(sample.learnable))
+    return np.where(is_profile(sample)[sample.learnable], profiles, 1.0)
 
 
 def _weights(sample: Sample, rules: LabelRules) -> Array:
