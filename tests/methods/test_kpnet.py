@@ -429,15 +429,13 @@ def test_drnet_has_eleven_layers() -> None:
     assert max(depth.values()) == 11
 
 
-@pytest.mark.parametrize(
-    ("backbone", "stride", "of_response"), [("drnet", 2, 2), ("hourglass", 2, 2), ("lite", 4, 4), ("compact", 8, 4)]
-)
-def test_maps_have_their_stride(backbone: str, stride: int, of_response: int) -> None:
+@pytest.mark.parametrize(("backbone", "stride"), [("drnet", 2), ("hourglass", 2), ("lite", 4), ("slim", 4)])
+def test_maps_have_their_stride(backbone: str, stride: int) -> None:
     network = build(7, backbone)
     m = network.multiple
     maps = network(torch.randint(0, 256, (2, 3, m * (128 // m), m * (192 // m))).float())
     cells = (128 // stride, 192 // stride)
-    wanted = {"scale": (2, BINS, *cells), "response": (2, 7, 128 // of_response, 192 // of_response)}
+    wanted = {"scale": (2, BINS, *cells), "response": (2, 7, *cells)}
     if stride > 2:
         wanted["offset"] = (2, 2, *cells)
     assert network.stride == stride
@@ -464,18 +462,24 @@ def test_folded_networks_compute_the_same(backbone: str) -> None:
         assert (value - after[name]).abs().max() <= 1e-9 * value.abs().max(), name
 
 
-@pytest.mark.parametrize("backbone", ["drnet", "lite", "compact"])
-def test_the_first_layer_computes_two_columns_at_once(backbone: str) -> None:
+@pytest.mark.parametrize("boxes", [False, True])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_packed_networks_compute_the_same(backbone: str, boxes: bool) -> None:
     """The input has the channels of four columns as those of one: the same numbers in memory."""
-    network = unlike(build(5, backbone))
+    network = unlike(build(5, backbone, Heads.of(backbone=backbone, boxes=boxes)))
     pixels = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.float64)
     with torch.no_grad():
         before = network(pixels.permute(0, 3, 1, 2))
-        network.fold(columns=True)
-        after = network(pixels.reshape(2, 64, 32, 12).permute(0, 3, 1, 2))
-    assert network.columns == 4
+        network.fold()
+        network.pack()
+        columns = 1 if backbone == "hourglass" else 4
+        after = network(pixels.reshape(2, 64, 128 // columns, 3 * columns).permute(0, 3, 1, 2))
+    assert network.columns == columns
+    assert before.keys() == after.keys()
     for name, value in before.items():
         assert (value - after[name]).abs().max() <= 1e-9 * value.abs().max(), name
+    if backbone != "hourglass":
+        assert len(network.response.weight) == 16
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -564,7 +568,7 @@ def vivid(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize("backbone", ["drnet", "lite", "compact"])
+@pytest.mark.parametrize("backbone", ["drnet", "lite", "slim"])
 def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
     torch.manual_seed(0)
     network = vivid(build(5, backbone))
@@ -590,7 +594,7 @@ def test_proposals_carry_what_the_equations_give(backbone: str) -> None:
             assert found["logit"][image, rank] == pytest.approx(logit, abs=1e-4)
             np.testing.assert_allclose(found["centre"][image, rank], centre, rtol=1e-5)
             assert found["side"][image, rank] == pytest.approx(side, rel=1e-5)
-            shrunk = STRIDE * network.fine / stride  # to cells of 2 pixels
+            shrunk = STRIDE / stride  # to cells of 2 pixels
             region = np.array((*(centre - side / 2), *(centre + side / 2))) * shrunk
             if not (np.abs(centre - [48, 32]) < [48, 32]).all():  # an untrained offset leads out of the image
                 continue

@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402
 
 from lineament.errors import OptionError, WeightsError  # noqa: E402
 from lineament.methods.kpnet import training  # noqa: E402
-from lineament.methods.kpnet.adopt import adopt, narrowed, read_network  # noqa: E402
+from lineament.methods.kpnet.adopt import adopt, narrowed, read_network, refit  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite, Trunk  # noqa: E402
 from lineament.methods.normalisation import settle  # noqa: E402
@@ -100,7 +100,7 @@ def test_boxes_begin_beside_the_landmarks_of_a_file_and_are_kept_beside_others(
     torch.testing.assert_close(begun(again, first)["response"], wanted)
 
 
-@pytest.mark.parametrize(("of", "to"), [("drnet", "lite"), ("drnet", "compact"), ("lite", "compact")])
+@pytest.mark.parametrize(("of", "to"), [("drnet", "lite"), ("drnet", "slim"), ("lite", "slim")])
 def test_a_narrower_network_takes_the_channels_that_carry_most(of: str, to: str) -> None:
     """If all other channels of the wider one carry nothing, the remaining ones compute the same."""
     torch.manual_seed(0)
@@ -127,10 +127,36 @@ def test_a_narrower_network_takes_the_channels_that_carry_most(of: str, to: str)
             torch.testing.assert_close(made, theirs[:, kept])
 
 
+def test_narrow_blocks_are_fitted_to_the_wide_ones() -> None:
+    """Outputs are the wide one's if enough channels are left, and otherwise nearer than before."""
+    torch.manual_seed(0)
+    wide, network = read_network(read_weights("kpnet-lite")).backbone.eval(), build(5, "slim").eval()
+    mine = network.backbone
+    assert isinstance(wide, Lite)
+    assert isinstance(mine, Lite)
+    network.load_state_dict(network.state_dict() | narrowed(wide, mine))
+    x = pixels().float()
+
+    def error() -> float:
+        with torch.no_grad():
+            wanted, made = wide.trunk(x / 128)[2], mine.trunk(x / 128)[2]
+        return float((made - wanted).square().mean() / wanted.square().mean())
+
+    before = error()
+    refit(mine, wide, x)
+    assert error() < before / 4
+    again = build(5, "lite").backbone.eval()
+    again.load_state_dict(wide.state_dict())
+    again.deep.second.conv.weight.data.zero_()
+    refit(again, wide, x)
+    mine = again
+    assert error() < 1e-5
+
+
 def test_normalisation_counts_for_the_importance_of_a_channel() -> None:
     """Channels that it silences are not kept, however large their kernels."""
     torch.manual_seed(0)
-    wide, network = BACKBONES["lite"]().eval(), build(5, "compact")
+    wide, network = BACKBONES["lite"]().eval(), build(5, "slim")
     silent = torch.arange(0, 96, 3)
     with torch.no_grad():
         wide.deep.first.norm.weight[silent] = 0

@@ -70,7 +70,7 @@ def test_a_network_learns_from_shipped_weights(teacher: str, tmp_path: Path) -> 
     """Every parameter has a gradient from the teacher alone, except those of maps that it does not teach."""
     write_data(tmp_path, 6)
     (tmp_path / "recipe.toml").write_text('train = ["scenes.json"]\nval = ["scenes.json"]\n[kpnet]\n')
-    settings = {"backbone": '"compact"', "boxes": "true", "teacher": f'"{teacher}"'}
+    settings = {"backbone": '"slim"', "boxes": "true", "teacher": f'"{teacher}"'}
     settings |= {"canvas": "96", "batch": "4", "held_out": "0"}
     copy_recipe(tmp_path / "recipe.toml", tmp_path / "copy.toml", settings)
     task = training.prepare("kpnet", tmp_path, training.read(tmp_path / "copy.toml"), tmp_path)
@@ -89,6 +89,6 @@ def test_a_network_learns_from_shipped_weights(teacher: str, tmp_path: Path) -> 
 def test_teachers_that_cannot_teach_are_refused() -> None:
     content = read_weights("kpnet-lite")
     with pytest.raises(OptionError, match="landmarks of the network that learns, 21; found 5"):
-        Teacher(content, build(21, "compact", Heads.of(backbone="compact")))
+        Teacher(content, build(21, "slim", Heads.of(backbone="slim")))
     with pytest.raises(OptionError, match="cells of at most 2 pixels, found 4"):
         Teacher(content, build(5, "drnet"))

@@ -224,7 +224,7 @@ def test_boxes_decode_as_in_numpy_and_the_loss_has_the_gradient_of_its_values() 
     assert torch.autograd.gradcheck(lambda o: loss(boxes.decode(o, centre, side)), offsets.requires_grad_())
 
 
-@pytest.mark.parametrize("backbone", ["drnet", "lite", "compact"])
+@pytest.mark.parametrize("backbone", ["drnet", "lite", "slim"])
 def test_a_new_box_is_the_proposal_and_a_learned_one_the_face(backbone: str) -> None:
     """The loss of the boxes does not move the proposals."""
     heads, face = Heads.of(backbone=backbone, boxes=True), [20.0, 18, 46, 52]
@@ -268,7 +268,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [(*names, "drnet", "false") for names in VARIANTS]
     + [(*names, "lite", "false") for names in (VARIANTS[0], VARIANTS[4])]
     + [("soft-argmax", "scalemap", "drnet", "true"), ("argmax", "scalemap", "lite", "true")]
-    + [("soft-argmax", "scalemap", "compact", "true"), ("regression", "scalemap", "compact", "false")],
+    + [("soft-argmax", "scalemap", "slim", "true"), ("regression", "rpn", "slim", "false")],
 )
 def test_every_parameter_of_a_variant_has_a_gradient(
     data: Path,
@@ -303,9 +303,7 @@ def test_other_variants_are_refused(extraction: str, grouping: str) -> None:
         training.KPNetRecipe(train=("a.json",), extraction=extraction, grouping=grouping)
     with pytest.raises(OptionError, match="boxes are learned with the grouping 'scalemap', found 'rpn'"):
         training.KPNetRecipe(train=("a.json",), grouping="rpn", boxes=True)
-    with pytest.raises(OptionError, match="the backbone 'compact' has the grouping 'scalemap', found 'rpn'"):
-        training.KPNetRecipe(train=("a.json",), grouping="rpn", backbone="compact")
-    with pytest.raises(OptionError, match="there are: drnet, hourglass, lite, compact"):
+    with pytest.raises(OptionError, match="there are: drnet, hourglass, lite, slim"):
         training.KPNetRecipe(train=("a.json",), backbone="resnet")
 
 

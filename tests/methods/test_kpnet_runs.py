@@ -29,8 +29,9 @@ from lineament.schemas import schema  # noqa: E402
 from lineament.train import canvases as canvas_task  # noqa: E402
 from lineament.train.checkpoint import CHECKPOINT, begin  # noqa: E402
 from lineament.train.loop import train  # noqa: E402
+from lineament.train.recipe import as_dict  # noqa: E402
 from lineament.train.run import run  # noqa: E402
-from lineament.train.task import WHOLE, Part  # noqa: E402
+from lineament.train.task import WHOLE, Part, to_input  # noqa: E402
 from lineament.weights import read_weights  # noqa: E402
 from networks import ALL, thresholds  # noqa: E402
 from scenes import POINTS, write_data  # noqa: E402
@@ -212,28 +213,50 @@ def test_a_frozen_training_changes_the_boxes_alone(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("initial", ["the phase before", "run"])
 def test_a_training_goes_on_with_the_trunk_of_a_wider_backbone(initial: str, tmp_path: Path) -> None:
-    """By the channels of `narrowed`: in evaluation, normalisation with other statistics computes the same."""
+    """With the channels of `narrowed`, whose outputs are fitted."""
     write_data(tmp_path, 4)
-    first, second = (tiny(tmp_path, backbone=backbone, boxes=True) for backbone in ("lite", "compact"))
+    first, second = (tiny(tmp_path, backbone=backbone, boxes=True) for backbone in ("lite", "slim"))
     wide = train(training.prepare("kpnet", tmp_path, first, tmp_path), first, tmp_path / "run" / "kpnet").eval()
     after, phase = tmp_path / "run" / "kpnet", 2
     if initial == "run":
         after, phase, second = tmp_path / "other" / "kpnet", 1, replace(second, initial=str(tmp_path / "run"))
     task = training.prepare("kpnet", tmp_path, second, tmp_path)
     assert begin(task, second, after, phase)["initial"] == initial
-    cut = build(5, "compact").eval()
+    cut = build(5, "slim").eval()
     cut.load_state_dict(cut.state_dict() | narrowed(wide.backbone, cut.backbone))
-    pixels = torch.rand(1, 3, 64, 64)
+    for name in ("stem", "shallow.first", "down.first", "deep.first", "up", "smooth"):
+        mine, theirs = (of.backbone.get_submodule(name).conv.weight for of in (task.network, cut))
+        assert torch.equal(mine, theirs), name
+    assert torch.equal(task.network.scale.weight, wide.scale.weight)
+    canvases = to_input(torch.as_tensor(task.batch(0)["pixels"]))
     with torch.no_grad():
-        for mine, theirs in zip(task.network.eval().backbone.trunk(pixels), cut.backbone.trunk(pixels), strict=True):
-            torch.testing.assert_close(mine, theirs)
+        wanted, fitted, plain = (of.eval().backbone.trunk(canvases / 128)[2] for of in (wide, task.network, cut))
+    assert (fitted - wanted).square().mean() < (plain - wanted).square().mean() / 2
+
+
+def test_a_phase_may_add_learned_boxes(tmp_path: Path) -> None:
+    """They start as the proposals. All other maps are those of the phase before, even if that knew no boxes."""
+    write_data(tmp_path, 4)
+    first, second = (tiny(tmp_path, boxes=boxes) for boxes in (False, True))
+    before = train(training.prepare("kpnet", tmp_path, first, tmp_path), first, tmp_path / "run").eval()
+    task = training.prepare("kpnet", tmp_path, second, tmp_path)
+    assert begin(task, second, tmp_path / "run", phase=2)["initial"] == "the phase before"
+    pixels = 255 * torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        maps, kept = task.network.eval()(pixels), before(pixels)
+    assert (maps["box"] == 0).all()
+    for name, values in kept.items():
+        torch.testing.assert_close(maps[name], values, atol=1e-3, rtol=1e-3)
+    again = training.prepare("kpnet", tmp_path, second, tmp_path)
+    again.go_on(before.state_dict(), {name: value for name, value in as_dict(first).items() if name != "boxes"})
+    assert torch.equal(again.network.scale.weight, task.network.scale.weight)
 
 
 def test_a_narrower_network_cannot_become_a_wider_one(tmp_path: Path) -> None:
     write_data(tmp_path, 4)
-    narrow, wide = (tiny(tmp_path, backbone=backbone) for backbone in ("compact", "lite"))
+    narrow, wide = (tiny(tmp_path, backbone=backbone) for backbone in ("slim", "lite"))
     train(training.prepare("kpnet", tmp_path, narrow, tmp_path), narrow, tmp_path / "run")
-    with pytest.raises(OptionError, match="a Lite cannot begin with the weights of a Compact"):
+    with pytest.raises(OptionError, match="a Lite cannot begin with the weights of a Slim"):
         begin(training.prepare("kpnet", tmp_path, wide, tmp_path), wide, tmp_path / "run", phase=2)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lineament.errors import OptionError
 from lineament.methods.kpnet.decode import Config
 from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.layers import ConvNorm, UpConv
-from lineament.methods.kpnet.network import Backbone, DRNet, KPNet, Lite, Trunk
-from lineament.methods.normalisation import folded, settle
+from lineament.methods.kpnet.network import DRNet, KPNet, Lite, Trunk
+from lineament.methods.normalisation import folded, only_shift, settle
 from lineament.runtime import read_metadata
 from lineament.schemas import schema
 from lineament.weights import parse_metadata
@@ -66,10 +67,7 @@ def config_of(settings: Mapping[str, Any]) -> Config:
 
 
 def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
-    """Copy the weights of a file to a network: all if the backbone is the same, including the landmarks.
-
-    Maps of other landmarks, of boxes that the file has not learned, and heads of variants keep their weights. Of a
-    wider trunk, see `narrow`.
+    """Copy the weights of a file to a network, see `begin_with`.
 
     Args:
         network: The network to change.
@@ -79,40 +77,85 @@ def adopt(network: KPNet, content: bytes, pixels: Tensor) -> None:
     Raises:
         OptionError: The file cannot be unfolded, or has another backbone whose trunk is not wider.
     """
-    source = read_network(content)
-    if type(network.backbone) is type(source.backbone):
-        _copy(source.state_dict() | joined(source, network), network, pixels)
-    else:
-        narrow(network, source.backbone, pixels)
+    begin_with(network, read_network(content).eval(), pixels)
 
 
-def narrow(network: KPNet, wide: Backbone, pixels: Tensor) -> None:
-    """Copy the most important channels of a trunk to that of a network with fewer.
+def begin_with(network: KPNet, source: KPNet, pixels: Tensor) -> None:
+    """Copy the weights of a network to another: of the same backbone all that have the same shape.
 
-    Heads and the layers after the trunk keep their random weights.
+    Of a wider trunk, these are the most important channels (`narrowed`), and blocks are fitted to its own (`refit`).
+    Heads come along, except from DRNet to another backbone. Maps of other landmarks, and of boxes that the source has
+    not learned, keep their weights. Normalisation takes its statistics from the images.
 
     Args:
         network: The network to change.
-        wide: The backbone to copy from.
+        source: The network to copy from, in evaluation mode.
         pixels: As for `adopt`.
 
     Raises:
-        OptionError: The network has no trunk of this kind with fewer channels.
+        OptionError: The source has another backbone whose trunk is not wider.
     """
-    mine = network.backbone
-    if not (isinstance(wide, DRNet | Lite) and isinstance(mine, Trunk) and _fits(mine, wide)):
+    mine, wide = network.backbone, source.backbone
+    if type(mine) is type(wide):
+        _copy(source.state_dict() | joined(source, network), network)
+    elif isinstance(wide, DRNet | Lite) and isinstance(mine, Lite) and _fits(mine, wide):
+        state = source.state_dict() | joined(source, network) if isinstance(wide, Lite) else {}
+        _copy(state | narrowed(wide, mine), network)
+        training = mine.training
+        refit(mine.eval(), wide, pixels)
+        mine.train(training)
+    else:
         names = (type(backbone).__name__ for backbone in (mine, wide))
         raise OptionError("a {} cannot begin with the weights of a {}".format(*names))
-    _copy(narrowed(wide, mine), network, pixels)
+    settle(network, lambda: network(pixels))
 
 
-def _copy(state: dict[str, Tensor], network: KPNet, pixels: Tensor) -> None:
-    """Copy the tensors that fit, and set the statistics of normalisation."""
+def _copy(state: dict[str, Tensor], network: KPNet) -> None:
+    """Copy the tensors that fit."""
     mine = network.state_dict()
     fitting = {name: value for name, value in state.items() if name in mine and mine[name].shape == value.shape}
     network.load_state_dict(mine | fitting)
-    settle(network, lambda: network(pixels))
     _log.info("%d of %d tensors start from other weights", len(fitting), len(mine))
+
+
+@torch.no_grad()
+def refit(trunk: Lite, wide: DRNet | Lite, pixels: Tensor) -> None:
+    """Fit the residual blocks of a narrow trunk to what those of the wider one compute (He et al. 2017).
+
+    Of each block, this is the kernel of the second layer, by least squares: from the channels that are left, its output
+    comes as near as it can.
+
+    Args:
+        trunk: A trunk with the layers of `narrowed`, in evaluation mode. It changes in place.
+        wide: The trunk that they are from, in evaluation mode.
+        pixels: As for `adopt`.
+    """
+    stream = _stream(wide, trunk)
+    x = y = functional.max_pool2d(functional.relu(wide.stem(pixels / 128)), 2)
+    for name, kept in (("shallow", slice(None)), ("down", stream), ("deep", stream)):
+        mine, theirs = getattr(trunk, name), getattr(wide, name)
+        inner = functional.relu(mine.first(x))
+        wanted = theirs.second(functional.relu(theirs.first(y))) + theirs.shortcut(y)
+        kernel, bias = _least_squares(inner, wanted[:, kept] - mine.shortcut(x))
+        mine.second.conv.weight.copy_(kernel)
+        only_shift(mine.second.norm, bias)
+        x, y = mine(x), functional.relu(wanted)
+
+
+def _least_squares(inputs: Tensor, outputs: Tensor, size: int = 3, ridge: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of the convolution from (n, i, h, w) that comes nearest to (n, o, h, w)."""
+    rows = inputs.shape[1] * size**2 + 1
+    inner = torch.zeros(rows, rows, dtype=torch.float64)
+    outer = torch.zeros(rows, outputs.shape[1], dtype=torch.float64)
+    for x, y in zip(inputs, outputs, strict=True):
+        patches = functional.unfold(x[None], size, padding=size // 2)[0].double()
+        patches = torch.cat([patches, torch.ones(1, patches.shape[1], dtype=torch.float64)])
+        inner += patches @ patches.T
+        outer += patches @ y.flatten(1).T.double()
+    strength = ridge * inner.diagonal()[:-1].mean()
+    inner.diagonal()[:-1] += strength  # not of the bias
+    found = torch.linalg.solve(inner, outer).T.float()
+    return found[:, :-1].unflatten(1, (-1, size, size)), found[:, -1]
 
 
 def joined(source: KPNet, network: KPNet) -> dict[str, Tensor]:
@@ -140,16 +183,13 @@ def _fits(narrow: Trunk, wide: Trunk) -> bool:
     return all(mine <= other for mine, other in pairs) and any(mine < other for mine, other in pairs)
 
 
-def narrowed(wide: DRNet | Lite, trunk: Trunk) -> dict[str, Tensor]:
+def narrowed(wide: DRNet | Lite, trunk: Lite) -> dict[str, Tensor]:
     """The layers that two networks share, cut to the most important channels of the wide one."""
-    shared = ("stem", "shallow", "down", "deep", *(("up", "smooth") if isinstance(trunk, Lite) else ()))
+    shared = ("stem", "shallow", "down", "deep", "up", "smooth")
     state = {f"backbone.{name}": value for name, value in wide.state_dict().items() if name.split(".")[0] in shared}
-    up, shortcut = wide.up.conv, wide.down.shortcut
+    up = wide.up.conv
     assert isinstance(up, nn.Conv2d)
-    assert isinstance(shortcut, ConvNorm)
-    writers = [wide.down.second, shortcut, wide.deep.second]
-    readers = [wide.deep.first, wide.up]
-    stream = _strongest(trunk.deep.second.conv.out_channels, writers=writers, readers=readers)
+    stream = _stream(wide, trunk)
     middle = torch.arange(trunk.shallow.second.conv.out_channels)  # all trunks have the same channels at stride 4
     for name, kept in (("shallow", middle), ("down", stream), ("deep", stream)):
         block, count = getattr(wide, name), getattr(trunk, name).first.conv.out_channels
@@ -159,11 +199,19 @@ def narrowed(wide: DRNet | Lite, trunk: Trunk) -> dict[str, Tensor]:
                 state[key] = state[key][outputs]
         state[f"backbone.{name}.second.conv.weight"] = state[f"backbone.{name}.second.conv.weight"][:, inner]
     state["backbone.deep.first.conv.weight"] = state["backbone.deep.first.conv.weight"][:, stream]
-    if isinstance(trunk, Lite):
+    if isinstance(wide, DRNet):
         # an even position has taps a, b + c on the upsampled map, an odd one a + b, c; before it both have their mean
         mean = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 0.0, 0.5]])
         state["backbone.up.conv.weight"] = torch.einsum("yv,xu,oivu->oiyx", mean, mean, up.weight[:, stream])
     return state
+
+
+def _stream(wide: DRNet | Lite, trunk: Lite) -> Tensor:
+    """Indices of the channels at stride 8 that the narrow trunk has."""
+    shortcut = wide.down.shortcut
+    assert isinstance(shortcut, ConvNorm)
+    writers, readers = [wide.down.second, shortcut, wide.deep.second], [wide.deep.first, wide.up]
+    return _strongest(trunk.deep.second.conv.out_channels, writers=writers, readers=readers)
 
 
 def _strongest(count: int, *, writers: Sequence[ConvNorm | UpConv], readers: Sequence[ConvNorm | UpConv]) -> Tensor:

@@ -35,26 +35,24 @@ class Teacher:
 
     def __init__(self, content: bytes, student: KPNet) -> None:
         teacher = read_network(content).eval().requires_grad_(False)
-        mine, own = (network.channels["response"] // network.fine**2 for network in (student, teacher))
+        mine, own = (network.channels["response"] for network in (student, teacher))
         if mine != own:
             raise OptionError(f"a teacher has the landmarks of the network that learns, {mine}; found {own}")
-        shares = student.stride / teacher.stride, student.stride * teacher.fine / (student.fine * teacher.stride)
-        if any(share < 1 or share % 1 for share in shares):
+        if student.stride < teacher.stride:
             raise OptionError(f"a teacher has cells of at most {student.stride} pixels, found {teacher.stride}")
         teacher.fold()
         self._network = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._scale, self._response = (int(share) for share in shares)
-        self._stride = student.stride // student.fine
+        self._stride, self._share = student.stride, student.stride // teacher.stride
 
     def losses(self, maps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``scale_like`` per face and ``response_like`` per landmark, see `scale_loss` and `response_loss`."""
         with torch.no_grad():
             taught = self._network.to(batch["pixels"].device)(to_input(batch["pixels"]))
-        target = functional.max_pool2d(taught["scale"], self._scale)
+        target = functional.max_pool2d(taught["scale"], self._share)
         return {
             "scale_like": scale_loss(maps["scale"], target) / divisor(batch["faces"].sum()),
             "response_like": response_loss(
-                maps["response"], taught["response"], batch["regions"], self._stride, self._response
+                maps["response"], taught["response"], batch["regions"], self._stride, self._share
             ),
         }
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lineament.export import Entry
 from lineament.methods.kpnet.heads import Heads
@@ -32,14 +31,16 @@ def entries(network: KPNet, heads: Heads, *, two_passes: bool = False) -> dict[s
         network: The network. It does not change.
         heads: Its heads.
         two_passes: For 8-bit integers: compute the logits of the scalemap again at the proposals, so that the map
-            itself may be as coarse; and two columns at once in the first layer (``KPNet.fold``), faster in bytes.
+            itself may be as coarse, and pack layers (``KPNet.pack``).
     """
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
     folded = copy.deepcopy(network).eval()
     if two_passes:
         heads = replace(heads, grouping=TwoPasses(folded.scale, heads.grouping.style))
-    folded.fold(columns=two_passes)
+    folded.fold()
+    if two_passes:
+        folded.pack()
     return {
         "kpnet": Entry(
             Extractor(folded, heads),
@@ -95,8 +96,7 @@ class TwoPasses(nn.Module, Scalemap):
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None
         self.doubling = 2 if isinstance(head, UpConv) else 1
-        kernel = functional.pad(conv.weight.detach(), (1 - conv.kernel_size[0] // 2,) * 4)  # 3x3 also if it was 1x1
-        self.weight = nn.Parameter(kernel.permute(2, 3, 1, 0).flatten(0, 2))  # (9 * channels, 60)
+        self.weight = nn.Parameter(conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2))  # (9 * channels, 60)
         self.bias = nn.Parameter(conv.bias.detach())
 
     def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:  # noqa: D102

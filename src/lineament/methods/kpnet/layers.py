@@ -160,10 +160,11 @@ class Merge(ConvNorm):
 
     def __init__(self, coarse: int, fine: int, outputs: int) -> None:
         super().__init__(coarse + fine, outputs)
+        self.enlarge = Doubled()
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
         """(n, coarse, h, w), (n, fine, 2h, 2w) -> (n, outputs, 2h, 2w)."""
-        return super().forward(torch.cat([doubled(coarse), fine], dim=1))
+        return super().forward(torch.cat([self.enlarge(coarse), fine], dim=1))
 
 
 class Phases(nn.Conv2d):
@@ -209,6 +210,24 @@ class Apart(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         n, channels, h, _ = x.shape
         return x.permute(0, 2, 3, 1).reshape(n, h, -1, channels // 2).permute(0, 3, 1, 2)
+
+
+class Doubled(nn.Module):
+    """Repeat each cell four times: (n, c, h, w) -> (n, c, 2h, 2w).
+
+    Attributes:
+        by_copies: Copy whole columns and rows, which is faster in bytes.
+    """
+
+    by_copies = False
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if not self.by_copies:
+            return doubled(x)
+        n, channels, h, w = x.shape
+        columns = x.permute(0, 2, 3, 1)
+        rows = torch.cat([columns, columns], dim=3).reshape(n, h, 2 * w * channels)
+        return torch.cat([rows, rows], dim=2).reshape(n, 2 * h, 2 * w, channels).permute(0, 3, 1, 2)
 
 
 def widen(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> None:

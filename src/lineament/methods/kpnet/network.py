@@ -1,7 +1,7 @@
 """KPNet's networks (Song et al. 2020, figures 2 and 3): two light backbones, and a head for each of the two maps.
 
-Two more backbones are ours, for plain processors: their scalemaps have stride 4 and 8, and the positions of face
-centres in their cells.
+Two more backbones are ours, for plain processors: their maps have stride 4, and the positions of face centres in their
+cells.
 
 Pixels are scaled without a shift, so black is zero. The edge of a photo, a margin and the padding of the first
 convolution are the same to the network.
@@ -15,7 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lineament.methods.kpnet.layers import Apart, Columns, ConvNorm, Merge, Residual, Stem, UpConv, doubled, widen
+from lineament.methods.kpnet.layers import (
+    Apart,
+    Columns,
+    ConvNorm,
+    Doubled,
+    Merge,
+    Residual,
+    Stem,
+    UpConv,
+    doubled,
+    widen,
+)
 from lineament.methods.kpnet.scales import GRIDS, Grid
 
 
@@ -33,25 +44,25 @@ class KPNet(nn.Module):
     Attributes:
         stride: Pixels of the input per cell of the scalemap.
         multiple: The sides of an input are multiples of this.
-        fine: Cells of a response map along a cell of the scalemap.
-        columns: Columns of the image that are the channels of one column of the input, see ``fold``.
+        columns: Columns of the image that are the channels of one column of the input, see ``pack``.
     """
 
     def __init__(self, backbone: Backbone, scale: nn.Module, response: nn.Module, *, extra: Mapping[str, int]) -> None:
         super().__init__()
         self.backbone, self.scale, self.response, self.extra = backbone, scale, response, dict(extra)
-        self.stride, self.multiple, self.fine = backbone.grid
+        self.stride, self.multiple = backbone.grid
         self.columns = 1
+        self._padding, self._enlarged = 0, 1
         self._is_frozen = False
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(n, 3, h, w) in [0, 255], h and w multiples of ``multiple`` -> maps.
 
         Returns:
-            With the paper's heads: ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, fine*h/stride,
-            fine*w/stride), h of equation 5. If they are in ``extra``: ``offset`` (n, 2, h/stride, w/stride), x and y
-            of a face's centre relative to the cell's centre, in cells; ``box`` (n, 4, h/stride, w/stride), a face's
-            box relative to its proposal, as in R-CNN.
+            With the paper's heads: ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, h/stride,
+            w/stride), h of equation 5. If they are in ``extra``: ``offset`` (n, 2, h/stride, w/stride), x and y of a
+            face's centre relative to the cell's centre, in cells; ``box`` (n, 4, h/stride, w/stride), a face's box
+            relative to its proposal, as in R-CNN.
         """
         return self.maps(self.features(pixels))
 
@@ -63,12 +74,12 @@ class KPNet(nn.Module):
     def maps(self, features: Tensor) -> dict[str, Tensor]:
         """The maps of the heads."""
         maps = {"scale": self.scale(features), "response": self.response(features)}
-        if self.extra:
-            extra = self.extra.values()
-            parts = torch.split(maps["response"], [maps["response"].shape[1] - sum(extra), *extra], dim=1)
-            maps |= zip(("response", *self.extra), parts, strict=True)
-        if self.fine > 1:
-            maps["response"] = functional.pixel_shuffle(maps["response"], self.fine)
+        others = [*self.extra.values(), *([self._padding] if self._padding else [])]
+        if others:
+            parts = torch.split(maps["response"], [maps["response"].shape[1] - sum(others), *others], dim=1)
+            maps |= zip(("response", *self.extra), parts, strict=False)
+        if self._enlarged > 1:
+            maps |= {name: maps[name] / self._enlarged for name in self.extra}
         return maps
 
     @property
@@ -90,23 +101,43 @@ class KPNet(nn.Module):
         self.backbone.train(mode and not self._is_frozen)
         return self
 
-    def fold(self, *, columns: bool = False) -> None:
-        """Fold linear parts into single convolutions: the same function, for inference only.
-
-        Args:
-            columns: The first layer computes two columns at once, except the hourglass's, see
-                `lineament.methods.kpnet.layers.Columns`. The input then has the shape (n, 12, h, w/4).
-        """
+    def fold(self) -> None:
+        """Fold linear parts into single convolutions: the same function, for inference only."""
         for module in self.modules():
             if isinstance(module, (ConvNorm, UpConv, Stem)):
                 module.fold()
         if isinstance(self.backbone, DRNet):
             self.backbone.fill()
-        if columns and isinstance(self.backbone, Trunk):
-            first = self.backbone.stem.conv
-            assert first.bias is not None
-            self.backbone.stem.conv, self.backbone.apart = Columns(first.weight, first.bias), Apart()
-            self.columns = 4
+
+    @torch.no_grad()
+    def pack(self, enlarged: int = 8, block: int = 16) -> None:
+        """After folding, prepare layers for 8-bit integers, once: the same function. The hourglass stays as it is.
+
+        The first layer computes two columns at once (`lineament.methods.kpnet.layers.Columns`), from inputs of the
+        shape (n, 12, h, w/4). Maps are enlarged by copies. The response head is padded to whole blocks of channels,
+        which is several times as fast. All its maps have one range in bytes, so the small values of ``extra`` are
+        enlarged inside.
+
+        Args:
+            enlarged: Factor of the values of ``extra``, which are divided by it afterwards.
+            block: Channels of a block.
+        """
+        if not isinstance(self.backbone, Trunk):
+            return
+        first, response = self.backbone.stem.conv, self.response
+        assert first.bias is not None
+        self.backbone.stem.conv, self.backbone.apart = Columns(first.weight, first.bias), Apart()
+        self.columns = 4
+        for module in self.modules():
+            if isinstance(module, Doubled):
+                module.by_copies = True
+        assert isinstance(response, nn.Conv2d)
+        assert response.bias is not None
+        own = response.out_channels - sum(self.extra.values())
+        response.weight[own:] *= enlarged
+        response.bias[own:] *= enlarged
+        self._padding, self._enlarged = -response.out_channels % block, enlarged
+        widen(response, outputs=self._padding)
 
     @torch.no_grad()
     def unfold(self, tensors: Mapping[str, Tensor]) -> None:
@@ -142,7 +173,7 @@ class Backbone(nn.Module):
 
 
 class Trunk(Backbone):
-    """The common part of `DRNet`, `Lite` and `Compact`: down to stride 8.
+    """The common part of `DRNet` and `Lite`: down to stride 8.
 
     Args:
         early: Channels of the stem.
@@ -245,50 +276,28 @@ class Lite(Trunk):
     grid = GRIDS["lite"]
     stride = 4
 
-    def __init__(self, early: int = 24, middle: int = 32, deep: int = 96) -> None:
-        super().__init__(early, middle, deep)
+    def __init__(self, early: int = 24, middle: int = 32, deep: int = 96, inner: tuple[int, int] | None = None) -> None:
+        super().__init__(early, middle, deep, inner)
         self.up = ConvNorm(deep, middle)
+        self.enlarge = Doubled()
         self.smooth = ConvNorm(middle, middle)
         self.channels = middle
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) -> (n, channels, h/4, w/4)."""
         _, shallow, deep = self.trunk(x)
-        return functional.relu(self.smooth(functional.relu(doubled(self.up(deep)) + shallow)))
+        return functional.relu(self.smooth(functional.relu(self.enlarge(self.up(deep)) + shallow)))
 
 
-class Compact(Trunk):
-    """Lite with narrow residual blocks, heads at stride 8, and more layers at stride 16, which see whole faces.
+class Slim(Lite):
+    """Lite with fewer channels inside the residual blocks."""
 
-    Every cell has 2x2 cells of each response map, so landmarks have stride 4.
-
-    Args:
-        early: Channels of the stem.
-        middle: Channels at stride 4.
-        deep: Channels at strides 8 and 16.
-        inner: Channels inside the residual blocks at strides 4 and 8.
-        late: Channels of the features.
-    """
-
-    grid = GRIDS["compact"]
-    stride = 8
+    grid = GRIDS["slim"]
 
     def __init__(
-        self, early: int = 24, middle: int = 32, deep: int = 96, inner: tuple[int, int] = (24, 64), late: int = 64
+        self, early: int = 24, middle: int = 32, deep: int = 96, inner: tuple[int, int] | None = (24, 64)
     ) -> None:
         super().__init__(early, middle, deep, inner)
-        self.context = nn.Sequential(Residual(deep, deep, stride=2), Residual(deep, deep))
-        self.lateral = ConvNorm(deep, deep, size=1)
-        self.smooth = ConvNorm(deep, late)
-        self.channels = late
-
-    def head(self, channels: int) -> nn.Conv2d:  # noqa: D102
-        return nn.Conv2d(self.channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, h, w) -> (n, channels, h/8, w/8)."""
-        _, _, deep = self.trunk(x)
-        return functional.relu(self.smooth(functional.relu(doubled(self.lateral(self.context(deep))) + deep)))
 
 
-BACKBONES: dict[str, type[Backbone]] = {"drnet": DRNet, "hourglass": Hourglass, "lite": Lite, "compact": Compact}
+BACKBONES: dict[str, type[Backbone]] = {"drnet": DRNet, "hourglass": Hourglass, "lite": Lite, "slim": Slim}

@@ -1,7 +1,7 @@
 """Quantise KPNet to 8-bit integers: an exported file whose convolutions compute in bytes, with ranges from images.
 
 The file must have two passes (see ``export.entries``). A scalemap in bytes is good enough to locate proposals, but not
-to score them. The response map is not quantised: its softmax needs differences that a byte cannot represent.
+to score them. The response maps of the hourglass are not quantised; floats upsample them as fast.
 
 Such a file needs onnxruntime. OpenVINO (2026.4) loads it but computes wrong values in the upsampling.
 """
@@ -25,9 +25,9 @@ Array = NDArray[Any]
 
 PIXELS = "kpnet.pixels"
 CARRIED = ("Conv", "Relu", "MaxPool", "Add", "Concat", "Resize")
-"""Operators to quantise; not those that upsample, nor the convolutions before them, which floats compute as fast."""
+"""Operators to quantise; not the convolutions of an upsampling (`UpConv`), which floats compute as fast."""
 MOVING = ("Transpose", "Reshape")
-"""Operators between the first layer and its pooling that only set columns apart."""
+"""Operators before the last layer that only move columns and rows."""
 CHOOSING = ("ReduceMax", "Transpose", "GatherND")
 """Operators behind them that only select values, and so can read bytes."""
 HIGHEST = 12.0  # largest logit of the scalemap in bytes; higher peaks look alike until the second pass
@@ -84,12 +84,12 @@ def _parts(graph: onnx.GraphProto) -> Parts:
     cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == transposed.output[0])
     scaled = next(node for node in graph.node if cast.output[0] in node.input)
     reshaped = {node.input[0] for node in graph.node if node.op_type == "Reshape"}
-    pooled = next((at for at, node in enumerate(graph.node) if node.op_type == "MaxPool"))
+    last = max(at for at, node in enumerate(graph.node) if node.op_type == "Conv")
     reached, nodes = set(scaled.output), []
     for at, node in enumerate(graph.node):
-        exact = any(name.startswith("kpnet.network.response.") for name in node.input) or node.output[0] in reshaped
-        moves = at < pooled and node.op_type in MOVING
-        if (moves or (node.op_type in CARRIED and not exact)) and reached.intersection(node.input):
+        moves = at < last and node.op_type in MOVING
+        carries = node.op_type in CARRIED and not (node.op_type == "Conv" and node.output[0] in reshaped)
+        if (moves or carries) and reached.intersection(node.input):
             nodes.append(node)
             reached.update(node.output)
     scalemap = next(node.input[0] for node in graph.node if node.op_type == "ReduceMax")

@@ -21,17 +21,15 @@ class Grid(NamedTuple):
     """The grid of a backbone's maps on its input.
 
     Attributes:
-        stride: Pixels of the input per cell of the scalemap.
+        stride: Pixels of the input per cell of a map.
         multiple: The sides of the input are multiples of this.
-        fine: Cells of a response map along a cell of the scalemap.
     """
 
     stride: int
     multiple: int
-    fine: int = 1
 
 
-GRIDS = {"drnet": Grid(STRIDE, 8), "hourglass": Grid(STRIDE, 64), "lite": Grid(4, 8), "compact": Grid(8, 16, fine=2)}
+GRIDS = {"drnet": Grid(STRIDE, 8), "hourglass": Grid(STRIDE, 64), "lite": Grid(4, 8), "slim": Grid(4, 8)}
 """By backbone. The last two are ours."""
 BINS = 60
 """S, the number of scale bins."""

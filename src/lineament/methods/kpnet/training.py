@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,14 +21,14 @@ from lineament.data.canvases import Canvas, Composer, LabelRules, Labels
 from lineament.errors import OptionError
 from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
-from lineament.methods.kpnet.adopt import adopt, config_of, heads_of, narrow, read_network
+from lineament.methods.kpnet.adopt import adopt, begin_with, config_of, heads_of, read_network
 from lineament.methods.kpnet.decode import Config, KPNetDecoder
 from lineament.methods.kpnet.distillation import Teacher
 from lineament.methods.kpnet.export import entries
 from lineament.methods.kpnet.fitting import CANVASES, fitted
 from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.heads.bells import Spread
-from lineament.methods.kpnet.network import BACKBONES, KPNet
+from lineament.methods.kpnet.network import KPNet
 from lineament.methods.kpnet.quantise import quantise
 from lineament.methods.kpnet.scales import LARGEST, SMALLEST
 from lineament.methods.trained import write_trained
@@ -151,18 +151,22 @@ class KPNetTask(CanvasTask):
         adopt(self.network, content, self._first_canvases())
 
     def go_on(self, weights: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
-        """Start from an earlier phase or another run, if of another backbone by `lineament.methods.kpnet.adopt.narrow`.
+        """Start from an earlier phase or another run, if of another network by `begin_with`.
 
         Raises:
-            OptionError: Its backbone has another kind of trunk, or one that is not wider.
+            OptionError: It has another backbone whose trunk is not wider.
         """
-        if recipe["backbone"] == self.recipe.backbone:
+        mine = {name: value.shape for name, value in self.network.state_dict().items()}
+        if mine == {name: value.shape for name, value in weights.items()}:
             super().go_on(weights, recipe)
             return
-        before = BACKBONES[recipe["backbone"]]()
-        before.load_state_dict({name: weights[f"backbone.{name}"] for name in before.state_dict()})
+        defaults = {field.name: field.default for field in fields(self.recipe)}
+        told: dict[str, Any] = defaults | dict(recipe)  # older runs tell less
+        heads = Heads.of(told["grouping"], told["extraction"], told["backbone"], boxes=told["boxes"])
+        before = build(len(schema(told["landmarks"][0])), told["backbone"], heads)
+        before.load_state_dict(weights)
         assert isinstance(self.network, KPNet)
-        narrow(self.network, before, self._first_canvases())
+        begin_with(self.network, before.eval(), self._first_canvases())
 
     def _first_canvases(self) -> Tensor:
         """Whole batches of up to 64 images (n, 3, h, w) in [0, 255], at least one batch."""

@@ -68,10 +68,7 @@ class Heads:
         ):
             if name not in there:
                 raise OptionError(f"kpnet has no {kind} {name!r}; there are: {', '.join(there)}")
-        grid = GRIDS[backbone]
-        own = Style(grid.stride, grid.fine, **style)
-        if own.fine > 1 and grouping != "scalemap":
-            raise OptionError(f"the backbone {backbone!r} has the grouping 'scalemap', found {grouping!r}")
+        own = Style(GRIDS[backbone].stride, **style)
         if own.boxes and grouping != "scalemap":
             raise OptionError(f"boxes are learned with the grouping 'scalemap', found {grouping!r}")
         heads = cls(GROUPINGS[grouping](own), EXTRACTIONS[extraction](own))
@@ -117,7 +114,7 @@ def build(landmarks: int = 5, backbone: str = "drnet", heads: Heads | None = Non
     below = BACKBONES[backbone]()
     extra = heads.grouping.extra
     scale = heads.grouping.head(below, landmarks)
-    response = heads.extraction.head(below, landmarks * below.grid.fine**2, sum(extra.values()))
+    response = heads.extraction.head(below, landmarks, sum(extra.values()))
     if "box" in extra:
         expect_proposals(response)
     return KPNet(below, scale, response, extra=extra)

@@ -27,8 +27,7 @@ class Style:
     """The options of heads.
 
     Attributes:
-        stride: Pixels of the input per cell of the map that detects faces.
-        fine: Cells of a response map along such a cell.
+        stride: Pixels of the input per cell.
         focal: The focal form of equation 4; otherwise as printed.
         spread: How far bells reach, equation 3.
         printed: Proposals as in the paper: the centre of a cell and of a bin. Otherwise the neighbours of the best cell
@@ -37,7 +36,6 @@ class Style:
     """
 
     stride: int = STRIDE
-    fine: int = 1
     focal: bool = True
     spread: Spread = field(default_factory=Spread)
     printed: bool = False
@@ -80,7 +78,7 @@ class Extraction(ABC):
     in_regions = True
 
     def __init__(self, style: Style) -> None:
-        self.style, self.stride = style, style.stride // style.fine
+        self.style, self.stride = style, style.stride
 
     @abstractmethod
     def head(self, backbone: Backbone, landmarks: int, extra: int = 0) -> nn.Module:
