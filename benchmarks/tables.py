@@ -421,6 +421,11 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         "method",
         dict.fromkeys(("val: recall", "val: AP", "crowd: recall", "crowd: AP", "NME"), percent),
     ),
+    "kpnet augmentation": stored(
+        "kpnet-augmentation",
+        "trial",
+        dict.fromkeys(("as they are", "with profiles", "on their side", "covered", "dark", "cut"), percent),
+    ),
     "kpnet boxes": stored(
         "kpnet-boxes",
         "boxes",
