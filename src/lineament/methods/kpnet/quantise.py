@@ -1,7 +1,7 @@
 """Quantise KPNet to 8-bit integers: an exported file whose convolutions compute in bytes, with ranges from images.
 
 The file must have two passes (see ``export.entries``). A scalemap in bytes is good enough to locate proposals, but not
-to score them. The response maps of the hourglass are not quantised; floats upsample them as fast.
+to score them. The response maps of the hourglass, which are upsampled, stay in floats.
 
 Such a file needs onnxruntime. OpenVINO (2026.4) loads it but computes wrong values in the upsampling.
 """
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 PIXELS = "kpnet.pixels"
 CARRIED = ("Conv", "Relu", "MaxPool", "Add", "Concat", "Resize")
-"""Operators to quantise; not the convolutions of an upsampling (`UpConv`), which floats compute as fast."""
+"""Operators to quantise; not the convolutions of an upsampling (`UpConv`), whose four positions floats set apart."""
 MOVING = ("Transpose", "Reshape")
 """Operators before the last layer that only move columns and rows."""
 CHOOSING = ("ReduceMax", "Transpose", "GatherND")
