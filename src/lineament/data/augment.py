@@ -19,7 +19,7 @@ Array = NDArray[Any]
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 """Lightness and two colour axes of NTSC, in which saturation is a length and hue an angle."""
 HAND = 1.32
-"""Area of a hand of `_draw_hand`, by the square of its reach. Whole pixels make small hands larger."""
+"""Area of a hand of `_draw_hand`, divided by the square of its reach. Whole pixels make small hands larger."""
 
 
 @dataclass(frozen=True)

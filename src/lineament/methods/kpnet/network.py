@@ -77,7 +77,7 @@ class KPNet(nn.Module):
         others = [*self.extra.values(), *([self._padding] if self._padding else [])]
         if others:
             parts = torch.split(maps["response"], [maps["response"].shape[1] - sum(others), *others], dim=1)
-            maps |= zip(("response", *self.extra), parts, strict=False)
+            maps |= zip(("response", *self.extra), parts, strict=False)  # without the padding
         if self._enlarged > 1:
             maps |= {name: maps[name] / self._enlarged for name in self.extra}
         return maps
