@@ -1,13 +1,14 @@
 """Tables 1, 2, 3 and 6 of the paper on KPNet, at the scale of our data, for docs/results/kpnet.md (``tables.py``).
 
-python benchmarks/kpnet_experiments.py --run runs/kpnet --data DATA            # all of them
-python benchmarks/kpnet_experiments.py table2 --run runs/kpnet --data DATA     # one
+python benchmarks/kpnet_experiments.py --data DATA                             # all of them
+python benchmarks/kpnet_experiments.py table2 --data DATA                      # one
+python benchmarks/kpnet_experiments.py --train argmax rpn --data DATA            # only train these variants
 python benchmarks/kpnet_experiments.py boxes --boxes mine.onnx --data DATA     # of a file with learned boxes
 python benchmarks/kpnet_experiments.py cost --data DATA                        # operations and times
 
-All variants, KPNet itself included, start from the backbone of that run of ``lineament train kpnet`` and from untrained
-heads. They are trained as a whole, on the same batches, for ``--steps`` steps. This is a fraction of a training, so
-compare their rows with each other, not with those of the run. Finished trainings are in ``--out`` and are not repeated.
+All variants, KPNet itself included, start from the backbone of shipped weights (``--start``) and from untrained heads.
+They are trained as a whole, on the same batches, for ``--steps`` steps. This is a fraction of a training, so compare
+their rows with each other, not with those of shipped weights. Finished trainings are in ``--out`` and are not repeated.
 The score of each variant is fitted and calibrated on the photos of the measurement, as KPNet's is. Regression has no
 peaks. The peak of the embedding is the mean of its landmarks' peaks. The proposals of the RPN are squares, as in the
 scalemap.
@@ -16,6 +17,7 @@ scalemap.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -45,30 +47,34 @@ from lineament.evaluate.results import Result, Scores
 from lineament.export import export
 from lineament.faces import Faces
 from lineament.methods.kpnet import training
+from lineament.methods.kpnet.adopt import config_of, heads_of, read_network
 from lineament.methods.kpnet.decode import eyes_and_nose
 from lineament.methods.kpnet.export import entries
 from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.network import BACKBONES, KPNet
 from lineament.methods.kpnet.quantise import quantise
-from lineament.runtime import load_graph
+from lineament.methods.normalisation import settle
+from lineament.runtime import load_graph, read_metadata
 from lineament.schemas import schema
 from lineament.similarity import transform
-from lineament.train.checkpoint import best_weights
 from lineament.train.loop import train
 from lineament.train.recipe import copy_recipe
 from lineament.train.run import RECIPE
 from lineament.train.task import to_input
 from lineament.views import whole
+from lineament.weights import parse_metadata, read_weights
 
 Array = NDArray[Any]
 Detect = Callable[[Array], Faces]
-VARIANTS = {
-    "soft-argmax": ("soft-argmax", "scalemap"),
-    "argmax": ("argmax", "scalemap"),
-    "regression": ("regression", "scalemap"),
-    "rpn": ("soft-argmax", "rpn"),
-    "embedding": ("argmax", "embedding"),
+VARIANTS: dict[str, dict[str, Any]] = {
+    "soft-argmax": {},
+    "argmax": {"extraction": "argmax"},
+    "regression": {"extraction": "regression"},
+    "rpn": {"grouping": "rpn"},
+    "embedding": {"grouping": "embedding", "extraction": "argmax"},
+    "one bin": {"scale_spread": 0.0},
 }
+"""Settings in which the variants differ from KPNet."""
 ALONE = {
     "convention": "square",
     "boxes": "inferred",
@@ -80,6 +86,8 @@ ALONE = {
 """The squares of the proposals by the probability of the scale."""
 INFERRED = {"boxes": "inferred", "refinement": None, "proposal": 0.0}
 """Boxes from the landmarks alone."""
+SHIPPED = {"DRNet": "kpnet", "Hourglass-light": "kpnet-hourglass"}
+"""Weights of the paper's backbones."""
 LANDSCAPE = (480, 640)
 """Height and width in pixels of the photo whose operations are counted."""
 ROUNDS = 20
@@ -98,35 +106,32 @@ class Experiments:
         file = folder / "kpnet.onnx"
         if file.exists():
             return file
-        extraction, grouping = VARIANTS[name]
+        content = read_weights(args.start)
         settings = {
-            "extraction": f'"{extraction}"',
-            "grouping": f'"{grouping}"',
-            "initial": '""',
+            "backbone": config_of(parse_metadata(read_metadata(content))[1]).backbone,
+            "initial": "",
             "steps": args.steps,
             "batch": args.batch,
             "learning_rate": 1e-3,
-            "warmup": min(50, args.steps),
-            "average": 0.99,
+            "warmup": min(200, args.steps),
+            "average": 0.998,
             "validate_every": args.steps,
+            "workers": 1,
+            "phases": [],
         }
         folder.mkdir(parents=True, exist_ok=True)
-        copy_recipe(args.recipe, folder / RECIPE, {k: str(v) for k, v in settings.items()})
+        written = {key: json.dumps(value) for key, value in (settings | VARIANTS[name]).items()}
+        copy_recipe(args.recipe, folder / RECIPE, written)
         recipe = training.read(folder / RECIPE)
-        task = training.prepare("kpnet", args.data, recipe, args.run)  # its photos are decoded already
-        weights = best_weights(args.run / "kpnet")
-        assert weights is not None, f"{args.run} has no checkpoint yet"
-        of_backbone = {key.removeprefix("backbone."): w for key, w in weights.items() if key.startswith("backbone.")}
-        task.network.backbone.load_state_dict(of_backbone)
+        task = training.prepare("kpnet", args.data, recipe, args.out)  # all variants share the decoded photos
+        task.network.backbone.load_state_dict(read_network(content).backbone.state_dict())
+        pixels = to_input(torch.as_tensor(task.batch(0)["pixels"]))
+        settle(task.network, lambda: task.network(pixels))
         train(task, recipe, folder / "kpnet", lambda step, _: print(f"{name}: {step} of {args.steps}", end="\r"))
         training.finish("kpnet", task, folder)
         return training.export_run(folder, file)
 
-    def whole(self, run: Path) -> Path:
-        """The file of an unchanged run."""
-        return training.export_run(run, self.args.out / f"run-{run.name}.onnx")
-
-    def detector(self, file: Path, **settings: Any) -> Detector:
+    def detector(self, file: str | Path, **settings: Any) -> Detector:
         """The single pass of the paper."""
         single = {"input_size": self.args.input_size, "overview": False}
         return lineament.load(file, threads=self.args.threads, settings=single | settings)
@@ -143,7 +148,7 @@ class Experiments:
 
     # --- the paper's tables ---
 
-    def keep(self, table: str, row: str, file: Path, scores: dict[str, float | None]) -> None:
+    def keep(self, table: str, row: str, file: str | Path, scores: dict[str, float | None]) -> None:
         """Store one row of a table, with shares in percent."""
         args = self.args
         settings: dict[str, Any] = {"input_size": args.input_size, "overview": False}
@@ -162,12 +167,11 @@ class Experiments:
             found = {Path(index).stem: recall(self.detect(detector, index))["recall top 100"] for index in (VAL, CROWD)}
             self.keep("table1", row, file, found)
 
-    def proposers(self) -> Iterator[tuple[str, Path]]:
-        yield "scalemap of DRNet, as it ships", self.whole(self.args.run)
-        if self.args.hourglass:
-            yield "scalemap of Hourglass-light, as it ships", self.whole(self.args.hourglass)
-        yield f"scalemap of DRNet, {self.args.steps} steps", self.variant("soft-argmax")
-        yield f"RPN of DRNet, {self.args.steps} steps", self.variant("rpn")
+    def proposers(self) -> Iterator[tuple[str, str | Path]]:
+        for backbone, weights in SHIPPED.items():
+            yield f"scalemap of {backbone}, as it ships", weights
+        for heads, variant in (("scalemap", "soft-argmax"), ("RPN", "rpn")):
+            yield f"{heads}, {self.args.steps} steps", self.variant(variant)
 
     def table2(self) -> None:
         """Extraction of the landmarks."""
@@ -184,37 +188,33 @@ class Experiments:
 
     def table3(self) -> None:
         """Errors of the proposals and of the landmarks. The last two have boxes from the landmarks alone."""
-        for backbone, run in (("DRNet", self.args.run), ("Hourglass-light", self.args.hourglass)):
-            if run:
-                file = self.whole(run)
-                of_landmarks = self.detector(file, **INFERRED)
-                rows = {
-                    "proposals alone": self.detect(self.detector(file, **ALONE), VAL),
-                    "+ soft-argmax": self.detect(self.detector(file), VAL),
-                    "+ soft-argmax, landmarks' boxes": self.detect(of_landmarks, VAL),
-                    "true boxes, landmarks' boxes": self.in_true_boxes(run, VAL),
-                }
-                for row, found in rows.items():
-                    scores = recall(found)
-                    figures = {"at 50 false positives": scores["recall at 50 fp"], "at 1": scores["recall at 1 fp"]}
-                    self.keep("table3", f"{backbone}, {row}", file, figures)
+        for backbone, weights in SHIPPED.items():
+            rows = {
+                "proposals alone": self.detect(self.detector(weights, **ALONE), VAL),
+                "+ soft-argmax": self.detect(self.detector(weights), VAL),
+                "+ soft-argmax, landmarks' boxes": self.detect(self.detector(weights, **INFERRED), VAL),
+                "true boxes, landmarks' boxes": self.in_true_boxes(weights, VAL),
+            }
+            for row, found in rows.items():
+                scores = recall(found)
+                figures = {"at 50 false positives": scores["recall at 50 fp"], "at 1": scores["recall at 1 fp"]}
+                self.keep("table3", f"{backbone}, {row}", weights, figures)
 
     @torch.no_grad()
-    def in_true_boxes(self, run: Path, index: str) -> Evaluated:
+    def in_true_boxes(self, weights: str, index: str) -> Evaluated:
         """Soft-argmax and convention in the labelled boxes."""
-        recipe = training.read(run / RECIPE)
-        heads, faces = recipe.heads(), []
-        network = build(len(schema(recipe.landmarks[0])), recipe.backbone, heads).eval()
-        network.load_state_dict(best_weights(run / "kpnet") or {})
+        content, faces = read_weights(weights), []
+        network, config = read_network(content).eval(), config_of(parse_metadata(read_metadata(content))[1])
+        extraction, decisive = heads_of(network, config).extraction, eyes_and_nose(schema(config.landmarks))
         for sample in self.samples(index):
             image = lineament.read_image(sample.path)
             h, w = image.shape[:2]
             seen = whole(0, image, self.args.input_size, multiple=network.multiple)
             squares = torch.as_tensor(box_ops.square(sample.boxes[~sample.ignore]) * seen.scale)[None].float()
             response = network(to_input(torch.as_tensor(seen.pixels)[None]))["response"]
-            points, peaks = (values[0].numpy() for values in heads.extraction.extract(response, squares))
+            points, peaks = (values[0].numpy() for values in extraction.extract(response, squares))
             points = points / seen.scale
-            counted = peaks[:, eyes_and_nose(schema(recipe.landmarks[0]))]
+            counted = peaks[:, decisive]
             scores = (1 + counted.sum(-1)) / (1 + counted.shape[1])
             faces.append(Faces.of(convention("wider").boxes(points), scores, points, image_size=(w, h)))
         return Evaluated(self.samples(index), faces)
@@ -315,13 +315,13 @@ def main() -> None:
     tables = ["table1", "table2", "table3", "table6", "cost", "boxes"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=tables[:-1], metavar="TABLE", help=f"of {', '.join(tables)}")
-    parser.add_argument("--run", type=Path, default=Path("runs/kpnet"), help="of DRNet")
-    parser.add_argument("--hourglass", type=Path, help="a run of Hourglass-light, for tables 1 and 3")
+    parser.add_argument("--train", nargs="+", choices=VARIANTS, metavar="VARIANT", help="only train these variants")
+    parser.add_argument("--start", default="kpnet", help="weights whose backbone the variants start from")
     parser.add_argument("--boxes", type=Path, help="a file with learned boxes, for the table of boxes")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/kpnet-experiments"))
     parser.add_argument("--recipe", type=Path, default=Path("recipes/kpnet.toml"))
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--input-size", type=int, default=256)
     parser.add_argument("--pictures", type=int, help="so many of each index only")
@@ -329,6 +329,10 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     experiments = Experiments(args)
+    if args.train:
+        for variant in args.train:
+            experiments.variant(variant)
+        return
     for name in args.tables:
         if name not in tables:
             parser.error(f"no table {name!r}; there are: {', '.join(tables)}")

@@ -21,9 +21,13 @@ from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.methods import trained  # noqa: E402
 from lineament.methods.candidates import Candidates  # noqa: E402
 from lineament.methods.mtcnn import targets, training  # noqa: E402
+from lineament.methods.mtcnn.adopt import adopt  # noqa: E402
 from lineament.methods.mtcnn.network import PNet  # noqa: E402
 from lineament.methods.mtcnn.targets import Kind  # noqa: E402
+from lineament.runtime import load_graph  # noqa: E402
+from lineament.train.checkpoint import phases_in  # noqa: E402
 from lineament.train.run import run  # noqa: E402
+from lineament.train.task import to_input  # noqa: E402
 from lineament.weights import read_weights  # noqa: E402
 from scenes import write_data  # noqa: E402
 
@@ -172,7 +176,7 @@ def crops(tmp_path: Path) -> CropSet:
 
 
 def stage_of(crops: CropSet, **settings: Any) -> training.StageTask:
-    return training.StageTask(PNet(), training.StageRecipe(train=("a.json",), **settings), crops, crops, {})
+    return training.StageTask("pnet", PNet(), training.StageRecipe(train=("a.json",), **settings), crops, crops, {})
 
 
 def test_batches_hold_the_papers_ratio_of_kinds(crops: CropSet) -> None:
@@ -403,3 +407,48 @@ def test_missing_data_and_stages_are_named(tmp_path: Path) -> None:
         run(training, tmp_path, recipe, tmp_path / "run", stage="rnet")
     with pytest.raises(DataError, match=r"scenes\.json.*landmarks"):
         run(training, tmp_path, recipe, tmp_path / "run", stage="pnet")
+
+
+@pytest.mark.parametrize("stage", training.STAGES)
+def test_a_network_starts_as_its_file_left_off(stage: str, crops: CropSet) -> None:
+    content = read_weights("mtcnn")
+    network = training.NETWORKS[stage](5)
+    task = training.StageTask(stage, network, training.StageRecipe(train=("a.json",)), crops, crops, {})
+    task.adopt(content)
+    size = network.size
+    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+    given = {"image": pixels} if stage == "pnet" else {"pixels": pixels.transpose(0, 3, 1, 2).astype(np.float32)}
+    names = ("score", "box") if stage == "pnet" else ("score", "box", "landmarks")
+    expected = load_graph(content, threads=1)(stage, names, **given)
+    with torch.no_grad():
+        found = network(to_input(torch.as_tensor(pixels)))
+    for name, values in zip(names, expected, strict=True):
+        np.testing.assert_allclose(found[name].numpy(), values, atol=1e-4)
+
+
+def test_other_landmarks_start_anew() -> None:
+    content = read_weights("mtcnn")
+    torch.manual_seed(0)
+    five, more = training.NETWORKS["onet"](5), training.NETWORKS["onet"](68)
+    fresh = more.heads["landmarks"].weight.clone()
+    for network in (five, more):
+        adopt(network, content, "onet")
+    assert torch.equal(more.heads["landmarks"].weight, fresh)
+    assert torch.equal(more.dense.weight, five.dense.weight)
+    with pytest.raises(OptionError, match="expected weights of mtcnn, found weights of kpnet"):
+        adopt(five, read_weights("kpnet-lite"), "onet")
+
+
+def test_stages_that_are_not_trained_come_from_the_initial_file(scenes: Path, quick: list[dict[str, Any]]) -> None:
+    run(training, scenes, scenes / "r.toml", scenes / "run", stage="onet", overrides={"initial": '"mtcnn"'})
+    exported, content = quick[-1], read_weights("mtcnn")
+    for stage in ("pnet", "rnet"):
+        expected = training.NETWORKS[stage](5)
+        adopt(expected, content, stage)
+        found = exported["networks"][stage].state_dict()
+        for name, value in expected.state_dict().items():
+            if not (stage == "pnet" and "landmarks" in name):  # not in the file
+                assert torch.equal(found[name], value)
+    past = json.loads(exported["metadata"]["training"])
+    assert [phase["initial"].partition(",")[0] for phase in past["onet"]] == ["mtcnn"]
+    assert past["pnet"] == phases_in(content, "pnet")

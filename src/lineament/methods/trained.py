@@ -14,7 +14,7 @@ from lineament.export import Entry, describe, export
 from lineament.methods import backbones
 from lineament.methods.backbones.base import Backbone, freeze
 from lineament.train.canvases import CanvasRecipe
-from lineament.train.checkpoint import phases_of
+from lineament.train.checkpoint import phases_in, phases_of
 from lineament.train.run import RECIPE
 from lineament.weights import register
 
@@ -68,6 +68,7 @@ def write_trained(
     run: Path,
     method: str,
     stages: Sequence[str],
+    untrained: Mapping[str, bytes] | None = None,
     scores: Mapping[str, float] | None = None,
     half: bool = False,
 ) -> Path:
@@ -79,11 +80,13 @@ def write_trained(
         file: The ONNX file to write.
         run: Folder of the run.
         method: Name of the method.
-        stages: Names of the stages that were trained.
+        stages: Names of the stages.
+        untrained: For stages that were not trained in this run, the weight files that they are from.
         scores: Scores by name to store in the file.
         half: Whether weights are stored as 16-bit floats.
     """
     training = {stage: phases_of(run / stage) for stage in stages}
+    training |= {stage: phases_in(content, stage) for stage, content in (untrained or {}).items()}
     export(made, file, metadata=describe(method, config, run / RECIPE, scores, training=training), half=half)
     register(file)
     return file

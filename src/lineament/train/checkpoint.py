@@ -103,7 +103,7 @@ def begin(task: Task, recipe: Recipe, folder: Path, phase: int) -> dict[str, Any
     if is_weights(recipe.initial):
         content = read_weights(recipe.initial)
         task.adopt(content)
-        past = json.loads(read_metadata(content).get("training", "{}")).get(folder.name, [])
+        past = phases_in(content, folder.name)
         initial = f"{Path(recipe.initial).name}, SHA-256 {hashlib.sha256(content).hexdigest()}"
     elif recipe.initial:
         other = _trained(Path(recipe.initial) / folder.name)
@@ -115,6 +115,12 @@ def begin(task: Task, recipe: Recipe, folder: Path, phase: int) -> dict[str, Any
     best = {"score": -math.inf, "step": 0, "weights": copy.deepcopy(task.network.state_dict())}
     about = {"phase": phase, "past": past, "initial": initial, "data": dict(task.data)}
     return about | {"step": 0, "seconds": 0.0, "best": best}
+
+
+def phases_in(content: bytes, stage: str) -> list[dict[str, Any]]:
+    """The history of a stage in a weight file, see `phases_of`. Files of older versions have none."""
+    found: list[dict[str, Any]] = json.loads(read_metadata(content).get("training", "{}")).get(stage, [])
+    return found
 
 
 def phases_of(folder: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from lineament.errors import DataError, OptionError
 from lineament.export import export
 from lineament.images import read_image
 from lineament.methods.mtcnn import targets
+from lineament.methods.mtcnn.adopt import adopt
 from lineament.methods.mtcnn.decode import MTCNN, Config, distinct
 from lineament.methods.mtcnn.entries import entries
 from lineament.methods.mtcnn.network import ONet, PNet, RNet
@@ -39,6 +40,7 @@ from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
 from lineament.train.samples import Split, read_split
 from lineament.train.task import Batch
+from lineament.weights import is_weights, read_weights
 
 Array = NDArray[Any]
 METHOD = "mtcnn"
@@ -102,10 +104,21 @@ class StageTask(CropTask):
     recipe: StageRecipe
 
     def __init__(
-        self, network: nn.Module, recipe: StageRecipe, crops: CropSet, held_out: CropSet, data: dict[str, Any]
+        self,
+        stage: str,
+        network: nn.Module,
+        recipe: StageRecipe,
+        crops: CropSet,
+        held_out: CropSet,
+        data: dict[str, Any],
     ) -> None:
         super().__init__(network, recipe, crops, held_out, data)
+        self.stage = stage
         self._rows = targets.by_kind(crops.labels["kind"])
+
+    def adopt(self, content: bytes) -> None:
+        """Start from this stage of a file."""
+        adopt(self.network, content, self.stage)
 
     def draw(self, rng: np.random.Generator) -> Array:
         """Rows with the paper's ratio of kinds."""
@@ -162,7 +175,7 @@ def prepare(stage: str, data: Path, recipe: StageRecipe, out: Path) -> StageTask
         sets[split], about[split] = CropSet(folder), found.to_dict()
     torch.manual_seed(recipe.seed)
     network = NETWORKS[stage](len(schema(recipe.landmarks[0])))
-    return StageTask(network, recipe, sets["train"], sets["val"], about)
+    return StageTask(stage, network, recipe, sets["train"], sets["val"], about)
 
 
 def finish(stage: str, task: StageTask, out: Path) -> None:
@@ -182,7 +195,10 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
     """
     recipe = read(out / RECIPE, STAGES[-1])
     made = entries(_networks(out, recipe))
-    return write_trained(made, _config(recipe), file, run=out, method=METHOD, stages=STAGES, scores=scores)
+    untrained = {stage: _initial(out, stage) for stage in STAGES if best_weights(out / stage) is None}
+    return write_trained(
+        made, _config(recipe), file, run=out, method=METHOD, stages=STAGES, untrained=untrained, scores=scores
+    )
 
 
 def _config(recipe: StageRecipe) -> Config:
@@ -191,7 +207,10 @@ def _config(recipe: StageRecipe) -> Config:
 
 
 def _networks(out: Path, recipe: StageRecipe, before: str | None = None) -> dict[str, nn.Module]:
-    """The three networks with their trained weights. All must be trained, or those before a given stage."""
+    """The three networks with their trained weights. All must be trained, or those before a given stage.
+
+    A stage that is not trained is taken from the file that is its ``initial``, if it is one.
+    """
     networks: dict[str, nn.Module] = {}
     for stage in STAGES:
         torch.manual_seed(recipe.seed)
@@ -200,9 +219,20 @@ def _networks(out: Path, recipe: StageRecipe, before: str | None = None) -> dict
         if weights is not None:
             networks[stage].load_state_dict(weights)
         elif before is None or stage in _previous(before):
-            needs = f"{before} learns from what {stage} lets through" if before else "the cascade has three networks"
-            raise OptionError(f"{needs}; train {stage} first (in {out})")
+            content = _initial(out, stage)
+            if not content:
+                needs = (
+                    f"{before} learns from what {stage} lets through" if before else "the cascade has three networks"
+                )
+                raise OptionError(f"{needs}; train {stage} first (in {out}), or name a weight file as its initial")
+            adopt(networks[stage], content, stage)
     return networks
+
+
+def _initial(out: Path, stage: str) -> bytes:
+    """The weight file that a stage of a run starts from. Empty if there is none."""
+    name = phases(out / RECIPE, stage)[0].initial
+    return read_weights(name) if is_weights(name) else b""
 
 
 def _previous(stage: str) -> tuple[str, ...]:
