@@ -20,7 +20,6 @@ from typing import Any
 import cv2
 import kept
 import numpy as np
-from kpnet_experiments import turned
 from measure import CROWD, VAL
 from numpy.typing import NDArray
 
@@ -37,6 +36,7 @@ from lineament.evaluate.results import Result
 from lineament.methods.kpnet import training
 from lineament.methods.kpnet.adopt import config_of
 from lineament.runtime import read_metadata
+from lineament.similarity import transform
 from lineament.train.loop import train
 from lineament.train.recipe import copy_recipe
 from lineament.train.run import RECIPE
@@ -68,6 +68,21 @@ def unchanged(_: np.random.Generator, image: Array, sample: Sample) -> tuple[Arr
 def on_its_side(rng: np.random.Generator, image: Array, sample: Sample) -> tuple[Array, Sample]:
     """A photo rotated by 90 degrees to either side."""
     return turned(image, sample, int(rng.choice([-90, 90])))
+
+
+def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:
+    """An image and its labels, rotated counter-clockwise by a multiple of 90 degrees."""
+    h, w = image.shape[:2]
+    matrix = {0: [[1, 0, 0], [0, 1, 0]], 90: [[0, 1, 0], [-1, 0, w]], -90: [[0, -1, h], [1, 0, 0]]}[degrees]
+    corners = transform(sample.boxes.reshape(-1, 2, 2), np.array(matrix, float))
+    pixels = np.ascontiguousarray(np.rot90(image, degrees // 90))
+    return pixels, replace(
+        sample,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        boxes=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
+        landmarks=transform(sample.landmarks, np.array(matrix, float)),
+    )
 
 
 def covered(rng: np.random.Generator, image: Array, sample: Sample) -> tuple[Array, Sample]:

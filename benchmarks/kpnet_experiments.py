@@ -1,4 +1,4 @@
-"""Tables 1, 2, 3 and 6 of the paper on KPNet, at the scale of our data, for docs/results/kpnet.md (``tables.py``).
+"""The paper's tables 1, 2, 3 and 6, and other comparisons, at the scale of our data, for docs/results/kpnet.md.
 
 python benchmarks/kpnet_experiments.py --data DATA                             # all of them
 python benchmarks/kpnet_experiments.py table2 --data DATA                      # one
@@ -9,6 +9,8 @@ python benchmarks/kpnet_experiments.py cost --data DATA                        #
 All variants, KPNet itself included, start from the backbone of shipped weights (``--start``) and from untrained heads.
 They are trained as a whole, on the same batches, for ``--steps`` steps. This is a fraction of a training, so compare
 their rows with each other, not with those of shipped weights. Finished trainings are in ``--out`` and are not repeated.
+``tables.py`` writes the tables from the results.
+
 The score of each variant is fitted and calibrated on the photos of the measurement, as KPNet's is. Regression has no
 peaks. The peak of the embedding is the mean of its landmarks' peaks. The proposals of the RPN are squares, as in the
 scalemap.
@@ -20,7 +22,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 import kept
 import numpy as np
 import torch
-from measure import CROWD, VAL
+from measure import CROWD, TESTS, VAL, named, wider_scores
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,6 +40,7 @@ from lineament.data.poses import is_profile
 from lineament.data.readers.coco import read_coco
 from lineament.data.sample import Sample
 from lineament.detector import Detector
+from lineament.evaluate import fddb
 from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.landmarks import evaluate_landmarks
 from lineament.evaluate.origin import origin, with_origin
@@ -56,7 +58,6 @@ from lineament.methods.kpnet.quantise import quantise
 from lineament.methods.normalisation import settle
 from lineament.runtime import load_graph, read_metadata
 from lineament.schemas import schema
-from lineament.similarity import transform
 from lineament.train.loop import train
 from lineament.train.recipe import copy_recipe
 from lineament.train.run import RECIPE
@@ -86,6 +87,10 @@ ALONE = {
 """The squares of the proposals by the probability of the scale."""
 INFERRED = {"boxes": "inferred", "refinement": None, "proposal": 0.0}
 """Boxes from the landmarks alone."""
+TURNS = {"upright": 0, "-90°": -90, "+90°": 90}
+"""Rotations of the photos in degrees, counter-clockwise."""
+FAINT = 0.02
+"""Score above which faces count on FDDB and WIDER FACE."""
 SHIPPED = {"DRNet": "kpnet", "Hourglass-light": "kpnet-hourglass"}
 """Weights of the paper's backbones."""
 LANDSCAPE = (480, 640)
@@ -140,11 +145,29 @@ class Experiments:
     def samples(self, index: str) -> list[Sample]:
         return read_coco(self.args.data / index)[: self.args.pictures]
 
-    def detect(self, detector: Detector, index: str, degrees: int = 0, *, profiles: bool = False) -> Evaluated:
-        """All detections in the images of an index, rotated, or only in images with a profile face."""
+    def detect(self, detector: Detector, index: str, *, profiles: bool = False) -> Evaluated:
+        """All detections in the images of an index, or only in images with a profile face."""
         samples = [s for s in self.samples(index) if not profiles or is_profile(s).any()]
-        pictures = [turned(lineament.read_image(s.path), s, degrees) for s in samples]
-        return Evaluated([s for _, s in pictures], [detector.detect(image, threshold=0) for image, _ in pictures])
+        return Evaluated(samples, [detector.detect(sample.path, threshold=0) for sample in samples])
+
+    def on_test(self, test: str, file: Path, degrees: int = 0) -> Evaluated:
+        """Detections in the photos of a test of ``measure.py``, rotated."""
+        detector, samples = self.detector(file), TESTS[test].pictures(self.args.data)[: self.args.pictures]
+        images = (np.rot90(lineament.read_image(sample.path), degrees // 90) for sample in samples)
+        return Evaluated(samples, [detector.detect(np.ascontiguousarray(i), threshold=FAINT) for i in images])
+
+    @cache  # noqa: B019
+    def of_fddb(self, file: Path, degrees: int = 0) -> fddb.Result:
+        """On FDDB, folds 1-5, with photos and faces rotated."""
+        data = self.args.data / "fddb"
+        found = named(self.on_test("fddb", file, degrees), data / "images")
+        truth = fddb.read_ground_truth(data / "ellipseList.txt", data / "image_sizes.txt").rotated(degrees)
+        return fddb.evaluate(found, truth.subset(found.images))
+
+    @cache  # noqa: B019
+    def of_wider(self, file: Path) -> Scores:
+        """Average precision on WIDER FACE by difficulty, in percent."""
+        return wider_scores("kpnet", self.on_test("wider-val", file), self.args.data).scores
 
     # --- the paper's tables ---
 
@@ -177,14 +200,12 @@ class Experiments:
         """Extraction of the landmarks."""
         for name in ("regression", "argmax", "soft-argmax"):
             file = self.variant(name)
-            detector = self.detector(file)
-            turns = {"upright": 0, "-90°": -90, "+90°": 90}
-            found = {turn: self.detect(detector, VAL, degrees) for turn, degrees in turns.items()}
-            sideways = self.detect(detector, VAL, profiles=True)
-            scores = {turn: recall(evaluated)["recall at 50 fp"] for turn, evaluated in found.items()}
+            scores = {turn: self.of_fddb(file, degrees).recall(50) for turn, degrees in TURNS.items()}
+            scores["upright, 1 fp"] = self.of_fddb(file).recall(1)
+            sideways = self.detect(self.detector(file), VAL, profiles=True)
             for least in (0.7, 0.8):
                 scores[f"profiles, IoU {least}"] = recall(sideways, least_iou=least)["recall at 50 fp"]
-            self.keep("table2", name, file, scores | {"NME": nme(found["upright"])})
+            self.keep("table2", name, file, scores | {"NME": nme(self.detect(self.detector(file), VAL))})
 
     def table3(self) -> None:
         """Errors of the proposals and of the landmarks. The last two have boxes from the landmarks alone."""
@@ -220,16 +241,20 @@ class Experiments:
         return Evaluated(self.samples(index), faces)
 
     def table6(self) -> None:
-        """Ways to group landmarks into faces."""
-        for title, name in (("RPN", "rpn"), ("associative embedding", "embedding"), ("KPNet", "soft-argmax")):
-            file = self.variant(name)
-            detector = self.detector(file)
-            found = {"val": self.detect(detector, VAL), "crowd": self.detect(detector, CROWD)}
-            figures = {}
-            for photos, evaluated in found.items():
-                scores = recall(evaluated)
-                figures |= {f"{photos}: recall": scores["recall at 50 fp"], f"{photos}: AP": scores["ap"]}
-            self.keep("table6", f"{title} + DRNet", file, figures | {"NME": nme(found["val"])})
+        """Grouping of landmarks to faces."""
+        for row, name in (("RPN", "rpn"), ("associative embedding", "embedding"), ("KPNet", "soft-argmax")):
+            self.compare("table6", row, self.variant(name))
+
+    def smoothing(self) -> None:
+        """Targets of the scalemap in one bin, as in the paper, or with its neighbours."""
+        for row, name in (("one bin", "one bin"), ("neighbouring bins, too", "soft-argmax")):
+            self.compare("smoothing", row, self.variant(name))
+
+    def compare(self, table: str, row: str, file: Path) -> None:
+        """Store a row of what is found, and how accurately."""
+        scores: dict[str, float | None] = {f"FDDB, {wrong} fp": self.of_fddb(file).recall(wrong) for wrong in (50, 1)}
+        scores |= {name: self.of_wider(file)[name] / 100 for name in ("easy", "medium", "hard")}
+        self.keep(table, row, file, scores | {"NME": nme(self.detect(self.detector(file), VAL))})
 
     def boxes(self) -> None:
         """Ways to make the boxes of a file that has learned some."""
@@ -288,21 +313,6 @@ def untrained(backbone: str) -> KPNet:
     return network.eval()
 
 
-def turned(image: Array, sample: Sample, degrees: int) -> tuple[Array, Sample]:
-    """An image and its labels, rotated counter-clockwise by a multiple of 90 degrees."""
-    h, w = image.shape[:2]
-    matrix = {0: [[1, 0, 0], [0, 1, 0]], 90: [[0, 1, 0], [-1, 0, w]], -90: [[0, -1, h], [1, 0, 0]]}[degrees]
-    corners = transform(sample.boxes.reshape(-1, 2, 2), np.array(matrix, float))
-    pixels = np.ascontiguousarray(np.rot90(image, degrees // 90))
-    return pixels, replace(
-        sample,
-        width=pixels.shape[1],
-        height=pixels.shape[0],
-        boxes=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
-        landmarks=transform(sample.landmarks, np.array(matrix, float)),
-    )
-
-
 def recall(found: Evaluated, least_iou: float = 0.5) -> Scores:
     return evaluate_recall("kpnet", found, least_iou=least_iou).scores
 
@@ -312,7 +322,7 @@ def nme(found: Evaluated) -> float:
 
 
 def main() -> None:
-    tables = ["table1", "table2", "table3", "table6", "cost", "boxes"]
+    tables = ["table1", "table2", "table3", "table6", "smoothing", "cost", "boxes"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=tables[:-1], metavar="TABLE", help=f"of {', '.join(tables)}")
     parser.add_argument("--train", nargs="+", choices=VARIANTS, metavar="VARIANT", help="only train these variants")

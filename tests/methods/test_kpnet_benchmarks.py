@@ -13,7 +13,6 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from lineament.methods.kpnet import training
-from lineament.methods.kpnet.heads import Heads
 from lineament.methods.kpnet.network import BACKBONES
 from lineament.train.loop import train
 from lineament.train.run import RECIPE
@@ -66,17 +65,23 @@ def called(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: o
     benchmark.main()
 
 
-def test_a_papers_table_is_made(run: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_tables_are_made(run: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import kpnet_experiments
 
-    given = ["--run", run, "--data", run.parent, "--out", run.parent / "out", "--input-size", 64]
-    called(kpnet_experiments, monkeypatch, "table3", *given)
-    rows = json.loads((kept / "kpnet-table3.json").read_text())
-    assert len(rows) == 4
-    for row in rows.values():
-        assert all(0 <= share <= 100 for share in row["scores"].values() if share is not None)
-    for extraction, grouping in kpnet_experiments.VARIANTS.values():
-        Heads.of(grouping, extraction)
+    tiny = str(training.export_run(run, run.parent / "tiny.onnx"))
+    monkeypatch.setattr(kpnet_experiments, "SHIPPED", {"DRNet": tiny})
+    given = ["--recipe", run / RECIPE, "--start", tiny, "--steps", 1, "--batch", 2, "--input-size", 64]
+    for tables in (["--train", "soft-argmax", "rpn", "one bin"], ["table1", "table3"]):
+        called(kpnet_experiments, monkeypatch, *tables, *given, "--data", run.parent, "--out", run.parent / "out")
+    for name, count in (("table1", 3), ("table3", 4)):
+        rows = json.loads((kept / f"kpnet-{name}.json").read_text())
+        assert len(rows) == count
+        for row in rows.values():
+            assert all(0 <= share <= 100 for share in row["scores"].values() if share is not None)
+    spreads = {name: training.read(run.parent / "out" / name / RECIPE).scale_spread for name in ("rpn", "one bin")}
+    assert spreads == {"rpn": 1.0, "one bin": 0.0}
+    for settings in kpnet_experiments.VARIANTS.values():
+        training.KPNetRecipe(train=(), **settings).heads()
 
 
 def test_pictures_a_second_are_counted(run: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,14 @@ def test_anchors_are_assigned_as_one_by_one() -> None:
     assert (rpn.assign(FACES[:0], IGNORED[:0], size)[0] == 0).all()
 
 
+def test_a_view_of_few_anchors_has_as_many_proposals() -> None:
+    maps = torch.zeros(1, 4 * len(rpn.SIDES), 1, 2)
+    maps[0, 0, 0, 1] = 5.0  # of the smallest anchors
+    found = rpn.propose(maps, thresholds(1))
+    assert found.logit.isfinite().sum() <= 2 * len(rpn.SIDES) < rpn.PROPOSALS
+    assert (found.logit[0, 0], found.side[0, 0]) == (5, rpn.SIDES[0])
+
+
 def test_what_an_rpn_is_taught_it_proposes() -> None:
     labels, offsets = (torch.as_tensor(a) for a in rpn.assign(FACES, IGNORED, 192))
     taught = torch.cat([labels * 20 - 10, offsets.flatten(0, 1)])[None]

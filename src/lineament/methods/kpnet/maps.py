@@ -27,10 +27,16 @@ def around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     return column, row, there, shifts
 
 
-def leading(threshold: Tensor, logit: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Cut lists (n, m, ...), best first, after the longest run of ``logit`` (n, m) above ``threshold`` (n,), or 1."""
-    count = (logit > threshold[:, None]).sum(dim=1).amax(dim=0).clamp(min=1).item()
-    return tuple(values[:, :count] for values in (logit, *others))
+def leading(values: Tensor, count: int, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of values (n, m) and their indices, best first: f each, at most ``count``.
+
+    f is the number above ``threshold`` (n,) in the row that has most, at least 1. Of fewer than f values, the rest is
+    padding: minus infinity, and the last index.
+    """
+    padded = functional.pad(values, (0, count), value=-torch.inf)
+    best, at = padded.topk(count, dim=1)
+    most = (best > threshold[:, None]).sum(dim=1).amax(dim=0).clamp(min=1).item()
+    return best[:, :most], at[:, :most].clamp(max=values.shape[1] - 1)
 
 
 def at_cells(maps: Tensor, cell: Tensor) -> Tensor:

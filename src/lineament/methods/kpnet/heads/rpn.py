@@ -151,7 +151,7 @@ def propose(maps: Tensor, threshold: Tensor) -> Proposals:
     h, w = maps.shape[2:]
     sides = torch.tensor(SIDES, dtype=maps.dtype)[:, None, None]
     standing = torch.where(sides < 2 * CELL, logits, local_maxima(logits))
-    logit, at = leading(threshold, *standing.flatten(1).topk(PROPOSALS, dim=1))
+    logit, at = leading(standing.flatten(1), PROPOSALS, threshold)
     x = (torch.arange(w) + 0.5) * CELL + offsets[:, 0] * sides
     y = (torch.arange(h)[:, None] + 0.5) * CELL + offsets[:, 1] * sides
     side = sides * offsets[:, 2].clamp(-2, 2).exp()

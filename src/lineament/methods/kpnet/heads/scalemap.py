@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lineament.data.canvases import Labels
 from lineament.methods.kpnet import scales
@@ -170,9 +169,7 @@ def standing(scale: Tensor, threshold: Tensor, floor: float = -torch.inf) -> tup
     Padding has logits of minus infinity. Cells with logits up to ``floor`` are not peaks.
     """
     best = scale.amax(dim=1)
-    peaks = functional.pad(local_maxima(best[:, None], floor).flatten(1), (0, PROPOSALS), value=-torch.inf)
-    logit, at = leading(threshold, *peaks.topk(PROPOSALS, dim=1))
-    at = at.clamp(max=best.shape[1] * best.shape[2] - 1)  # the last cell of a small map, repeated
+    logit, at = leading(local_maxima(best[:, None], floor).flatten(1), PROPOSALS, threshold)
     return logit, at, places(best)[at]
 
 
