@@ -150,17 +150,17 @@ class Experiments:
         samples = [s for s in self.samples(index) if not profiles or is_profile(s).any()]
         return Evaluated(samples, [detector.detect(sample.path, threshold=0) for sample in samples])
 
-    def on_test(self, test: str, file: Path, degrees: int = 0) -> Evaluated:
+    def on_test(self, test: str, file: str | Path, degrees: int = 0, **settings: Any) -> Evaluated:
         """Detections in the photos of a test of ``measure.py``, rotated."""
-        detector, samples = self.detector(file), TESTS[test].pictures(self.args.data)[: self.args.pictures]
+        detector, samples = self.detector(file, **settings), TESTS[test].pictures(self.args.data)[: self.args.pictures]
         images = (np.rot90(lineament.read_image(sample.path), degrees // 90) for sample in samples)
         return Evaluated(samples, [detector.detect(np.ascontiguousarray(i), threshold=FAINT) for i in images])
 
     @cache  # noqa: B019
-    def of_fddb(self, file: Path, degrees: int = 0) -> fddb.Result:
+    def of_fddb(self, file: str | Path, degrees: int = 0, **settings: Any) -> fddb.Result:
         """On FDDB, folds 1-5, with photos and faces rotated."""
         data = self.args.data / "fddb"
-        found = named(self.on_test("fddb", file, degrees), data / "images")
+        found = named(self.on_test("fddb", file, degrees, **settings), data / "images")
         truth = fddb.read_ground_truth(data / "ellipseList.txt", data / "image_sizes.txt").rotated(degrees)
         return fddb.evaluate(found, truth.subset(found.images))
 
@@ -175,7 +175,7 @@ class Experiments:
         """Store one row of a table, with shares in percent."""
         args = self.args
         settings: dict[str, Any] = {"input_size": args.input_size, "overview": False}
-        if table != "boxes":  # their file is trained already
+        if table not in ("boxes", "turned"):  # of files that are trained already
             settings |= {"steps": args.steps, "batch": args.batch}
         result = Result(
             "experiment", row, {k: None if v is None else 100 * v for k, v in scores.items()}, settings=settings
@@ -250,6 +250,15 @@ class Experiments:
         for row, name in (("one bin", "one bin"), ("neighbouring bins, too", "soft-argmax")):
             self.compare("smoothing", row, self.variant(name))
 
+    def turned(self) -> None:
+        """Rotated photos, with and without the setting for them."""
+        for row, settings in (("as they are", {}), ("in all orientations (`turns`)", {"turns": True})):
+            scores: dict[str, float | None] = {}
+            for turn, degrees in TURNS.items():
+                found = self.of_fddb("kpnet", degrees, **settings)
+                scores |= {f"{turn}, {wrong} fp": found.recall(wrong) for wrong in (50, 1)}
+            self.keep("turned", row, "kpnet", scores)
+
     def compare(self, table: str, row: str, file: Path) -> None:
         """Store a row of what is found, and how accurately."""
         scores: dict[str, float | None] = {f"FDDB, {wrong} fp": self.of_fddb(file).recall(wrong) for wrong in (50, 1)}
@@ -322,7 +331,7 @@ def nme(found: Evaluated) -> float:
 
 
 def main() -> None:
-    tables = ["table1", "table2", "table3", "table6", "smoothing", "cost", "boxes"]
+    tables = ["table1", "table2", "table3", "table6", "smoothing", "turned", "cost", "boxes"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=tables[:-1], metavar="TABLE", help=f"of {', '.join(tables)}")
     parser.add_argument("--train", nargs="+", choices=VARIANTS, metavar="VARIANT", help="only train these variants")

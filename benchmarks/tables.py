@@ -422,6 +422,11 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "kpnet table 3": stored("kpnet-table3", "backbone, what", {"at 50 false positives": percent, "at 1": percent}),
     "kpnet table 6": stored("kpnet-table6", "method", dict.fromkeys(COMPARED, percent)),
     "kpnet smoothing": stored("kpnet-smoothing", "targets in", dict.fromkeys(COMPARED, percent)),
+    "kpnet turned": stored(
+        "kpnet-turned",
+        "photos are searched",
+        {f"{turn}, {wrong} fp": percent for turn in ("upright", "-90°", "+90°") for wrong in (50, 1)},
+    ),
     "kpnet augmentation": stored(
         "kpnet-augmentation",
         "trial",
