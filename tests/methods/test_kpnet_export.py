@@ -152,6 +152,16 @@ def test_the_first_layer_stays_in_bytes_until_it_is_pooled(files: tuple[Path, Pa
     assert len({float(values[scale]) for scale in scales}) == 1
 
 
+def test_convolutions_are_in_bytes(files: tuple[Path, Path]) -> None:
+    """All but those of the hourglass that upsample, and what reads their maps."""
+    graph = onnx.load(files[1]).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    in_bytes = [node for node in convolutions if {made.get(n) for n in node.input[:2]} == {"DequantizeLinear"}]
+    backbone = json.loads(load_graph(files[1].read_bytes()).metadata["config"])["backbone"]
+    assert len(convolutions) - len(in_bytes) == (2 if backbone == "hourglass" else 0)
+
+
 def test_a_file_of_one_pass_cannot_become_bytes(tmp_path: Path) -> None:
     whole = export(exported(), tmp_path / "one.onnx", metadata={})
     with pytest.raises(LineamentError, match="two_passes"):

@@ -104,7 +104,10 @@ class TwoPasses(nn.Module, Scalemap):
 
     def strongest(self, features: Tensor, scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Like `lineament.methods.kpnet.heads.scalemap.strongest`, from the features of the scalemaps."""
-        rough, _, cell = standing(scale, threshold - ROUGH, LEAST)
+        # bytes have channels last in memory; rows, since runtimes would move the axis of a map back
+        rows = scale.permute(0, 2, 3, 1).flatten(1, 2)
+        best = rows.amax(dim=2).unflatten(1, scale.shape[2:])
+        rough, _, cell = standing(best, threshold - ROUGH, LEAST)
         column, row, there, _ = around(cell, scale.shape[2], scale.shape[3])
         image = torch.arange(features.shape[0])[:, None, None]
         patch = features.permute(0, 2, 3, 1)[image, row // self.doubling, column // self.doubling] * there[..., None]

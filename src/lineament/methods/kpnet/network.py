@@ -21,6 +21,7 @@ from lineament.methods.kpnet.layers import (
     ConvNorm,
     Doubled,
     Merge,
+    Phases,
     Residual,
     Stem,
     UpConv,
@@ -129,7 +130,7 @@ class KPNet(nn.Module):
         self.backbone.stem.conv, self.backbone.apart = Columns(first.weight, first.bias), Apart()
         self.columns = 4
         for module in self.modules():
-            if isinstance(module, Doubled):
+            if isinstance(module, (Doubled, Phases)):
                 module.by_copies = True
         assert isinstance(response, nn.Conv2d)
         assert response.bias is not None

@@ -25,11 +25,11 @@ Array = NDArray[Any]
 
 PIXELS = "kpnet.pixels"
 CARRIED = ("Conv", "Relu", "MaxPool", "Add", "Concat", "Resize")
-"""Operators to quantise; not the convolutions of an upsampling (`UpConv`), whose four positions floats set apart."""
-MOVING = ("Transpose", "Reshape")
+"""Operators to quantise; not the convolutions of an upsampling (`Phases`) if floats set its four positions apart."""
+MOVING = ("Transpose", "Reshape", "Slice")
 """Operators before the last layer that only move columns and rows."""
-CHOOSING = ("ReduceMax", "Transpose", "GatherND")
-"""Operators behind them that only select values, and so can read bytes."""
+CHOOSING = ("ReduceMax", "Transpose", "Reshape", "GatherND")
+"""Operators behind them that only move or select values, and so can read bytes."""
 HIGHEST = 12.0  # largest logit of the scalemap in bytes; higher peaks look alike until the second pass
 
 
@@ -92,7 +92,10 @@ def _parts(graph: onnx.GraphProto) -> Parts:
         if (moves or carries) and reached.intersection(node.input):
             nodes.append(node)
             reached.update(node.output)
+    made_by = {output: node for node in graph.node for output in node.output}
     scalemap = next(node.input[0] for node in graph.node if node.op_type == "ReduceMax")
+    while made_by[scalemap].op_type in MOVING:
+        scalemap = made_by[scalemap].input[0]
     return Parts(transposed.output[0], scaled.output[0], scalemap if scalemap in reached else None, nodes)
 
 

@@ -158,17 +158,20 @@ def strongest(scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]
         Largest logits (n, f), cells (n, f, 2) as column and row, logits of all bins of a cell (n, f, 60); f by
         ``threshold`` (n,), see `leading`.
     """
-    logit, at, cell = standing(scale, threshold)
+    logit, at, cell = standing(scale.amax(dim=1), threshold)
     # the bins of few cells: the argmax of the whole map takes as long as a convolution
     return logit, cell, scale.flatten(2).gather(2, at[:, None].expand(-1, scale.shape[1], -1)).transpose(1, 2)
 
 
-def standing(scale: Tensor, threshold: Tensor, floor: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
-    """Peaks of scalemaps: logits (n, f), their cells as indices, and as column and row.
+def standing(best: Tensor, threshold: Tensor, floor: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
+    """Peaks of scalemaps, from the largest logits of their cells (n, h, w).
 
-    Padding has logits of minus infinity. Cells with logits up to ``floor`` are not peaks.
+    Cells with logits up to ``floor`` are not peaks.
+
+    Returns:
+        Logits (n, f), their cells as indices (n, f), and as column and row (n, f, 2). Padding has logits of minus
+        infinity.
     """
-    best = scale.amax(dim=1)
     logit, at = leading(local_maxima(best[:, None], floor).flatten(1), PROPOSALS, threshold)
     return logit, at, places(best)[at]
 
