@@ -106,7 +106,7 @@ class TwoPasses(nn.Module, Scalemap):
         """Like `lineament.methods.kpnet.heads.scalemap.strongest`, from the features of the scalemaps."""
         # bytes have channels last in memory; rows, since runtimes would move the axis of a map back
         rows = scale.permute(0, 2, 3, 1).flatten(1, 2)
-        best = rows.amax(dim=2).unflatten(1, scale.shape[2:])
+        best = torch.unflatten(rows.amax(dim=2), 1, scale.shape[2:])
         rough, _, cell = standing(best, threshold - ROUGH, LEAST)
         column, row, there, _ = around(cell, scale.shape[2], scale.shape[3])
         image = torch.arange(features.shape[0])[:, None, None]
