@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -107,7 +108,7 @@ class Proposals(Candidates):
 
 
 class KPNetDecoder:
-    """KPNet for a loaded file. It keeps no state between calls, so threads may share it."""
+    """KPNet for a loaded file. No call changes what another computes, so threads may share it."""
 
     def __init__(self, graph: Graph, config: Config) -> None:
         self.graph, self.config = graph, config
@@ -123,6 +124,7 @@ class KPNetDecoder:
         self._refinement = None if config.refinement is None else np.array(config.refinement, np.float64)
         # the overlap of proposal and landmarks with the most evidence for a face
         self._best_agreement = float(config.evidence is None or config.evidence[2] > 0)
+        self._faintest = lru_cache(self.faintest)  # the same for most images
 
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
@@ -220,7 +222,7 @@ class KPNetDecoder:
         self, shown: Views, numbers: Array, pixels: Array, threshold: float, surpassing: float
     ) -> tuple[Array, ...]:
         """Run the network on views of one shape: the view of each proposal, and the outputs for it."""
-        reaching = [self.faintest(threshold, largest) for largest in shown.largest[numbers]]
+        reaching = [self._faintest(threshold, largest) for largest in shown.largest[numbers]]
         faintest = np.maximum(reaching, surpassing).astype(np.float32)
         outputs = ("logit", "centre", "side", "landmarks", "peaks", *(["box"] if self._is_learned else []))
         found = self.graph("kpnet", outputs, pixels=pixels, threshold=faintest)
