@@ -1,4 +1,4 @@
-"""The paper's tables 1, 2, 3 and 6, and other comparisons, at the scale of our data, for docs/results/kpnet.md.
+"""The paper's tables 1, 2, 3 and 6, figure 1, and other comparisons, for docs/results/kpnet.md.
 
 python benchmarks/kpnet_experiments.py --data DATA                             # all of them
 python benchmarks/kpnet_experiments.py table2 --data DATA                      # one
@@ -29,7 +29,7 @@ from typing import Any
 import kept
 import numpy as np
 import torch
-from measure import CROWD, TESTS, VAL, named, wider_scores
+from measure import CROWD, SIZES, TESTS, VAL, named, wider_scores
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -302,6 +302,28 @@ class Experiments:
             result = Result("experiment", backbone, scores | times, settings={"input": LANDSCAPE}, origin=found)
             kept.keep("kpnet-cost", backbone, result)
 
+    def figure1(self) -> None:
+        """Networks against resolutions: accuracy of the shipped weights over their operations, from stored results."""
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+
+        cost = kept.read("kpnet-cost")
+        figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), dpi=100)
+        for axes, difficulty in zip(panels, ("easy", "medium", "hard"), strict=True):
+            for weights, backbone in (("kpnet-lite", "lite"), ("kpnet", "drnet"), ("kpnet-hourglass", "hourglass")):
+                found = {size: kept.read(f"{weights}-{size}")["wider-val"].scores[difficulty] for size in SIZES}
+                macs = [cost[backbone].scores["GMAC"] * (size / LANDSCAPE[1]) ** 2 for size in SIZES]
+                axes.plot(macs, found.values(), marker="o", label=weights)
+                for x, (size, y) in zip(macs, found.items(), strict=True):
+                    axes.annotate(str(size), (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
+            axes.set(xscale="log", xlabel="GMAC for a photo of 4:3", title=f"average precision, {difficulty}")
+            axes.grid(alpha=0.3)
+        panels[2].legend(loc="lower right")
+        figure.tight_layout()
+        figure.savefig(kept.ROOT / "docs" / "images" / "kpnet-resolution.png")
+
     def exported(self, network: KPNet, backbone: str) -> dict[str, Path]:
         """The files of an untrained network in floats and in bytes."""
         heads = Heads.of(backbone=backbone)
@@ -331,7 +353,7 @@ def nme(found: Evaluated) -> float:
 
 
 def main() -> None:
-    tables = ["table1", "table2", "table3", "table6", "smoothing", "turned", "cost", "boxes"]
+    tables = ["table1", "table2", "table3", "table6", "smoothing", "turned", "cost", "figure1", "boxes"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=tables[:-1], metavar="TABLE", help=f"of {', '.join(tables)}")
     parser.add_argument("--train", nargs="+", choices=VARIANTS, metavar="VARIANT", help="only train these variants")

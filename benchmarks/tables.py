@@ -90,6 +90,7 @@ FDDB = [
     *(Column(f"FDDB, {n} fp", "fddb", f"recall at {n} fp", percent) for n in (50, 500)),
     Column("unseen, 50 fp", "fddb", "unseen: recall at 50 fp", percent),
 ]
+FIRST = Column("FDDB, 1 fp", "fddb", "recall at 1 fp", percent)
 AFLW = [
     Column("found", "landmarks5-test", "recall", share),
     *(Column(name, "landmarks5-test", name.lower(), share) for name in ("NME", "AUC@0.1", "FR@0.1")),
@@ -271,6 +272,11 @@ TOP_DOWN = {
     "68": ("foxnet-640, 68 points", "maskface-640, 68 points", *(f"{front} + isnet-68" for front in FRONTS)),
 }
 """FoxNet, and pipelines of a detector and its landmarks, by schema."""
+TABLE5 = (
+    *(f"{weights}-{size}" for weights in ("kpnet", "kpnet-int8", "kpnet-lite-int8") for size in (256, 640)),
+    *("kpnet-hourglass-256", "mtcnn", "scrfd-500m", "scrfd-2.5g", "yunet-n", "yunet-s", REFERENCE),
+)
+"""KPNet beside others, as in its paper's table 5."""
 COMPARED = ("FDDB, 50 fp", "FDDB, 1 fp", "easy", "medium", "hard", "NME")
 """Scores of KPNet's variants."""
 ALIGNERS = ("foxnet-256", "maskface-256", "kpnet-256", "kpnet-256 + isnet-5", "mtcnn", "mtcnn + isnet-5")
@@ -420,6 +426,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         ),
     ),
     "kpnet table 3": stored("kpnet-table3", "backbone, what", {"at 50 false positives": percent, "at 1": percent}),
+    "kpnet table 5": lambda: compared([SPEED[0], *FDDB[:1], FIRST, *AFLW[:2]], TABLE5),
     "kpnet table 6": stored("kpnet-table6", "method", dict.fromkeys(COMPARED, percent)),
     "kpnet smoothing": stored("kpnet-smoothing", "targets in", dict.fromkeys(COMPARED, percent)),
     "kpnet turned": stored(
