@@ -13,7 +13,7 @@ demo: $(VENV)/core
 
 # Everything that a change must pass: linters, types, import contracts and tests.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/everything
 	$(BIN)/ruff check .

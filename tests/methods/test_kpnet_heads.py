@@ -133,6 +133,15 @@ def test_anchors_are_assigned_as_one_by_one() -> None:
     assert (rpn.assign(FACES[:0], IGNORED[:0], size)[0] == 0).all()
 
 
+def test_a_group_in_one_cell_has_a_side() -> None:
+    heat, tags = torch.full((1, 5, 16, 16), -9.0), torch.zeros(1, 5, 16, 16)
+    heat[:, :, 3, 4] = 5.0
+    found = Heads.of("embedding", "argmax").find(tags, {"response": heat, "scale": tags}, thresholds(1))
+    best = found.logit[0].argmax()
+    assert found.side[0, best] == STRIDE
+    assert found.centre[0, best].tolist() == [4.5 * STRIDE, 3.5 * STRIDE]
+
+
 def test_a_view_of_few_anchors_has_as_many_proposals() -> None:
     maps = torch.zeros(1, 4 * len(rpn.SIDES), 1, 2)
     maps[0, 0, 0, 1] = 5.0  # of the smallest anchors

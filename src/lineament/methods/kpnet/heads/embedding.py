@@ -50,14 +50,17 @@ class Embedding(Grouping):
         return {"tag": tag_loss(maps["scale"], batch["points"], batch["weights"], self.style.stride)}
 
     def find(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor, extraction: Extraction) -> Found:
-        """All groups, unordered. A group's probability is the mean of its landmarks', its square is around them."""
+        """All groups, unordered. A group's probability is the mean of its landmarks', its square is around them and has
+        at least the side of a cell.
+        """
         heat = maps["response"]
         points, likelihood = group(heat, maps["scale"], GROUPS // heat.shape[1], self.style.stride)
         chance = likelihood.mean(-1).clamp(1e-6, 1 - 1e-6)
         logit = torch.log(chance / (1 - chance))
         low, high = points.amin(dim=2), points.amax(dim=2)
         surpass = torch.where(logit > threshold[:, None], logit, -torch.inf)
-        return Found(surpass, (low + high) / 2, (high - low).amax(dim=-1), points, likelihood)
+        side = (high - low).amax(dim=-1).clamp(min=self.style.stride)
+        return Found(surpass, (low + high) / 2, side, points, likelihood)
 
 
 @in_float32
