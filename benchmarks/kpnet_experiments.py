@@ -194,7 +194,7 @@ class Experiments:
         for backbone, weights in SHIPPED.items():
             yield f"scalemap of {backbone}, as it ships", weights
         for heads, variant in (("scalemap", "soft-argmax"), ("RPN", "rpn")):
-            yield f"{heads}, {self.args.steps} steps", self.variant(variant)
+            yield f"{heads}, {self.args.steps:,} steps", self.variant(variant)
 
     def table2(self) -> None:
         """Extraction of the landmarks."""
