@@ -180,7 +180,8 @@ class Experiments:
         result = Result(
             "experiment", row, {k: None if v is None else 100 * v for k, v in scores.items()}, settings=settings
         )
-        found = origin(weights=[file], data=args.data / VAL, threads=args.threads)
+        weights = args.start if Path(file).is_relative_to(args.out) else file  # a variant is named by its start
+        found = origin(weights=[weights], data=args.data / VAL, threads=args.threads)
         kept.keep(f"kpnet-{table}", row, with_origin(result, found))
 
     def table1(self) -> None:
