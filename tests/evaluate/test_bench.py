@@ -41,7 +41,7 @@ def test_accuracy_belongs_to_its_input_size() -> None:
 
 def test_metadata_of_the_weights_have_the_scores() -> None:
     shipped = {each.name: each for each in lineament.models()}
-    assert [choice.size for choice in choices(shipped["kpnet"])] == [256, 640]
+    assert [choice.size for choice in choices(shipped["kpnet"])] == [256, 384, 512, 640]
     assert all(choice.accuracy for choice in choices(shipped["kpnet"]))
 
 
@@ -91,7 +91,7 @@ def test_the_command_compares_draws_and_keeps(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     told = json.loads((tmp_path / "a.json").read_text())
     rows = told["tables"]["choices"]
-    assert rows.keys() == {"kpnet-lite-int8, 256", "kpnet-lite-int8, 640", "mtcnn", "own"}
+    assert rows.keys() == {*(f"kpnet-lite-int8, {size}" for size in (256, 384, 512, 640)), "mtcnn", "own"}
     assert rows["own"] | {"photos/s": 0} == {
         **dict.fromkeys(rows["own"]), "ms": 0.5, "photos/s": 0, "faces": 2
     }  # fmt: skip

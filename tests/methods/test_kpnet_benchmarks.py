@@ -71,15 +71,15 @@ def test_the_papers_tables_are_made(run: Path, kept: Path, monkeypatch: pytest.M
     tiny = str(training.export_run(run, run.parent / "tiny.onnx"))
     monkeypatch.setattr(kpnet_experiments, "SHIPPED", {"DRNet": tiny})
     given = ["--recipe", run / RECIPE, "--start", tiny, "--steps", 1, "--batch", 2, "--input-size", 64]
-    for tables in (["--train", "soft-argmax", "rpn", "one bin"], ["table1", "table3"]):
+    for tables in (["--train", "rpn"], ["table1", "table3"]):
         called(kpnet_experiments, monkeypatch, *tables, *given, "--data", run.parent, "--out", run.parent / "out")
     for name, count in (("table1", 3), ("table3", 4)):
         rows = json.loads((kept / f"kpnet-{name}.json").read_text())
         assert len(rows) == count
         for row in rows.values():
             assert all(0 <= share <= 100 for share in row["scores"].values() if share is not None)
-    spreads = {name: training.read(run.parent / "out" / name / RECIPE).scale_spread for name in ("rpn", "one bin")}
-    assert spreads == {"rpn": 1.0, "one bin": 0.0}
+    groupings = {name: training.read(run.parent / "out" / name / RECIPE).grouping for name in ("rpn", "soft-argmax")}
+    assert groupings == {"rpn": "rpn", "soft-argmax": "scalemap"}
     for settings in kpnet_experiments.VARIANTS.values():
         training.KPNetRecipe(train=(), **settings).heads()
 
