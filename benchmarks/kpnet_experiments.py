@@ -2,7 +2,7 @@
 
 python benchmarks/kpnet_experiments.py --data DATA                             # all of them
 python benchmarks/kpnet_experiments.py table2 --data DATA                      # one
-python benchmarks/kpnet_experiments.py --train argmax rpn --data DATA            # only train these variants
+python benchmarks/kpnet_experiments.py --train argmax rpn --data DATA          # only train these variants
 python benchmarks/kpnet_experiments.py boxes --boxes mine.onnx --data DATA     # of a file with learned boxes
 python benchmarks/kpnet_experiments.py cost --data DATA                        # operations and times
 
