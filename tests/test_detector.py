@@ -212,6 +212,16 @@ def test_faces_are_found_however_an_image_lies(name: str) -> None:
         np.testing.assert_allclose(back.scores, upright.scores, atol=1e-6)
 
 
+def test_one_sure_face_outweighs_many_faint_ones() -> None:
+    photo = lineament.read_image(next(path for path in PHOTOS if path.stem == "astronaut"))
+    (sure,) = lineament.load().detect([photo])
+    faint = replace(sure[np.zeros(12, int)], scores=np.full(12, 0.1, np.float32))
+    assert sure.scores.sum() < faint.scores.sum()
+    orientations = iter([faint, sure, faint, faint])
+    (found,) = detector_module.upright([photo], lambda images: [next(orientations)])
+    assert found.turn == 90
+
+
 PRINTED: dict[str, dict[str, Any]] = {
     "kpnet": {
         "input_size": 256, "overview": False, "evidence": None, "calibration": None, "refinement": None, "proposal": 0.0

@@ -33,6 +33,7 @@ S = TypeVar("S", bound=Source)
 _log = logging.getLogger(__name__)
 
 PIXELS_AT_ONCE = 16_000_000  # in the images that a method processes together
+SURE = 0.999  # a score above this is no more evidence
 
 
 class Detector:
@@ -184,8 +185,9 @@ class Detector:
 def upright(images: Sequence[Array], decode: Callable[[Sequence[Array]], list[Faces]]) -> list[Faces]:
     """Detect in all four orientations of each image.
 
-    A detector finds some faces that lie on their side, with nearly the same scores. So each score counts by how upright
-    its face is: by the cosine of its roll, from the landmarks.
+    A detector finds some faces that lie on their side, with nearly the same scores. So each face counts by how upright
+    it is: by the cosine of its roll, from the landmarks. Many faint detections must not outweigh a sure one, so a face
+    also counts by its evidence, -log(1 - score). The sum for upright faces is -log of the probability that none is one.
 
     Args:
         images: (h, w, 3) each.
@@ -200,13 +202,14 @@ def upright(images: Sequence[Array], decode: Callable[[Sequence[Array]], list[Fa
 
 
 def _uprightness(faces: Faces) -> float:
-    """The sum of the scores, each times the cosine of its face's roll; where landmarks tell no roll, of the scores."""
+    """The sum of the evidence for each face times the cosine of its roll, which is 1 where landmarks do not tell it."""
+    evidence = -np.log1p(-np.minimum(faces.scores, SURE))
     if (faces.schema.name, FIVE.name) not in MAPS and faces.schema != FIVE:
-        return float(faces.scores.sum())
+        return float(evidence.sum())
     points = convert(faces.landmarks, faces.schema, FIVE)
     down = points[:, 3:].mean(axis=1) - points[:, :2].mean(axis=1)  # from the eyes to the mouth
     cosine = down[:, 1] / np.maximum(np.hypot(*down.T), np.finfo(np.float32).eps)
-    return float((faces.scores * np.nan_to_num(cosine, nan=1)).sum())
+    return float((evidence * np.nan_to_num(cosine, nan=1)).sum())
 
 
 def load(
