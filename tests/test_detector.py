@@ -198,6 +198,15 @@ def test_shared_settings_reach_every_detector(name: str, own: dict[str, Any]) ->
     assert len(found(over="min")) <= len(usual)
 
 
+@pytest.mark.parametrize("name", ["kpnet", "maskface"])
+def test_faces_at_the_edges_of_tiles_are_found_once(name: str) -> None:
+    photo = lineament.read_image(next(path for path in PHOTOS if path.stem == "biden-2013"))
+    face = resize(photo[100:620, 320:840], (90, 90))
+    found = lineament.load(name, settings={"tiles": True, "input_size": 320}).detect(np.tile(face, (12, 12, 1)))
+    assert len(found) == 144
+    assert len(np.unique(found.boxes.reshape(-1, 2, 2).mean(axis=1) // 90, axis=0)) == 144
+
+
 @pytest.mark.parametrize("name", ["kpnet", "mtcnn"])
 def test_faces_are_found_however_an_image_lies(name: str) -> None:
     photo = lineament.read_image(next(path for path in PHOTOS if path.stem == "astronaut"))

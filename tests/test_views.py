@@ -78,9 +78,26 @@ def test_batches_hold_every_view_once_by_shape_and_bounded() -> None:
 def test_faces_count_in_their_own_views() -> None:
     view = View(0, np.zeros((8, 8, 3), np.uint8), 1.0, np.zeros(2), smallest=10, largest=20)
     free = View(0, view.pixels, 1.0, np.zeros(2))
-    sides = np.array([9.9, 10, 20, 20.1])
-    assert Views([view, free]).counts(sides, np.zeros(4, int)).tolist() == [False, True, True, False]
-    assert Views([view, free]).counts(sides, np.ones(4, int)).all()
+    boxes = np.array([[0, 0, side, side / 2] for side in (9.9, 10, 20, 20.1)])
+    assert Views([view, free]).counts(boxes, np.zeros(4, int)).tolist() == [False, True, True, False]
+    assert Views([view, free]).counts(boxes, np.ones(4, int)).all()
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_a_face_counts_in_one_tile_and_whole_if_it_is_no_larger_than_the_overlap(overlap: float, mirror: bool) -> None:
+    width, height, side = 700, 300, 256
+    tiles = list(views.tiles(0, np.zeros((height, width, 3), np.uint8), side, overlap=overlap))
+    shown = Views(map(views.mirrored, tiles) if mirror else tiles)
+    y, x = np.mgrid[2:height:7, 2:width:7]
+    half = min(overlap * side / 2, 30)
+    boxes = np.stack([x - half, y - half, x + half, y + half], axis=-1).reshape(-1, 4)
+    inside = ((boxes[:, :2] >= 0) & (boxes[:, 2:] <= [width, height])).all(axis=1)
+    in_tile = np.stack([boxes - np.tile(tile.corner, 2) for tile in tiles])
+    in_view = box_ops.mirror(in_tile, side) if mirror else in_tile
+    counted = shown.counts(in_view, np.arange(len(tiles))[:, None])
+    assert (counted.sum(axis=0) == 1).all()
+    assert ((in_tile[counted & inside] >= 0) & (in_tile[counted & inside] <= side)).all()
 
 
 def test_no_view_is_no_batch() -> None:

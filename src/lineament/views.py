@@ -21,6 +21,8 @@ from lineament.schemas import Schema
 
 Array = NDArray[Any]
 
+EVERYWHERE = (-math.inf, -math.inf, math.inf, math.inf)
+
 
 @dataclass(frozen=True)
 class View:
@@ -33,6 +35,7 @@ class View:
         corner: (2,) position of the view's top left corner in pixels of the image, before mirroring.
         smallest: Smallest side of a face that counts in this view, in its pixels. Other views detect smaller faces.
         largest: Largest side of a face that counts in this view, in its pixels.
+        inner: A box in pixels of the view. A face counts if its centre lies in it. Other views show the other faces.
         mirrored: Whether the view shows the image mirrored.
     """
 
@@ -42,6 +45,7 @@ class View:
     corner: Array
     smallest: float = 0.0
     largest: float = math.inf
+    inner: tuple[float, float, float, float] = EVERYWHERE
     mirrored: bool = False
 
 
@@ -113,6 +117,9 @@ def overview(view: View, longer: float, *, multiple: int = 1) -> View:
 def tiles(number: int, image: Array, side: int, *, overlap: float, multiple: int = 1) -> Iterator[View]:
     """Cover an image with square tiles at full resolution. The last tiles end at the edge of the image.
 
+    A face that the edge of a tile cuts is whole in the next tile. So the border between the faces that count in the one
+    and in the other is the middle of what both show.
+
     Args:
         number: Index of the image.
         image: (h, w, 3) uint8.
@@ -121,20 +128,25 @@ def tiles(number: int, image: Array, side: int, *, overlap: float, multiple: int
         multiple: See ``part``.
     """
     h, w = image.shape[:2]
-    for top in _starts(h, side, overlap):
-        for left in _starts(w, side, overlap):
-            yield part(number, image, scale=1.0, corner=(left, top), size=(side, side), multiple=multiple)
+    for top, above, below in _spans(h, side, overlap):
+        for left, before, behind in _spans(w, side, overlap):
+            tile = part(number, image, scale=1.0, corner=(left, top), size=(side, side), multiple=multiple)
+            yield replace(tile, inner=(before - left, above - top, behind - left, below - top))
 
 
-def _starts(length: int, side: int, overlap: float) -> list[int]:
-    """The starts of the tiles that cover a length."""
+def _spans(length: int, side: int, overlap: float) -> Iterator[tuple[int, float, float]]:
+    """The tiles that cover a length: where each starts, and the borders between which faces count in it."""
     count = max(math.ceil((length - side * overlap) / (side * (1 - overlap))), 1)
-    return np.linspace(0, max(length - side, 0), count).round().astype(int).tolist()
+    starts = np.linspace(0, max(length - side, 0), count).round().astype(int)
+    borders = [-math.inf, *(starts[:-1] + side + starts[1:]) / 2, math.inf]
+    return zip(starts.tolist(), borders[:-1], borders[1:], strict=True)
 
 
 def mirrored(view: View) -> View:
     """The mirrored view, at the same position."""
-    return replace(view, pixels=np.ascontiguousarray(view.pixels[:, ::-1]), mirrored=not view.mirrored)
+    pixels, width = np.ascontiguousarray(view.pixels[:, ::-1]), view.pixels.shape[1]
+    left, top, right, bottom = view.inner
+    return replace(view, pixels=pixels, inner=(width - right, top, width - left, bottom), mirrored=not view.mirrored)
 
 
 class Views:
@@ -157,6 +169,7 @@ class Views:
         self._scale = np.array([view.scale for view in self.views])
         self._corner = np.array([view.corner for view in self.views]).reshape(-1, 2)
         self._width = np.array([float(view.pixels.shape[1]) for view in self.views])
+        self._inner = np.array([view.inner for view in self.views]).reshape(-1, 4)
         self._mirrored = np.array([view.mirrored for view in self.views], bool)
 
     def batches(self, pixels: int) -> Iterator[tuple[Array, Array]]:
@@ -176,9 +189,12 @@ class Views:
                 batch = numbers[start : start + step]
                 yield batch, np.stack([self.views[number].pixels for number in batch])
 
-    def counts(self, sides: Array, view: Array) -> Array:
-        """Whether faces with these sides, in pixels of their views, count in their views (n,)."""
-        return np.asarray((sides >= self.smallest[view]) & (sides <= self.largest[view]))
+    def counts(self, boxes: Array, view: Array) -> Array:
+        """Whether faces with these boxes (..., 4), in pixels of their views, count in their views (...)."""
+        sides, inner = box_ops.longer_side(boxes), self._inner[view]
+        centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+        inside = ((centre >= inner[..., :2]) & (centre < inner[..., 2:])).all(axis=-1)
+        return np.asarray((sides >= self.smallest[view]) & (sides <= self.largest[view]) & inside)
 
     def boxes(self, boxes: Array, view: Array) -> Array:
         """Map boxes (n, 4) from pixels of their views to pixels of their images, float64."""

@@ -179,12 +179,11 @@ class FoxNetDecoder:
         kept = there.sum(axis=1) >= PLACED
         landmarks, chances, view = landmarks[kept], chances[kept], view[kept]
         in_view = self._boxes(landmarks)
-        side = box_ops.longer_side(in_view)
-        kept = np.isfinite(in_view).all(axis=1) & shown.counts(side, view)
+        kept = np.isfinite(in_view).all(axis=1) & shown.counts(in_view, view)
         landmarks = self.filled(landmarks) if self.config.fill else landmarks
-        landmarks, chances, view, in_view, side = (v[kept] for v in (landmarks, chances, view, in_view, side))
+        landmarks, chances, view, in_view = (v[kept] for v in (landmarks, chances, view, in_view))
         landmarks = shown.points(landmarks, view, self.schema)
-        speaks = evidence(chances.mean(axis=1), side)
+        speaks = evidence(chances.mean(axis=1), box_ops.longer_side(in_view))
         return Scored(
             boxes=shown.boxes(in_view, view),
             scores=self._scores(chances.mean(axis=1), speaks),

@@ -151,13 +151,14 @@ class KPNetDecoder:
         shown = Views(view for number, image in enumerate(images) for view in self.views(number, image))
         seen = [self._look(shown, numbers, pixels, threshold, surpassing) for numbers, pixels in shown.batches(AT_ONCE)]
         columns = [np.concatenate(parts) for parts in zip(*seen, strict=True)]
-        _, logit, _, side, _, peaks, *_ = columns
+        _, logit, square, _, peaks, *_ = columns
+        side = box_ops.longer_side(square)
         best = np.full(len(logit), self._best_agreement)
         likely = self._scores(logit, side, best, self._counted(peaks))[0] >= threshold
-        view, logit, centre, side, points, peaks, *box = (column[likely] for column in columns)
+        side = side[likely]
+        view, logit, square, points, peaks, *box = (column[likely] for column in columns)
         points = shown.points(points, view, self.schema)
-        half = side[:, None] / 2
-        square = shown.boxes(np.concatenate([centre - half, centre + half], axis=1), view)
+        square = shown.boxes(square, view)
         expected = self.learned.boxes(points, self.schema)
         same = self.config.convention == self.config.learned
         inferred = expected if same else replace(self.convention, square=False).boxes(points, self.schema)
@@ -226,10 +227,12 @@ class KPNetDecoder:
         faintest = np.maximum(reaching, surpassing).astype(np.float32)
         outputs = ("logit", "centre", "side", "landmarks", "peaks", *(["box"] if self._is_learned else []))
         found = self.graph("kpnet", outputs, pixels=pixels, threshold=faintest)
-        row, rank = np.nonzero((found[0] > faintest[:, None]) & shown.counts(found[2], numbers[:, None]))
-        logit, centre, side, points, peaks, *box = (values[row, rank] for values in found)
-        columns = self.config.columns
-        return numbers[row], logit.astype(np.float64), centre, side, points[:, columns], peaks[:, columns], *box
+        logit, centre, side, *rest = found
+        square = np.concatenate([centre - side[..., None] / 2, centre + side[..., None] / 2], axis=-1)
+        kept = (logit > faintest[:, None]) & shown.counts(square, numbers[:, None])
+        points, peaks, *box = (values[kept] for values in rest)
+        columns, view = self.config.columns, numbers[kept.nonzero()[0]]
+        return view, logit[kept].astype(np.float64), square[kept], points[:, columns], peaks[:, columns], *box
 
 
 def evidence(logit: Array, side: Array, agreement: Array, peaks: Array) -> Array:

@@ -136,7 +136,7 @@ class MaskFaceDecoder:
             row=row,
             regions=box_ops.grown(in_view, self.config.region_margin),
         )
-        seen = seen[shown.counts(box_ops.longer_side(in_view), view)].sized(min_face, max_face)
+        seen = seen[shown.counts(in_view, view)].sized(min_face, max_face)
         one_pass = replace(self.config, voting=None)
         stands = replace(seen, image=seen.view).suppressed(one_pass, self.config.nms, threshold)
         stands = replace(stands, image=shown.image[stands.view])
