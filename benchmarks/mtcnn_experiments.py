@@ -1,10 +1,10 @@
 """The paper's experiments with MTCNN's networks, kept in docs/results/data, and their curves.
 
-lineament train mtcnn --recipe benchmarks/mtcnn_experiments.toml --data DATA --out runs/mtcnn-experiments
-python benchmarks/mtcnn_experiments.py --run runs/mtcnn-experiments --data DATA
+python benchmarks/mtcnn_experiments.py --data DATA
 
-The run makes the crops. With each seed, every network is trained on crops of its stage, on the same batches as the
-others of this stage, without changes of light. Finished trainings are in the folder of the run and are not repeated.
+The shipped cascade makes the crops (mtcnn_experiments.toml). With each seed, every network is trained from random
+weights on crops of its stage, on the same batches as the others of this stage. Crops and finished trainings are in the
+folder of the run and are not made again.
 ``tables.py`` writes the tables of docs/results/mtcnn.md from the results.
 """
 
@@ -31,6 +31,7 @@ from lineament.methods.mtcnn import training
 from lineament.methods.mtcnn.network import SingleTaskNet
 from lineament.methods.mtcnn.training import NETWORKS
 from lineament.train.loop import train
+from lineament.train.recipe import copy_recipe
 from lineament.train.run import RECIPE
 from lineament.train.task import to_input
 
@@ -74,7 +75,7 @@ NETS = ("12-Net", "P-Net", "24-Net", "R-Net", "48-Net", "O-Net")
 """Table 1."""
 LOSS, ACCURACY, BOX, TIME = "validation loss (eq. 1)", "accuracy, %", "box error (0.5 x eq. 2)", "300 forwards, s"
 VALIDATIONS = 10  # of a training
-BATCH = {"pnet": 1024, "rnet": 256, "onet": 128}
+SETTINGS = Path(__file__).with_suffix(".toml")
 
 
 class Curves(NamedTuple):
@@ -114,10 +115,10 @@ def trained(name: str, seed: int, task: training.StageTask, args: argparse.Names
         task: The crops.
         args: The options.
     """
-    variant, folder = VARIANTS[name], args.run / "experiments" / f"{args.steps} steps" / f"{name}, seed {seed}"
+    variant = VARIANTS[name]
     cut = training.read(args.run / RECIPE, variant.stage)
-    length = {"steps": args.steps, "validate_every": args.steps // VALIDATIONS, "batch": BATCH[variant.stage]}
-    recipe = replace(cut, **length | {"seed": seed, "light": None} | dict(variant.changes))
+    changes = {"seed": seed, "initial": "", "validate_every": cut.steps // VALIDATIONS, **variant.changes}
+    folder, recipe = args.run / f"{name}, {cut.steps} steps, seed {seed}", replace(cut, **changes)
     torch.manual_seed(seed)
     task.network, task.recipe = variant.network(), recipe
     train(task, recipe, folder, lambda step, _: print(f"{name}, seed {seed}: {step}", end="\r"))
@@ -141,7 +142,7 @@ def keep_all(curves: Mapping[str, Curves], args: argparse.Namespace) -> None:
     """Store the tables. Each replaces an earlier one."""
     found = origin(weights=[], data=args.data / VAL, threads=torch.get_num_threads())
     found["packages"] |= packages("torch")
-    settings = {"steps": args.steps, "seeds": args.seeds}
+    steps = {stage: training.read(args.run / RECIPE, stage).steps for stage in training.STAGES}
     scores = {name: of.last() for name, of in curves.items()}
     for name in NETS:
         variant = VARIANTS[name]
@@ -149,6 +150,7 @@ def keep_all(curves: Mapping[str, Curves], args: argparse.Namespace) -> None:
     for experiment, rows in (("mining", MINING), ("joint", JOINT), ("nets", {name: name for name in NETS})):
         kept.write(f"mtcnn-{experiment}", {})
         for row, name in rows.items():
+            settings = {"steps": steps[VARIANTS[name].stage], "seeds": args.seeds}
             result = Result("experiment", row, dict(scores[name]), settings=settings, origin=found)
             kept.keep(f"mtcnn-{experiment}", row, result)
 
@@ -177,12 +179,12 @@ def plot(curves: Mapping[str, Curves], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/mtcnn-experiments"), help="whose crops to train on")
+    parser.add_argument("--run", type=Path, default=Path("runs/mtcnn-experiments"), help="folder to write to")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    copy_recipe(SETTINGS, args.run / RECIPE, {})
     tasks = {
         stage: training.prepare(stage, args.data, training.read(args.run / RECIPE, stage), args.run)
         for stage in training.STAGES

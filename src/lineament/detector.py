@@ -21,7 +21,9 @@ from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
 from lineament.images import Color, Source, is_source, read_image
 from lineament.methods import METHODS, Decoder, DetectionMethod, LandmarkMethod, LandmarkStage, Method, method
+from lineament.methods.mtcnn.decode import MTCNN
 from lineament.methods.settings import DetectorSettings, ViewSettings, checked
+from lineament.methods.verification import Verified, check
 from lineament.runtime import Graph, load_graph
 from lineament.schemas import FIVE, MAPS, convert
 from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, parse_metadata, read_weights
@@ -33,6 +35,7 @@ S = TypeVar("S", bound=Source)
 _log = logging.getLogger(__name__)
 
 PIXELS_AT_ONCE = 16_000_000  # in the images that a method processes together
+VERIFIER = "mtcnn"  # the weights whose O-Net verifies faces
 SURE = 0.999  # a score above this is no more evidence
 
 
@@ -267,8 +270,13 @@ def load(
     own = _replaced(of, own, {} if settings is None else settings)
     again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings)
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
+    decoder = kind.decoder(graph, own)
+    if own.verify:
+        check(of, own)
+        cascade, _, _, config = _loaded(VERIFIER, runtime, device, threads)
+        decoder, files = Verified(decoder, MTCNN(cascade, config)), [*files, VERIFIER]
     weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}
-    return Detector(of, kind.decoder(graph, own), own, stage, again, weights, graph.device)
+    return Detector(of, decoder, own, stage, again, weights, graph.device)
 
 
 def load_stage(

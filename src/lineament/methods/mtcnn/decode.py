@@ -193,6 +193,17 @@ class MTCNN:
         scores = sigmoid(evidence @ np.array(self.config.agreement))
         return replace(found, landmarks=seen.mean(axis=1), landmark_scores=scores)
 
+    def opinions(self, images: Sequence[Array], boxes: Sequence[Array]) -> list[Array]:
+        """O-Net's logits for the boxes (n, 4) in each image: the score of the square around each box."""
+        counts = [len(those) for those in boxes]
+        windows = box_ops.square(np.concatenate(boxes, dtype=np.float64))
+        if not len(windows):
+            return [np.empty(0) for _ in images]
+        logits, *_ = self._look(
+            "onet", [Pyramid(image) for image in images], windows, np.arange(len(images)).repeat(counts)
+        )
+        return np.split(logits, np.cumsum(counts)[:-1])
+
     def _look(
         self, stage: Literal["rnet", "onet"], pyramids: Sequence[Pyramid], windows: Array, image: Array
     ) -> list[Array]:
