@@ -37,6 +37,7 @@ from lineament.boxes import longer_side
 from lineament.data.readers.coco import read_coco
 from lineament.data.readers.wider import read_wider_mat
 from lineament.data.sample import Sample
+from lineament.detector import VERIFIER
 from lineament.evaluate import fddb, pascal, wider
 from lineament.evaluate.detections import Detections, pick
 from lineament.evaluate.labelled import Evaluated, read_detections
@@ -95,6 +96,8 @@ SIZES = (256, 384, 512, 640)
 TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
 """MaskFace's options at test time."""
 UNREFINED = {"input_size": 640, "refinement": None}
+VERIFIED = ("kpnet", "kpnet-int8", "kpnet-lite-int8", "maskface", "foxnet")
+"""Weights that are also measured with O-Net's opinion."""
 FILLED = {"input_size": 640, "fill": True}
 """FoxNet with all landmarks placed, so that every face that it detects has an error."""
 BEHIND = {"5": ("landmarks5-test",), "68": ("landmarks5-test", "landmarks68-test")}
@@ -192,6 +195,14 @@ DETECTORS = {
         tests=("wider-val",),
     ),
     **{f"{name}-640-unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},
+    **{
+        f"{name}-640-verified": Detector(
+            weights=name,
+            settings={"input_size": 640, "verify": True},
+            about="O-Net's opinion counts in the scores",
+        )
+        for name in VERIFIED
+    },
     "scrfd-500m": Detector("scrfd", "scrfd_500m_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
     "scrfd-2.5g": Detector("scrfd", "scrfd_2.5g_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
     "yunet-n": Detector("yunet", "yunet_n_640_640.onnx", about="threshold 0.6; photos as they are"),
@@ -353,7 +364,7 @@ def tests_of(name: str) -> Sequence[str]:
     """The tests of a detector that tables show."""
     if DETECTORS[name].tests:
         return DETECTORS[name].tests
-    if name.endswith("-unrefined"):
+    if name.endswith(("-unrefined", "-verified")):
         return "wider-val", "detection-val", "detection-val-crowd"
     if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):
         return "wider-val", "detection-val, as shipped", "detection-val-crowd, as shipped"
@@ -391,7 +402,8 @@ class Bench:
     def weights(self, name: str) -> list[str]:
         """Names and files of a detector's weights."""
         detector = DETECTORS[name]
-        used = [text for text in (detector.weights, detector.landmarks) if is_weights(text)]
+        verifier = VERIFIER if detector.settings.get("verify") else ""
+        used = [text for text in (detector.weights, detector.landmarks, verifier) if is_weights(text)]
         return used if detector.ours else [f"{self.peers}/{weights}" for weights in used]
 
     def used(self, name: str) -> list[str]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import kept
 from kept import ROOT
-from measure import CROWDS, DETECTORS, FILLED, FRONTS, KPNETS, REFERENCE, SIZES
+from measure import CROWDS, DETECTORS, FILLED, FRONTS, KPNETS, REFERENCE, SIZES, VERIFIED
 
 from lineament.evaluate.origin import is_current
 from lineament.evaluate.results import Result
@@ -168,6 +168,18 @@ def refinement() -> list[str]:
     }
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
     return table("weights, boxes", [c.title for c in columns], rows)
+
+
+def verified() -> list[str]:
+    """Detectors alone, and with O-Net's opinion."""
+    columns = [*WIDER, *(column for column in VALIDATION if "alike" not in column.title), SPEED[0]]
+    names = {
+        f"{weights}-640{of}": f"`{weights}`{how}"
+        for weights in VERIFIED
+        for of, how in (("", ""), ("-verified", ", `verify`"))
+    }
+    rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
+    return table("detector", [c.title for c in columns], rows)
 
 
 KNOWN = {
@@ -398,6 +410,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "kpnet landmarks": lambda: by_size(AFLW),
     "kpnet speed": lambda: by_size(SPEED),
     "kpnet refinement": refinement,
+    "verified": verified,
     **{f"{weights} by face size": (lambda w=weights: recall_by_face_size(w)) for weights in KPNETS},
     "redaction": stored(
         "redact",
