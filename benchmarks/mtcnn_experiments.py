@@ -74,7 +74,7 @@ JOINT = {"with landmarks": "O-Net", "without": "O-Net without landmarks"}
 NETS = ("12-Net", "P-Net", "24-Net", "R-Net", "48-Net", "O-Net")
 """Table 1."""
 LOSS, ACCURACY, BOX, TIME = "validation loss (eq. 1)", "accuracy, %", "box error (0.5 x eq. 2)", "300 forwards, s"
-VALIDATIONS = 10  # of a training
+VALIDATIONS = 5  # of a training
 SETTINGS = Path(__file__).with_suffix(".toml")
 
 

@@ -23,7 +23,7 @@ from lineament.images import Color, Source, is_source, read_image
 from lineament.methods import METHODS, Decoder, DetectionMethod, LandmarkMethod, LandmarkStage, Method, method
 from lineament.methods.mtcnn.decode import MTCNN
 from lineament.methods.settings import DetectorSettings, ViewSettings, checked
-from lineament.methods.verification import Verified, check
+from lineament.methods.verification import Verified, check_verifiable
 from lineament.runtime import Graph, load_graph
 from lineament.schemas import FIVE, MAPS, convert
 from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, parse_metadata, read_weights
@@ -272,7 +272,7 @@ def load(
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
     decoder = kind.decoder(graph, own)
     if own.verify:
-        check(of, own)
+        check_verifiable(of, own)
         cascade, _, _, config = _loaded(VERIFIER, runtime, device, threads)
         decoder, files = Verified(decoder, MTCNN(cascade, config)), [*files, VERIFIER]
     weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}

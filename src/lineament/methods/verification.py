@@ -64,7 +64,7 @@ class Verified:
         return replace(faces, scores=scores)[best]
 
 
-def check(method: str, settings: DetectorSettings) -> None:
+def check_verifiable(method: str, settings: DetectorSettings) -> None:
     """Check that the faces of a detector can be verified.
 
     Raises:
