@@ -62,10 +62,10 @@ def test_finished_trainings_are_not_repeated(tmp_path: Path, monkeypatch: pytest
     write_data(tmp_path, 4)
     run = tmp_path / "run"
     run.mkdir()
-    (run / "recipe.toml").write_text('train = ["scenes.json"]\nval = ["scenes.json"]\n[pnet]\nworkers = 0\n')
-    args = SimpleNamespace(run=run, steps=10)
+    settings = 'train = ["scenes.json"]\nval = ["scenes.json"]\n[pnet]\nworkers = 0\nsteps = 10\nbatch = {}\n'
+    (run / "recipe.toml").write_text(settings.format(20))
+    args = SimpleNamespace(run=run)
     task = training.prepare("pnet", tmp_path, training.read(run / "recipe.toml", "pnet"), run)
-    monkeypatch.setattr(experiments, "BATCH", {"pnet": 20})
     first = [experiments.trained("P-Net", seed, task, args) for seed in (0, 1)]
     logs = [(folder / "log.jsonl").read_text() for folder in first]
     curves = experiments.Curves.of(first)
@@ -74,6 +74,14 @@ def test_finished_trainings_are_not_repeated(tmp_path: Path, monkeypatch: pytest
     assert experiments.trained("P-Net", 0, task, args) == first[0]
     again = (first[0] / "log.jsonl").read_text().removeprefix(logs[0]).splitlines()
     assert [json.loads(line)["from"] for line in again] == [10]
-    monkeypatch.setattr(experiments, "BATCH", {"pnet": 30})
+    (run / "recipe.toml").write_text(settings.format(30))
     with pytest.raises(OptionError, match="other settings"):
         experiments.trained("P-Net", 0, task, args)
+
+
+def test_the_settings_name_what_makes_the_crops() -> None:
+    for stage in training.STAGES:
+        recipe = training.read(experiments.SETTINGS, stage)
+        assert recipe.initial == "mtcnn"
+        assert recipe.steps % experiments.VALIDATIONS == 0
+        assert (recipe.light, recipe.coarse) == (None, None)
