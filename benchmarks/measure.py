@@ -96,7 +96,7 @@ SIZES = (256, 384, 512, 640)
 TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
 """MaskFace's options at test time."""
 UNREFINED = {"input_size": 640, "refinement": None}
-VERIFIED = ("kpnet", "kpnet-int8", "kpnet-lite-int8", "maskface")
+VERIFIED = ("kpnet", "kpnet-int8", "kpnet-lite-int8")
 """Weights that are also measured with O-Net's opinion."""
 FILLED = {"input_size": 640, "fill": True}
 """FoxNet with all landmarks placed, so that every face that it detects has an error."""
