@@ -65,7 +65,7 @@ VARIANTS = {
     "R-Net": Variant("rnet"),
     "24-Net": Variant("rnet", is_single=True),
     "O-Net": Variant("onet"),
-    "48-Net": Variant("onet", is_single=True, seeds=2),  # it takes as long as three O-Nets
+    "48-Net": Variant("onet", is_single=True, seeds=1),  # it takes as long as three O-Nets
     "O-Net without mining": Variant("onet", {"hardest": 1.0}),
     "O-Net without landmarks": Variant("onet", {"landmark_weight": 0.0}),
 }
