@@ -364,8 +364,10 @@ def tests_of(name: str) -> Sequence[str]:
     """The tests of a detector that tables show."""
     if DETECTORS[name].tests:
         return DETECTORS[name].tests
-    if name.endswith(("-unrefined", "-verified")):
+    if name.endswith("-unrefined"):
         return "wider-val", "detection-val", "detection-val-crowd"
+    if name.endswith("-verified"):
+        return "wider-val", *(f"detection-{of}{how}" for of in ("val", "val-crowd") for how in ("", ", as shipped"))
     if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):
         return "wider-val", "detection-val, as shipped", "detection-val-crowd, as shipped"
     if name == "foxnet-640" or name in FRONTS:

@@ -172,7 +172,7 @@ def refinement() -> list[str]:
 
 def verified() -> list[str]:
     """Detectors alone, and with O-Net's opinion."""
-    columns = [*WIDER, *(column for column in VALIDATION if "alike" not in column.title)]
+    columns = [*WIDER, *(column for column in (*VALIDATION, *SHIPPED) if not column.title.endswith(("alike", "F1")))]
     names = {
         f"{weights}-640{of}": f"`{weights}`{how}"
         for weights in VERIFIED
@@ -569,9 +569,9 @@ def is_old(result: Result) -> bool:
     return bool(result.origin.get("kept")) or not is_current(result.origin)
 
 
-def _weights(result: Result) -> str:
+def _weights(result: Result) -> list[str]:
     """Names and digests of the weights of a result."""
-    return ", ".join(f"`{used['file']}` {used['sha256'][:8]}" for used in result.origin["weights"])
+    return [f"`{used['file']}` {used['sha256'][:8]}" for used in result.origin["weights"]]
 
 
 def _age(result: Result) -> str:
@@ -601,7 +601,7 @@ def _notes(results: Sequence[Result], marks: dict[str, str], means: Callable[[Se
 
 def _means(results: Sequence[Result]) -> str:
     """Machines and weights."""
-    weights = dict.fromkeys(_weights(result) for result in results if result.origin["weights"])
+    weights = dict.fromkeys(file for result in results for file in _weights(result))
     return f"{_machines(results)}{': ' if weights else ''}{', '.join(weights)}"
 
 
