@@ -367,7 +367,7 @@ def tests_of(name: str) -> Sequence[str]:
     if name.endswith("-unrefined"):
         return "wider-val", "detection-val", "detection-val-crowd"
     if name.endswith("-verified"):
-        return "wider-val", *(f"detection-{of}{how}" for of in ("val", "val-crowd") for how in ("", ", as shipped"))
+        return "wider-val", "detection-val", "detection-val-crowd", "detection-val, as shipped"
     if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):
         return "wider-val", "detection-val, as shipped", "detection-val-crowd, as shipped"
     if name == "foxnet-640" or name in FRONTS:
