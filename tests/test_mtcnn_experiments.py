@@ -58,7 +58,7 @@ def test_each_network_takes_the_crops_of_its_stage(name: str) -> None:
     assert set(outputs) == ({"score"} if variant.is_single else {"score", "box", "landmarks"})
 
 
-def test_finished_trainings_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_trainings_are_not_repeated(tmp_path: Path) -> None:
     write_data(tmp_path, 4)
     run = tmp_path / "run"
     run.mkdir()
