@@ -58,6 +58,8 @@ def as_models(values: Iterable[Any], model: type[T], where: Callable[[int], str]
         problem, _, place = str(error).partition(" - at `$")
         key = f"{place[:-1].lstrip('.')}: " if place else ""
         raise DataError(f"{where(len(models))}: {key}{problem[0].lower()}{problem[1:]}") from None
+    except LookupError:  # msgspec takes a NumPy number for a mapping, because it has ``__getitem__``
+        raise DataError(f"{where(len(models))}: expected an object of plain values, found a value of NumPy") from None
     return models
 
 
