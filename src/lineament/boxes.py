@@ -169,6 +169,12 @@ def longer_side(boxes: Array) -> Array:
     return np.asarray((boxes[..., 2:] - boxes[..., :2]).max(axis=-1))
 
 
+def sized(boxes: Array, smallest: float, largest: float | None) -> Array:
+    """Which boxes (n,) have a longer side from ``smallest`` to ``largest``. ``None``: no upper limit."""
+    side = longer_side(boxes)
+    return np.asarray((side >= smallest) & (side <= (np.inf if largest is None else largest)))
+
+
 def grown(boxes: Array, margin: float) -> Array:
     """Boxes (n, 4) that reach ``margin`` of their sides further on every side."""
     reach = (boxes[..., 2:] - boxes[..., :2]) * margin

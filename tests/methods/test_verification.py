@@ -1,4 +1,4 @@
-"""Verified detectors: O-Net's opinion counts in the scores, and nothing else changes."""
+"""Verified detectors: O-Net's opinion counts in the scores and the boxes, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import lineament
+from lineament.boxes import iou, longer_side
 from lineament.calibration import logit, sigmoid
 from lineament.detector import Detector
 from lineament.errors import OptionError
 from lineament.faces import Faces
+from lineament.methods import verification
 from lineament.methods.mtcnn.decode import MTCNN
 from lineament.methods.verification import BIAS, WEIGHT, Verified
 from lineament.schemas import FIVE
@@ -21,7 +23,7 @@ from lineament.schemas import FIVE
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
 ASTRONAUT = lineament.read_image(ROOT / "examples" / "photos" / "astronaut.jpg")
-FACE, WALL = [175.0, 65, 275, 205], [10.0, 300, 110, 400]
+FACE, WALL = [178.0, 62, 272, 182], [10.0, 300, 110, 400]
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +56,51 @@ def verify(decoder: Any, cascade: MTCNN, images: Sequence[np.ndarray], threshold
 
 
 def test_o_net_tells_faces_from_what_is_none(cascade: MTCNN) -> None:
-    ((face, wall),) = cascade.opinions([ASTRONAUT], [np.array([FACE, WALL])])
+    (((face, wall), boxes),) = cascade.opinions([ASTRONAUT], [np.array([FACE, WALL])])
     assert face > 3
     assert wall < -3
+    assert iou(boxes[:1], np.array([FACE])) > 0.7
 
 
 def test_scores_are_of_both_and_faces_stay_as_they_are(cascade: MTCNN) -> None:
     faces = given([WALL, FACE], [0.7, 0.6], ASTRONAUT)
     (found,) = verify(Given([faces]), cascade, [ASTRONAUT], 0.0)
-    np.testing.assert_array_equal(found.boxes, faces.boxes[::-1])  # the better score first
-    np.testing.assert_array_equal(found.landmarks, faces.landmarks[::-1])
-    (opinions,) = cascade.opinions([ASTRONAUT], [faces.boxes])
+    ((opinions, boxes),) = cascade.opinions([ASTRONAUT], [faces.boxes])
     expected = sigmoid(logit(faces.scores) + WEIGHT * opinions.clip(max=8) + BIAS)
-    np.testing.assert_allclose(found.scores, expected[::-1], rtol=1e-5)
+    np.testing.assert_allclose(found.scores, expected[::-1], rtol=1e-5)  # the better score first
+    np.testing.assert_allclose(found.boxes, (faces.boxes + boxes)[::-1] / 2, rtol=1e-5)
+    np.testing.assert_array_equal(found.landmarks, faces.landmarks[::-1])
+
+
+def test_a_loose_box_becomes_more_accurate(cascade: MTCNN) -> None:
+    loose = np.add([FACE], [-15, 20, 25, 20])
+    (found,) = verify(Given([given(loose.tolist(), [0.9], ASTRONAUT)]), cascade, [ASTRONAUT], 0.1)
+    assert iou(found.boxes, np.array([FACE])) > iou(loose, np.array([FACE])) + 0.05
+
+
+def test_boxes_that_come_closer_are_one_face(cascade: MTCNN) -> None:
+    shifted = np.add(FACE, [30, 0, 30, 0]).tolist()
+    assert iou(np.array([FACE]), np.array([shifted])) < 0.6
+    (found,) = verify(Given([given([shifted, FACE, WALL], [0.8, 0.9, 0.99], ASTRONAUT)]), cascade, [ASTRONAUT], 0.0)
+    assert len(found) == 2
+    assert iou(found.boxes[:1], np.array([FACE])) > 0.8
+
+
+def test_sizes_are_those_of_the_returned_boxes(cascade: MTCNN) -> None:
+    detector = Verified(Given([given([FACE], [0.9], ASTRONAUT)]), cascade)
+    (face,) = detector([ASTRONAUT], threshold=0.1, min_face=1, max_face=None)
+    side = float(longer_side(face.boxes)[0])
+    for smallest, largest, count in ((side + 1, None, 0), (1, side - 1, 0), (side - 1, side + 1, 1)):
+        (found,) = detector([ASTRONAUT], threshold=0.1, min_face=smallest, max_face=largest)
+        assert len(found) == count
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.5, 0.9])
-def test_no_face_is_lost_that_reaches_the_threshold(cascade: MTCNN, threshold: float) -> None:
+def test_no_face_is_lost_that_reaches_the_threshold(
+    cascade: MTCNN, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores = np.linspace(0.001, 1, 200)
+    monkeypatch.setattr(verification, "OVERLAP", 1.0)  # all are one face
     faces = given([FACE] * 200, scores, ASTRONAUT)
     (every,) = verify(Given([faces]), cascade, [ASTRONAUT], 0.0)
     (found,) = verify(decoder := Given([faces]), cascade, [ASTRONAUT], threshold)
@@ -91,7 +120,7 @@ def test_images_of_a_call_do_not_matter_to_each_other(cascade: MTCNN) -> None:
     together = verify(Given(faces), cascade, images, 0.1)
     for image, those, found in zip(images, faces, together, strict=True):
         (alone,) = verify(Given([those]), cascade, [image], 0.1)
-        np.testing.assert_array_equal(found.boxes, alone.boxes)
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-6)
 
 
@@ -104,8 +133,8 @@ def test_shipped_detectors_can_be_verified(name: str) -> None:
     detector, verified = found(verify=True)
     assert set(detector.weights) == {name, "mtcnn"}
     for usual, faces in zip(found()[1], verified, strict=True):
-        sure = usual[usual.scores > 0.9].boxes
-        np.testing.assert_array_equal(np.isin(sure[:, 0], faces.boxes[:, 0]), True)
+        sure = usual[usual.scores > 0.9]
+        assert (iou(sure.boxes, faces.boxes).max(axis=1, initial=0) > 0.6).all()
         assert (np.diff(faces.scores) <= 0).all()
         assert faces.scores.min(initial=1) >= 0.6
 

@@ -47,8 +47,7 @@ class Candidates:
 
     def sized(self, smallest: float, largest: float | None) -> Self:
         """Select boxes whose longer sides, in pixels of their image, are in a range. ``None``: no upper limit."""
-        side = box_ops.longer_side(self.boxes)
-        return self[(side >= smallest) & (side <= (np.inf if largest is None else largest))]
+        return self[box_ops.sized(self.boxes, smallest, largest)]
 
     def suppressed(self, settings: DetectorSettings, overlap: float, threshold: float) -> Self:
         """Keep one candidate per face, best first.

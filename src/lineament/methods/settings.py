@@ -153,7 +153,7 @@ class DetectorSettings(MethodSettings):
         flip: Also detect in the mirrored image, with equal weight. Takes twice the time.
         turns: Also detect in the image turned by 90, 180 and 270 degrees. The orientation with the most upright faces
             stands, and ``Faces.turn`` names it. Takes four times the time.
-        verify: Also ask MTCNN's O-Net about each face, and count its opinion in the scores
+        verify: Also ask MTCNN's O-Net about each face, and count its opinion in the scores and the boxes
             (`lineament.methods.verification`).
         suppression: What happens at the end to the lower-scoring of two overlapping boxes. "nms" removes it.
             "soft-linear" and "soft-gaussian" lower its score (Soft-NMS, see ``lineament.boxes.soft_nms``).
@@ -170,7 +170,7 @@ class DetectorSettings(MethodSettings):
         False,
         "Detect in all four orientations, and keep the one with most upright faces: for photos without EXIF.",
     )
-    verify: bool = option(False, "Ask mtcnn's last network about each face as well: ranks faces better.")
+    verify: bool = option(False, "Ask mtcnn's last network about each face as well: better scores and boxes.")
     suppression: Suppression = "nms"
     sigma: Positive = 0.5
     over: Overlap = "union"

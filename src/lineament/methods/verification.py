@@ -1,6 +1,7 @@
 """A second opinion on the faces of any detector: MTCNN's O-Net looks at each. Ours, in no paper.
 
-O-Net sees a face from its pixels alone, the detectors from their maps. What both take for a face is rarely wrong.
+O-Net sees a face from its pixels alone, the detectors from their maps. What both take for a face is rarely wrong, and
+the mean of both boxes is more accurate than either.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament.boxes import nms, sized
 from lineament.calibration import logit, sigmoid
 from lineament.errors import OptionError
 from lineament.faces import Faces
@@ -31,10 +33,14 @@ MOST = 8.0
 """Largest logit of O-Net that counts, so that a lowest score of the detector follows from a threshold."""
 SURE = 1 - 1e-4
 """Largest score of a detector that counts. Faces above it are ranked by O-Net alone."""
+SHARE = 0.5
+"""Share of O-Net's box in the box of a face. Validation photos chose it, by the mean overlap."""
+OVERLAP = 0.6
+"""Overlap above which boxes that came closer are one face. The one with the lower score is removed."""
 
 
 class Verified:
-    """A detector whose scores count O-Net's opinion as well. Boxes and landmarks stay as they are.
+    """A detector whose scores and boxes count O-Net's opinion as well. Landmarks stay as they are.
 
     Args:
         decoder: The detector.
@@ -52,16 +58,16 @@ class Verified:
         lowest = float(sigmoid(logit(threshold) - BIAS - WEIGHT * MOST))
         found = self._decoder(images, threshold=lowest, min_face=min_face, max_face=max_face)
         opinions = self._cascade.opinions(images, [faces.boxes for faces in found])
-        judged = [self._judged(faces, opinion) for faces, opinion in zip(found, opinions, strict=True)]
-        return [faces[faces.scores >= threshold] for faces in judged]
+        judged = [self._judged(faces, *opinion) for faces, opinion in zip(found, opinions, strict=True)]
+        return [faces[(faces.scores >= threshold) & sized(faces.boxes, min_face, max_face)] for faces in judged]
 
     @staticmethod
-    def _judged(faces: Faces, opinion: Array) -> Faces:
-        """The faces with the scores of both, best first."""
+    def _judged(faces: Faces, logits: Array, boxes: Array) -> Faces:
+        """The faces with the scores and the boxes of both, best first."""
         certain = np.minimum(faces.scores.astype(np.float64), SURE)
-        scores = sigmoid(logit(certain) + WEIGHT * np.minimum(opinion, MOST) + BIAS).astype(np.float32)
-        best = np.argsort(-scores, kind="stable")
-        return replace(faces, scores=scores)[best]
+        scores = sigmoid(logit(certain) + WEIGHT * np.minimum(logits, MOST) + BIAS).astype(np.float32)
+        moved = (faces.boxes + SHARE * (boxes - faces.boxes)).astype(np.float32)
+        return replace(faces, scores=scores, boxes=moved)[nms(moved, scores, OVERLAP)]
 
 
 def check_verifiable(method: str, settings: DetectorSettings) -> None:
