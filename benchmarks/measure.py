@@ -199,7 +199,7 @@ DETECTORS = {
         f"{name}-640-verified": Detector(
             weights=name,
             settings={"input_size": 640, "verify": True},
-            about="O-Net's opinion counts in the scores",
+            about="a second look at each face",
         )
         for name in VERIFIED
     },

@@ -170,14 +170,14 @@ def refinement() -> list[str]:
     return table("weights, boxes", [c.title for c in columns], rows)
 
 
+VERIFY = {"": "", "-verified": ", `verify`"}
+"""Detectors alone and verified: the ends of their names and titles."""
+
+
 def verified() -> list[str]:
-    """Detectors alone, and with O-Net's opinion."""
+    """Detectors alone, and verified."""
     columns = [*WIDER, *(column for column in (*VALIDATION, *SHIPPED[:2]) if "alike" not in column.title)]
-    names = {
-        f"{weights}-640{of}": f"`{weights}`{how}"
-        for weights in VERIFIED
-        for of, how in (("", ""), ("-verified", ", `verify`"))
-    }
+    names = {f"{weights}-640{of}": f"`{weights}`{how}" for weights in VERIFIED for of, how in VERIFY.items()}
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
     return table("detector", [c.title for c in columns], rows)
 
@@ -196,7 +196,7 @@ def at_a_glance() -> list[str]:
     """Accuracy and cost of each shipped weight file, beside well-known peers."""
     shipped = dict.fromkeys((*KPNETS, *(model.name for model in models())))
     detectors = {name: f"`{name}`" for name in shipped}  # at the settings they ship with
-    larger = {f"{name}-640": f"`{name}`" for name in shipped}
+    larger = {f"{name}-640{way}": f"`{name}`{how}" for name in shipped for way, how in VERIFY.items()}
     smaller = {"kpnet-256": "`kpnet`, input 256", "maskface-256, 68 points": "`maskface`, input 256, 68 landmarks"}
     staged = {f"kpnet-256 + {name}": f"`kpnet`, input 256, and `{name}`" for name in shipped}
     names = {

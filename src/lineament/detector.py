@@ -17,16 +17,22 @@ from numpy.typing import NDArray
 
 import lineament
 from lineament.checks import number
-from lineament.errors import OptionError, WeightsError
+from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.images import Color, Source, is_source, read_image
-from lineament.methods import METHODS, Decoder, DetectionMethod, LandmarkMethod, LandmarkStage, Method, method
-from lineament.methods.mtcnn.decode import MTCNN
+from lineament.methods import (
+    METHODS,
+    Decoder,
+    DetectionMethod,
+    LandmarkMethod,
+    LandmarkStage,
+    VerificationMethod,
+    open_weights,
+)
 from lineament.methods.settings import DetectorSettings, ViewSettings, checked
-from lineament.methods.verification import Verified, check_verifiable
-from lineament.runtime import Graph, load_graph
+from lineament.methods.verifier.decode import Verified, Verifier, check_verifiable
 from lineament.schemas import FIVE, MAPS, convert
-from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, parse_metadata, read_weights
+from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, read_weights
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -35,7 +41,7 @@ S = TypeVar("S", bound=Source)
 _log = logging.getLogger(__name__)
 
 PIXELS_AT_ONCE = 16_000_000  # in the images that a method processes together
-VERIFIER = "mtcnn"  # the weights whose O-Net verifies faces
+VERIFIER = "verifier"  # the weights that verify faces
 SURE = 0.999  # a score above this is no more evidence
 
 
@@ -46,8 +52,8 @@ class Detector:
         method: The name of the method.
         schema: The landmark schema of the faces that ``detect`` returns.
         settings: The settings in use: those of the weight file, except where ``load`` replaced them.
-        weights: The SHA-256 of each weight file, by the name or path it was loaded from: the detector's, and the
-            landmark stage's if ``load`` received it by name or path.
+        weights: The SHA-256 of each weight file, by the name or path it was loaded from: the detector's, the
+            verifier's with the setting ``verify``, and the landmark stage's if ``load`` received it by name or path.
         device: The device that the detector runs on.
     """
 
@@ -242,7 +248,12 @@ def load(
         OptionError: The name, schema, runtime, device or setting does not exist. The message lists those that do.
         WeightsError: The file is damaged, or lineament did not export it.
     """
-    graph, of, kind, own = _loaded(name, runtime, device, threads)
+    graph, of, kind, own = open_weights(name, runtime, device, threads)
+    if isinstance(kind, VerificationMethod):
+        raise OptionError(
+            f"{name} verifies faces that a detector found: load a detector, as in "
+            f"lineament.load({DEFAULT!r}, settings={{'verify': True}}), on the command line with --verify"
+        )
     if not isinstance(kind, DetectionMethod):
         raise OptionError(
             f"{name} finds the landmarks of faces that a detector found: load it behind one, as in "
@@ -272,9 +283,9 @@ def load(
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
     decoder = kind.decoder(graph, own)
     if own.verify:
-        check_verifiable(of, own)
-        cascade, _, _, config = _loaded(VERIFIER, runtime, device, threads)
-        decoder, files = Verified(decoder, MTCNN(cascade, config)), [*files, VERIFIER]
+        check_verifiable(own)
+        looking, _, _, config = open_weights(VERIFIER, runtime, device, threads)
+        decoder, files = Verified(decoder, Verifier(looking, config)), [*files, VERIFIER]
     weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}
     return Detector(of, decoder, own, stage, again, weights, graph.device)
 
@@ -300,36 +311,13 @@ def load_stage(
         OptionError: The weights do not exist or are a detector's, or an argument is wrong as in ``load``.
         WeightsError: The file is damaged, or lineament did not export it.
     """
-    graph, of, kind, own = _loaded(name, runtime, device, threads)
+    graph, of, kind, own = open_weights(name, runtime, device, threads)
     if not isinstance(kind, LandmarkMethod):
         raise OptionError(
-            f"{name} are weights of {of}, a detector; weights of a landmark stage are: {_shipped_stages()}, or the "
+            f"{name} are weights of {of}, a {kind.kind}; weights of a landmark stage are: {_shipped_stages()}, or the "
             "path of such an ONNX file"
         )
     return kind.stage(graph, _replaced(of, own, {} if settings is None else settings))
-
-
-def _loaded(name: str | Path, runtime: str, device: str, threads: int | None) -> tuple[Graph, str, Method, Any]:
-    """Loaded weights, the name of their method, the method, and the settings that the file holds.
-
-    Raises:
-        OptionError: The weights do not exist, or they compute wrongly in that runtime.
-        WeightsError: The file is damaged, or lineament did not export it. The message names the file.
-    """
-    content = read_weights(name)
-    try:
-        graph = load_graph(content, runtime=runtime, device=device, threads=threads)
-        of, config = parse_metadata(graph.metadata)
-    except WeightsError as error:
-        raise WeightsError(f"{name}: {error}") from error
-    only = graph.metadata.get("runtime", runtime)
-    if only != runtime:
-        raise OptionError(f"{name} computes right with runtime {only!r} alone, found {runtime!r}")
-    kind = method(of)
-    try:
-        return graph, of, kind, kind.settings(**config)
-    except TypeError as error:
-        raise WeightsError(f"{name}: these settings are not those of this version's {of}: {error}") from error
 
 
 def _shipped_stages() -> str:

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import lineament  # noqa: E402
-from lineament.data.crops import CropSet  # noqa: E402
+from lineament.data.crops import CropSet, Jitter  # noqa: E402
 from lineament.data.sample import HIDDEN, Sample  # noqa: E402
 from lineament.detector import load_stage  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
@@ -24,7 +24,7 @@ from lineament.methods.isnet.decode import Config, ISNet  # noqa: E402
 from lineament.methods.isnet.entries import entries  # noqa: E402
 from lineament.methods.isnet.losses import distance  # noqa: E402
 from lineament.methods.isnet.network import LightNet, PaperNet  # noqa: E402
-from lineament.methods.isnet.targets import REACH, Cutting, Jitter  # noqa: E402
+from lineament.methods.isnet.targets import REACH, Cutting  # noqa: E402
 from lineament.methods.isnet.training import ISNetRecipe, ISNetTask  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import FIVE, MAPS, SIXTY_EIGHT, convert  # noqa: E402

@@ -109,7 +109,7 @@ def _choices(names: list[str] | None, sizes: list[int]) -> list[Choice]:
             sized = any(field.name == "input_size" for field in fields(kind.settings))
             found += choices(model, sizes, sized=sized)
         elif names:
-            raise OptionError(f"{name} finds landmarks of faces that a detector found; bench compares detectors")
+            raise OptionError(f"{name} is a {kind.kind}, which runs behind a detector; bench compares detectors")
     return found
 
 

@@ -1,17 +1,26 @@
-"""Crops for training: square windows around and beside faces, and sets of labelled crops on disk."""
+"""Crops for training: square windows around and beside faces, sets of labelled crops on disk, and crops out of these.
+
+The frame of a crop has coordinates from 0 to 1. A patch shows the same as a crop with a margin around it.
+"""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import cv2
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from lineament.data.canvases import warp
+
 Array = NDArray[Any]
+
+MIRROR = np.array([[-1.0, 0, 1], [0, 1, 0]])  # of the frame
 
 
 def jittered(rng: np.random.Generator, boxes: Array, each: int) -> Array:
@@ -117,3 +126,55 @@ class CropSetWriter:
                 np.save(self._folder / f"{name}.npy", values)
             (self._folder / "digest").write_text(self._digest)
         part.unlink()
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Jitter of crops from the labelled landmarks: standard deviations of normal distributions.
+
+    Attributes:
+        turn: Rotation in degrees.
+        scale: Natural logarithm of the scale.
+        shift: Shift along each axis, relative to the side of the crop.
+    """
+
+    turn: float
+    scale: float
+    shift: float
+
+    def draw(self, rng: np.random.Generator, n: int) -> Array:
+        """Random similarity transforms (n, 2, 3) of the frame, around its centre."""
+        angle, scale = np.deg2rad(self.turn) * rng.standard_normal(n), np.exp(self.scale * rng.standard_normal(n))
+        a, b = scale * np.cos(angle), scale * np.sin(angle)
+        linear = np.stack([np.stack([a, -b], -1), np.stack([b, a], -1)], -2)
+        middle = np.full(2, 0.5)
+        shift = middle - linear @ middle + self.shift * rng.standard_normal((n, 2))
+        return np.concatenate([linear, shift[..., None]], axis=2)
+
+
+def mirrored(moves: Array, flip: Array) -> Array:
+    """Transforms of the frame (n, 2, 3), those of which ``flip`` (n,) is true followed by its mirror image."""
+    return np.where(flip[:, None, None], MIRROR[:, :2] @ moves + MIRROR * [0, 0, 1], moves)
+
+
+def recut(patches: Array, rows: Array, moves: Array, *, size: int, reach: float) -> Array:
+    """Cut crops out of patches (m, side, side, 3) uint8.
+
+    Args:
+        patches: The patches.
+        rows: (n,) indices of the patches.
+        moves: (n, 2, 3) similarity transforms of the frame, mirrored or not.
+        size: Side of the crops in pixels.
+        reach: Side of a patch relative to the frame.
+
+    Returns:
+        (n, size, size, 3) uint8, black beyond the patches.
+    """
+    side = patches.shape[1]
+    pixels = np.empty((len(rows), size, size, 3), np.uint8)
+    # patch to frame is a scale around the centre, and so is frame to crop
+    linear = moves[:, :, :2] * (reach * size / side)
+    shift = size * (moves @ [0.5, 0.5, 1]) - linear @ [side / 2, side / 2]
+    for crop, row, matrix in zip(pixels, rows, np.concatenate([linear, shift[..., None]], axis=2), strict=True):
+        crop[:] = warp(patches[row], matrix, (size, size), cv2.BORDER_CONSTANT, (0, 0, 0))
+    return pixels

@@ -1,14 +1,15 @@
-"""The registry of methods. A method is a detector, or a landmark stage that runs behind one."""
+"""The registry of methods. A method is a detector, or a landmark stage or a verifier that runs behind one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from lineament.errors import OptionError
+from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
 from lineament.methods.foxnet.decode import Config as FoxNetConfig
 from lineament.methods.foxnet.decode import FoxNetDecoder
@@ -21,8 +22,11 @@ from lineament.methods.maskface.decode import MaskFaceDecoder
 from lineament.methods.mtcnn.decode import MTCNN
 from lineament.methods.mtcnn.decode import Config as MTCNNConfig
 from lineament.methods.settings import DetectorSettings, MethodSettings
-from lineament.runtime import Graph
+from lineament.methods.verifier.decode import Config as VerifierConfig
+from lineament.methods.verifier.decode import Verifier
+from lineament.runtime import Graph, load_graph
 from lineament.schemas import Schema
+from lineament.weights import parse_metadata, read_weights
 
 Array = NDArray[Any]
 
@@ -67,7 +71,7 @@ class LandmarkStage(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A method; the two kinds are below.
+    """A method; the three kinds are below.
 
     Attributes:
         title: The name of the method.
@@ -108,6 +112,18 @@ class LandmarkMethod(Method):
     stage: Callable[[Graph, Any], LandmarkStage]
 
 
+@dataclass(frozen=True)
+class VerificationMethod(Method):
+    """A method that verifies the faces that a detector has found.
+
+    Attributes:
+        verifier: Makes the verifier from a loaded file and its settings.
+    """
+
+    kind: ClassVar[str] = "verifier"
+    verifier: Callable[[Graph, Any], Verifier]
+
+
 METHODS: dict[str, Method] = {
     "kpnet": DetectionMethod(
         title="KPNet",
@@ -144,6 +160,13 @@ METHODS: dict[str, Method] = {
         training="lineament.methods.isnet.training",
         stage=ISNet,
     ),
+    "verifier": VerificationMethod(
+        title="Verifier",
+        paper="none: ours",
+        settings=VerifierConfig,
+        training="lineament.methods.verifier.training",
+        verifier=Verifier,
+    ),
 }
 
 
@@ -156,3 +179,28 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise OptionError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def open_weights(
+    name: str | Path, runtime: str = "onnx", device: str = "cpu", threads: int | None = None
+) -> tuple[Graph, str, Method, Any]:
+    """Load weights: the graph, the name of their method, the method, and the settings that the file holds.
+
+    Raises:
+        OptionError: The weights do not exist, or they compute wrongly in that runtime.
+        WeightsError: The file is damaged, or lineament did not export it. The message names the file.
+    """
+    content = read_weights(name)
+    try:
+        graph = load_graph(content, runtime=runtime, device=device, threads=threads)
+        of, config = parse_metadata(graph.metadata)
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}") from error
+    only = graph.metadata.get("runtime", runtime)
+    if only != runtime:
+        raise OptionError(f"{name} computes right with runtime {only!r} alone, found {runtime!r}")
+    kind = method(of)
+    try:
+        return graph, of, kind, kind.settings(**config)
+    except TypeError as error:
+        raise WeightsError(f"{name}: these settings are not those of this version's {of}: {error}") from error

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import lineament
 from lineament.detector import Detector
 from lineament.errors import OptionError
-from lineament.methods import METHODS, LandmarkMethod
+from lineament.methods import METHODS, DetectionMethod, LandmarkMethod
 from lineament.weights import DEFAULT, describe_file, models, read_weights
 
 LOADED = 4  # detectors in memory at a time: each holds its weights and the runtime's buffers
@@ -60,7 +60,7 @@ class Detectors:
                 any(field.name == "input_size" for field in fields(METHODS[model.method].settings)),
             )
             for name, model in described.items()
-            if name not in stages
+            if isinstance(METHODS[model.method], DetectionMethod)
         }
         self.default = default
         self._files, self._options, self._lock = files, options, Lock()

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lineament import similarity
-from lineament.data.canvases import warp
-from lineament.data.crops import CropSet, CropSetWriter
+from lineament.data.crops import CropSet, CropSetWriter, Jitter, mirrored, recut
 from lineament.data.sample import HIDDEN, NOT_LABELLED, Sample
 from lineament.errors import DataError
 from lineament.images import read_image
@@ -29,31 +27,6 @@ _log = logging.getLogger(__name__)
 REACH = 1.75  # side of a patch relative to the crop: margin for shifted, rotated and smaller crops
 HIDDEN_WEIGHT = 0.1  # weight of landmarks under a mask or a hand, which are guesses
 AT_ONCE = 64  # photos that cutting may be ahead of writing; bounds the memory
-MIRROR = np.array([[-1.0, 0, 1], [0, 1, 0]])  # of the frame
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """Jitter of crops from the labelled landmarks: standard deviations of normal distributions.
-
-    Attributes:
-        turn: Rotation in degrees.
-        scale: Natural logarithm of the scale.
-        shift: Shift along each axis, relative to the side of the crop.
-    """
-
-    turn: float
-    scale: float
-    shift: float
-
-    def draw(self, rng: np.random.Generator, n: int) -> Array:
-        """Random similarity transforms (n, 2, 3) of the frame, around its centre."""
-        angle, scale = np.deg2rad(self.turn) * rng.standard_normal(n), np.exp(self.scale * rng.standard_normal(n))
-        a, b = scale * np.cos(angle), scale * np.sin(angle)
-        linear = np.stack([np.stack([a, -b], -1), np.stack([b, a], -1)], -2)
-        middle = np.full(2, 0.5)
-        shift = middle - linear @ middle + self.shift * rng.standard_normal((n, 2))
-        return np.concatenate([linear, shift[..., None]], axis=2)
 
 
 @dataclass(frozen=True)
@@ -168,18 +141,11 @@ def placed(patches: CropSet, rows: Array, moves: Array, flip: Array, *, size: in
     Returns:
         The labels, and ``pixels`` (n, size, size, 3) uint8.
     """
-    moves = np.where(flip[:, None, None], MIRROR[:, :2] @ moves + MIRROR * [0, 0, 1], moves)
+    moves = mirrored(moves, flip)
     labels = {name: values[rows] for name, values in patches.labels.items()}
     for name, title, mirror in (("points", "weights", schema.mirror), ("five", "five_weights", FIVE.mirror)):
         order = np.where(flip[:, None], list(mirror), np.arange(len(mirror)))
         moved = transform(labels[name], moves).astype(np.float32)
         labels[name] = np.take_along_axis(moved, order[..., None], axis=1)
         labels[title] = np.take_along_axis(labels[title], order, axis=1)
-    side = patches.pixels.shape[1]
-    pixels = np.empty((len(rows), size, size, 3), np.uint8)
-    # patch to frame is a scale around the centre, and so is frame to crop
-    linear = moves[:, :, :2] * (REACH * size / side)
-    shift = size * (moves @ [0.5, 0.5, 1]) - linear @ [side / 2, side / 2]
-    for crop, row, matrix in zip(pixels, rows, np.concatenate([linear, shift[..., None]], axis=2), strict=True):
-        crop[:] = warp(patches.pixels[row], matrix, (size, size), cv2.BORDER_CONSTANT, (0, 0, 0))
-    return labels | {"pixels": pixels}
+    return labels | {"pixels": recut(patches.pixels, rows, moves, size=size, reach=REACH)}

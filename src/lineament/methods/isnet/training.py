@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lineament import calibration
 from lineament.data.augment import Occlusion, Quality, coarsened, coarseness, covers, distort, looks
 from lineament.data.canvases import Labels
-from lineament.data.crops import CropSet
+from lineament.data.crops import CropSet, Jitter
 from lineament.errors import DataError, OptionError
 from lineament.files import write_whole
 from lineament.methods.isnet import frame, targets
@@ -25,7 +25,7 @@ from lineament.methods.isnet.decode import NEAR, Config, within
 from lineament.methods.isnet.entries import entries
 from lineament.methods.isnet.losses import distance, euclidean, spread_loss
 from lineament.methods.isnet.network import LightNet, PaperNet
-from lineament.methods.isnet.targets import Cutting, Jitter
+from lineament.methods.isnet.targets import Cutting
 from lineament.methods.trained import write_trained
 from lineament.schemas import FIVE, MAPS, schema
 from lineament.train.checkpoint import best_weights, initial_weights

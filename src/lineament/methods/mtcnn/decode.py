@@ -193,18 +193,6 @@ class MTCNN:
         scores = sigmoid(evidence @ np.array(self.config.agreement))
         return replace(found, landmarks=seen.mean(axis=1), landmark_scores=scores)
 
-    def opinions(self, images: Sequence[Array], boxes: Sequence[Array]) -> list[tuple[Array, Array]]:
-        """What O-Net says of the boxes (n, 4) in each image, from the square around each: logits (n,), boxes (n, 4)."""
-        counts = [len(those) for those in boxes]
-        windows = box_ops.square(np.concatenate(boxes, dtype=np.float64))
-        if not len(windows):
-            return [(np.empty(0), windows) for _ in images]
-        logits, offsets, _ = self._look(
-            "onet", [Pyramid(image) for image in images], windows, np.arange(len(images)).repeat(counts)
-        )
-        ends = np.cumsum(counts)[:-1]
-        return list(zip(np.split(logits, ends), np.split(self._decode(offsets, windows), ends), strict=True))
-
     def _look(
         self, stage: Literal["rnet", "onet"], pyramids: Sequence[Pyramid], windows: Array, image: Array
     ) -> list[Array]:

@@ -1,0 +1,203 @@
+"""Train the verifier on what a detector takes for faces, in photos that the detector has mostly not seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from lineament.data.augment import Coarse, coarsened, coarseness, distort, looks
+from lineament.data.crops import CropSet, Jitter, mirrored, recut
+from lineament.errors import OptionError
+from lineament.methods import Decoder, DetectionMethod, open_weights
+from lineament.methods.trained import write_trained
+from lineament.methods.verifier import targets
+from lineament.methods.verifier.decode import Config
+from lineament.methods.verifier.entries import entries
+from lineament.methods.verifier.network import VerifierNet
+from lineament.methods.verifier.targets import REACH, Kind
+from lineament.similarity import transform
+from lineament.train.checkpoint import initial_weights
+from lineament.train.crops import CropRecipe, CropTask
+from lineament.train.precision import in_float32
+from lineament.train.recipe import read_phases, settings_of
+from lineament.train.run import RECIPE
+from lineament.train.samples import Split, check_learnable, read_split
+from lineament.train.task import WHOLE, Batch, Part, generator
+from lineament.weights import read_weights
+
+Array = NDArray[Any]
+METHOD = "verifier"
+STAGES = ("crops",)
+STEEP = 10.0  # offsets count in tenths: below one, the loss of a box is squared
+
+
+@dataclass(frozen=True)
+class VerifierRecipe(CropRecipe):
+    """Settings beside those of every training on crops.
+
+    Attributes:
+        detector: Name or file of the detector's weights. Its candidates are learned.
+        lowest: Lowest score of a candidate, in [0, 1].
+        context: Side of a crop relative to the longer side of the box.
+        faces: Share of candidates that are faces in a batch.
+        labels: Share of labelled boxes in a batch. The rest are candidates that are no faces.
+        by_candidate: Jitter of crops around candidates.
+        by_label: Jitter of crops around labelled boxes.
+        box_weight: Weight of the loss of boxes.
+    """
+
+    coarse: Coarse | None = Coarse()
+    detector: str = "kpnet-lite"
+    lowest: float = 0.02
+    context: float = 1.7
+    faces: float = 0.35
+    labels: float = 0.15
+    by_candidate: Jitter = Jitter(turn=7, scale=0.1, shift=0.025)
+    by_label: Jitter = Jitter(turn=7, scale=0.18, shift=0.05)
+    box_weight: float = 0.5
+
+
+class VerifierTask(CropTask):
+    """Faces and false alarms, in crops that are jittered anew in every batch."""
+
+    recipe: VerifierRecipe
+
+    def __init__(
+        self, network: VerifierNet, recipe: VerifierRecipe, crops: CropSet, held_out: CropSet, data: dict[str, Any]
+    ) -> None:
+        super().__init__(network, recipe, crops, held_out, data)
+        self._rows = [np.flatnonzero(crops.labels["kind"] == kind) for kind in Kind]
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """Rows (batch,) with the recipe's shares of kinds."""
+        r = self.recipe
+        faces, labels = round(r.faces * r.batch), round(r.labels * r.batch)
+        counts = {Kind.NOTHING: r.batch - faces - labels, Kind.FACE: faces, Kind.LABEL: labels}
+        return np.concatenate([rng.choice(self._rows[kind], count) for kind, count in counts.items() if count])
+
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
+        """Crops, jittered and augmented by the random numbers of the step."""
+        r, rng = self.recipe, generator(self.recipe.seed, step)
+        mine = np.array(part.of(r.batch))
+        rows = self.draw(rng)
+        labelled = self.crops.labels["kind"][rows] == Kind.LABEL
+        draws = r.by_label.draw(rng, r.batch), r.by_candidate.draw(rng, r.batch)
+        moves = mirrored(np.where(labelled[:, None, None], *draws), rng.random(r.batch) < r.mirror)[mine]
+        shares, seen = coarseness(rng, r.batch, r.coarse)[mine], looks(rng, r.batch, r.light, r.quality)[mine]
+        pixels = recut(self.crops.pixels, rows[mine], moves, size=VerifierNet.size, reach=REACH)
+        labels = {name: values[rows[mine]] for name, values in self.crops.labels.items()}
+        pixels = distort(coarsened(pixels, shares), seen)
+        return {"pixels": pixels, "kind": labels["kind"], "box": offsets(labels["box"], moves, r.context)}
+
+    @in_float32
+    def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The cross-entropy of the scores, and the smooth absolute error of faces' boxes."""
+        face = batch["kind"] != Kind.NOTHING
+        off = F.smooth_l1_loss(STEEP * outputs["box"][face], STEEP * batch["box"][face])
+        score = F.binary_cross_entropy_with_logits(outputs["score"], face.float())
+        return {"score": score, "box": self.recipe.box_weight * off}
+
+    def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
+        """Losses on held-out crops, the negative sum first, and the accuracy of the scores."""
+        still = np.tile(np.eye(2, 3), (len(labels["box"]), 1, 1))
+        box = torch.as_tensor(offsets(labels["box"].cpu().numpy(), still, self.recipe.context))
+        figures = super().figures(outputs, labels | {"box": box.to(outputs["box"])})
+        right = (outputs["score"] > 0) == (labels["kind"] != Kind.NOTHING)
+        return figures | {"accuracy": float(right.float().mean())}
+
+
+def offsets(box: Array, moves: Array, context: float) -> Array:
+    """Offsets (n, 4) of faces from the windows of their crops, as `lineament.boxes.encode_rcnn`.
+
+    Args:
+        box: (n, 4) boxes in sides of the window, from its centre.
+        moves: (n, 2, 3) similarity transforms of the frame that the crops have undergone.
+        context: Side of a crop relative to its window.
+    """
+    centre = 0.5 + (box[:, :2] + box[:, 2:]) / 2 / context
+    moved = transform(centre[:, None], moves)[:, 0]
+    size = (box[:, 2:] - box[:, :2]) * np.hypot(moves[:, 0, 0], moves[:, 1, 0])[:, None]
+    return np.concatenate([(moved - 0.5) * context, np.log(size)], axis=1).astype(np.float32)
+
+
+def phases(recipe: Path, stage: str) -> list[VerifierRecipe]:
+    """The settings in every phase of a recipe file."""
+    return read_phases(recipe, VerifierRecipe, stage)
+
+
+def read(recipe: Path, stage: str) -> VerifierRecipe:
+    """The settings in the last phase."""
+    return phases(recipe, stage)[-1]
+
+
+def prepare(stage: str, data: Path, recipe: VerifierRecipe, out: Path) -> VerifierTask:
+    """The task, ready to train. The detector's candidates are cut out if they are not there yet."""
+    torch.manual_seed(recipe.seed)
+    network = VerifierNet()
+    decoder: Decoder | None = None
+    sets, about = {}, {}
+    for split, reach in (("train", REACH), ("val", 1.0)):
+        found = read_split(data, recipe, split, recipe.landmarks)
+        check_learnable(found.samples, recipe, split, stage, landmarks=False)
+        folder, digest = out / "candidates" / split, _digest(recipe, found, reach)
+        if not CropSet.is_there(folder, digest):
+            decoder = decoder or _detector(recipe.detector)
+            sizes = {"lowest": recipe.lowest, "context": recipe.context, "reach": reach}
+            targets.cut(found.samples, decoder, folder, digest, **sizes)
+        sets[split], about[split] = CropSet(folder), found.to_dict()
+    return VerifierTask(network, recipe, sets["train"], sets["val"], about)
+
+
+def _detector(name: str) -> Decoder:
+    """A detector for several threads."""
+    graph, of, kind, settings = open_weights(name, threads=1)
+    if not isinstance(kind, DetectionMethod):
+        raise OptionError(f"detector names weights of a detector, found {name}, which are of {of}")
+    return kind.decoder(graph, settings)
+
+
+def _digest(recipe: VerifierRecipe, split: Split, reach: float) -> str:
+    """A digest of everything that decides a set of candidates."""
+    detector = hashlib.sha256(read_weights(recipe.detector)).hexdigest()
+    settings = [detector, recipe.lowest, recipe.context, reach]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for sample in split.samples:
+        digest.update(str(sample.path).encode())
+        for labels in (sample.boxes, sample.ignore):
+            digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
+
+
+def finish(stage: str, task: VerifierTask, out: Path) -> None:
+    """Nothing follows."""
+
+
+def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
+    """Export the best weights of a run as an ONNX file.
+
+    Args:
+        out: Folder of the run.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
+
+    Raises:
+        OptionError: Nothing is trained yet.
+    """
+    (stage,) = STAGES
+    recipe = read(out / RECIPE, stage)
+    network = VerifierNet()
+    network.load_state_dict(initial_weights(out / stage))
+    config = settings_of(Config, recipe, size=network.size, context=recipe.context)
+    return write_trained(
+        entries(network), config, file, run=out, method=METHOD, stages=STAGES, scores=scores, half=True
+    )

@@ -1,0 +1,182 @@
+"""Verified detectors: the verifier's opinion counts in the scores and the boxes, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+import lineament
+from lineament import boxes as box_ops
+from lineament.calibration import logit, sigmoid
+from lineament.detector import Detector
+from lineament.errors import OptionError
+from lineament.faces import Faces
+from lineament.methods.verifier import decode
+from lineament.methods.verifier.decode import MOST, Config, Verified, Verifier, to_crops
+from lineament.runtime import Graph
+from lineament.schemas import FIVE
+from lineament.similarity import transform
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
+ASTRONAUT = lineament.read_image(ROOT / "examples" / "photos" / "astronaut.jpg")
+FACE, WALL = [178.0, 62, 272, 182], [10.0, 300, 110, 400]
+
+
+class Says:
+    """A graph that says the same of every crop, or in turn what it was given."""
+
+    def __init__(self, *answers: tuple[float, Sequence[float]]) -> None:
+        self.answers, self.crops = answers, np.empty(0)
+
+    def __call__(self, entry: str, outputs: tuple[str, ...], *, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        assert (entry, outputs) == ("verifier", ("score", "box"))
+        self.crops = pixels
+        told = [self.answers[i % len(self.answers)] for i in range(len(pixels))]
+        return np.array([score for score, _ in told]), np.array([box for _, box in told], float).reshape(-1, 4)
+
+
+def verifier(*answers: tuple[float, Sequence[float]], **settings: float) -> Verifier:
+    return Verifier(cast(Graph, Says(*answers)), Config(**settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Verifier:
+    decoder = lineament.load("kpnet-lite", settings={"verify": True})._decoder
+    assert isinstance(decoder, Verified)
+    return decoder._verifier
+
+
+class Given:
+    """A detector that returns given faces, those of at least the threshold."""
+
+    schema = FIVE
+
+    def __init__(self, faces: Sequence[Faces]) -> None:
+        self.faces, self.lowest = faces, 1.0
+
+    def __call__(self, images: Sequence[np.ndarray], *, threshold: float, **options: Any) -> list[Faces]:
+        self.lowest = threshold
+        return [those[those.scores >= threshold] for those in self.faces]
+
+
+def given(boxes: Sequence[Sequence[float]], scores: Sequence[float], image: np.ndarray = ASTRONAUT) -> Faces:
+    points = np.arange(len(boxes) * 10.0).reshape(-1, 5, 2)
+    return Faces.of(boxes, scores, points, image_size=(image.shape[1], image.shape[0]))
+
+
+def verified(decoder: Any, of: Verifier, threshold: float = 0.0, **sizes: Any) -> Faces:
+    limits = {"min_face": 1, "max_face": None} | sizes
+    (found,) = Verified(decoder, of)([ASTRONAUT], threshold=threshold, **limits)
+    return found
+
+
+def test_a_crop_shows_the_square_around_a_box_and_what_is_around_it() -> None:
+    windows = np.array([[10.0, 20, 50, 60], [-5, 0, 5, 10]])
+    corners = np.stack([windows[:, :2], windows[:, 2:]], axis=1)
+    inside = transform(corners, to_crops(windows, 48, 1.5))
+    np.testing.assert_allclose(inside, np.broadcast_to([[8.0, 8], [40, 40]], (2, 2, 2)))
+
+
+def test_scores_and_boxes_are_of_both_and_landmarks_stay() -> None:
+    says = Says((-2.0, [0, 0, 0, 0]), (3.0, [0.1, 0, 0, np.log(2)]))
+    faces = given([WALL, FACE], [0.7, 0.6])
+    found = verified(Given([faces]), Verifier(cast(Graph, says), Config(weight=0.5, bias=-0.2, share=0.25)))
+    expected = sigmoid(logit(faces.scores) + 0.5 * np.array([-2, 3]) - 0.2)
+    np.testing.assert_allclose(found.scores, expected[::-1], rtol=1e-5)  # the better score first
+    np.testing.assert_array_equal(found.landmarks, faces.landmarks[::-1])
+    side, (x1, y1, x2, y2) = 120, (165, 62, 285, 182)  # of the square around the face
+    seen = np.array([x1 + 0.1 * side, y1 - side / 2, x2 + 0.1 * side, y2 + side / 2])
+    np.testing.assert_allclose(found.boxes[0], 0.75 * np.array(FACE) + 0.25 * seen, rtol=1e-5)
+    np.testing.assert_allclose(found.boxes[1], WALL, rtol=1e-5)
+    assert says.crops.shape == (2, 48, 48, 3)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.9])
+def test_no_face_is_lost_that_reaches_the_threshold(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "OVERLAP", 1.0)  # all are one face
+    of = verifier((2 * MOST, [0, 0, 0, 0]))
+    faces = given([FACE] * 200, np.linspace(0.001, 1, 200).tolist())
+    every = verified(Given([faces]), of)
+    found = verified(decoder := Given([faces]), of, threshold)
+    np.testing.assert_array_equal(found.scores, every.scores[every.scores >= threshold])
+    assert 0 < decoder.lowest < threshold
+    assert np.isfinite(found.scores).all()
+
+
+def test_boxes_that_come_closer_are_one_face() -> None:
+    shifted = np.add(FACE, [30, 0, 30, 0]).tolist()
+    assert box_ops.iou(np.array([FACE]), np.array([shifted])) < 0.6
+    left = -30 / 120
+    of = verifier((0, [left, 0, 0, 0]), (0, [0, 0, 0, 0]), share=1.0)
+    found = verified(Given([given([shifted, FACE], [0.8, 0.9])]), of)
+    assert len(found) == 1
+    assert found.scores[0] > 0.8
+
+
+def test_sizes_are_those_of_the_returned_boxes() -> None:
+    detector, of = Given([given([FACE], [0.9])]), verifier((0, [0, 0, 0, np.log(1.5)]), share=1.0)
+    assert box_ops.longer_side(verified(detector, of).boxes)[0] == pytest.approx(180)
+    for smallest, largest, count in ((181, None, 0), (1, 179, 0), (179, 181, 1)):
+        assert len(verified(detector, of, min_face=smallest, max_face=largest)) == count
+
+
+def test_nothing_to_verify() -> None:
+    of = verifier((0, [0, 0, 0, 0]))
+    assert of([], []) == []
+    assert [len(faces) for faces in of([ASTRONAUT] * 2, [given([], [])] * 2)] == [0, 0]
+
+
+def test_images_of_a_call_do_not_matter_to_each_other(shipped: Verifier) -> None:
+    small = np.ascontiguousarray(ASTRONAUT[::2, ::2])
+    images = [ASTRONAUT, small, small]
+    faces = [
+        given([FACE, WALL], [0.8, 0.8], ASTRONAUT),
+        given([], [], small),
+        given([np.array(FACE) / 2], [0.6], small),
+    ]
+    together = shipped(images, faces)
+    for image, those, found in zip(images, faces, together, strict=True):
+        (alone,) = shipped([image], [those])
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-6)
+
+
+def test_the_shipped_verifier_tells_faces_from_what_is_none(shipped: Verifier) -> None:
+    loose = np.add(FACE, [-15, 20, 25, 20])
+    (((face, wall, _), boxes),) = shipped.opinions([ASTRONAUT], [np.array([FACE, WALL, loose])])
+    assert face > 2
+    assert wall < -2
+    assert box_ops.iou(boxes[[0, 2]], np.array([FACE])).min() > 0.7
+    assert box_ops.iou(loose[None], np.array([FACE])) < 0.6
+
+
+@pytest.mark.parametrize("name", ["kpnet-lite-int8", "mtcnn", "maskface", "foxnet"])
+def test_shipped_detectors_can_be_verified(name: str) -> None:
+    def found(**settings: Any) -> tuple[Detector, list[Faces]]:
+        detector = lineament.load(name, settings=settings)
+        return detector, detector.detect(PHOTOS, threshold=0.6)
+
+    detector, verified = found(verify=True)
+    assert set(detector.weights) == {name, "verifier"}
+    for usual, faces in zip(found()[1], verified, strict=True):
+        sure = usual[usual.scores > 0.9]
+        assert (box_ops.iou(sure.boxes, faces.boxes).max(axis=1, initial=0) > 0.6).all()
+        assert (np.diff(faces.scores) <= 0).all()
+        assert faces.scores.min(initial=1) >= 0.6
+
+
+def test_what_cannot_be_verified_says_so() -> None:
+    with pytest.raises(OptionError, match="convention 'wider', which it learned, found 'fddb-ellipse'"):
+        lineament.load("kpnet", settings={"verify": True, "convention": "fddb-ellipse"})
+
+
+def test_a_verifier_alone_is_no_detector() -> None:
+    with pytest.raises(OptionError, match=r"verifier verifies faces that a detector found: .*--verify"):
+        lineament.load("verifier")
+    with pytest.raises(OptionError, match="weights of verifier, a verifier; weights of a landmark stage are"):
+        lineament.load("kpnet", landmarks="verifier")
