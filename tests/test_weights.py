@@ -83,7 +83,7 @@ def test_a_foreign_manifest_is_named_and_kept(tmp_path: Path, content: str) -> N
 
 
 def test_settings_of_another_version_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lineament.detector.parse_metadata", lambda _: ("mtcnn", {"landmarks": "5", "wings": 2}))
+    monkeypatch.setattr("lineament.methods.parse_metadata", lambda _: ("mtcnn", {"landmarks": "5", "wings": 2}))
     with pytest.raises(WeightsError, match=r"not those of this version's mtcnn.*wings"):
         lineament.load("mtcnn")
 
