@@ -264,8 +264,10 @@ def fit(
     seen_mean, wanted_mean = (np.average(rows, axis=0, weights=counts) for rows in (seen, wanted))
     centred = seen - seen_mean
     weighted = centred.T * (counts / counts.sum())
-    # Noise adds its variance to that of the deviations, as a ridge does
-    pose = np.linalg.solve(weighted @ centred + noise**2 * np.eye(2 * len(schema)), weighted @ (wanted - wanted_mean))
+    # Noise adds its variance to that of the deviations, as a ridge does. Without it, the matrix is singular: deviations
+    # neither move, turn nor grow.
+    spread = weighted @ centred + noise**2 * np.eye(2 * len(schema))
+    pose, *_ = np.linalg.lstsq(spread, weighted @ (wanted - wanted_mean))
     return Convention(name, schema.name, shape, wanted_mean - seen_mean @ pose, pose)
 
 

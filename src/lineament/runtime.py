@@ -62,7 +62,7 @@ class OnnxRuntime(Graph):
         if device not in self.devices():
             raise OptionError(f"device {device!r} is not there; this onnxruntime has: {', '.join(self.devices())}")
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, too
         options.intra_op_num_threads = threads or 0
         # Without VNNI, onnxruntime's sums of 8-bit products overflow, unless told to be precise. With it, no change.
         options.add_session_config_entry("session.x64quantprecision", "1")
@@ -204,12 +204,20 @@ def read_metadata(model: bytes) -> dict[str, str]:
     return dict(_session(model, options, PROVIDERS["cpu"]).get_modelmeta().custom_metadata_map)
 
 
+_SHARED = "AddInitializedOrtValue"
+"""In onnxruntime's message if it must be precise (without VNNI) and two layers share weights in bytes."""
+
+
 def _session(model: bytes, options: Any, provider: str) -> Any:
     import onnxruntime as ort
 
     try:
         return ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime raises classes of its own that share no base but this
+        in_floats = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # nothing is fused to layers in bytes
+        if options.graph_optimization_level != in_floats and _SHARED in str(error):
+            options.graph_optimization_level = in_floats
+            return _session(model, options, provider)
         raise WeightsError(f"onnxruntime cannot load this file as an ONNX model: {error}") from error
 
 
