@@ -130,7 +130,7 @@ class CropSetWriter:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Jitter of crops from the labelled landmarks: standard deviations of normal distributions.
+    """Jitter of crops around a face: standard deviations of normal distributions.
 
     Attributes:
         turn: Rotation in degrees.

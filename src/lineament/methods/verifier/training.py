@@ -1,4 +1,4 @@
-"""Train the verifier on what a detector takes for faces, in photos that the detector has mostly not seen."""
+"""Train the verifier on what a detector takes for faces, best in photos that the detector has not seen."""
 
 from __future__ import annotations
 
