@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,20 @@ class Split:
     samples: list[Sample]
     lists: dict[str, dict[str, int]]
     sources: dict[str, int]
+
+    def digest(self, settings: object, labels: Sequence[str]) -> str:
+        """A digest of settings, and of the photos' paths and labels: of everything that decides a set cut from them.
+
+        Args:
+            settings: Plain values or dataclasses of these.
+            labels: Names of the arrays of a `Sample` that matter.
+        """
+        digest = hashlib.sha256(repr(settings).encode())
+        for sample in self.samples:
+            digest.update(str(sample.path).encode())
+            for name in labels:
+                digest.update(np.ascontiguousarray(getattr(sample, name)).data)
+        return digest.hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """The counts as plain values, for the metadata of a weight file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,12 +32,13 @@ from lineament.train.crops import CropRecipe, CropTask
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
-from lineament.train.samples import Split, read_split
+from lineament.train.samples import read_split
 from lineament.train.task import WHOLE, Batch, Part, generator
 
 Array = NDArray[Any]
 METHOD = "isnet"
 STAGES = ("crops",)
+LABELS = ("boxes", "landmarks", "visibility", "ignore", "landmark_source")  # what decides a set of faces
 SCORES = "scores.json"  # in the folder of a run: calibration of the landmark scores
 
 
@@ -209,21 +209,11 @@ def prepare(stage: str, data: Path, recipe: ISNetRecipe, out: Path) -> ISNetTask
     sets, about = {}, {}
     for split, cutting in cuttings.items():
         found = read_split(data, recipe, split, tuple(dict.fromkeys((kind.name, FIVE.name))))
-        folder, digest = out / "faces" / split, _digest(cutting, found)
+        folder, digest = out / "faces" / split, found.digest(cutting, LABELS)
         if not CropSet.is_there(folder, digest):
             targets.cut(found.samples, folder, digest, cutting)
         sets[split], about[split] = CropSet(folder), found.to_dict()
     return ISNetTask(network, recipe, sets["train"], sets["val"], about)
-
-
-def _digest(cutting: Cutting, split: Split) -> str:
-    """A digest of everything that decides a set of faces."""
-    digest = hashlib.sha256(repr(cutting).encode())
-    for sample in split.samples:
-        digest.update(str(sample.path).encode())
-        for labels in (sample.boxes, sample.landmarks, sample.visibility, sample.ignore, sample.landmark_source):
-            digest.update(np.ascontiguousarray(labels).data)
-    return digest.hexdigest()
 
 
 def build(recipe: ISNetRecipe) -> PaperNet | LightNet:

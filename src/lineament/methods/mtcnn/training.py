@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +97,9 @@ CUT_BY = (
 )  # fmt: skip
 
 
+LABELS = ("boxes", "landmarks", "visibility", "ignore")
+
+
 class StageTask(CropTask):
     """One of the three networks and its crops."""
 
@@ -166,10 +168,11 @@ def prepare(stage: str, data: Path, recipe: StageRecipe, out: Path) -> StageTask
     """The task of a stage, ready to train. Its crops are cut with the previous stages if they do not exist yet."""
     _config(recipe)
     before = _networks(out, recipe, before=stage)
+    decides = [getattr(recipe, name) for name in CUT_BY], [_digest(before[name]) for name in _previous(stage)]
     sets, about = {}, {}
     for split in ("train", "val"):
         found = read_split(data, recipe, split, recipe.landmarks)
-        folder, digest = out / stage / split, _digest(recipe, found, [before[name] for name in _previous(stage)])
+        folder, digest = out / stage / split, found.digest(decides, LABELS)
         if not CropSet.is_there(folder, digest):
             _cut_crops(stage, split, recipe, found, before, folder, digest)
         sets[split], about[split] = CropSet(folder), found.to_dict()
@@ -240,16 +243,11 @@ def _previous(stage: str) -> tuple[str, ...]:
     return STAGES[: STAGES.index(stage)]
 
 
-def _digest(recipe: StageRecipe, split: Split, previous: Iterable[nn.Module]) -> str:
-    """A digest of everything that decides a crop set: settings, labels, and the networks of the previous stages."""
-    digest = hashlib.sha256(json.dumps([getattr(recipe, name) for name in CUT_BY]).encode())
-    for sample in split.samples:
-        digest.update(str(sample.path).encode())
-        for labels in (sample.boxes, sample.landmarks, sample.visibility, sample.ignore):
-            digest.update(np.ascontiguousarray(labels).data)
-    for network in previous:
-        for weights in network.state_dict().values():
-            digest.update(weights.numpy().data)
+def _digest(network: nn.Module) -> str:
+    """A digest of the weights of a network."""
+    digest = hashlib.sha256()
+    for weights in network.state_dict().values():
+        digest.update(weights.numpy().data)
     return digest.hexdigest()
 
 

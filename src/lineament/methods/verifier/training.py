@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from lineament.train.crops import CropRecipe, CropTask
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
-from lineament.train.samples import Split, check_learnable, read_split
+from lineament.train.samples import check_learnable, read_split
 from lineament.train.task import WHOLE, Batch, Part, generator
 from lineament.weights import read_weights
 
@@ -149,10 +148,11 @@ def prepare(stage: str, data: Path, recipe: VerifierRecipe, out: Path) -> Verifi
     for split, reach in (("train", REACH), ("val", 1.0)):
         found = read_split(data, recipe, split, recipe.landmarks)
         check_learnable(found.samples, recipe, split, stage, landmarks=False)
-        folder, digest = out / "candidates" / split, _digest(recipe, found, reach)
+        sizes = {"lowest": recipe.lowest, "context": recipe.context, "reach": reach}
+        detector = hashlib.sha256(read_weights(recipe.detector)).hexdigest()
+        folder, digest = out / "candidates" / split, found.digest((detector, sizes), ("boxes", "ignore"))
         if not CropSet.is_there(folder, digest):
             decoder = decoder or _detector(recipe.detector)
-            sizes = {"lowest": recipe.lowest, "context": recipe.context, "reach": reach}
             targets.cut(found.samples, decoder, folder, digest, **sizes)
         sets[split], about[split] = CropSet(folder), found.to_dict()
     return VerifierTask(network, recipe, sets["train"], sets["val"], about)
@@ -164,18 +164,6 @@ def _detector(name: str) -> Decoder:
     if not isinstance(kind, DetectionMethod):
         raise OptionError(f"detector names weights of a detector, found {name}, which are of {of}")
     return kind.decoder(graph, settings)
-
-
-def _digest(recipe: VerifierRecipe, split: Split, reach: float) -> str:
-    """A digest of everything that decides a set of candidates."""
-    detector = hashlib.sha256(read_weights(recipe.detector)).hexdigest()
-    settings = [detector, recipe.lowest, recipe.context, reach]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for sample in split.samples:
-        digest.update(str(sample.path).encode())
-        for labels in (sample.boxes, sample.ignore):
-            digest.update(np.ascontiguousarray(labels).data)
-    return digest.hexdigest()
 
 
 def finish(stage: str, task: VerifierTask, out: Path) -> None:
