@@ -167,18 +167,25 @@ def read(path: str | Path) -> Convention:
         raise DataError(f"{path}: expected a box convention as JSON: {error}") from error
 
 
-@cache
-def convention(name: str) -> Convention:
-    """A built-in convention for five landmarks.
+def convention(given: str | Mapping[str, Any]) -> Convention:
+    """A convention by its name, if it is built in, or from a dictionary (see ``Convention.from_dict``).
 
-    ``wider``: the boxes of WIDER FACE, hairline to chin. ``square``: squares around these boxes, with the longer side.
-    ``fddb-ellipse``: the upright boxes of FDDB's ellipses, which are larger, most of all at the top.
+    Those built in are for five landmarks. ``wider``: the boxes of WIDER FACE, hairline to chin. ``square``: squares
+    around these boxes, with the longer side. ``fddb-ellipse``: the upright boxes of FDDB's ellipses, which are larger,
+    most of all at the top.
 
     Raises:
-        OptionError: The convention does not exist. The message lists those that do.
+        OptionError: The convention does not exist, and the message lists those that do; or the dictionary is wrong.
     """
-    if name not in BUILT_IN:
-        raise OptionError(f"unknown box convention {name!r}; there are: {', '.join(BUILT_IN)}")
+    if not isinstance(given, str):
+        return Convention.from_dict(given)
+    if given not in BUILT_IN:
+        raise OptionError(f"unknown box convention {given!r}; there are: {', '.join(BUILT_IN)}")
+    return _built_in(given)
+
+
+@cache
+def _built_in(name: str) -> Convention:
     return BUILT_IN[name]()
 
 

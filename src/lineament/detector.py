@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import lineament
 from lineament.checks import number
+from lineament.conventions import convention
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.images import Color, Source, is_source, read_image
@@ -29,8 +30,9 @@ from lineament.methods import (
     VerificationMethod,
     open_weights,
 )
-from lineament.methods.settings import DetectorSettings, ViewSettings, checked
-from lineament.methods.verifier.decode import Verified, Verifier, check_verifiable
+from lineament.methods.settings import ConventionSettings, DetectorSettings, ViewSettings, checked
+from lineament.methods.verifier.decode import Verified, Verifier
+from lineament.runtime import Graph
 from lineament.schemas import FIVE, MAPS, convert
 from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, read_weights
 
@@ -281,13 +283,20 @@ def load(
     own = _replaced(of, own, {} if settings is None else settings)
     again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings)
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
-    decoder = kind.decoder(graph, own)
     if own.verify:
-        check_verifiable(own)
         looking, _, _, config = open_weights(VERIFIER, runtime, device, threads)
-        decoder, files = Verified(decoder, Verifier(looking, config)), [*files, VERIFIER]
+        decoder, files = _verified(kind, graph, own, Verifier(looking, config)), [*files, VERIFIER]
+    else:
+        decoder = kind.decoder(graph, own)
     weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}
     return Detector(of, decoder, own, stage, again, weights, graph.device)
+
+
+def _verified(kind: DetectionMethod, graph: Graph, own: DetectorSettings, verifier: Verifier) -> Decoder:
+    """The decoder of a detector whose faces are verified. The convention of its boxes counts after the verifier."""
+    if not isinstance(own, ConventionSettings):
+        return Verified(kind.decoder(graph, own), verifier)
+    return Verified(kind.decoder(graph, replace(own, convention="wider")), verifier, convention(own.convention))
 
 
 def load_stage(

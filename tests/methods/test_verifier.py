@@ -12,6 +12,7 @@ import pytest
 import lineament
 from lineament import boxes as box_ops
 from lineament.calibration import logit, sigmoid
+from lineament.conventions import convention
 from lineament.detector import Detector
 from lineament.errors import OptionError
 from lineament.faces import Faces
@@ -170,9 +171,23 @@ def test_shipped_detectors_can_be_verified(name: str) -> None:
         assert faces.scores.min(initial=1) >= 0.6
 
 
-def test_what_cannot_be_verified_says_so() -> None:
-    with pytest.raises(OptionError, match="convention 'wider', which it learned, found 'fddb-ellipse'"):
-        lineament.load("kpnet", settings={"verify": True, "convention": "fddb-ellipse"})
+@pytest.mark.parametrize("style", ["square", "fddb-ellipse"])
+@pytest.mark.parametrize("name", ["kpnet-lite-int8", "foxnet"])
+def test_verified_boxes_follow_the_wanted_convention(name: str, style: str) -> None:
+    """They differ from verified boxes in WIDER FACE's convention as those of the landmarks do."""
+    plain, styled = (
+        lineament.load(name, settings={"verify": True, "convention": one}).detect(ASTRONAUT, threshold=0.3)
+        for one in ("wider", style)
+    )
+    np.testing.assert_array_equal(styled.scores, plain.scores)
+    if style == "square":
+        np.testing.assert_allclose(styled.boxes, box_ops.square(plain.boxes), atol=1e-3)
+    else:
+        of_points = [convention(one).boxes(plain.landmarks, plain.schema) for one in ("wider", style)]
+        grown = [box_ops.longer_side(boxes) for boxes in (plain.boxes, styled.boxes)]
+        expected = [box_ops.longer_side(boxes) for boxes in of_points]
+        np.testing.assert_allclose(grown[1] / grown[0], expected[1] / expected[0], rtol=1e-3)
+    assert len(plain)
 
 
 def test_a_verifier_alone_is_no_detector() -> None:

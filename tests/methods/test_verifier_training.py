@@ -102,7 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
     (folder / "faces.json").write_text(json.dumps(labels))
     (folder / "recipe.toml").write_text(
-        'train = ["faces.json"]\nval = ["faces.json"]\n[crops]\ndetector = "kpnet-lite"\nlowest = 0.005\n'
+        'train = ["faces.json"]\nval = ["faces.json"]\n[crops]\ndetectors = "kpnet-lite"\nlowest = 0.005\n'
         "steps = 60\nbatch = 32\nlearning_rate = 3e-3\nwarmup = 5\nvalidate_every = 60\nworkers = 0\naverage = 0.9\n"
     )
     return folder
@@ -136,9 +136,9 @@ def test_candidates_are_cut_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_cannot_be_learned_says_so(folder: Path, tmp_path: Path) -> None:
-    recipe = VerifierRecipe(train=("faces.json",), val=("faces.json",), detector="isnet-5")
-    with pytest.raises(OptionError, match="detector names weights of a detector, found isnet-5"):
+    recipe = VerifierRecipe(train=("faces.json",), val=("faces.json",), detectors=("isnet-5",))
+    with pytest.raises(OptionError, match="detectors names weights of detectors, found isnet-5"):
         training.prepare("crops", folder, recipe, tmp_path)
-    certain = VerifierRecipe(train=("faces.json",), val=("faces.json",), detector="kpnet-lite", lowest=0.99)
+    certain = VerifierRecipe(train=("faces.json",), val=("faces.json",), detectors=("kpnet-lite",), lowest=0.99)
     with pytest.raises(DataError, match=r"candidates, \d+ are faces and 0 are not"):
         training.prepare("crops", folder, certain, tmp_path)

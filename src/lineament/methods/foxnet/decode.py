@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lineament import boxes as box_ops
 from lineament import similarity
 from lineament.calibration import Calibration, logit, sigmoid
-from lineament.conventions import Convention, convention
+from lineament.conventions import convention
 from lineament.errors import OptionError, WeightsError
 from lineament.faces import Faces
 from lineament.methods.candidates import Candidates, joined
@@ -122,10 +122,9 @@ class FoxNetDecoder:
         self.graph, self.config = graph, config
         self.schema = schema(config.landmarks)
         self.width = cluster.bandwidth(config.distance, config.inner)
-        given = config.convention
-        self.convention = convention(given) if isinstance(given, str) else Convention.from_dict(given)
+        self.convention = convention(config.convention)
         name = self.schema.name
-        self.learned = [Convention.from_dict(one) for one in (config.learned or {}).get(name, ())]
+        self.learned = [convention(one) for one in (config.learned or {}).get(name, ())]
         self.weights = (config.evidence or {}).get(name)
         self.calibration, self.landmark_calibration = (
             Calibration.from_dict(knots[name]) if knots and name in knots else None

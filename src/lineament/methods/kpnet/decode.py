@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
 from lineament.calibration import Calibration, sigmoid
-from lineament.conventions import Convention, convention
+from lineament.conventions import convention
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.methods.candidates import Candidates
@@ -116,10 +116,7 @@ class KPNetDecoder:
         if self._is_learned and "kpnet.box" not in graph.outputs:
             raise OptionError("these weights have no learned boxes; boxes='inferred' derives them from the landmarks")
         self.schema = schema(config.landmarks)
-        self.convention, self.learned = (
-            convention(given) if isinstance(given, str) else Convention.from_dict(given)
-            for given in (config.convention, config.learned)
-        )
+        self.convention, self.learned = convention(config.convention), convention(config.learned)
         self.calibration = Calibration.from_dict(config.calibration) if config.calibration else None
         self._refinement = None if config.refinement is None else np.array(config.refinement, np.float64)
         # the overlap of proposal and landmarks with the most evidence for a face

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
 from lineament.calibration import logit, sigmoid
-from lineament.errors import OptionError
+from lineament.conventions import Convention, convention
 from lineament.faces import Faces
-from lineament.methods.settings import DetectorSettings, MethodSettings, Share
+from lineament.methods.settings import MethodSettings, Share
 from lineament.runtime import Graph
 from lineament.similarity import crops
 from lineament.weights import of_weights
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+WIDER = convention("wider")  # the boxes that the network has learned
 AT_ONCE = 256  # crops that go through the network together; bounds the memory
 MOST = 3.0
 """Largest logit of the verifier that counts, so that few faces below the threshold of a call need a second look."""
@@ -104,11 +105,17 @@ class Verifier:
 
 
 class Verified:
-    """A detector whose faces are verified."""
+    """A detector whose faces are verified.
 
-    def __init__(self, decoder: Decoder, verifier: Verifier) -> None:
+    Args:
+        decoder: The detector. Its boxes follow the convention ``wider``, as those that the verifier has learned.
+        verifier: The verifier.
+        style: The convention of the boxes to return.
+    """
+
+    def __init__(self, decoder: Decoder, verifier: Verifier, style: Convention = WIDER) -> None:
         self.schema = decoder.schema
-        self._decoder, self._verifier = decoder, verifier
+        self._decoder, self._verifier, self._style = decoder, verifier, style
 
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
@@ -116,10 +123,17 @@ class Verified:
         """Detect faces in images (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         lowest = self._verifier.faintest(threshold)
         found = self._decoder(images, threshold=lowest, min_face=min_face, max_face=max_face)
-        return [
-            faces[(faces.scores >= threshold) & box_ops.sized(faces.boxes, min_face, max_face)]
-            for faces in self._verifier(images, found)
-        ]
+        styled = [self._styled(faces[faces.scores >= threshold]) for faces in self._verifier(images, found)]
+        return [faces[box_ops.sized(faces.boxes, min_face, max_face)] for faces in styled]
+
+    def _styled(self, faces: Faces) -> Faces:
+        """The faces with boxes in the convention to return, changed as the boxes of their landmarks change."""
+        if self._style is WIDER:
+            return faces
+        upright = replace(self._style, square=False)
+        known, wanted = (one.boxes(faces.landmarks, faces.schema) for one in (WIDER, upright))
+        boxes = box_ops.corrected(wanted, known, faces.boxes)
+        return replace(faces, boxes=box_ops.square(boxes) if self._style.square else boxes)
 
 
 def to_crops(windows: Array, size: int, context: float) -> Array:
@@ -129,14 +143,3 @@ def to_crops(windows: Array, size: int, context: float) -> Array:
     turn = np.zeros_like(scale)
     linear = np.stack([np.stack([scale, turn], -1), np.stack([turn, scale], -1)], -2)
     return np.concatenate([linear, (size / 2 - scale[:, None] * centre)[..., None]], axis=2)
-
-
-def check_verifiable(settings: DetectorSettings) -> None:
-    """Check that the faces of a detector can be verified.
-
-    Raises:
-        OptionError: Its boxes follow another convention than the verifier learned.
-    """
-    drawn = getattr(settings, "convention", "wider")
-    if drawn != "wider":
-        raise OptionError(f"verify takes boxes in the convention 'wider', which it learned, found {drawn!r:.80}")

@@ -1,4 +1,4 @@
-"""The training data of the verifier: what a detector takes for faces in labelled photos, and the faces themselves."""
+"""The training data of the verifier: what detectors take for faces in labelled photos, and the faces themselves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def windows(sample: Sample, candidates: Array) -> Windows:
 
 def cut(
     samples: Sequence[Sample],
-    decoder: Decoder,
+    decoders: Sequence[Decoder],
     folder: Path,
     digest: str,
     *,
@@ -94,7 +95,7 @@ def cut(
 
     Args:
         samples: The photos.
-        decoder: The detector whose faces are verified.
+        decoders: The detectors whose faces are verified. They take turns: each photo is shown to one.
         folder: Folder for the set.
         digest: Digest of everything that decides the set.
         lowest: Lowest score of a candidate, in [0, 1].
@@ -102,11 +103,13 @@ def cut(
         reach: Side of a patch relative to the crop.
 
     Raises:
-        DataError: The detector has found no face, or everything that it has found is one.
+        DataError: The detectors have found no face, or everything that they have found is one.
     """
     side = round(VerifierNet.size * reach)
+    turns = zip(samples, cycle(decoders), strict=False)
 
-    def patches(sample: Sample) -> tuple[Array, dict[str, Array]]:
+    def patches(turn: tuple[Sample, Decoder]) -> tuple[Array, dict[str, Array]]:
+        sample, decoder = turn
         image = read_image(sample.path)
         (found,) = decoder([image], threshold=lowest, min_face=1, max_face=None)
         shown = windows(sample, found.boxes.astype(np.float64))
@@ -117,12 +120,12 @@ def cut(
 
     with CropSetWriter(folder, side, digest) as writer, ThreadPoolExecutor() as pool:
         counts = np.zeros(len(Kind), int)
-        for number, (pixels, labels) in enumerate(in_order(pool, patches, samples, AT_ONCE), 1):
+        for number, (pixels, labels) in enumerate(in_order(pool, patches, turns, AT_ONCE), 1):
             writer.add(pixels, **labels)
             counts += np.bincount(labels["kind"], minlength=len(Kind))
             if number % 500 == 0:
                 _log.info("candidates of %d of %d photos", number, len(samples))
         if not counts[Kind.NOTHING] or not counts[Kind.FACE]:
-            raise DataError(f"of the detector's candidates, {counts[Kind.FACE]} are faces and {counts[0]} are not")
+            raise DataError(f"of the candidates, {counts[Kind.FACE]} are faces and {counts[0]} are not")
     _log.info("%s: %s", folder, {kind.name.lower(): int(counts[kind]) for kind in Kind})
     return CropSet(folder)

@@ -1,4 +1,4 @@
-"""Train the verifier on what a detector takes for faces, best in photos that the detector has not seen."""
+"""Train the verifier on what detectors take for faces, best in photos that they have not seen."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class VerifierRecipe(CropRecipe):
     """Settings beside those of every training on crops.
 
     Attributes:
-        detector: Name or file of the detector's weights. Its candidates are learned.
+        detectors: Names or files of detectors' weights. Their candidates are learned. They take turns: each photo is
+            shown to one.
         lowest: Lowest score of a candidate, in [0, 1].
         context: Side of a crop relative to the longer side of the box.
         faces: Share of candidates that are faces in a batch.
@@ -56,7 +57,7 @@ class VerifierRecipe(CropRecipe):
     """
 
     coarse: Coarse | None = Coarse()
-    detector: str = "kpnet-lite"
+    detectors: tuple[str, ...] = ("kpnet-lite", "kpnet-int8")
     lowest: float = 0.02
     context: float = 1.7
     faces: float = 0.35
@@ -140,20 +141,20 @@ def read(recipe: Path, stage: str) -> VerifierRecipe:
 
 
 def prepare(stage: str, data: Path, recipe: VerifierRecipe, out: Path) -> VerifierTask:
-    """The task, ready to train. The detector's candidates are cut out if they are not there yet."""
+    """The task, ready to train. The candidates are cut out if they are not there yet."""
     torch.manual_seed(recipe.seed)
     network = VerifierNet()
-    decoder: Decoder | None = None
+    decoders: list[Decoder] = []
     sets, about = {}, {}
     for split, reach in (("train", REACH), ("val", 1.0)):
         found = read_split(data, recipe, split, recipe.landmarks)
         check_learnable(found.samples, recipe, split, stage, landmarks=False)
         sizes = {"lowest": recipe.lowest, "context": recipe.context, "reach": reach}
-        detector = hashlib.sha256(read_weights(recipe.detector)).hexdigest()
-        folder, digest = out / "candidates" / split, found.digest((detector, sizes), ("boxes", "ignore"))
+        detectors = [hashlib.sha256(read_weights(name)).hexdigest() for name in recipe.detectors]
+        folder, digest = out / "candidates" / split, found.digest((detectors, sizes), ("boxes", "ignore"))
         if not CropSet.is_there(folder, digest):
-            decoder = decoder or _detector(recipe.detector)
-            targets.cut(found.samples, decoder, folder, digest, **sizes)
+            decoders = decoders or [_detector(name) for name in recipe.detectors]
+            targets.cut(found.samples, decoders, folder, digest, **sizes)
         sets[split], about[split] = CropSet(folder), found.to_dict()
     return VerifierTask(network, recipe, sets["train"], sets["val"], about)
 
@@ -162,7 +163,7 @@ def _detector(name: str) -> Decoder:
     """A detector for several threads."""
     graph, of, kind, settings = open_weights(name, threads=1)
     if not isinstance(kind, DetectionMethod):
-        raise OptionError(f"detector names weights of a detector, found {name}, which are of {of}")
+        raise OptionError(f"detectors names weights of detectors, found {name}, which are of {of}")
     return kind.decoder(graph, settings)
 
 
