@@ -285,7 +285,8 @@ def load(
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
     if own.verify:
         looking, _, _, config = open_weights(VERIFIER, runtime, device, threads)
-        decoder, files = _verified(kind, graph, own, Verifier(looking, config)), [*files, VERIFIER]
+        verifier = Verifier(looking, replace(config, mirror=own.flip))
+        decoder, files = _verified(kind, graph, own, verifier), [*files, VERIFIER]
     else:
         decoder = kind.decoder(graph, own)
     weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}

@@ -156,6 +156,24 @@ def test_the_shipped_verifier_tells_faces_from_what_is_none(shipped: Verifier) -
     assert box_ops.iou(loose[None], np.array([FACE])) < 0.6
 
 
+def test_with_flip_opinions_are_the_means_of_a_crop_and_its_mirror_image() -> None:
+    def halves(entry: str, outputs: tuple[str, ...], *, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        left, every = pixels[:, :, :24].mean((1, 2, 3)), pixels.mean((1, 2, 3))
+        return left, np.stack([left, every, left, every], axis=1) / 1000
+
+    once, twice = (Verifier(cast(Graph, halves), Config(mirror=mirror)) for mirror in (False, True))
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[:, :50] = 200  # all of the left half
+    box = np.array([[25.0, 25, 75, 75]])
+    (((left,), _),), (((both,), boxes),) = (of.opinions([image], [box]) for of in (once, twice))
+    assert (left, both) == pytest.approx((200, 100), abs=3)
+    moved = box_ops.decode_rcnn(np.array([[0.1, 0.1, 0.1, 0.1]]), box)
+    np.testing.assert_allclose(boxes, moved, atol=0.3)
+    loaded = lineament.load("kpnet-lite", settings={"verify": True, "flip": True})._decoder
+    assert isinstance(loaded, Verified)
+    assert loaded._verifier.config.mirror
+
+
 @pytest.mark.parametrize("name", ["kpnet-lite-int8", "mtcnn", "maskface", "foxnet"])
 def test_shipped_detectors_can_be_verified(name: str) -> None:
     def found(**settings: Any) -> tuple[Detector, list[Faces]]:

@@ -49,6 +49,7 @@ class Config(MethodSettings):
         weight: Weight of the verifier's logit. The detector's has 1.
         bias: Added to both, so that about as many faces as before have a score of 0.5 or more.
         share: Share of the verifier's box in the box of a face.
+        mirror: Whether the network also sees the mirrored crops, and its opinions are the means of both.
     """
 
     size: int = of_weights(48)
@@ -56,6 +57,7 @@ class Config(MethodSettings):
     weight: Annotated[float, Meta(ge=0)] = 0.5
     bias: float = -0.4
     share: Share = 0.7
+    mirror: bool = False
 
 
 class Verifier:
@@ -90,10 +92,18 @@ class Verifier:
         logits, offsets = np.empty(len(pixels)), np.empty((len(pixels), 4))
         for start in range(0, len(pixels), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            logits[part], offsets[part] = self._graph("verifier", ("score", "box"), pixels=pixels[part])
+            logits[part], offsets[part] = self._look(pixels[part])
         moved = box_ops.decode_rcnn(offsets, np.concatenate([np.empty((0, 4)), *windows]))
         ends = np.cumsum([0, *(len(those) for those in boxes)])
         return [(logits[start:end], moved[start:end]) for start, end in pairwise(ends)]
+
+    def _look(self, pixels: Array) -> tuple[Array, Array]:
+        """Logits (n,) and offsets (n, 4) for crops (n, size, size, 3)."""
+        logits, offsets = self._graph("verifier", ("score", "box"), pixels=pixels)
+        if not self.config.mirror:
+            return logits, offsets
+        others, mirrored = self._graph("verifier", ("score", "box"), pixels=np.ascontiguousarray(pixels[:, :, ::-1]))
+        return (logits + others) / 2, (offsets + mirrored * [-1, 1, 1, 1]) / 2
 
     def _judged(self, faces: Faces, logits: Array, boxes: Array) -> Faces:
         """The faces of an image with the scores and the boxes of both, best first."""
