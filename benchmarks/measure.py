@@ -96,8 +96,8 @@ SIZES = (256, 384, 512, 640)
 TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
 """MaskFace's options at test time."""
 UNREFINED = {"input_size": 640, "refinement": None}
-VERIFIED = ("kpnet", "kpnet-int8", "kpnet-lite-int8")
-"""Weights that are also measured with O-Net's opinion."""
+VERIFIED = tuple(f"{weights}-{size}" for weights in ("kpnet", "kpnet-int8", "kpnet-lite-int8") for size in (256, 640))
+"""Detectors that are also measured with the verifier."""
 FILLED = {"input_size": 640, "fill": True}
 """FoxNet with all landmarks placed, so that every face that it detects has an error."""
 BEHIND = {"5": ("landmarks5-test",), "68": ("landmarks5-test", "landmarks68-test")}
@@ -196,9 +196,9 @@ DETECTORS = {
     ),
     **{f"{name}-640-unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},
     **{
-        f"{name}-640-verified": Detector(
-            weights=name,
-            settings={"input_size": 640, "verify": True},
+        f"{name}-verified": Detector(
+            weights=name.rpartition("-")[0],
+            settings={"input_size": int(name.rpartition("-")[2]), "verify": True},
             about="a second look at each face",
         )
         for name in VERIFIED
@@ -367,7 +367,7 @@ def tests_of(name: str) -> Sequence[str]:
     if name.endswith("-unrefined"):
         return "wider-val", "detection-val", "detection-val-crowd"
     if name.endswith("-verified"):
-        return "wider-val", "detection-val", "detection-val-crowd", "detection-val, as shipped"
+        return "wider-val", "fddb", "detection-val", "detection-val-crowd", "detection-val, as shipped"
     if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):
         return "wider-val", "detection-val, as shipped", "detection-val-crowd, as shipped"
     if name == "foxnet-640" or name in FRONTS:
@@ -581,7 +581,7 @@ def timed(name: str) -> Sequence[str]:
     """The times of a detector that tables show."""
     if name.endswith("-unrefined") or name.startswith("kpnet-hourglass"):
         return ()
-    shown = DETECTORS[name].ours and (name in PIPELINES or name.endswith(("mtcnn", "-256", "-640")))
+    shown = DETECTORS[name].ours and (name in PIPELINES or name.endswith(("mtcnn", "-256", "-640", "-verified")))
     return ("speed", "mosaics") if shown or name in (REFERENCE, "scrfd-500m", "yunet-n") else ("speed",)
 
 

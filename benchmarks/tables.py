@@ -176,8 +176,9 @@ VERIFY = {"": "", "-verified": ", `verify`"}
 
 def verified() -> list[str]:
     """Detectors alone, and verified."""
-    columns = [*WIDER, *(column for column in (*VALIDATION, *SHIPPED[:2]) if "alike" not in column.title)]
-    names = {f"{weights}-640{of}": f"`{weights}`{how}" for weights in VERIFIED for of, how in VERIFY.items()}
+    alone = (column for column in (*VALIDATION, *SHIPPED[:2]) if "alike" not in column.title)
+    columns = [*WIDER, FIRST, FDDB[0], *alone, SPEED[0]]
+    names = {f"{name}{of}": f"`{name}`{how}" for name in VERIFIED for of, how in VERIFY.items()}
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
     return table("detector", [c.title for c in columns], rows)
 
