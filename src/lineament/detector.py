@@ -285,7 +285,7 @@ def load(
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
     if own.verify:
         looking, _, _, config = open_weights(VERIFIER, runtime, device, threads)
-        verifier = Verifier(looking, replace(config, mirror=own.flip))
+        verifier = Verifier(looking, config, mirror=own.flip)
         decoder, files = _verified(kind, graph, own, verifier), [*files, VERIFIER]
     else:
         decoder = kind.decoder(graph, own)

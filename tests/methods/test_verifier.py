@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -161,7 +162,7 @@ def test_with_flip_opinions_are_the_means_of_a_crop_and_its_mirror_image() -> No
         left, every = pixels[:, :, :24].mean((1, 2, 3)), pixels.mean((1, 2, 3))
         return left, np.stack([left, every, left, every], axis=1) / 1000
 
-    once, twice = (Verifier(cast(Graph, halves), Config(mirror=mirror)) for mirror in (False, True))
+    once, twice = (Verifier(cast(Graph, halves), Config(), mirror=mirror) for mirror in (False, True))
     image = np.zeros((100, 100, 3), np.uint8)
     image[:, :50] = 200  # all of the left half
     box = np.array([[25.0, 25, 75, 75]])
@@ -171,7 +172,7 @@ def test_with_flip_opinions_are_the_means_of_a_crop_and_its_mirror_image() -> No
     np.testing.assert_allclose(boxes, moved, atol=0.3)
     loaded = lineament.load("kpnet-lite", settings={"verify": True, "flip": True})._decoder
     assert isinstance(loaded, Verified)
-    assert loaded._verifier.config.mirror
+    assert loaded._verifier._mirror
 
 
 @pytest.mark.parametrize("name", ["kpnet-lite-int8", "mtcnn", "maskface", "foxnet"])
@@ -189,23 +190,27 @@ def test_shipped_detectors_can_be_verified(name: str) -> None:
         assert faces.scores.min(initial=1) >= 0.6
 
 
-@pytest.mark.parametrize("style", ["square", "fddb-ellipse"])
+FITTED = replace(convention("fddb-ellipse"), name="half", box=convention("wider").box / 2, square=True).to_dict()
+
+
+@pytest.mark.parametrize("style", ["square", "fddb-ellipse", FITTED])
 @pytest.mark.parametrize("name", ["kpnet-lite-int8", "foxnet"])
-def test_verified_boxes_follow_the_wanted_convention(name: str, style: str) -> None:
+def test_verified_boxes_follow_the_wanted_convention(name: str, style: str | dict[str, Any]) -> None:
     """They differ from verified boxes in WIDER FACE's convention as those of the landmarks do."""
-    plain, styled = (
-        lineament.load(name, settings={"verify": True, "convention": one}).detect(ASTRONAUT, threshold=0.3)
-        for one in ("wider", style)
-    )
+
+    def found(style: str | dict[str, Any], **sizes: float) -> Faces:
+        detector = lineament.load(name, settings={"verify": True, "convention": style})
+        return detector.detect(ASTRONAUT, threshold=0.3, **sizes)
+
+    plain, styled = found("wider"), found(style)
     np.testing.assert_array_equal(styled.scores, plain.scores)
-    if style == "square":
-        np.testing.assert_allclose(styled.boxes, box_ops.square(plain.boxes), atol=1e-3)
-    else:
-        of_points = [convention(one).boxes(plain.landmarks, plain.schema) for one in ("wider", style)]
-        grown = [box_ops.longer_side(boxes) for boxes in (plain.boxes, styled.boxes)]
-        expected = [box_ops.longer_side(boxes) for boxes in of_points]
-        np.testing.assert_allclose(grown[1] / grown[0], expected[1] / expected[0], rtol=1e-3)
-    assert len(plain)
+    like = convention(style)
+    of_points = [one.boxes(plain.landmarks, plain.schema) for one in (replace(like, square=False), convention("wider"))]
+    expected = box_ops.corrected(*of_points, plain.boxes)
+    np.testing.assert_allclose(styled.boxes, box_ops.square(expected) if like.square else expected, atol=1e-3)
+    (side,) = box_ops.longer_side(styled.boxes)
+    for smallest, largest, count in ((side - 1, side + 1, 1), (side + 1, None, 0), (1, side - 1, 0)):
+        assert len(found(style, min_face=smallest, max_face=largest)) == count
 
 
 def test_a_verifier_alone_is_no_detector() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,32 @@ def test_candidates_are_cut_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(batch["box"], task.batch(0)["box"])
 
 
+def test_detectors_take_turns(folder: Path, tmp_path: Path) -> None:
+    """Each photo is shown to one, the next photo to the next."""
+
+    class Sees:
+        def __init__(self, box: list[float]) -> None:
+            self.box, self.seen = box, 0
+
+        def __call__(self, images: list[np.ndarray], **options: Any) -> list[lineament.Faces]:
+            self.seen += 1
+            points = np.zeros((1, 5, 2))
+            return [lineament.Faces.of([self.box], [0.9], points, image_size=(i.shape[1], i.shape[0])) for i in images]
+
+    path = str(EXAMPLES / "astronaut.jpg")
+    photos = [Sample.of(path, [FACE], size=(512, 512)) for _ in range(5)]
+    first, second = Sees(FACE), Sees([300, 300, 340, 350])
+    found = targets.cut(photos, [first, second], tmp_path, "", lowest=0.1, context=1.7, reach=1.0)  # type: ignore[list-item]
+    assert (first.seen, second.seen) == (3, 2)
+    assert np.bincount(found.labels["kind"]).tolist() == [2, 3, 5]
+
+
 def test_what_cannot_be_learned_says_so(folder: Path, tmp_path: Path) -> None:
     recipe = VerifierRecipe(train=("faces.json",), val=("faces.json",), detectors=("isnet-5",))
-    with pytest.raises(OptionError, match="detectors names weights of detectors, found isnet-5"):
+    with pytest.raises(OptionError, match="detectors names weights of detectors; isnet-5 is a landmark stage"):
         training.prepare("crops", folder, recipe, tmp_path)
+    with pytest.raises(OptionError, match=r"detectors names .*; found none"):
+        replace(recipe, detectors=())
     certain = VerifierRecipe(train=("faces.json",), val=("faces.json",), detectors=("kpnet-lite",), lowest=0.99)
     with pytest.raises(DataError, match=r"candidates, \d+ are faces and 0 are not"):
         training.prepare("crops", folder, certain, tmp_path)

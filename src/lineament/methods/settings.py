@@ -150,7 +150,7 @@ class DetectorSettings(MethodSettings):
     Attributes:
         threshold: Default of the lowest confidence score, in [0, 1].
         min_face: Default of the side of the smallest face, in pixels.
-        flip: Also detect in the mirrored image, with equal weight. Takes twice the time.
+        flip: Also detect, and verify, in the mirrored image, with equal weight. Takes twice the time.
         turns: Also detect in the image turned by 90, 180 and 270 degrees. The orientation with the most upright faces
             stands, and ``Faces.turn`` names it. Takes four times the time.
         verify: Look at each face again, enlarged, with a second network, and count its opinion in the scores and the

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-WIDER = convention("wider")  # the boxes that the network has learned
+WIDER = convention("wider")  # the boxes that the network has learned; the one object of this name
 AT_ONCE = 256  # crops that go through the network together; bounds the memory
 MOST = 3.0
 """Largest logit of the verifier that counts, so that few faces below the threshold of a call need a second look."""
@@ -49,7 +49,6 @@ class Config(MethodSettings):
         weight: Weight of the verifier's logit. The detector's has 1.
         bias: Added to both, so that about as many faces as before have a score of 0.5 or more.
         share: Share of the verifier's box in the box of a face.
-        mirror: Whether the network also sees the mirrored crops, and its opinions are the means of both.
     """
 
     size: int = of_weights(48)
@@ -57,14 +56,19 @@ class Config(MethodSettings):
     weight: Annotated[float, Meta(ge=0)] = 0.5
     bias: float = -0.4
     share: Share = 0.7
-    mirror: bool = False
 
 
 class Verifier:
-    """The verifier of a loaded file. It keeps no state between calls, so threads may share it."""
+    """The verifier of a loaded file. It keeps no state between calls, so threads may share it.
 
-    def __init__(self, graph: Graph, config: Config) -> None:
-        self.config, self._graph = config, graph
+    Args:
+        graph: The file.
+        config: Its settings.
+        mirror: Whether the network also sees the mirrored crops, and its opinions are the means of both.
+    """
+
+    def __init__(self, graph: Graph, config: Config, *, mirror: bool = False) -> None:
+        self.config, self._graph, self._mirror = config, graph, mirror
 
     def faintest(self, threshold: float) -> float:
         """The lowest score of a detector whose face can have a score of ``threshold``, both in [0, 1]."""
@@ -100,10 +104,10 @@ class Verifier:
     def _look(self, pixels: Array) -> tuple[Array, Array]:
         """Logits (n,) and offsets (n, 4) for crops (n, size, size, 3)."""
         logits, offsets = self._graph("verifier", ("score", "box"), pixels=pixels)
-        if not self.config.mirror:
+        if not self._mirror:
             return logits, offsets
         others, mirrored = self._graph("verifier", ("score", "box"), pixels=np.ascontiguousarray(pixels[:, :, ::-1]))
-        return (logits + others) / 2, (offsets + mirrored * [-1, 1, 1, 1]) / 2
+        return (logits + others) / 2, (offsets + box_ops.mirror_rcnn(mirrored)) / 2
 
     def _judged(self, faces: Faces, logits: Array, boxes: Array) -> Faces:
         """The faces of an image with the scores and the boxes of both, best first."""
@@ -132,7 +136,8 @@ class Verified:
     ) -> list[Faces]:
         """Detect faces in images (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         lowest = self._verifier.faintest(threshold)
-        found = self._decoder(images, threshold=lowest, min_face=min_face, max_face=max_face)
+        sizes = (min_face, max_face) if self._style is WIDER else (1, None)  # the limits are of the returned boxes
+        found = self._decoder(images, threshold=lowest, min_face=sizes[0], max_face=sizes[1])
         styled = [self._styled(faces[faces.scores >= threshold]) for faces in self._verifier(images, found)]
         return [faces[box_ops.sized(faces.boxes, min_face, max_face)] for faces in styled]
 

@@ -66,6 +66,11 @@ class VerifierRecipe(CropRecipe):
     by_label: Jitter = Jitter(turn=7, scale=0.18, shift=0.05)
     box_weight: float = 0.5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.detectors:
+            raise OptionError("detectors names weights of detectors, whose candidates are learned; found none")
+
 
 class VerifierTask(CropTask):
     """Faces and false alarms, in crops that are jittered anew in every batch."""
@@ -161,9 +166,9 @@ def prepare(stage: str, data: Path, recipe: VerifierRecipe, out: Path) -> Verifi
 
 def _detector(name: str) -> Decoder:
     """A detector for several threads."""
-    graph, of, kind, settings = open_weights(name, threads=1)
+    graph, _, kind, settings = open_weights(name, threads=1)
     if not isinstance(kind, DetectionMethod):
-        raise OptionError(f"detectors names weights of detectors, found {name}, which are of {of}")
+        raise OptionError(f"detectors names weights of detectors; {name} is a {kind.kind}")
     return kind.decoder(graph, settings)
 
 
