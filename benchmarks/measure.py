@@ -96,7 +96,7 @@ SIZES = (256, 384, 512, 640)
 TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
 """MaskFace's options at test time."""
 UNREFINED = {"input_size": 640, "refinement": None}
-VERIFIED = tuple(f"{weights}-{size}" for weights in ("kpnet", "kpnet-int8", "kpnet-lite-int8") for size in (256, 640))
+VERIFIED = ("kpnet-256", "kpnet-640", "kpnet-int8-640", "kpnet-lite-int8-640")
 """Detectors that are also measured with the verifier."""
 FILLED = {"input_size": 640, "fill": True}
 """FoxNet with all landmarks placed, so that every face that it detects has an error."""

@@ -53,9 +53,9 @@ class Config(MethodSettings):
 
     size: int = of_weights(48)
     context: float = of_weights(1.7)
-    weight: Annotated[float, Meta(ge=0)] = 0.5
-    bias: float = -0.4
-    share: Share = 0.7
+    weight: Annotated[float, Meta(ge=0)] = 0.7
+    bias: float = -0.8
+    share: Share = 0.75
 
 
 class Verifier:
