@@ -28,8 +28,8 @@ from lineament.methods import open_weights
 from lineament.methods.verifier.decode import MOST, OVERLAP, SURE, Verifier
 
 INDICES = ("detection-val.json", "detection-val-crowd.json")
-DETECTORS = ("kpnet", "kpnet-lite", "maskface")
-WEIGHTS, SHARES = (0.0, 0.15, 0.3, 0.5, 0.7), (0.0, 0.3, 0.5, 0.7, 1.0)
+DETECTORS = ("kpnet-int8", "kpnet-lite-int8")
+WEIGHTS, SHARES = (0.0, 0.3, 0.5, 0.7, 1.0), (0.0, 0.5, 0.65, 0.75, 0.85, 1.0)
 LOWEST = 0.01
 
 
