@@ -69,6 +69,8 @@ class OnnxRuntime(Graph):
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, too
         options.intra_op_num_threads = threads or 0
+        # By default, threads go on spinning after a run, and slow what comes next: NumPy, or a second network.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if _overflows():
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = _session(model, options, PROVIDERS[device])
