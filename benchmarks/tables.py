@@ -177,7 +177,7 @@ VERIFY = {"": "", "-verified": ", `verify`"}
 def verified() -> list[str]:
     """Detectors alone, and verified."""
     alone = (column for column in (*VALIDATION, *SHIPPED[:2]) if "alike" not in column.title)
-    columns = [*WIDER, FIRST, FDDB[0], *alone, SPEED[0]]
+    columns = [*WIDER, FIRST, FDDB[0], *alone, SPEED[0], MOSAICS[3]]
     names = {f"{name}{of}": f"`{name}`{how}" for name in VERIFIED for of, how in VERIFY.items()}
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
     return table("detector", [c.title for c in columns], rows)
