@@ -19,6 +19,7 @@ from lineament.detector import load_stage  # noqa: E402
 from lineament.errors import DataError, OptionError  # noqa: E402
 from lineament.export import export  # noqa: E402
 from lineament.faces import Faces  # noqa: E402
+from lineament.methods.adopt import adopt, read_tensors  # noqa: E402
 from lineament.methods.isnet import frame, targets, training, trials  # noqa: E402
 from lineament.methods.isnet.decode import Config, ISNet  # noqa: E402
 from lineament.methods.isnet.entries import entries  # noqa: E402
@@ -31,6 +32,7 @@ from lineament.schemas import FIVE, MAPS, SIXTY_EIGHT, convert  # noqa: E402
 from lineament.similarity import transform  # noqa: E402
 from lineament.train.run import run  # noqa: E402
 from lineament.train.task import WHOLE, Part, tensors  # noqa: E402
+from lineament.weights import read_weights  # noqa: E402
 from scenes import scene, write_data  # noqa: E402
 
 PLAIN = Cutting(schema=FIVE, side=112, zoom=1.0, reach=REACH, smallest=10, detected=0.5)
@@ -195,17 +197,29 @@ def test_networks_that_cannot_be_are_refused(data: Path, tmp_path: Path, lines: 
         task_of(data, tmp_path, *lines)
 
 
-def test_a_trunk_gives_what_fits(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    five, larger = LightNet(5, 64), LightNet(68, 80)
-    before = {name: value.clone() for name, value in larger.state_dict().items()}
-    training.adopt(larger, five.state_dict())
-    after = larger.state_dict()
-    for name, value in five.state_dict().items():
-        if name.startswith(("response", "whole")):
-            assert torch.equal(after[name], before[name])
-        else:
-            assert torch.equal(after[name], value), name
+def test_a_training_continues_as_the_file_left_off(data: Path, tmp_path: Path) -> None:
+    """The adopted network computes what the shipped file does, learned weights of equation 1 included."""
+    task = task_of(data, tmp_path)
+    content = read_weights("isnet-5")
+    task.adopt(content)
+    pixels = task.batch(1)["pixels"]
+    with torch.no_grad():
+        found = task.network.eval()(torch.tensor(pixels).permute(0, 3, 1, 2).float())
+    expected = load_graph(content, threads=1)("isnet", ("points", "spread"), pixels=pixels)
+    for name, value in zip(("points", "spread"), expected, strict=True):
+        torch.testing.assert_close(found[name], torch.tensor(value), atol=1e-3, rtol=1e-3)
+
+
+def test_a_network_of_another_schema_starts_from_what_fits() -> None:
+    network = LightNet(68, 80)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    given = read_tensors(read_weights("isnet-5"), ["isnet"], {".network.": ""})
+    adopt(network, given)
+    after = network.state_dict()
+    same = {name for name, value in after.items() if value.dim() > 1 and torch.equal(value, before[name])}
+    assert same == {"response.weight", "whole.weight"}
+    with pytest.raises(OptionError, match="these weights are not of a PaperNet, the recipe's network"):
+        adopt(PaperNet(5, 40), given)
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(data: Path, tmp_path: Path) -> None:
@@ -312,11 +326,6 @@ def test_trials_are_kept_and_a_search_goes_on_where_it_was(
 def test_validation_faces_need_landmarks_of_the_schema(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the val data \(scenes.json\) have no landmarks of the schema 68"):
         task_of(data, tmp_path, 'landmarks = ["68"]')
-
-
-def test_a_trunk_that_is_no_run_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="trunk is the folder of a run, and isnet-5 holds no weights of crops"):
-        task_of(data, tmp_path, 'trunk = "isnet-5"')
 
 
 def test_trials_in_processes_give_what_trials_one_by_one_give(data: Path, tmp_path: Path) -> None:

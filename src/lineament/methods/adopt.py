@@ -1,4 +1,4 @@
-"""Initialise a network that has a backbone with the weights of an exported file, for further training."""
+"""Initialise a network with the weights of an exported file, for further training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from lineament.errors import OptionError
 from lineament.export import HALF
-from lineament.methods.normalisation import ConvNorm, only_shift
+from lineament.methods.normalisation import only_shift, settle
 from lineament.runtime import read_metadata
+from lineament.train.task import Task, tensors
 from lineament.weights import parse_metadata
 
+FOLDED = "weight_bias"  # the end of PyTorch's name of a bias that export has made of a normalisation
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +37,7 @@ def read_tensors(content: bytes, methods: Collection[str], roots: Mapping[str, s
     found = {}
     for tensor in onnx.load_from_string(content).graph.initializer:
         name = tensor.name.removesuffix(HALF)
+        name = name.removesuffix(FOLDED) + "bias" if name.endswith(FOLDED) else name
         if name.endswith("_quantized"):
             raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
         for root, at in roots.items():
@@ -44,33 +47,48 @@ def read_tensors(content: bytes, methods: Collection[str], roots: Mapping[str, s
     return found
 
 
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.Linear)
+
+
+def begin_with(task: Task, given: Mapping[str, Tensor]) -> None:
+    """Start a training from the weights of a file where they fit, see `adopt`.
+
+    Normalisation takes its statistics from the first batch.
+    """
+    adopt(task.network, given)
+    batch = tensors(task.batch(0), torch.device("cpu"))
+    settle(task.network, lambda: task.forward(task.network, batch))
+
+
 @torch.no_grad()
 def adopt(network: nn.Module, given: Mapping[str, Tensor]) -> None:
     """Copy the weights of a file into a network, wherever name and shape are the same. The others do not change.
 
     Args:
-        network: The network, which has a ``backbone``.
+        network: The network. Its ``backbone``, if it has one, or else any layer must be in the file.
         given: Weights by name, see `read_tensors`.
 
     Raises:
-        OptionError: The file has another backbone.
+        OptionError: The file has another backbone, or another network.
     """
-    taken = 0
+    taken = []
     for name, module in network.named_modules():
         weight, bias = given.get(f"{name}.weight"), given.get(f"{name}.bias")
-        if weight is None or not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm)):
+        if weight is None or not isinstance(module, LAYERS):
             continue
         weight = weight[..., -module.weight.shape[-2] :, -module.weight.shape[-1] :] if weight.dim() == 4 else weight
         if weight.shape != module.weight.shape:
             continue
         module.weight.copy_(weight)
-        taken += 1
-        parent = network.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, ConvNorm) and isinstance(parent.norm, nn.BatchNorm2d) and bias is not None:
-            only_shift(parent.norm, bias)
+        taken.append(name)
+        siblings = [*network.get_submodule(name.rpartition(".")[0]).children(), None]
+        following = siblings[siblings.index(module) + 1]
+        if isinstance(following, nn.BatchNorm2d) and bias is not None:
+            only_shift(following, bias)
         elif bias is not None and module.bias is not None:
             module.bias.copy_(bias)
-    backbone = network.get_submodule("backbone")
-    if not any(f"backbone.{name}" in given for name, _ in backbone.named_parameters()):
-        raise OptionError(f"these weights are not of a {type(backbone).__name__}, the recipe's backbone")
-    _log.info("%d layers start from the file", taken)
+    part = "backbone" if hasattr(network, "backbone") else ""
+    if not any(name.startswith(part) for name in taken):
+        kind = type(network.get_submodule(part)).__name__
+        raise OptionError(f"these weights are not of a {kind}, the recipe's {part or 'network'}")
+    _log.info("%d layers start from the file", len(taken))

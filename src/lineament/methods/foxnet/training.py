@@ -20,7 +20,7 @@ from lineament.data.sample import Sample
 from lineament.data.scenes import Arrangement, SceneComposer
 from lineament.errors import OptionError
 from lineament.files import write_whole
-from lineament.methods.adopt import adopt, read_tensors
+from lineament.methods.adopt import begin_with, read_tensors
 from lineament.methods.foxnet import losses, targets
 from lineament.methods.foxnet.decode import Config, FoxNetDecoder
 from lineament.methods.foxnet.export import entries
@@ -28,7 +28,6 @@ from lineament.methods.foxnet.fitting import CANVASES, fitted
 from lineament.methods.foxnet.losses import MARGINS, Margins
 from lineament.methods.foxnet.network import FINEST, FoxNet
 from lineament.methods.foxnet.quantise import quantise
-from lineament.methods.normalisation import settle
 from lineament.methods.quantisation import write_bytes
 from lineament.methods.trained import BackboneRecipe, write_trained
 from lineament.runtime import load_graph
@@ -38,7 +37,7 @@ from lineament.train.checkpoint import initial_weights
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
-from lineament.train.task import Batch, Completion, generator, tensors
+from lineament.train.task import Batch, Completion, generator
 from lineament.weights import parse_metadata
 
 Array = NDArray[Any]
@@ -128,10 +127,8 @@ class FoxNetTask(CanvasTask):
     network: FoxNet
 
     def adopt(self, content: bytes) -> None:
-        """Start from the weights of a file where they fit. Normalisation takes its statistics from the first batch."""
-        adopt(self.network, read_tensors(content, INITIAL, {".network.": ""}))
-        batch = tensors(self.batch(0), torch.device("cpu"))
-        settle(self.network, lambda: self.forward(self.network, batch))
+        """Start from the weights of a file where they fit."""
+        begin_with(self, read_tensors(content, INITIAL, {".network.": ""}))
 
     def on(self, device: torch.device) -> Completion:
         """Processors draw the canvases if there are scenes, which a device cannot draw."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lineament import calibration
 from lineament.data.augment import Occlusion, Quality, coarsened, coarseness, covers, distort, looks
@@ -19,7 +19,9 @@ from lineament.data.canvases import Labels
 from lineament.data.crops import CropSet, Jitter
 from lineament.errors import DataError, OptionError
 from lineament.files import write_whole
+from lineament.methods.adopt import begin_with, read_tensors
 from lineament.methods.isnet import frame, targets
+from lineament.methods.isnet.adopt import adopt_beta
 from lineament.methods.isnet.decode import NEAR, Config, within
 from lineament.methods.isnet.entries import entries
 from lineament.methods.isnet.losses import distance, euclidean, spread_loss
@@ -27,7 +29,7 @@ from lineament.methods.isnet.network import LightNet, PaperNet
 from lineament.methods.isnet.targets import Cutting
 from lineament.methods.trained import write_trained
 from lineament.schemas import FIVE, MAPS, schema
-from lineament.train.checkpoint import best_weights, initial_weights
+from lineament.train.checkpoint import initial_weights
 from lineament.train.crops import CropRecipe, CropTask
 from lineament.train.precision import in_float32
 from lineament.train.recipe import read_phases, settings_of
@@ -53,7 +55,6 @@ class ISNetRecipe(CropRecipe):
         beta: Weights of blocks 2 to S, in [0, 1]. Empty: learn them (ours).
         twin: The paper's general CNN instead of the synthesis ("paper" only).
         grid: Side of the common grid to which blocks are averaged. 0: not averaged ("paper" only).
-        trunk: Folder of a run whose weights the training starts with, as far as they fit.
         smallest: Faces whose box has a shorter longer side, in pixels, are left out.
         detected: Weight of landmarks from a machine; human landmarks have 1.
         fives: Share of a batch with faces that have only five landmarks, if there are others.
@@ -71,7 +72,6 @@ class ISNetRecipe(CropRecipe):
     beta: tuple[float, ...] = ()
     twin: bool = False
     grid: int = 0
-    trunk: str = ""
     smallest: float = 40
     detected: float = 0.5
     fives: float = 0.4
@@ -96,9 +96,10 @@ class ISNetTask(CropTask):
     """Landmarks in crops that are jittered anew in every batch."""
 
     recipe: ISNetRecipe
+    network: PaperNet | LightNet
 
     def __init__(
-        self, network: nn.Module, recipe: ISNetRecipe, crops: CropSet, held_out: CropSet, data: dict[str, Any]
+        self, network: PaperNet | LightNet, recipe: ISNetRecipe, crops: CropSet, held_out: CropSet, data: dict[str, Any]
     ) -> None:
         super().__init__(network, recipe, crops, held_out, data)
         self.schema = schema(recipe.landmarks[0])
@@ -109,6 +110,12 @@ class ISNetTask(CropTask):
                 "nothing to validate on"
             )
         self._lots = np.flatnonzero(whole), np.flatnonzero(~whole)
+
+    def adopt(self, content: bytes) -> None:
+        """Start from the weights of a file where they fit, so also from those of another schema."""
+        begin_with(self, read_tensors(content, [METHOD], {".network.": ""}))
+        if self.network.beta.logits is not None:
+            adopt_beta(self.network.beta.logits, content)
 
     def draw(self, rng: np.random.Generator) -> Array:
         """Faces with all landmarks, and a share with only five."""
@@ -188,14 +195,6 @@ def read(recipe: Path, stage: str) -> ISNetRecipe:
 def prepare(stage: str, data: Path, recipe: ISNetRecipe, out: Path) -> ISNetTask:
     """The task, ready to train. Its faces are cut out if they are not there yet."""
     network = build(recipe)
-    if recipe.trunk:
-        weights = best_weights(Path(recipe.trunk) / stage)
-        if weights is None:
-            raise OptionError(
-                f"trunk is the folder of a run, and {recipe.trunk} holds no weights of {stage}: train that run first, "
-                "or leave it out by --set 'trunk=\"\"'"
-            )
-        adopt(network, weights)
     kind = schema(recipe.landmarks[0])
     train = Cutting(
         schema=kind,
@@ -232,12 +231,6 @@ def build(recipe: ISNetRecipe) -> PaperNet | LightNet:
     except ValueError as error:
         raise OptionError(str(error)) from error
     raise OptionError(f"preset is paper or light, and twin and grid are of paper; found {recipe.preset!r}")
-
-
-def adopt(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy the weights of another network that have the same name and shape."""
-    own = network.state_dict()
-    network.load_state_dict(own | {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape})
 
 
 def finish(stage: str, task: ISNetTask, out: Path) -> None:

@@ -21,7 +21,7 @@ from lineament.anchors import all_anchors
 from lineament.data.canvases import LabelRules, Labels
 from lineament.errors import OptionError
 from lineament.files import write_whole
-from lineament.methods.adopt import adopt, read_tensors
+from lineament.methods.adopt import begin_with, read_tensors
 from lineament.methods.fitting import fitted
 from lineament.methods.maskface.decode import Config, MaskFaceDecoder
 from lineament.methods.maskface.export import entries
@@ -29,7 +29,6 @@ from lineament.methods.maskface.levels import FINEST, SMALLEST, level_of, levels
 from lineament.methods.maskface.network import CONTEXTS, MaskFace, RegionsBySchema
 from lineament.methods.maskface.quantise import quantise
 from lineament.methods.maskface.targets import BACKGROUND, FACE, jittered, match, matched, proposals
-from lineament.methods.normalisation import settle
 from lineament.methods.quantisation import write_bytes
 from lineament.methods.trained import BackboneRecipe, write_trained
 from lineament.runtime import load_graph
@@ -118,11 +117,9 @@ class MaskFaceTask(CanvasTask):
     recipe: MaskFaceRecipe
 
     def adopt(self, content: bytes) -> None:
-        """Start from the weights of a file where they fit. Normalisation takes its statistics from the first batch."""
+        """Start from the weights of a file where they fit."""
         assert isinstance(self.network, MaskFace)
-        adopt(self.network, read_tensors(content, [METHOD], ROOTS))
-        batch = tensors(self.batch(0), torch.device("cpu"))
-        settle(self.network, lambda: self.forward(self.network, batch))
+        begin_with(self, read_tensors(content, [METHOD], ROOTS))
 
     def targets(self, rng: np.random.Generator, canvases: Sequence[Labels]) -> Batch:
         """The labels of anchors, the offsets of positive ones, and regions with landmarks."""
