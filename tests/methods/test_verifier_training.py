@@ -23,8 +23,10 @@ from lineament.methods.verifier.decode import Verifier, to_crops  # noqa: E402
 from lineament.methods.verifier.network import VerifierNet  # noqa: E402
 from lineament.methods.verifier.targets import REACH, Kind  # noqa: E402
 from lineament.methods.verifier.training import VerifierRecipe, offsets  # noqa: E402
+from lineament.runtime import load_graph  # noqa: E402
 from lineament.similarity import crops  # noqa: E402
 from lineament.train.run import run  # noqa: E402
+from lineament.weights import read_weights  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
 FACE = [20.0, 20, 60, 70]
@@ -48,7 +50,7 @@ def sample(boxes: list[list[float]], ignore: list[bool] | None = None) -> Sample
     ],
 )
 def test_windows_are_faces_or_not(candidates: Any, boxes: Any, kinds: list[Kind]) -> None:
-    found = targets.windows(sample(boxes), np.array(candidates, float).reshape(-1, 4))
+    found = targets.windows(sample(boxes), np.array(candidates, float).reshape(-1, 4), np.full(len(candidates), 0.5))
     assert found.kind.tolist() == kinds
     np.testing.assert_allclose(found.windows, box_ops.square(found.windows))
 
@@ -56,9 +58,17 @@ def test_windows_are_faces_or_not(candidates: Any, boxes: Any, kinds: list[Kind]
 def test_candidates_on_ignored_regions_are_left_out_unless_they_are_faces() -> None:
     region = [90.0, 90, 200, 200]
     labels = sample([FACE, region], [False, True])
-    found = targets.windows(labels, np.array([[100.0, 100, 140, 140], [150, 20, 190, 60], FACE]))
+    scores = np.array([0.2, 0.3, 0.8])
+    found = targets.windows(labels, np.array([[100.0, 100, 140, 140], [150, 20, 190, 60], FACE]), scores)
     assert found.kind.tolist() == [Kind.FACE, Kind.NOTHING, Kind.LABEL]
     np.testing.assert_array_equal(found.boxes[0], FACE)
+    np.testing.assert_allclose(found.logit, np.log([0.8 / 0.2, 0.3 / 0.7, 1]), atol=1e-6)
+
+
+def test_small_candidates_are_no_false_alarms_where_labels_leave_small_faces_out() -> None:
+    candidates = np.array([[100.0, 100, 112, 115], [150, 20, 166, 36]])
+    kinds = [targets.windows(sample([]), candidates, np.full(2, 0.5), least=least).kind for least in (0, 16, 17)]
+    assert [len(kind) for kind in kinds] == [2, 1, 0]
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -123,6 +133,18 @@ def test_a_run_learns_and_its_file_computes_the_same(folder: Path) -> None:
     assert isinstance(Verifier(graph, config).opinions([], []), list)
 
 
+def test_a_training_continues_as_the_file_left_off(folder: Path) -> None:
+    task = training.prepare("crops", folder, training.read(folder / "recipe.toml", "crops"), folder / "run")
+    content = read_weights("verifier")
+    task.adopt(content)
+    pixels = task.batch(1)["pixels"]
+    with torch.no_grad():
+        found = task.network.eval()(torch.tensor(pixels).permute(0, 3, 1, 2).float())
+    expected = load_graph(content, threads=1)("verifier", ("score", "box"), pixels=pixels)
+    for name, value in zip(("score", "box"), expected, strict=True):
+        torch.testing.assert_close(found[name], torch.tensor(value), atol=1e-3, rtol=1e-3)
+
+
 def test_candidates_are_cut_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = training.read(folder / "recipe.toml", "crops")
     training.prepare("crops", folder, recipe, folder / "run")
@@ -154,6 +176,23 @@ def test_detectors_take_turns(folder: Path, tmp_path: Path) -> None:
     found = targets.cut(photos, [first, second], tmp_path, "", lowest=0.1, context=1.7, reach=1.0)  # type: ignore[list-item]
     assert (first.seen, second.seen) == (3, 2)
     assert np.bincount(found.labels["kind"]).tolist() == [2, 3, 5]
+    np.testing.assert_allclose(np.unique(found.labels["logit"]), [0, np.log(9)], rtol=1e-5)
+    options = {"lowest": 0.1, "context": 1.7, "reach": 1.0, "least": 60}
+    first, second = Sees(FACE), Sees([300, 300, 340, 350])
+    found = targets.cut(photos, [first, second], tmp_path, "", **options, complete=[photos[0].source])  # type: ignore[list-item]
+    assert np.bincount(found.labels["kind"]).tolist() == [2, 3, 5]
+    with pytest.raises(DataError, match="3 are faces and 0 are not"):
+        targets.cut(photos, [Sees(FACE), second], tmp_path, "", **options)  # type: ignore[list-item]
+
+
+def test_a_prior_leaves_to_the_network_what_the_detector_does_not_know(folder: Path) -> None:
+    """With the detector's logits as a prior, a network that says nothing has the detector's loss."""
+    recipe = replace(training.read(folder / "recipe.toml", "crops"), prior=1.0)
+    task = training.prepare("crops", folder, recipe, folder / "run")
+    labels = {"kind": torch.tensor([1, 0, 2]), "logit": torch.tensor([2.0, -1.0, 0.0]), "box": torch.zeros(3, 4)}
+    losses = task.losses({"score": torch.zeros(3), "box": torch.zeros(3, 4)}, labels)
+    expected = [1 / (1 + np.exp(-2)), 1 - 1 / (1 + np.exp(1)), 0.5]
+    assert float(losses["score"]) == pytest.approx(-np.log(expected).mean(), rel=1e-6)
 
 
 def test_what_cannot_be_learned_says_so(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,17 @@ def test_training_has_the_lists_as_often_as_they_stand_and_backgrounds(data: Pat
     validation = read_split(data, RECIPE, "val", ["5"])
     assert [sample.path.name for sample in validation.samples] == ["five.jpg"]
     assert validation.lists == {"five.json": {"photos": 1, "faces": 2, "empty": 0}}
+
+
+def test_photos_of_an_event_are_set_apart_for_validation(data: Path) -> None:
+    recipe = Recipe(train=("five.json", "rich.json", "rich.json"), val=("five.json",), apart=("ri",))
+    sets = {split: read_split(data, recipe, split, ["5"]) for split in ("train", "val")}
+    assert [sample.path.name for sample in sets["train"].samples] == ["five.jpg"]
+    assert sets["train"].sources == {"five": 1}
+    assert [sample.path.name for sample in sets["val"].samples] == ["five.jpg", "rich.jpg"]
+    assert [counts["photos"] for counts in sets["val"].lists.values()] == [1, 1]
+    with pytest.raises(DataError, match=r"no photo of rich.json has a name that begins with 1_ or 2_"):
+        read_split(data, replace(recipe, apart=("1_", "2_")), "val", ["5"])
 
 
 def test_boxes_without_an_area_are_counted_and_no_faces(data: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,8 @@ class Recipe:
     Attributes:
         train: Index files (COCO keypoints JSON) in the data folder. A list that is named twice counts twice.
         val: Index files of validation photos.
+        apart: Beginnings of file names. Photos of the training lists whose names begin so are for validation, such
+            as all photos of an event.
         backgrounds: Folders in the data folder with images without faces.
         initial: Initial weights: the folder of a run with the same network, for its best weights; or, if the method
             supports it, the name of shipped weights or the path of an ONNX file. Empty: the previous phase, if any.
@@ -64,6 +66,7 @@ class Recipe:
 
     train: tuple[str, ...]
     val: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     backgrounds: tuple[str, ...] = ()
     initial: str = ""
     resume: bool = False

@@ -64,17 +64,28 @@ def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -
     Args:
         data: Folder of the recipe's index files.
         recipe: The recipe.
-        split: "train", with the backgrounds, or "val".
+        split: "train", with the backgrounds, or "val", with the photos that training lists set apart.
         schemas: Names of the landmark schemas to learn.
 
     Raises:
-        DataError: An index file or folder does not exist or cannot be read, or landmarks cannot be converted to any of
-            these schemas.
+        DataError: An index file or folder does not exist or cannot be read, landmarks cannot be converted to any of
+            these schemas, or no photo is one of those to set apart.
     """
     wanted = [schema(name) for name in schemas]
     _check_there(data, recipe, split)
-    parts = {name: [in_one_of(wanted, s, name) for s in read_coco(data / name)] for name in getattr(recipe, split)}
-    named = [sample for name in getattr(recipe, split) for sample in parts[name]]
+    names = getattr(recipe, split)
+    parts = {name: [in_one_of(wanted, s, name) for s in read_coco(data / name)] for name in names}
+    if split == "train":
+        parts = {name: [s for s in samples if not _is_apart(s, recipe)] for name, samples in parts.items()}
+    elif recipe.apart:
+        others = [name for name in dict.fromkeys(recipe.train) if name not in names]
+        lent = {name: [s for s in read_coco(data / name) if _is_apart(s, recipe)] for name in others}
+        lent = {name: samples for name, samples in lent.items() if samples}
+        if not lent:
+            raise DataError(f"no photo of {', '.join(others)} has a name that begins with {' or '.join(recipe.apart)}")
+        parts |= {name: [in_one_of(wanted, s, name) for s in samples] for name, samples in lent.items()}
+        names += tuple(lent)
+    named = [sample for name in names for sample in parts[name]]
     if split == "train":
         faceless = {name: read_faceless(data / name, wanted[0]) for name in recipe.backgrounds}
         parts |= faceless
@@ -91,6 +102,10 @@ def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -
         lists=lists,
         sources=dict(Counter(sample.source for samples in parts.values() for sample in samples)),
     )
+
+
+def _is_apart(sample: Sample, recipe: Recipe) -> bool:
+    return sample.path.name.startswith(recipe.apart)
 
 
 def _check_there(data: Path, recipe: Recipe, split: str) -> None:

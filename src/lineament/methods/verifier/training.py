@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lineament.data.augment import Coarse, coarsened, coarseness, distort, looks
 from lineament.data.crops import CropSet, Jitter, mirrored, recut
 from lineament.errors import OptionError
 from lineament.methods import Decoder, DetectionMethod, open_weights
+from lineament.methods.adopt import begin_with, read_tensors
 from lineament.methods.trained import write_trained
 from lineament.methods.verifier import targets
 from lineament.methods.verifier.decode import Config
@@ -47,7 +48,12 @@ class VerifierRecipe(CropRecipe):
     Attributes:
         detectors: Names or files of detectors' weights. Their candidates are learned. They take turns: each photo is
             shown to one.
+        inputs: Input sizes of detectors, by name, where they are not their own.
         lowest: Lowest score of a candidate, in [0, 1].
+        least: Side in pixels below which a candidate that is no labelled face is left out.
+        complete: Sources of photos in which it is not, since they have labels of every small face.
+        prior: What is added to the score of a candidate in its loss, in logits of the detector. With more than 0, the
+            network learns what the detector does not know.
         context: Side of a crop relative to the longer side of the box.
         faces: Share of candidates that are faces in a batch.
         labels: Share of labelled boxes in a batch. The rest are candidates that are no faces.
@@ -58,7 +64,11 @@ class VerifierRecipe(CropRecipe):
 
     coarse: Coarse | None = Coarse()
     detectors: tuple[str, ...] = ("kpnet-lite", "kpnet-int8")
+    inputs: Mapping[str, int] = field(default_factory=dict)
     lowest: float = 0.02
+    least: float = 0.0
+    complete: tuple[str, ...] = ()
+    prior: float = 0.0
     context: float = 1.7
     faces: float = 0.35
     labels: float = 0.15
@@ -83,6 +93,10 @@ class VerifierTask(CropTask):
         super().__init__(network, recipe, crops, held_out, data)
         self._rows = [np.flatnonzero(crops.labels["kind"] == kind) for kind in Kind]
 
+    def adopt(self, content: bytes) -> None:
+        """Start from the weights of a file."""
+        begin_with(self, read_tensors(content, [METHOD], {".network.": ""}))
+
     def draw(self, rng: np.random.Generator) -> Array:
         """Rows (batch,) with the recipe's shares of kinds."""
         r = self.recipe
@@ -102,14 +116,14 @@ class VerifierTask(CropTask):
         pixels = recut(self.crops.pixels, rows[mine], moves, size=VerifierNet.size, reach=REACH)
         labels = {name: values[rows[mine]] for name, values in self.crops.labels.items()}
         pixels = distort(coarsened(pixels, shares), seen)
-        return {"pixels": pixels, "kind": labels["kind"], "box": offsets(labels["box"], moves, r.context)}
+        return labels | {"pixels": pixels, "box": offsets(labels["box"], moves, r.context)}
 
     @in_float32
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The cross-entropy of the scores, and the smooth absolute error of faces' boxes."""
         face = batch["kind"] != Kind.NOTHING
         off = F.smooth_l1_loss(STEEP * outputs["box"][face], STEEP * batch["box"][face])
-        score = F.binary_cross_entropy_with_logits(outputs["score"], face.float())
+        score = F.binary_cross_entropy_with_logits(self._sum(outputs, batch), face.float())
         return {"score": score, "box": self.recipe.box_weight * off}
 
     def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
@@ -117,8 +131,12 @@ class VerifierTask(CropTask):
         still = np.tile(np.eye(2, 3), (len(labels["box"]), 1, 1))
         box = torch.as_tensor(offsets(labels["box"].cpu().numpy(), still, self.recipe.context))
         figures = super().figures(outputs, labels | {"box": box.to(outputs["box"])})
-        right = (outputs["score"] > 0) == (labels["kind"] != Kind.NOTHING)
+        right = (self._sum(outputs, labels) > 0) == (labels["kind"] != Kind.NOTHING)
         return figures | {"accuracy": float(right.float().mean())}
+
+    def _sum(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+        """Logits (n,) of faces, with the detector's share."""
+        return outputs["score"] + self.recipe.prior * labels["logit"]
 
 
 def offsets(box: Array, moves: Array, context: float) -> Array:
@@ -154,22 +172,23 @@ def prepare(stage: str, data: Path, recipe: VerifierRecipe, out: Path) -> Verifi
     for split, reach in (("train", REACH), ("val", 1.0)):
         found = read_split(data, recipe, split, recipe.landmarks)
         check_learnable(found.samples, recipe, split, stage, landmarks=False)
-        sizes = {"lowest": recipe.lowest, "context": recipe.context, "reach": reach}
+        how = {name: getattr(recipe, name) for name in ("lowest", "context", "least", "complete")} | {"reach": reach}
         detectors = [hashlib.sha256(read_weights(name)).hexdigest() for name in recipe.detectors]
-        folder, digest = out / "candidates" / split, found.digest((detectors, sizes), ("boxes", "ignore"))
+        made_from = (detectors, sorted(recipe.inputs.items()), how)
+        folder, digest = out / "candidates" / split, found.digest(made_from, ("boxes", "ignore"))
         if not CropSet.is_there(folder, digest):
-            decoders = decoders or [_detector(name) for name in recipe.detectors]
-            targets.cut(found.samples, decoders, folder, digest, **sizes)
+            decoders = decoders or [_detector(name, recipe.inputs.get(name)) for name in recipe.detectors]
+            targets.cut(found.samples, decoders, folder, digest, **how)
         sets[split], about[split] = CropSet(folder), found.to_dict()
     return VerifierTask(network, recipe, sets["train"], sets["val"], about)
 
 
-def _detector(name: str) -> Decoder:
+def _detector(name: str, input_size: int | None) -> Decoder:
     """A detector for several threads."""
     graph, _, kind, settings = open_weights(name, threads=1)
     if not isinstance(kind, DetectionMethod):
         raise OptionError(f"detectors names weights of detectors; {name} is a {kind.kind}")
-    return kind.decoder(graph, settings)
+    return kind.decoder(graph, replace(settings, input_size=input_size) if input_size else settings)
 
 
 def finish(stage: str, task: VerifierTask, out: Path) -> None:
