@@ -37,7 +37,7 @@ from lineament.boxes import longer_side
 from lineament.data.readers.coco import read_coco
 from lineament.data.readers.wider import read_wider_mat
 from lineament.data.sample import Sample
-from lineament.detector import VERIFIER
+from lineament.detector import verifier_of
 from lineament.evaluate import fddb, pascal, wider
 from lineament.evaluate.detections import Detections, pick
 from lineament.evaluate.labelled import Evaluated, read_detections
@@ -47,7 +47,8 @@ from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Result, Scores, read_result
 from lineament.evaluate.speed import COUNTS, FACE, Baseline, fit_line, mosaic
 from lineament.images import read_image
-from lineament.weights import is_weights
+from lineament.runtime import read_metadata
+from lineament.weights import is_weights, read_weights
 
 Array = NDArray[Any]
 
@@ -404,7 +405,8 @@ class Bench:
     def weights(self, name: str) -> list[str]:
         """Names and files of a detector's weights."""
         detector = DETECTORS[name]
-        verifier = VERIFIER if detector.settings.get("verify") else ""
+        verifies = detector.ours and detector.settings.get("verify")
+        verifier = verifier_of(read_metadata(read_weights(detector.weights))) if verifies else ""
         used = [text for text in (detector.weights, detector.landmarks, verifier) if is_weights(text)]
         return used if detector.ours else [f"{self.peers}/{weights}" for weights in used]
 

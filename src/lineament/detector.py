@@ -43,7 +43,7 @@ S = TypeVar("S", bound=Source)
 _log = logging.getLogger(__name__)
 
 PIXELS_AT_ONCE = 16_000_000  # in the images that a method processes together
-VERIFIER = "verifier"  # the weights that verify faces
+VERIFIER, QUANTISED = "verifier", "verifier-int8"  # the weights that verify faces of detectors in floats and in bytes
 SURE = 0.999  # a score above this is no more evidence
 
 
@@ -284,13 +284,21 @@ def load(
     again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings)
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
     if own.verify:
-        looking, _, _, config = open_weights(VERIFIER, runtime, device, threads)
+        second = own.verify if isinstance(own.verify, str) else verifier_of(graph.metadata)
+        looking, _, other, config = open_weights(second, runtime, device, threads)
+        if not isinstance(other, VerificationMethod):
+            raise OptionError(f"verify is true, or names weights of a verifier; {second} is a {other.kind}")
         verifier = Verifier(looking, config, mirror=own.flip)
-        decoder, files = _verified(kind, graph, own, verifier), [*files, VERIFIER]
+        decoder, files = _verified(kind, graph, own, verifier), [*files, second]
     else:
         decoder = kind.decoder(graph, own)
     weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}
     return Detector(of, decoder, own, stage, again, weights, graph.device)
+
+
+def verifier_of(metadata: Mapping[str, str]) -> str:
+    """The shipped verifier behind a detector whose file has this metadata: in 8-bit integers if the detector is."""
+    return QUANTISED if "runtime" in metadata else VERIFIER  # files of integers name the runtime that they need
 
 
 def _verified(kind: DetectionMethod, graph: Graph, own: DetectorSettings, verifier: Verifier) -> Decoder:

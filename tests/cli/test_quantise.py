@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from PIL import Image
 
 import lineament
 from lineament import boxes as box_ops
@@ -39,6 +40,22 @@ def test_weights_in_bytes_find_the_same_faces(run: Run, tmp_path: Path, name: st
     assert "8 bits" in listed.stderr
     assert f"{name}-int8" in (tmp_path / "manifest.json").read_text()
     assert '"AP": 0.5' in (tmp_path / "manifest.json").read_text()
+
+
+def test_a_verifier_in_bytes_has_the_same_opinion(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "second.onnx"
+    result = run("quantise", "verifier", str(PHOTOS), "--out", str(out), "--count", "2")
+    assert result.exit_code == 0, result.output
+    crowd = lineament.load("kpnet-lite", settings={"verify": True}).detect(PHOTOS / "crowd.jpg")
+    small = lineament.load("kpnet-lite", settings={"verify": str(out)}).detect(PHOTOS / "crowd.jpg")
+    pairs = box_ops.iou(crowd.boxes, small.boxes)
+    assert (pairs.max(axis=1) > 0.9).mean() > 0.95
+    same = pairs.max(axis=1) > 0.9
+    assert abs(crowd.scores[same] - small.scores[pairs.argmax(axis=1)[same]]).mean() < 0.02
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    refused = run("quantise", "verifier", str(tmp_path / "black.png"), "--out", str(tmp_path / "none.onnx"))
+    assert refused.exit_code == 2
+    assert "found no face in these images" in refused.stderr
 
 
 def test_what_cannot_be_quantised_is_refused(run: Run, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from lineament.methods.verifier.decode import MOST, Config, Verified, Verifier, 
 from lineament.runtime import Graph
 from lineament.schemas import FIVE
 from lineament.similarity import transform
+from lineament.weights import read_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
@@ -182,7 +183,7 @@ def test_shipped_detectors_can_be_verified(name: str) -> None:
         return detector, detector.detect(PHOTOS, threshold=0.6)
 
     detector, verified = found(verify=True)
-    assert set(detector.weights) == {name, "verifier"}
+    assert set(detector.weights) == {name, "verifier-int8" if name.endswith("int8") else "verifier"}
     for usual, faces in zip(found()[1], verified, strict=True):
         sure = usual[usual.scores > 0.9]
         assert (box_ops.iou(sure.boxes, faces.boxes).max(axis=1, initial=0) > 0.6).all()
@@ -211,6 +212,21 @@ def test_verified_boxes_follow_the_wanted_convention(name: str, style: str | dic
     (side,) = box_ops.longer_side(styled.boxes)
     for smallest, largest, count in ((side - 1, side + 1, 1), (side + 1, None, 0), (1, side - 1, 0)):
         assert len(found(style, min_face=smallest, max_face=largest)) == count
+
+
+def test_a_verifier_of_your_own(tmp_path: Path) -> None:
+    own = tmp_path / "own.onnx"
+    own.write_bytes(read_weights("verifier"))
+    found = [lineament.load("kpnet-lite", settings={"verify": which}) for which in (True, str(own))]
+    assert set(found[1].weights) == {"kpnet-lite", str(own)}
+    usual, mine = (detector.detect(ASTRONAUT) for detector in found)
+    np.testing.assert_array_equal(usual.boxes, mine.boxes)
+    with pytest.raises(
+        OptionError, match=r"verify is true, or names weights of .*; isnet-5 is a landmark stage"
+    ):
+        lineament.load("kpnet-lite", settings={"verify": "isnet-5"})
+    with pytest.raises(OptionError, match="unknown method or weight file 'yes'"):
+        lineament.load("kpnet-lite", settings={"verify": "yes"})
 
 
 def test_a_verifier_alone_is_no_detector() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -68,8 +68,9 @@ def _options() -> dict[str, tuple[Option, Any]]:
             option = option_of(setting)
             if option and setting.name not in found:
                 flag = f"--{setting.name.replace('_', '-')}"
-                flags = f"{flag}/--no-{flag[2:]}" if types[setting.name] is bool else flag
-                kind = str if option.read else types[setting.name]
+                switch = bool in (types[setting.name], *get_args(types[setting.name]))
+                flags = f"{flag}/--no-{flag[2:]}" if switch else flag
+                kind = bool if switch else str if option.read else types[setting.name]
                 shown = typer.Option(flags, help=option.help, metavar=option.metavar)
                 found[setting.name] = option, Annotated[kind | None, shown]
     return found

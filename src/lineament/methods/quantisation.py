@@ -13,11 +13,25 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lineament.export import with_metadata
+from lineament.errors import OptionError
+from lineament.export import halve, widen, with_metadata
 from lineament.files import write_whole
 from lineament.weights import register
 
 Array = NDArray[Any]
+
+
+def in_floats(content: bytes) -> onnx.ModelProto:
+    """The model of a file, with all its weights in 32-bit floats.
+
+    Raises:
+        OptionError: The file is already quantised.
+    """
+    model = onnx.load_from_string(content)
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
+    widen(model.graph)
+    return model
 
 
 def in_bytes(
@@ -63,6 +77,13 @@ def in_bytes(
             return onnx.load(file)
     finally:
         logging.root.setLevel(level)
+
+
+def tidied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A quantised model without unused nodes and constants, and with 16-bit floats where they are exact. In place."""
+    drop_unused(model.graph)
+    halve(model.graph)
+    return model
 
 
 def write_bytes(model: onnx.ModelProto, file: Path, metadata: Mapping[str, str], scores: Mapping[str, float]) -> Path:

@@ -154,7 +154,8 @@ class DetectorSettings(MethodSettings):
         turns: Also detect in the image turned by 90, 180 and 270 degrees. The orientation with the most upright faces
             stands, and ``Faces.turn`` names it. Takes four times the time.
         verify: Look at each face again, enlarged, with a second network, and count its opinion in the scores and the
-            boxes (`lineament.methods.verifier`).
+            boxes (`lineament.methods.verifier`). ``True`` for the shipped verifier: in 8-bit integers behind detectors
+            that are, too. Or the path of a file of your own.
         suppression: What happens at the end to the lower-scoring of two overlapping boxes. "nms" removes it.
             "soft-linear" and "soft-gaussian" lower its score (Soft-NMS, see ``lineament.boxes.soft_nms``).
         sigma: For "soft-gaussian": how slowly scores fall, above 0.
@@ -170,7 +171,7 @@ class DetectorSettings(MethodSettings):
         False,
         "Detect in all four orientations, and keep the one with most upright faces: for photos without EXIF.",
     )
-    verify: bool = option(False, "Look at each face again with a second network: better scores and boxes.")
+    verify: bool | str = option(False, "Look at each face again with a second network: better scores and boxes.")
     suppression: Suppression = "nms"
     sigma: Positive = 0.5
     over: Overlap = "union"

@@ -8,9 +8,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from lineament.errors import OptionError
-from lineament.export import halve, widen
-from lineament.methods.quantisation import drop_unused, in_bytes
+from lineament.methods.quantisation import in_bytes, in_floats, tidied
 
 Array = NDArray[Any]
 
@@ -31,16 +29,11 @@ def quantise(content: bytes, views: Iterable[Array]) -> onnx.ModelProto:
     Raises:
         OptionError: The file is already quantised.
     """
-    model = onnx.load_from_string(content)
-    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
-        raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
-    widen(model.graph)
+    model = in_floats(content)
     nodes = [node.name for node in _features(model.graph) if node.op_type in CARRIED]
     inputs = [value.name for value in model.graph.input]
     small = in_bytes(model, nodes, (dict.fromkeys(inputs, view[None]) for view in views))
-    drop_unused(small.graph)
-    halve(small.graph)
-    return small
+    return tidied(small)
 
 
 def _features(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -8,9 +8,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from lineament.errors import OptionError
-from lineament.export import halve, widen
-from lineament.methods.quantisation import drop_unused, in_bytes
+from lineament.methods.quantisation import drop_unused, in_bytes, in_floats, tidied
 
 Array = NDArray[Any]
 
@@ -31,10 +29,7 @@ def quantise(content: bytes, views: Iterable[Array]) -> onnx.ModelProto:
     Raises:
         OptionError: The file is already quantised.
     """
-    model = onnx.load_from_string(content)
-    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
-        raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
-    widen(model.graph)
+    model = in_floats(content)
     whole, rest = _part(model, of_entry=True), _part(model, of_entry=False)
     nodes = [n.name for n in whole.graph.node if n.op_type in CARRIED and not _is_head(n)]
     small = in_bytes(whole, nodes, ({f"{ENTRY}pixels": view[None]} for view in views))
@@ -43,9 +38,7 @@ def quantise(content: bytes, views: Iterable[Array]) -> onnx.ModelProto:
     small.graph.initializer.extend(i for i in rest.graph.initializer if i.name not in there)
     small.graph.input.extend(rest.graph.input)
     small.graph.output.extend(rest.graph.output)
-    drop_unused(small.graph)
-    halve(small.graph)
-    return small
+    return tidied(small)
 
 
 def _is_head(node: onnx.NodeProto) -> bool:

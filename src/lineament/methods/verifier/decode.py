@@ -88,10 +88,7 @@ class Verifier:
         """What the network says of the boxes (n, 4) in each image: logits (n,) and boxes (n, 4)."""
         size = self.config.size
         windows = [box_ops.square(those) for those in boxes]
-        looks = [
-            crops(image, to_crops(those, size, self.config.context), size)
-            for image, those in zip(images, windows, strict=True)
-        ]
+        looks = [self.crops(image, those) for image, those in zip(images, boxes, strict=True)]
         pixels = np.concatenate([np.empty((0, size, size, 3), np.uint8), *looks])
         logits, offsets = np.empty(len(pixels)), np.empty((len(pixels), 4))
         for start in range(0, len(pixels), AT_ONCE):
@@ -100,6 +97,11 @@ class Verifier:
         moved = box_ops.decode_rcnn(offsets, np.concatenate([np.empty((0, 4)), *windows]))
         ends = np.cumsum([0, *(len(those) for those in boxes)])
         return [(logits[start:end], moved[start:end]) for start, end in pairwise(ends)]
+
+    def crops(self, image: Array, boxes: Array) -> Array:
+        """What the network sees of the boxes (n, 4) in an image (h, w, 3) uint8 RGB: (n, size, size, 3) uint8."""
+        size = self.config.size
+        return crops(image, to_crops(box_ops.square(boxes), size, self.config.context), size)
 
     def _look(self, pixels: Array) -> tuple[Array, Array]:
         """Logits (n,) and offsets (n, 4) for crops (n, size, size, 3)."""

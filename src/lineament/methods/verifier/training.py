@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from lineament.data.crops import CropSet, Jitter, mirrored, recut
 from lineament.errors import OptionError
 from lineament.methods import Decoder, DetectionMethod, open_weights
 from lineament.methods.adopt import begin_with, read_tensors
+from lineament.methods.quantisation import write_bytes
 from lineament.methods.trained import write_trained
 from lineament.methods.verifier import targets
-from lineament.methods.verifier.decode import Config
+from lineament.methods.verifier.decode import Config, Verifier
 from lineament.methods.verifier.entries import entries
 from lineament.methods.verifier.network import VerifierNet
+from lineament.methods.verifier.quantise import quantise
 from lineament.methods.verifier.targets import REACH, Kind
+from lineament.runtime import load_graph
 from lineament.similarity import transform
 from lineament.train.checkpoint import initial_weights
 from lineament.train.crops import CropRecipe, CropTask
@@ -33,11 +36,12 @@ from lineament.train.recipe import read_phases, settings_of
 from lineament.train.run import RECIPE
 from lineament.train.samples import check_learnable, read_split
 from lineament.train.task import WHOLE, Batch, Part, generator
-from lineament.weights import read_weights
+from lineament.weights import parse_metadata, read_weights
 
 Array = NDArray[Any]
 METHOD = "verifier"
 STAGES = ("crops",)
+FINDS, SEEN = "kpnet-lite-int8", 0.05  # the detector whose faces set the ranges of bytes, and its threshold
 STEEP = 10.0  # offsets count in tenths: below one, the loss of a box is squared
 
 
@@ -193,6 +197,32 @@ def _detector(name: str, input_size: int | None) -> Decoder:
 
 def finish(stage: str, task: VerifierTask, out: Path) -> None:
     """Nothing follows."""
+
+
+def export_bytes(
+    content: bytes, images: Iterable[Array], file: Path, scores: Mapping[str, float] | None = None
+) -> Path:
+    """Quantise the network of a file to 8-bit integers (see `quantise`). Its settings do not change.
+
+    Args:
+        content: A verifier's file that is not quantised.
+        images: (h, w, 3) uint8 RGB, a few dozen. What a detector finds in them sets the value ranges.
+        file: The ONNX file to write.
+        scores: Scores by name to store in the file.
+
+    Raises:
+        OptionError: The file is already quantised, or there is no face in the images.
+    """
+    graph = load_graph(content)
+    verifier, detector = Verifier(graph, Config(**parse_metadata(graph.metadata)[1])), _detector(FINDS, None)
+    crops = []
+    for image in images:
+        (faces,) = detector([image], threshold=SEEN, min_face=1, max_face=None)
+        crops.append(verifier.crops(image, faces.boxes.astype(np.float64)))
+    if not any(map(len, crops)):
+        raise OptionError("found no face in these images, and faces set the value ranges: name photos with faces")
+    shown = (of_image for of_image in crops if len(of_image))
+    return write_bytes(quantise(content, shown), file, graph.metadata, scores or {})
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
