@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lineament.export import Entry
+from lineament.export import Entry, for_inference
 from lineament.methods.isnet.network import LightNet, PaperNet
 
 
@@ -13,7 +13,7 @@ def entries(network: PaperNet | LightNet, spread: float = 0.0) -> dict[str, Entr
     """The network of the file. ``spread`` is a constant for the paper's network, which does not predict its errors."""
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, network.size, network.size, 3), dtype=torch.uint8, generator=random)
-    return {"isnet": Entry(OnCrops(network, spread), {"pixels": pixels}, {"pixels": {0: "n"}})}
+    return {"isnet": Entry(OnCrops(for_inference(network), spread), {"pixels": pixels}, {"pixels": {0: "n"}})}
 
 
 class OnCrops(nn.Module):

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineament.methods.normalisation import folded
+
 CHANNELS = (20, 40, 60, 80)  # the paper gives none; those of Sun et al. 2013, whose data it uses
 DENSE = 120  # also theirs
 
@@ -121,6 +123,13 @@ class Convolution(nn.Sequential):
             nn.BatchNorm2d(outputs),
             nn.Identity() if linear else nn.ReLU(),
         )
+
+    def fold(self) -> None:
+        """Fold convolution and normalisation into one convolution."""
+        conv, norm, _ = self
+        assert isinstance(conv, nn.Conv2d)
+        weight, bias = folded(conv.weight, norm)
+        conv.weight, conv.bias, self[1] = nn.Parameter(weight), nn.Parameter(bias), nn.Identity()
 
 
 class Residual(nn.Module):

@@ -275,5 +275,5 @@ def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None)
         kept = json.loads((out / SCORES).read_text())
     own = {"landmarks": recipe.landmarks[0], "size": recipe.size, "zoom": recipe.zoom, "scores": kept["scores"]}
     config = settings_of(Config, recipe, **own)
-    made = entries(network.eval(), kept["spread"])
-    return write_trained(made, config, file, run=out, method=METHOD, stages=STAGES, scores=scores)
+    made = entries(network, kept["spread"])
+    return write_trained(made, config, file, run=out, method=METHOD, stages=STAGES, scores=scores, half=True)
