@@ -43,7 +43,7 @@ S = TypeVar("S", bound=Source)
 _log = logging.getLogger(__name__)
 
 PIXELS_AT_ONCE = 16_000_000  # in the images that a method processes together
-VERIFIER, QUANTISED = "verifier", "verifier-int8"  # the weights that verify faces of detectors in floats and in bytes
+VERIFIERS = {"floats": "verifier", "bytes": "verifier-int8"}  # weights that verify faces, by what the detector is in
 SURE = 0.999  # a score above this is no more evidence
 
 
@@ -285,10 +285,7 @@ def load(
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
     if own.verify:
         second = own.verify if isinstance(own.verify, str) else verifier_of(graph.metadata)
-        looking, _, other, config = open_weights(second, runtime, device, threads)
-        if not isinstance(other, VerificationMethod):
-            raise OptionError(f"verify is true, or names weights of a verifier; {second} is a {other.kind}")
-        verifier = Verifier(looking, config, mirror=own.flip)
+        verifier = _load_verifier(second, runtime, device, threads, mirror=own.flip)
         decoder, files = _verified(kind, graph, own, verifier), [*files, second]
     else:
         decoder = kind.decoder(graph, own)
@@ -296,9 +293,16 @@ def load(
     return Detector(of, decoder, own, stage, again, weights, graph.device)
 
 
+def _load_verifier(name: str, runtime: str, device: str, threads: int | None, *, mirror: bool) -> Verifier:
+    graph, _, kind, config = open_weights(name, runtime, device, threads)
+    if not isinstance(kind, VerificationMethod):
+        raise OptionError(f"verify is true, false, or names weights of a verifier or a file; {name} is a {kind.kind}")
+    return Verifier(graph, config, mirror=mirror)
+
+
 def verifier_of(metadata: Mapping[str, str]) -> str:
     """The shipped verifier behind a detector whose file has this metadata: in 8-bit integers if the detector is."""
-    return QUANTISED if "runtime" in metadata else VERIFIER  # files of integers name the runtime that they need
+    return VERIFIERS["bytes" if "runtime" in metadata else "floats"]  # files of bytes name the runtime that they need
 
 
 def _verified(kind: DetectionMethod, graph: Graph, own: DetectorSettings, verifier: Verifier) -> Decoder:

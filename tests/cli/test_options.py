@@ -56,6 +56,8 @@ def test_options_become_settings(command: list[str], photo: Path, run: Run) -> N
         result = run(*command, *what, *options)
         assert isinstance(result.exception, AskedError), result.output
         assert result.exception.args[0] == expected
+    twice = run(*command, *what, "--verify", "--setting", "verify=own.onnx")
+    assert "--verify and --setting verify= say it twice" in twice.stderr
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ def test_own_labels_replace_the_recipes_lists_and_backgrounds(
     assert run("train", "kpnet", "--data", tmp_path, *own, "--recipe", "kpnet-lite").exit_code == 0
     assert run("train", "kpnet", "--data", tmp_path, *own, "--set", 'backgrounds=["none"]').exit_code == 0
     lists = {"train": '["a.json", "b.json"]', "val": '["c.json"]', "initial": '"kpnet"', "minutes": "2.5"}
-    assert given[0]["overrides"] == {**lists, "backgrounds": "[]"}
+    assert given[0]["overrides"] == {**lists, "backgrounds": "[]", "apart": "[]"}
     assert given[0]["recipe"] == shipped_recipe("kpnet-lite")
-    assert given[1]["overrides"] == {**lists, "backgrounds": '["none"]'}
+    assert given[1]["overrides"] == {**lists, "backgrounds": '["none"]', "apart": "[]"}
 
 
 def test_settings_are_listed_without_data(run: Callable[..., Result]) -> None:

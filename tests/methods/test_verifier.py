@@ -217,16 +217,18 @@ def test_verified_boxes_follow_the_wanted_convention(name: str, style: str | dic
 def test_a_verifier_of_your_own(tmp_path: Path) -> None:
     own = tmp_path / "own.onnx"
     own.write_bytes(read_weights("verifier"))
-    found = [lineament.load("kpnet-lite", settings={"verify": which}) for which in (True, str(own))]
-    assert set(found[1].weights) == {"kpnet-lite", str(own)}
-    usual, mine = (detector.detect(ASTRONAUT) for detector in found)
-    np.testing.assert_array_equal(usual.boxes, mine.boxes)
-    with pytest.raises(
-        OptionError, match=r"verify is true, or names weights of .*; isnet-5 is a landmark stage"
+    usual = lineament.load("kpnet-lite", settings={"verify": True}).detect(ASTRONAUT)
+    for which in (str(own), own):
+        detector = lineament.load("kpnet-lite", settings={"verify": which})
+        assert set(detector.weights) == {"kpnet-lite", str(own)}
+        np.testing.assert_array_equal(detector.detect(ASTRONAUT).boxes, usual.boxes)
+    for wrong, message in (
+        ("isnet-5", "verify is true, false, or .*; isnet-5 is a landmark stage"),
+        ("yes", "unknown method or weight file 'yes'"),
+        ("", r"setting 'verify' is e\.g\. False, found ''"),
     ):
-        lineament.load("kpnet-lite", settings={"verify": "isnet-5"})
-    with pytest.raises(OptionError, match="unknown method or weight file 'yes'"):
-        lineament.load("kpnet-lite", settings={"verify": "yes"})
+        with pytest.raises(OptionError, match=message):
+            lineament.load("kpnet-lite", settings={"verify": wrong})
 
 
 def test_a_verifier_alone_is_no_detector() -> None:

@@ -158,6 +158,18 @@ def test_candidates_are_cut_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(batch["box"], task.batch(0)["box"])
 
 
+def test_sources_with_labels_of_every_face_decide_the_candidates(folder: Path, tmp_path: Path, caplog: Any) -> None:
+    """They are cut again if the sources differ."""
+    recipe = replace(training.read(folder / "recipe.toml", "crops"), least=60.0)
+    counts = []
+    for complete in ((), ("",)):
+        caplog.clear()
+        task = training.prepare("crops", folder, replace(recipe, complete=complete), tmp_path)
+        counts.append(int((task.crops.labels["kind"] == Kind.NOTHING).sum()))
+        assert ("no photo has a source of complete" in caplog.text) is not complete
+    assert counts[0] < counts[1]
+
+
 def test_detectors_take_turns(folder: Path, tmp_path: Path) -> None:
     """Each photo is shown to one, the next photo to the next."""
 
@@ -201,6 +213,15 @@ def test_what_cannot_be_learned_says_so(folder: Path, tmp_path: Path) -> None:
         training.prepare("crops", folder, recipe, tmp_path)
     with pytest.raises(OptionError, match=r"detectors names .*; found none"):
         replace(recipe, detectors=())
+    for wrong, message in (
+        ({"inputs": {"kpnet": 256}}, r"inputs has sizes of detectors \(isnet-5\), found kpnet"),
+        ({"least": -1.0}, "least is at least 0, found -1"),
+        ({"prior": np.nan}, "prior is at least 0, found nan"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            replace(recipe, **wrong)
+    with pytest.raises(OptionError, match="inputs has input sizes, and mtcnn has none"):
+        training.prepare("crops", folder, replace(recipe, detectors=("mtcnn",), inputs={"mtcnn": 256}), tmp_path)
     certain = VerifierRecipe(train=("faces.json",), val=("faces.json",), detectors=("kpnet-lite",), lowest=0.99)
     with pytest.raises(DataError, match=r"candidates, \d+ are faces and 0 are not"):
         training.prepare("crops", folder, certain, tmp_path)

@@ -88,6 +88,14 @@ def test_a_share_of_the_initial_weights_is_kept(tmp_path: Path) -> None:
         replace(RECIPE, keep=1.0)
 
 
+def test_a_run_of_another_network_is_refused(tmp_path: Path) -> None:
+    train(Brightness(), RECIPE, tmp_path / "first" / "stage")
+    other = Brightness()
+    other.network = torch.nn.Linear(2, 7)
+    with pytest.raises(OptionError, match="the initial run has another network; export it"):
+        train(other, replace(RECIPE, initial=str(tmp_path / "first")), tmp_path / "second" / "stage")
+
+
 def test_a_method_that_cannot_begin_with_a_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="folder of a run"):
         train(Brightness(), replace(RECIPE, initial="mtcnn"), tmp_path)
@@ -104,7 +112,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_from_before_a_setting_was_trained_with_its_default(tmp_path: Path) -> None:
     train(Brightness(), RECIPE, tmp_path)
     state = checkpoint(tmp_path)
-    del state["recipe"]["weight_decay"]
+    del state["recipe"]["weight_decay"], state["recipe"]["settings"]
     check_same(tmp_path / CHECKPOINT, state, RECIPE)
     with pytest.raises(OptionError, match="weight_decay"):
         check_same(tmp_path / CHECKPOINT, state, replace(RECIPE, weight_decay=0.5))

@@ -176,7 +176,9 @@ def test_settings_are_listed_as_they_are_replaced(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "copy.toml", Own, "one") == replace(recipe, steps=6)
 
 
-@pytest.mark.parametrize("value", [True, 3, 0.5, float("inf"), 'a "quoted" wörd', ["a", "b"], {"a": 1, "b": [False]}])
+@pytest.mark.parametrize(
+    "value", [True, 3, 0.5, float("inf"), 'a "quoted" wörd', ["a", "b"], {"a": 1, "b/c.d": [False]}]
+)
 def test_values_are_read_back_from_toml(value: object) -> None:
     assert tomllib.loads(f"value = {to_toml(value)}")["value"] == value
 

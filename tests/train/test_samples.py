@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lineament.data.sample import Sample
-from lineament.errors import DataError
+from lineament.errors import DataError, OptionError
 from lineament.schemas import FIVE, SIXTY_EIGHT, TWENTY_NINE, Schema, convert
 from lineament.train.recipe import Recipe
 from lineament.train.samples import check_learnable, read_split
@@ -70,8 +70,12 @@ def test_photos_of_an_event_are_set_apart_for_validation(data: Path) -> None:
     assert sets["train"].sources == {"five": 1}
     assert [sample.path.name for sample in sets["val"].samples] == ["five.jpg", "rich.jpg"]
     assert [counts["photos"] for counts in sets["val"].lists.values()] == [1, 1]
-    with pytest.raises(DataError, match=r"no photo of rich.json has a name that begins with 1_ or 2_"):
+    for other in (replace(recipe, apart=("fi",)), replace(recipe, train=())):  # of a list for validation; of none
+        assert [sample.path.name for sample in read_split(data, other, "val", ["5"]).samples] == ["five.jpg"]
+    with pytest.raises(DataError, match=r"no photo of five.json, rich.json has a name that begins with 1_ or 2_"):
         read_split(data, replace(recipe, apart=("1_", "2_")), "val", ["5"])
+    with pytest.raises(OptionError, match="apart has beginnings of file names, found an empty one"):
+        replace(recipe, apart=("",))
 
 
 def test_boxes_without_an_area_are_counted_and_no_faces(data: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -48,6 +48,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         settings = {name: _value(text) for name, text in pairs(typed.pop("setting") or [], "--setting").items()}
         for name, value in typed.items():
             if value is not None:
+                if name in settings:
+                    raise OptionError(f"--{name.replace('_', '-')} and --setting {name}= say it twice: use one of them")
                 read = options[name][0].read
                 settings[name] = read(value) if read else value
         command(**given, settings=settings)

@@ -73,7 +73,7 @@ def train(
     from lineament.train.run import run  # imports torch: training_of has seen that it is there
 
     file = find_recipe(recipe or method)
-    own: dict[str, Any] = {"backgrounds": ()} if train else {}
+    own: dict[str, Any] = {"backgrounds": (), "apart": ()} if train else {}
     own |= {"train": train or None, "val": val or None, "initial": initial, "minutes": minutes}
     given = {name: to_toml(value) for name, value in own.items() if value is not None}
     overrides = given | pairs(set_ or [], "--set")

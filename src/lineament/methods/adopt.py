@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lineament.errors import OptionError
-from lineament.export import HALF
 from lineament.methods.normalisation import only_shift, settle
+from lineament.methods.quantisation import in_floats
 from lineament.runtime import read_metadata
 from lineament.train.task import Task, tensors
 from lineament.weights import parse_metadata
 
 FOLDED = "weight_bias"  # the end of PyTorch's name of a bias that export has made of a normalisation
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.Linear)
 _log = logging.getLogger(__name__)
 
 
@@ -35,19 +36,13 @@ def read_tensors(content: bytes, methods: Collection[str], roots: Mapping[str, s
     if method not in methods:
         raise OptionError(f"expected weights of {' or '.join(methods)}, found weights of {method}")
     found = {}
-    for tensor in onnx.load_from_string(content).graph.initializer:
-        name = tensor.name.removesuffix(HALF)
-        name = name.removesuffix(FOLDED) + "bias" if name.endswith(FOLDED) else name
-        if name.endswith("_quantized"):
-            raise OptionError("expected weights in floats, found integers of 8 bits: name the file they were made from")
+    for tensor in in_floats(content).graph.initializer:
+        name = tensor.name.removesuffix(FOLDED) + "bias" if tensor.name.endswith(FOLDED) else tensor.name
         for root, at in roots.items():
             if root in name:
                 own = at + name.split(root, 1)[1]
                 found[own] = torch.from_numpy(onnx.numpy_helper.to_array(tensor).astype("float32"))
     return found
-
-
-LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.Linear)
 
 
 def begin_with(task: Task, given: Mapping[str, Tensor]) -> None:
@@ -87,8 +82,8 @@ def adopt(network: nn.Module, given: Mapping[str, Tensor]) -> None:
             only_shift(following, bias)
         elif bias is not None and module.bias is not None:
             module.bias.copy_(bias)
-    part = "backbone" if hasattr(network, "backbone") else ""
-    if not any(name.startswith(part) for name in taken):
-        kind = type(network.get_submodule(part)).__name__
-        raise OptionError(f"these weights are not of a {kind}, the recipe's {part or 'network'}")
+    root = "backbone." if hasattr(network, "backbone") else ""
+    if not any(name.startswith(root) for name in taken):
+        kind = type(network.get_submodule(root.removesuffix("."))).__name__
+        raise OptionError(f"these weights are not of a {kind}, the recipe's {root.removesuffix('.') or 'network'}")
     _log.info("%d layers start from the file", len(taken))

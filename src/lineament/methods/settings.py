@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
+from os import PathLike, fspath
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -92,13 +93,15 @@ def _annotations(settings: type) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Convert NumPy numbers and arrays, and lists and mappings of them, to plain Python.
+    """Convert NumPy numbers and arrays, paths, and lists and mappings of them, to plain Python.
 
     Raises:
         OptionError: A number is not finite.
     """
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
+    if isinstance(value, PathLike):
+        value = fspath(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
@@ -155,7 +158,7 @@ class DetectorSettings(MethodSettings):
             stands, and ``Faces.turn`` names it. Takes four times the time.
         verify: Look at each face again, enlarged, with a second network, and count its opinion in the scores and the
             boxes (`lineament.methods.verifier`). ``True`` for the shipped verifier: in 8-bit integers behind detectors
-            that are, too. Or the path of a file of your own.
+            that are, too. Or the name or file of a verifier's weights.
         suppression: What happens at the end to the lower-scoring of two overlapping boxes. "nms" removes it.
             "soft-linear" and "soft-gaussian" lower its score (Soft-NMS, see ``lineament.boxes.soft_nms``).
         sigma: For "soft-gaussian": how slowly scores fall, above 0.
@@ -171,7 +174,10 @@ class DetectorSettings(MethodSettings):
         False,
         "Detect in all four orientations, and keep the one with most upright faces: for photos without EXIF.",
     )
-    verify: bool | str = option(False, "Look at each face again with a second network: better scores and boxes.")
+    verify: bool | Annotated[str, Meta(min_length=1)] = option(
+        False,
+        "Look at each face again with a second network: better scores and boxes. --setting verify=FILE: with your own.",
+    )
     suppression: Suppression = "nms"
     sigma: Positive = 0.5
     over: Overlap = "union"

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 def check_same(path: Path, state: dict[str, Any], recipe: Recipe) -> None:
     """Raise an `OptionError` that names the differences if a checkpoint has another recipe."""
     mine = as_dict(recipe)
-    before = {field.name: field.default for field in fields(recipe)} | state["recipe"]  # settings added since then
+    before = as_dict(type(recipe)(recipe.train)) | state["recipe"]  # settings added since then
     differs = [n for n in mine if n not in _MAY_CHANGE and before[n] != mine[n]]
     if differs:
         raise OptionError(f"{path} was trained with other settings ({', '.join(differs)}); use another output folder")

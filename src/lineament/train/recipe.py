@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -106,6 +107,8 @@ class Recipe:
             raise OptionError(f"keep is the share of the initial weights that stays, in [0, 1), found {self.keep}")
         if not all(self.backgrounds):
             raise OptionError("backgrounds names folders below the data folder, found an empty one; [] is none")
+        if not all(self.apart):
+            raise OptionError("apart has beginnings of file names, found an empty one; [] is none")
 
 
 _CHOICES = {
@@ -269,12 +272,16 @@ def _listed(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
 def to_toml(value: Any) -> str:
     """A plain value in TOML. None becomes ``false``."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {to_toml(item)}" for name, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(name)} = {to_toml(item)}" for name, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(to_toml, value)) + "]"
     if isinstance(value, float) and math.isinf(value):
         return "inf"
     return json.dumps(False if value is None else value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
 
 
 def shipped_recipe(name: str) -> Path:

@@ -78,11 +78,13 @@ def read_split(data: Path, recipe: Recipe, split: str, schemas: Sequence[str]) -
     if split == "train":
         parts = {name: [s for s in samples if not _is_apart(s, recipe)] for name, samples in parts.items()}
     elif recipe.apart:
-        others = [name for name in dict.fromkeys(recipe.train) if name not in names]
-        lent = {name: [s for s in read_coco(data / name) if _is_apart(s, recipe)] for name in others}
-        lent = {name: samples for name, samples in lent.items() if samples}
-        if not lent:
-            raise DataError(f"no photo of {', '.join(others)} has a name that begins with {' or '.join(recipe.apart)}")
+        lent = {name: [s for s in read_coco(data / name) if _is_apart(s, recipe)] for name in recipe.train}
+        if lent and not any(lent.values()):
+            raise DataError(
+                f"no photo of {', '.join(lent)} has a name that begins with {' or '.join(recipe.apart)}: apart names "
+                "photos to set apart for validation; without any: --set 'apart=[]'"
+            )
+        lent = {name: samples for name, samples in lent.items() if samples and name not in names}
         parts |= {name: [in_one_of(wanted, s, name) for s in samples] for name, samples in lent.items()}
         names += tuple(lent)
     named = [sample for name in names for sample in parts[name]]

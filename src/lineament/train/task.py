@@ -68,9 +68,14 @@ class Task(ABC):
             recipe: Its settings.
 
         Raises:
-            OptionError: The method knows that they do not fit.
+            OptionError: They do not fit.
         """
-        self.network.load_state_dict(weights)
+        try:
+            self.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise OptionError(
+                "the initial run has another network; export it, and name the file: its layers are taken where they fit"
+            ) from error
 
     @abstractmethod
     def batch(self, step: int, part: Part = WHOLE) -> Batch:

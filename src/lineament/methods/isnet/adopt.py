@@ -18,7 +18,10 @@ def read_beta(content: bytes) -> Tensor:
 
 @torch.no_grad()
 def adopt_beta(logits: Parameter, content: bytes) -> None:
-    """Copy the weights of a file to the logits (blocks,) of learned ones, if they are as many."""
+    """Copy the weights of a file to the logits (blocks,) of learned ones, if they are as many.
+
+    The sum of learned weights is 1. So weights of a file with another sum, which were fixed, become their shares of it.
+    """
     beta = read_beta(content)
     if beta.shape == logits.shape:
         logits.copy_(beta.clamp_min(1e-6).log())

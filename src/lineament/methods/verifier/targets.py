@@ -82,7 +82,7 @@ def windows(sample: Sample, candidates: Array, scores: Array, *, least: float = 
     wrong = (best < 0.3) & ~hidden & (box_ops.longer_side(candidates) >= least)
     nearest = faces[overlaps[right].argmax(axis=1)] if right.any() else np.empty((0, 4))
     shown = np.concatenate([candidates[right], candidates[wrong], faces])
-    logits = logit(np.minimum(scores, SURE))
+    logits = logit(np.clip(scores, 1 - SURE, SURE))
     kinds = (Kind.FACE, int(right.sum())), (Kind.NOTHING, int(wrong.sum())), (Kind.LABEL, len(faces))
     return Windows(
         box_ops.square(shown),
@@ -118,7 +118,7 @@ def cut(
         context: Side of a crop relative to its window.
         reach: Side of a patch relative to the crop.
         least: Side in pixels below which a candidate that is no labelled face is left out.
-        complete: Sources of photos in which it is not, since they have labels of every small face.
+        complete: Sources whose photos have labels of every small face. ``least`` does not apply to them.
 
     Raises:
         DataError: The detectors have found no face, or everything that they have found is one.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from lineament.errors import OptionError
 from lineament.methods import Decoder, DetectionMethod, open_weights
 from lineament.methods.adopt import begin_with, read_tensors
 from lineament.methods.quantisation import write_bytes
+from lineament.methods.settings import ViewSettings
 from lineament.methods.trained import write_trained
 from lineament.methods.verifier import targets
 from lineament.methods.verifier.decode import Config, Verifier
@@ -41,8 +44,9 @@ from lineament.weights import parse_metadata, read_weights
 Array = NDArray[Any]
 METHOD = "verifier"
 STAGES = ("crops",)
-FINDS, SEEN = "kpnet-lite-int8", 0.05  # the detector whose faces set the ranges of bytes, and its threshold
+FINDER, THRESHOLD = "kpnet-lite-int8", 0.05  # the detector whose faces set the ranges of bytes
 STEEP = 10.0  # offsets count in tenths: below one, the loss of a box is squared
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class VerifierRecipe(CropRecipe):
         inputs: Input sizes of detectors, by name, where they are not their own.
         lowest: Lowest score of a candidate, in [0, 1].
         least: Side in pixels below which a candidate that is no labelled face is left out.
-        complete: Sources of photos in which it is not, since they have labels of every small face.
+        complete: Sources whose photos have labels of every small face. ``least`` does not apply to them.
         prior: What is added to the score of a candidate in its loss, in logits of the detector. With more than 0, the
             network learns what the detector does not know.
         context: Side of a crop relative to the longer side of the box.
@@ -84,6 +88,11 @@ class VerifierRecipe(CropRecipe):
         super().__post_init__()
         if not self.detectors:
             raise OptionError("detectors names weights of detectors, whose candidates are learned; found none")
+        if others := [name for name in self.inputs if name not in self.detectors]:
+            raise OptionError(f"inputs has sizes of detectors ({', '.join(self.detectors)}), found {', '.join(others)}")
+        for name in ("least", "prior"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OptionError(f"{name} is at least 0, found {getattr(self, name)}")
 
 
 class VerifierTask(CropTask):
@@ -173,12 +182,18 @@ def prepare(stage: str, data: Path, recipe: VerifierRecipe, out: Path) -> Verifi
     network = VerifierNet()
     decoders: list[Decoder] = []
     sets, about = {}, {}
+    splits = {split: read_split(data, recipe, split, recipe.landmarks) for split in ("train", "val")}
+    complete = {split: [s.source in recipe.complete for s in found.samples] for split, found in splits.items()}
+    if recipe.least and not any(complete["train"]):
+        _log.warning(
+            "no photo has a source of `complete`: candidates below %g pixels are no false alarms", recipe.least
+        )
     for split, reach in (("train", REACH), ("val", 1.0)):
-        found = read_split(data, recipe, split, recipe.landmarks)
+        found = splits[split]
         check_learnable(found.samples, recipe, split, stage, landmarks=False)
         how = {name: getattr(recipe, name) for name in ("lowest", "context", "least", "complete")} | {"reach": reach}
         detectors = [hashlib.sha256(read_weights(name)).hexdigest() for name in recipe.detectors]
-        made_from = (detectors, sorted(recipe.inputs.items()), how)
+        made_from = (detectors, sorted(recipe.inputs.items()), how, complete[split])
         folder, digest = out / "candidates" / split, found.digest(made_from, ("boxes", "ignore"))
         if not CropSet.is_there(folder, digest):
             decoders = decoders or [_detector(name, recipe.inputs.get(name)) for name in recipe.detectors]
@@ -192,7 +207,11 @@ def _detector(name: str, input_size: int | None) -> Decoder:
     graph, _, kind, settings = open_weights(name, threads=1)
     if not isinstance(kind, DetectionMethod):
         raise OptionError(f"detectors names weights of detectors; {name} is a {kind.kind}")
-    return kind.decoder(graph, replace(settings, input_size=input_size) if input_size else settings)
+    if input_size is None:
+        return kind.decoder(graph, settings)
+    if not isinstance(settings, ViewSettings):
+        raise OptionError(f"inputs has input sizes, and {name} has none")
+    return kind.decoder(graph, replace(settings, input_size=input_size))
 
 
 def finish(stage: str, task: VerifierTask, out: Path) -> None:
@@ -214,15 +233,19 @@ def export_bytes(
         OptionError: The file is already quantised, or there is no face in the images.
     """
     graph = load_graph(content)
-    verifier, detector = Verifier(graph, Config(**parse_metadata(graph.metadata)[1])), _detector(FINDS, None)
-    crops = []
-    for image in images:
-        (faces,) = detector([image], threshold=SEEN, min_face=1, max_face=None)
-        crops.append(verifier.crops(image, faces.boxes.astype(np.float64)))
-    if not any(map(len, crops)):
-        raise OptionError("found no face in these images, and faces set the value ranges: name photos with faces")
-    shown = (of_image for of_image in crops if len(of_image))
-    return write_bytes(quantise(content, shown), file, graph.metadata, scores or {})
+    verifier, detector = Verifier(graph, Config(**parse_metadata(graph.metadata)[1])), _detector(FINDER, None)
+
+    def shown() -> Iterator[Array]:
+        found = 0
+        for image in images:
+            (faces,) = detector([image], threshold=THRESHOLD, min_face=1, max_face=None)
+            if len(faces):
+                yield verifier.crops(image, faces.boxes.astype(np.float64))
+            found += len(faces)
+        if not found:
+            raise OptionError("found no face in these images, and faces set the value ranges: name photos with faces")
+
+    return write_bytes(quantise(content, shown()), file, graph.metadata, scores or {})
 
 
 def export_run(out: Path, file: Path, scores: Mapping[str, float] | None = None) -> Path:
