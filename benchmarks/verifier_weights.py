@@ -20,7 +20,7 @@ import lineament
 from lineament import boxes as box_ops
 from lineament.calibration import logit, sigmoid
 from lineament.data.readers.coco import read_coco
-from lineament.detector import VERIFIER
+from lineament.detector import VERIFIERS
 from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.recall import evaluate_recall
 from lineament.images import read_image
@@ -36,7 +36,7 @@ LOWEST = 0.01
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help=f"folder of {' and '.join(INDICES)}")
-    parser.add_argument("--verifier", default=VERIFIER, help="name or file of the verifier's weights")
+    parser.add_argument("--verifier", default=VERIFIERS["floats"], help="name or file of the verifier's weights")
     parser.add_argument("--detectors", nargs="+", default=DETECTORS)
     args = parser.parse_args()
     graph, _, _, config = open_weights(args.verifier, threads=1)
