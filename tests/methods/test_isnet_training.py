@@ -284,7 +284,7 @@ def test_a_file_says_how_it_was_made_and_runs_behind_a_detector(trained: Path) -
     graph = load_graph(trained.read_bytes())
     assert json.loads(graph.metadata["training"])["crops"][0]["data"]["train"]["lists"]["scenes.json"]["photos"] == 6
     config = Config(**json.loads(graph.metadata["config"]))
-    assert (config.landmarks, config.size, config.looks) == ("5", 48, 2)
+    assert (config.landmarks, config.size, config.looks) == ("5", 48, 3)
     detector = lineament.load("mtcnn", landmarks=trained)
     plain = lineament.load("mtcnn")
     picture = scene(1)[0]

@@ -41,7 +41,7 @@ class Config(MethodSettings):
 
     size: int = of_weights(64)
     zoom: float = of_weights(1.0)
-    looks: Annotated[int, Meta(ge=1)] = 2
+    looks: Annotated[int, Meta(ge=1)] = 3
     mirror: bool = True
     scores: Mapping[str, Any] | None = of_weights(None)
 
