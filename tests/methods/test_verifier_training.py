@@ -50,7 +50,7 @@ def sample(boxes: list[list[float]], ignore: list[bool] | None = None) -> Sample
     ],
 )
 def test_windows_are_faces_or_not(candidates: Any, boxes: Any, kinds: list[Kind]) -> None:
-    found = targets.windows(sample(boxes), np.array(candidates, float).reshape(-1, 4), np.full(len(candidates), 0.5))
+    found = targets.windows(sample(boxes), np.array(candidates, float).reshape(-1, 4))
     assert found.kind.tolist() == kinds
     np.testing.assert_allclose(found.windows, box_ops.square(found.windows))
 
@@ -58,17 +58,9 @@ def test_windows_are_faces_or_not(candidates: Any, boxes: Any, kinds: list[Kind]
 def test_candidates_on_ignored_regions_are_left_out_unless_they_are_faces() -> None:
     region = [90.0, 90, 200, 200]
     labels = sample([FACE, region], [False, True])
-    scores = np.array([0.2, 0.3, 0.8])
-    found = targets.windows(labels, np.array([[100.0, 100, 140, 140], [150, 20, 190, 60], FACE]), scores)
+    found = targets.windows(labels, np.array([[100.0, 100, 140, 140], [150, 20, 190, 60], FACE]))
     assert found.kind.tolist() == [Kind.FACE, Kind.NOTHING, Kind.LABEL]
     np.testing.assert_array_equal(found.boxes[0], FACE)
-    np.testing.assert_allclose(found.logit, np.log([0.8 / 0.2, 0.3 / 0.7, 1]), atol=1e-6)
-
-
-def test_small_candidates_are_no_false_alarms_where_labels_leave_small_faces_out() -> None:
-    candidates = np.array([[100.0, 100, 112, 115], [150, 20, 166, 36]])
-    kinds = [targets.windows(sample([]), candidates, np.full(2, 0.5), least=least).kind for least in (0, 16, 17)]
-    assert [len(kind) for kind in kinds] == [2, 1, 0]
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -158,18 +150,6 @@ def test_candidates_are_cut_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(batch["box"], task.batch(0)["box"])
 
 
-def test_sources_with_labels_of_every_face_decide_the_candidates(folder: Path, tmp_path: Path, caplog: Any) -> None:
-    """They are cut again if the sources differ."""
-    recipe = replace(training.read(folder / "recipe.toml", "crops"), least=60.0)
-    counts = []
-    for complete in ((), ("",)):
-        caplog.clear()
-        task = training.prepare("crops", folder, replace(recipe, complete=complete), tmp_path)
-        counts.append(int((task.crops.labels["kind"] == Kind.NOTHING).sum()))
-        assert ("no photo has a source of complete" in caplog.text) is not complete
-    assert counts[0] < counts[1]
-
-
 def test_detectors_take_turns(folder: Path, tmp_path: Path) -> None:
     """Each photo is shown to one, the next photo to the next."""
 
@@ -188,23 +168,6 @@ def test_detectors_take_turns(folder: Path, tmp_path: Path) -> None:
     found = targets.cut(photos, [first, second], tmp_path, "", lowest=0.1, context=1.7, reach=1.0)  # type: ignore[list-item]
     assert (first.seen, second.seen) == (3, 2)
     assert np.bincount(found.labels["kind"]).tolist() == [2, 3, 5]
-    np.testing.assert_allclose(np.unique(found.labels["logit"]), [0, np.log(9)], rtol=1e-5)
-    options = {"lowest": 0.1, "context": 1.7, "reach": 1.0, "least": 60}
-    first, second = Sees(FACE), Sees([300, 300, 340, 350])
-    found = targets.cut(photos, [first, second], tmp_path, "", **options, complete=[photos[0].source])  # type: ignore[list-item]
-    assert np.bincount(found.labels["kind"]).tolist() == [2, 3, 5]
-    with pytest.raises(DataError, match="3 are faces and 0 are not"):
-        targets.cut(photos, [Sees(FACE), second], tmp_path, "", **options)  # type: ignore[list-item]
-
-
-def test_a_prior_leaves_to_the_network_what_the_detector_does_not_know(folder: Path) -> None:
-    """With the detector's logits as a prior, a network that says nothing has the detector's loss."""
-    recipe = replace(training.read(folder / "recipe.toml", "crops"), prior=1.0)
-    task = training.prepare("crops", folder, recipe, folder / "run")
-    labels = {"kind": torch.tensor([1, 0, 2]), "logit": torch.tensor([2.0, -1.0, 0.0]), "box": torch.zeros(3, 4)}
-    losses = task.losses({"score": torch.zeros(3), "box": torch.zeros(3, 4)}, labels)
-    expected = [1 / (1 + np.exp(-2)), 1 - 1 / (1 + np.exp(1)), 0.5]
-    assert float(losses["score"]) == pytest.approx(-np.log(expected).mean(), rel=1e-6)
 
 
 def test_what_cannot_be_learned_says_so(folder: Path, tmp_path: Path) -> None:
@@ -213,15 +176,6 @@ def test_what_cannot_be_learned_says_so(folder: Path, tmp_path: Path) -> None:
         training.prepare("crops", folder, recipe, tmp_path)
     with pytest.raises(OptionError, match=r"detectors names .*; found none"):
         replace(recipe, detectors=())
-    for wrong, message in (
-        ({"inputs": {"kpnet": 256}}, r"inputs has sizes of detectors \(isnet-5\), found kpnet"),
-        ({"least": -1.0}, "least is at least 0, found -1"),
-        ({"prior": np.nan}, "prior is at least 0, found nan"),
-    ):
-        with pytest.raises(OptionError, match=message):
-            replace(recipe, **wrong)
-    with pytest.raises(OptionError, match="inputs has input sizes, and mtcnn has none"):
-        training.prepare("crops", folder, replace(recipe, detectors=("mtcnn",), inputs={"mtcnn": 256}), tmp_path)
     certain = VerifierRecipe(train=("faces.json",), val=("faces.json",), detectors=("kpnet-lite",), lowest=0.99)
     with pytest.raises(DataError, match=r"candidates, \d+ are faces and 0 are not"):
         training.prepare("crops", folder, certain, tmp_path)

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
 from lineament import similarity
-from lineament.calibration import logit
 from lineament.data.crops import CropSet, CropSetWriter
 from lineament.data.sample import Sample
 from lineament.errors import DataError
 from lineament.images import read_image
 from lineament.methods import Decoder
-from lineament.methods.verifier.decode import SURE, to_crops
+from lineament.methods.verifier.decode import to_crops
 from lineament.methods.verifier.network import VerifierNet
 from lineament.parallel import in_order
 
@@ -44,27 +43,17 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Windows:
-    """Square windows (n, 4) of one photo, their kinds (n,), the boxes (n, 4) of their faces, and logits (n,).
-
-    The logits are those of the detector; 0 for labelled boxes, which it has not scored.
-    """
+    """Square windows (n, 4) of one photo, their kinds (n,), and the boxes (n, 4) of their faces."""
 
     windows: Array
     kind: Array
     boxes: Array
-    logit: Array
 
 
-def windows(sample: Sample, candidates: Array, scores: Array, *, least: float = 0.0) -> Windows:
+def windows(sample: Sample, candidates: Array) -> Windows:
     """The windows of a photo: squares around candidates (n, 4) that are right or wrong, and around its faces.
 
     A candidate between right and wrong is left out. So is one on an ignored region that is not a face.
-
-    Args:
-        sample: The photo and its faces.
-        candidates: (n, 4).
-        scores: (n,) of the detector, in [0, 1].
-        least: Side in pixels below which a candidate is not known to be wrong.
     """
     side = box_ops.longer_side(sample.boxes)
     faces = sample.boxes[sample.learnable & (side >= SMALLEST)].astype(np.float64)
@@ -79,16 +68,14 @@ def windows(sample: Sample, candidates: Array, scores: Array, *, least: float = 
     hidden = np.zeros(len(candidates), bool)
     if len(unsure):
         hidden = (box_ops.iou(candidates, unsure).max(1) > 0.4) | (box_ops.coverage(candidates, unsure).max(1) > 0.4)
-    wrong = (best < 0.3) & ~hidden & (box_ops.longer_side(candidates) >= least)
+    wrong = (best < 0.3) & ~hidden
     nearest = faces[overlaps[right].argmax(axis=1)] if right.any() else np.empty((0, 4))
     shown = np.concatenate([candidates[right], candidates[wrong], faces])
-    logits = logit(np.clip(scores, 1 - SURE, SURE))
     kinds = (Kind.FACE, int(right.sum())), (Kind.NOTHING, int(wrong.sum())), (Kind.LABEL, len(faces))
     return Windows(
         box_ops.square(shown),
         np.concatenate([np.full(count, kind, np.int64) for kind, count in kinds]),
         np.concatenate([nearest, candidates[wrong], faces]),
-        np.concatenate([logits[right], logits[wrong], np.zeros(len(faces))]),
     )
 
 
@@ -101,13 +88,10 @@ def cut(
     lowest: float,
     context: float,
     reach: float,
-    least: float = 0.0,
-    complete: Sequence[str] = (),
 ) -> CropSet:
     """Cut a patch around every window, and keep the set in a folder.
 
-    Its labels are ``kind`` (n,), ``box`` (n, 4), the box of the face in sides of the window, from its centre, and
-    ``logit`` (n,), that of the detector.
+    Its labels are ``kind`` (n,) and ``box`` (n, 4), the box of the face in sides of the window, from its centre.
 
     Args:
         samples: The photos.
@@ -117,8 +101,6 @@ def cut(
         lowest: Lowest score of a candidate, in [0, 1].
         context: Side of a crop relative to its window.
         reach: Side of a patch relative to the crop.
-        least: Side in pixels below which a candidate that is no labelled face is left out.
-        complete: Sources whose photos have labels of every small face. ``least`` does not apply to them.
 
     Raises:
         DataError: The detectors have found no face, or everything that they have found is one.
@@ -130,12 +112,11 @@ def cut(
         sample, decoder = turn
         image = read_image(sample.path)
         (found,) = decoder([image], threshold=lowest, min_face=1, max_face=None)
-        boxes, scores = found.boxes.astype(np.float64), found.scores.astype(np.float64)
-        shown = windows(sample, boxes, scores, least=0.0 if sample.source in complete else least)
+        shown = windows(sample, found.boxes.astype(np.float64))
         pixels = similarity.crops(image, to_crops(shown.windows, side, context * reach), side)
         centre, size = (shown.windows[:, :2] + shown.windows[:, 2:]) / 2, box_ops.longer_side(shown.windows)[:, None]
         box = (shown.boxes - np.tile(centre, 2)) / size
-        return pixels, {"kind": shown.kind, "box": box.astype(np.float32), "logit": shown.logit.astype(np.float32)}
+        return pixels, {"kind": shown.kind, "box": box.astype(np.float32)}
 
     with CropSetWriter(folder, side, digest) as writer, ThreadPoolExecutor() as pool:
         counts = np.zeros(len(Kind), int)

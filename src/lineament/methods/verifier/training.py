@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from lineament.errors import OptionError
 from lineament.methods import Decoder, DetectionMethod, open_weights
 from lineament.methods.adopt import begin_with, read_tensors
 from lineament.methods.quantisation import write_bytes
-from lineament.methods.settings import ViewSettings
 from lineament.methods.trained import write_trained
 from lineament.methods.verifier import targets
 from lineament.methods.verifier.decode import Config, Verifier
@@ -46,7 +43,6 @@ METHOD = "verifier"
 STAGES = ("crops",)
 FINDER, THRESHOLD = "kpnet-lite-int8", 0.05  # the detector whose faces set the ranges of bytes
 STEEP = 10.0  # offsets count in tenths: below one, the loss of a box is squared
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,12 +52,7 @@ class VerifierRecipe(CropRecipe):
     Attributes:
         detectors: Names or files of detectors' weights. Their candidates are learned. They take turns: each photo is
             shown to one.
-        inputs: Input sizes of detectors, by name, where they are not their own.
         lowest: Lowest score of a candidate, in [0, 1].
-        least: Side in pixels below which a candidate that is no labelled face is left out.
-        complete: Sources whose photos have labels of every small face. ``least`` does not apply to them.
-        prior: What is added to the score of a candidate in its loss, in logits of the detector. With more than 0, the
-            network learns what the detector does not know.
         context: Side of a crop relative to the longer side of the box.
         faces: Share of candidates that are faces in a batch.
         labels: Share of labelled boxes in a batch. The rest are candidates that are no faces.
@@ -72,11 +63,7 @@ class VerifierRecipe(CropRecipe):
 
     coarse: Coarse | None = Coarse()
     detectors: tuple[str, ...] = ("kpnet-lite", "kpnet-int8")
-    inputs: Mapping[str, int] = field(default_factory=dict)
     lowest: float = 0.02
-    least: float = 0.0
-    complete: tuple[str, ...] = ()
-    prior: float = 0.0
     context: float = 1.7
     faces: float = 0.35
     labels: float = 0.15
@@ -88,11 +75,6 @@ class VerifierRecipe(CropRecipe):
         super().__post_init__()
         if not self.detectors:
             raise OptionError("detectors names weights of detectors, whose candidates are learned; found none")
-        if others := [name for name in self.inputs if name not in self.detectors]:
-            raise OptionError(f"inputs has sizes of detectors ({', '.join(self.detectors)}), found {', '.join(others)}")
-        for name in ("least", "prior"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise OptionError(f"{name} is at least 0, found {getattr(self, name)}")
 
 
 class VerifierTask(CropTask):
@@ -129,14 +111,14 @@ class VerifierTask(CropTask):
         pixels = recut(self.crops.pixels, rows[mine], moves, size=VerifierNet.size, reach=REACH)
         labels = {name: values[rows[mine]] for name, values in self.crops.labels.items()}
         pixels = distort(coarsened(pixels, shares), seen)
-        return labels | {"pixels": pixels, "box": offsets(labels["box"], moves, r.context)}
+        return {"pixels": pixels, "kind": labels["kind"], "box": offsets(labels["box"], moves, r.context)}
 
     @in_float32
     def losses(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The cross-entropy of the scores, and the smooth absolute error of faces' boxes."""
         face = batch["kind"] != Kind.NOTHING
         off = F.smooth_l1_loss(STEEP * outputs["box"][face], STEEP * batch["box"][face])
-        score = F.binary_cross_entropy_with_logits(self._sum(outputs, batch), face.float())
+        score = F.binary_cross_entropy_with_logits(outputs["score"], face.float())
         return {"score": score, "box": self.recipe.box_weight * off}
 
     def figures(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, float]:
@@ -144,12 +126,8 @@ class VerifierTask(CropTask):
         still = np.tile(np.eye(2, 3), (len(labels["box"]), 1, 1))
         box = torch.as_tensor(offsets(labels["box"].cpu().numpy(), still, self.recipe.context))
         figures = super().figures(outputs, labels | {"box": box.to(outputs["box"])})
-        right = (self._sum(outputs, labels) > 0) == (labels["kind"] != Kind.NOTHING)
+        right = (outputs["score"] > 0) == (labels["kind"] != Kind.NOTHING)
         return figures | {"accuracy": float(right.float().mean())}
-
-    def _sum(self, outputs: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
-        """Logits (n,) of faces, with the detector's share."""
-        return outputs["score"] + self.recipe.prior * labels["logit"]
 
 
 def offsets(box: Array, moves: Array, context: float) -> Array:
@@ -183,35 +161,25 @@ def prepare(stage: str, data: Path, recipe: VerifierRecipe, out: Path) -> Verifi
     decoders: list[Decoder] = []
     sets, about = {}, {}
     splits = {split: read_split(data, recipe, split, recipe.landmarks) for split in ("train", "val")}
-    complete = {split: [s.source in recipe.complete for s in found.samples] for split, found in splits.items()}
-    if recipe.least and not any(complete["train"]):
-        _log.warning(
-            "no photo has a source of `complete`: candidates below %g pixels are no false alarms", recipe.least
-        )
     for split, reach in (("train", REACH), ("val", 1.0)):
         found = splits[split]
         check_learnable(found.samples, recipe, split, stage, landmarks=False)
-        how = {name: getattr(recipe, name) for name in ("lowest", "context", "least", "complete")} | {"reach": reach}
+        sizes = {"lowest": recipe.lowest, "context": recipe.context, "reach": reach}
         detectors = [hashlib.sha256(read_weights(name)).hexdigest() for name in recipe.detectors]
-        made_from = (detectors, sorted(recipe.inputs.items()), how, complete[split])
-        folder, digest = out / "candidates" / split, found.digest(made_from, ("boxes", "ignore"))
+        folder, digest = out / "candidates" / split, found.digest((detectors, sizes), ("boxes", "ignore"))
         if not CropSet.is_there(folder, digest):
-            decoders = decoders or [_detector(name, recipe.inputs.get(name)) for name in recipe.detectors]
-            targets.cut(found.samples, decoders, folder, digest, **how)
+            decoders = decoders or [_detector(name) for name in recipe.detectors]
+            targets.cut(found.samples, decoders, folder, digest, **sizes)
         sets[split], about[split] = CropSet(folder), found.to_dict()
     return VerifierTask(network, recipe, sets["train"], sets["val"], about)
 
 
-def _detector(name: str, input_size: int | None) -> Decoder:
+def _detector(name: str) -> Decoder:
     """A detector for several threads."""
     graph, _, kind, settings = open_weights(name, threads=1)
     if not isinstance(kind, DetectionMethod):
         raise OptionError(f"detectors names weights of detectors; {name} is a {kind.kind}")
-    if input_size is None:
-        return kind.decoder(graph, settings)
-    if not isinstance(settings, ViewSettings):
-        raise OptionError(f"inputs has input sizes, and {name} has none")
-    return kind.decoder(graph, replace(settings, input_size=input_size))
+    return kind.decoder(graph, settings)
 
 
 def finish(stage: str, task: VerifierTask, out: Path) -> None:
@@ -233,7 +201,7 @@ def export_bytes(
         OptionError: The file is already quantised, or there is no face in the images.
     """
     graph = load_graph(content)
-    verifier, detector = Verifier(graph, Config(**parse_metadata(graph.metadata)[1])), _detector(FINDER, None)
+    verifier, detector = Verifier(graph, Config(**parse_metadata(graph.metadata)[1])), _detector(FINDER)
 
     def shown() -> Iterator[Array]:
         found = 0
