@@ -16,7 +16,6 @@ from lineament.runtime import read_metadata
 from lineament.train.task import Task, tensors
 from lineament.weights import parse_metadata
 
-FOLDED = "weight_bias"  # the end of PyTorch's name of a bias that export has made of a normalisation
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.Linear)
 _log = logging.getLogger(__name__)
 
@@ -37,10 +36,9 @@ def read_tensors(content: bytes, methods: Collection[str], roots: Mapping[str, s
         raise OptionError(f"expected weights of {' or '.join(methods)}, found weights of {method}")
     found = {}
     for tensor in in_floats(content).graph.initializer:
-        name = tensor.name.removesuffix(FOLDED) + "bias" if tensor.name.endswith(FOLDED) else tensor.name
         for root, at in roots.items():
-            if root in name:
-                own = at + name.split(root, 1)[1]
+            if root in tensor.name:
+                own = at + tensor.name.split(root, 1)[1]
                 found[own] = torch.from_numpy(onnx.numpy_helper.to_array(tensor).astype("float32"))
     return found
 
