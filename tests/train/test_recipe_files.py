@@ -132,7 +132,7 @@ def test_maskfaces_paper_takes_a_step_with_each_of_its_backbones(data: Path, mon
         assert all(p.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["kpnet", "kpnet-lite", "kpnet-hourglass", "mtcnn", "isnet-68"])
+@pytest.mark.parametrize("name", ["kpnet", "kpnet-lite", "kpnet-hourglass", "mtcnn", "isnet-5"])
 def test_recipes_of_weights_from_several_phases_tell_them(name: str) -> None:
     module: Any = {"mtcnn": mtcnn, "isnet": isnet}.get(name.split("-")[0], kpnet)
     for stage in module.STAGES:
