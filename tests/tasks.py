@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lineament.runtime import load_graph
 from lineament.train.checkpoint import initial_weights
 from lineament.train.recipe import Recipe
 from lineament.train.run import run
 from lineament.train.task import WHOLE, Batch, Part, Task, generator, tensors
+from lineament.weights import read_weights
 
 RECIPE = Recipe(
     train=(), steps=60, batch=16, warmup=5, validate_every=20, workers=0, learning_rate=0.05, average=0.9, seed=3
@@ -30,6 +32,18 @@ class Mean(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         return {"mean": self.conv(pixels / 255).flatten()}
+
+
+def assert_continues(task: Task, weights: str, outputs: tuple[str, ...]) -> None:
+    """A task that adopts shipped weights computes what their file does, whose entry has the name of the method."""
+    content = read_weights(weights)
+    task.adopt(content)
+    pixels = task.batch(1)["pixels"]
+    with torch.no_grad():
+        found = task.network.eval()(torch.tensor(pixels).permute(0, 3, 1, 2).float())
+    graph = load_graph(content, threads=1)
+    for name, value in zip(outputs, graph(graph.metadata["method"], outputs, pixels=pixels), strict=True):
+        torch.testing.assert_close(found[name], torch.tensor(value), atol=1e-3, rtol=1e-3)
 
 
 class Brightness(Task):

@@ -34,6 +34,7 @@ from lineament.train.run import run  # noqa: E402
 from lineament.train.task import WHOLE, Part, tensors  # noqa: E402
 from lineament.weights import read_weights  # noqa: E402
 from scenes import scene, write_data  # noqa: E402
+from tasks import assert_continues  # noqa: E402
 
 PLAIN = Cutting(schema=FIVE, side=112, zoom=1.0, reach=REACH, smallest=10, detected=0.5)
 RECIPE = """
@@ -200,14 +201,7 @@ def test_networks_that_cannot_be_are_refused(data: Path, tmp_path: Path, lines: 
 def test_a_training_continues_as_the_file_left_off(data: Path, tmp_path: Path) -> None:
     """The adopted network computes what the shipped file does, learned weights of equation 1 included."""
     task = task_of(data, tmp_path)
-    content = read_weights("isnet-5")
-    task.adopt(content)
-    pixels = task.batch(1)["pixels"]
-    with torch.no_grad():
-        found = task.network.eval()(torch.tensor(pixels).permute(0, 3, 1, 2).float())
-    expected = load_graph(content, threads=1)("isnet", ("points", "spread"), pixels=pixels)
-    for name, value in zip(("points", "spread"), expected, strict=True):
-        torch.testing.assert_close(found[name], torch.tensor(value), atol=1e-3, rtol=1e-3)
+    assert_continues(task, "isnet-5", ("points", "spread"))
 
 
 def test_a_network_of_another_schema_starts_from_what_fits() -> None:

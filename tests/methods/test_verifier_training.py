@@ -23,10 +23,9 @@ from lineament.methods.verifier.decode import Verifier, to_crops  # noqa: E402
 from lineament.methods.verifier.network import VerifierNet  # noqa: E402
 from lineament.methods.verifier.targets import REACH, Kind  # noqa: E402
 from lineament.methods.verifier.training import VerifierRecipe, offsets  # noqa: E402
-from lineament.runtime import load_graph  # noqa: E402
 from lineament.similarity import crops  # noqa: E402
 from lineament.train.run import run  # noqa: E402
-from lineament.weights import read_weights  # noqa: E402
+from tasks import assert_continues  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
 FACE = [20.0, 20, 60, 70]
@@ -127,14 +126,7 @@ def test_a_run_learns_and_its_file_computes_the_same(folder: Path) -> None:
 
 def test_a_training_continues_as_the_file_left_off(folder: Path) -> None:
     task = training.prepare("crops", folder, training.read(folder / "recipe.toml", "crops"), folder / "run")
-    content = read_weights("verifier")
-    task.adopt(content)
-    pixels = task.batch(1)["pixels"]
-    with torch.no_grad():
-        found = task.network.eval()(torch.tensor(pixels).permute(0, 3, 1, 2).float())
-    expected = load_graph(content, threads=1)("verifier", ("score", "box"), pixels=pixels)
-    for name, value in zip(("score", "box"), expected, strict=True):
-        torch.testing.assert_close(found[name], torch.tensor(value), atol=1e-3, rtol=1e-3)
+    assert_continues(task, "verifier", ("score", "box"))
 
 
 def test_candidates_are_cut_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

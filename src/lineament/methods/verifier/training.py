@@ -160,6 +160,7 @@ def prepare(stage: str, data: Path, recipe: VerifierRecipe, out: Path) -> Verifi
     network = VerifierNet()
     decoders: list[Decoder] = []
     sets, about = {}, {}
+    # Cutting takes long, so labels with an error are noticed before.
     splits = {split: read_split(data, recipe, split, recipe.landmarks) for split in ("train", "val")}
     for split, reach in (("train", REACH), ("val", 1.0)):
         found = splits[split]
