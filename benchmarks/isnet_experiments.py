@@ -39,7 +39,7 @@ from lineament.methods.isnet import frame
 
 Array = NDArray[Any]
 VAL = "landmarks5-val.json"
-DETECTORS = {"kpnet": {"input_size": 256}, "mtcnn": {}}
+DETECTORS = {"kpnet": {"input_size": 256, "verify": False}, "mtcnn": {}}
 BOXES = {
     "isnet-5": (VAL, "landmarks5-test.json", "landmarks68-test.json"),
     "isnet-68": ("landmarks68-val.json", "landmarks68-test.json"),

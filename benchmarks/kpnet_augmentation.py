@@ -152,7 +152,7 @@ class Trials:
         }
         before = config_of(parse_metadata(read_metadata(read_weights(START)))[1])
         same = ("refinement", "proposal", "overview_share", *training.SCORES)
-        self.settings = {"input_size": SIZE} | {name: getattr(before, name) for name in same}
+        self.settings = {"input_size": SIZE, "verify": False} | {name: getattr(before, name) for name in same}
 
     def trained(self, name: str) -> Path:
         """The file of a trial, trained unless it exists."""

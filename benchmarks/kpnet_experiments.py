@@ -138,7 +138,7 @@ class Experiments:
 
     def detector(self, file: str | Path, **settings: Any) -> Detector:
         """The single pass of the paper."""
-        single = {"input_size": self.args.input_size, "overview": False}
+        single = {"input_size": self.args.input_size, "overview": False, "verify": False}
         return lineament.load(file, threads=self.args.threads, settings=single | settings)
 
     @cache  # noqa: B019

@@ -33,11 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+import lineament
 from lineament.boxes import longer_side
 from lineament.data.readers.coco import read_coco
 from lineament.data.readers.wider import read_wider_mat
 from lineament.data.sample import Sample
-from lineament.detector import verifier_of
 from lineament.evaluate import fddb, pascal, wider
 from lineament.evaluate.detections import Detections, pick
 from lineament.evaluate.labelled import Evaluated, read_detections
@@ -47,8 +47,6 @@ from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Result, Scores, read_result
 from lineament.evaluate.speed import COUNTS, FACE, Baseline, fit_line, mosaic
 from lineament.images import read_image
-from lineament.runtime import read_metadata
-from lineament.weights import is_weights, read_weights
 
 Array = NDArray[Any]
 
@@ -96,12 +94,11 @@ KPNETS = ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8", "kpnet-hourgla
 SIZES = (256, 384, 512, 640)
 TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
 """MaskFace's options at test time."""
-UNREFINED = {"input_size": 640, "refinement": None}
-VERIFIED = (
-    *("kpnet-256", "kpnet-640", "kpnet-int8-256", "kpnet-int8-640", "kpnet-lite-int8-640"),
-    *("mtcnn", "maskface-640", "foxnet-640"),
-)
-"""Detectors that are also measured with the verifier."""
+ALONE = {"verify": False}
+"""The settings of a KPNet whose faces are not verified."""
+UNREFINED = ALONE | {"input_size": 640, "refinement": None}
+VERIFIED = ("mtcnn", "maskface-640", "foxnet-640")
+"""Detectors that verify nothing by default, but are also measured with the verifier."""
 FILLED = {"input_size": 640, "fill": True}
 """FoxNet with all landmarks placed, so that every face that it detects has an error."""
 BEHIND = {"5": ("landmarks5-test",), "68": ("landmarks5-test", "landmarks68-test")}
@@ -119,6 +116,13 @@ DETECTORS = {
     **{
         f"{weights}-{size}": Detector(
             weights=weights, settings={"input_size": size}, about=f"threshold 0.5; photos brought to {size} px"
+        )
+        for weights in KPNETS
+        for size in SIZES
+    },
+    **{
+        f"{weights}-{size}, alone": Detector(
+            weights=weights, settings=ALONE | {"input_size": size}, about="without the second look at each face"
         )
         for weights in KPNETS
         for size in SIZES
@@ -198,7 +202,7 @@ DETECTORS = {
         about="flip, a pyramid of two sizes, box voting",
         tests=("wider-val",),
     ),
-    **{f"{name}-640-unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},
+    **{f"{name}-640, unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},
     "scrfd-500m": Detector("scrfd", "scrfd_500m_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
     "scrfd-2.5g": Detector("scrfd", "scrfd_2.5g_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
     "yunet-n": Detector("yunet", "yunet_n_640_640.onnx", about="threshold 0.6; photos as they are"),
@@ -227,7 +231,7 @@ DETECTORS = {
     ),
 }
 DETECTORS |= {
-    f"{name}-verified": replace(
+    f"{name}, verified": replace(
         DETECTORS[name], settings={**DETECTORS[name].settings, "verify": True}, about="a second look at each face"
     )
     for name in VERIFIED
@@ -366,12 +370,11 @@ def tests_of(name: str) -> Sequence[str]:
     """The tests of a detector that tables show."""
     if DETECTORS[name].tests:
         return DETECTORS[name].tests
-    if name.endswith("-unrefined"):
+    if name.endswith(", unrefined"):
         return "wider-val", "detection-val", "detection-val-crowd"
-    if name.endswith("-verified"):
-        every = ("fddb", "detection-val", "detection-val-crowd") if name.startswith("kpnet") else ()
-        return "wider-val", *every, "detection-val, as shipped"
-    if name.startswith("kpnet-hourglass") or name.endswith(("-384", "-512")):
+    if name.endswith(", verified"):
+        return "wider-val", "detection-val, as shipped"
+    if name.startswith("kpnet-hourglass") or "-384" in name or "-512" in name:
         return "wider-val", "detection-val, as shipped", "detection-val-crowd, as shipped"
     if name == "foxnet-640" or name in FRONTS:
         return *EVERYWHERE, "wider-val, as shipped", *CROWDS["5"]
@@ -379,6 +382,13 @@ def tests_of(name: str) -> Sequence[str]:
 
 
 # --- scores ---
+
+
+@functools.cache
+def _loaded(name: str) -> lineament.Detector:
+    """One of our own detectors."""
+    ours = DETECTORS[name]
+    return lineament.load(ours.weights, landmarks=ours.landmarks or None, settings=ours.settings, threads=1)
 
 
 class Bench:
@@ -407,10 +417,9 @@ class Bench:
     def weights(self, name: str) -> list[str]:
         """Names and files of a detector's weights."""
         detector = DETECTORS[name]
-        verifies = detector.ours and detector.settings.get("verify")
-        verifier = verifier_of(read_metadata(read_weights(detector.weights))) if verifies else ""
-        used = [text for text in (detector.weights, detector.landmarks, verifier) if is_weights(text)]
-        return used if detector.ours else [f"{self.peers}/{weights}" for weights in used]
+        if detector.ours:
+            return list(_loaded(name).weights)
+        return [f"{self.peers}/{detector.weights}"] if detector.weights else []
 
     def used(self, name: str) -> list[str]:
         """SHA-256 of a detector's weights."""
@@ -583,9 +592,10 @@ PIPELINES = (
 
 def timed(name: str) -> Sequence[str]:
     """The times of a detector that tables show."""
-    if name.endswith("-unrefined") or name.startswith("kpnet-hourglass"):
+    if name.endswith(", unrefined") or name.startswith("kpnet-hourglass"):
         return ()
-    shown = DETECTORS[name].ours and (name in PIPELINES or name.endswith(("mtcnn", "-256", "-640", "-verified")))
+    alike = name.removesuffix(", alone").removesuffix(", verified").endswith(("mtcnn", "-256", "-640"))
+    shown = DETECTORS[name].ours and (name in PIPELINES or alike)
     return ("speed", "mosaics") if shown or name in (REFERENCE, "scrfd-500m", "yunet-n") else ("speed",)
 
 

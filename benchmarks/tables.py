@@ -129,9 +129,9 @@ def compared(columns: Sequence[Column], names: Iterable[str] = ALL) -> list[str]
     return table("detector", [c.title for c in columns], [row for row in rows if any(c.result for c in row.cells)])
 
 
-def by_size(columns: Sequence[Column]) -> list[str]:
-    """One row for each of KPNet's weights and input sizes."""
-    names = {f"{weights}-{size}": f"`{weights}`, {size} px" for weights in KPNETS for size in SIZES}
+def by_size(columns: Sequence[Column], how: str = "") -> list[str]:
+    """One row for each of KPNet's weights and input sizes. ``how``: the end of the detectors' names."""
+    names = {f"{weights}-{size}{how}": f"`{weights}`, {size} px" for weights in KPNETS for size in SIZES}
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
     return table(
         "weights, input", [c.title for c in columns], [row for row in rows if any(c.result for c in row.cells)]
@@ -159,26 +159,28 @@ def recall_by_face_size(weights: str) -> list[str]:
 
 
 def refinement() -> list[str]:
-    """Boxes as shipped, and without the refinement by the proposal."""
+    """Boxes of the network alone, with and without the refinement by the proposal."""
     columns = [*WIDER, *(column for column in VALIDATION if "alike" not in column.title)]
     names = {
         f"{weights}-640{of}": f"`{weights}`, {how}"
         for weights in ("kpnet", "kpnet-lite-int8")
-        for of, how in (("", "as shipped"), ("-unrefined", "`refinement=null`"))
+        for of, how in ((", alone", "refined"), (", unrefined", "`refinement=null`"))
     }
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
     return table("weights, boxes", [c.title for c in columns], rows)
 
 
-VERIFY = {"": "", "-verified": ", `verify`"}
-"""Detectors alone and verified: the ends of their names and titles."""
+ALONE, AGAIN = ", `verify=false`", ", `verify=true`"
+"""How the pages name detectors whose setting is not the default."""
 
 
 def verified() -> list[str]:
     """Detectors alone, and verified."""
     alone = (column for column in (*VALIDATION, *SHIPPED[:2]) if "alike" not in column.title)
     columns = [*WIDER, FIRST, FDDB[0], *alone, SPEED[0], MOSAICS[3]]
-    names = {f"{name}{of}": f"`{name}`{how}" for name in VERIFIED for of, how in VERIFY.items()}
+    kpnets = [f"{weights}-{size}" for weights in KPNETS[:4] for size in (256, 640)]
+    names = {f"{name}{of}": f"`{name}`{how}" for name in kpnets for of, how in {", alone": ALONE, "": ""}.items()}
+    names |= {f"{name}{of}": f"`{name}`{how}" for name in VERIFIED for of, how in {"": "", ", verified": AGAIN}.items()}
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
     return table("detector", [c.title for c in columns], rows)
 
@@ -197,7 +199,8 @@ def at_a_glance() -> list[str]:
     """Accuracy and cost of each shipped weight file, beside well-known peers."""
     shipped = dict.fromkeys((*KPNETS, *(model.name for model in models())))
     detectors = {name: f"`{name}`" for name in shipped}  # at the settings they ship with
-    larger = {f"{name}-640{way}": f"`{name}`{how}" for name in shipped for way, how in VERIFY.items()}
+    ways = {", alone": ALONE, "": "", ", verified": AGAIN}
+    larger = {f"{name}-640{way}": f"`{name}`{how}" for name in shipped for way, how in ways.items()}
     smaller = {"kpnet-256": "`kpnet`, input 256", "maskface-256, 68 points": "`maskface`, input 256, 68 landmarks"}
     staged = {f"kpnet-256 + {name}": f"`kpnet`, input 256, and `{name}`" for name in shipped}
     names = {
@@ -286,8 +289,8 @@ TOP_DOWN = {
 }
 """FoxNet, and pipelines of a detector and its landmarks, by schema."""
 TABLE5 = (
-    *(f"{weights}-{size}" for weights in ("kpnet", "kpnet-int8", "kpnet-lite-int8") for size in (256, 640)),
-    *("kpnet-hourglass-256", "mtcnn", "scrfd-500m", "scrfd-2.5g", "yunet-n", "yunet-s", REFERENCE),
+    *(f"{weights}-{size}, alone" for weights in ("kpnet", "kpnet-int8", "kpnet-lite-int8") for size in (256, 640)),
+    *("kpnet-hourglass-256, alone", "mtcnn", "scrfd-500m", "scrfd-2.5g", "yunet-n", "yunet-s", REFERENCE),
 )
 """KPNet beside others, as in its paper's table 5."""
 COMPARED = ("FDDB, 50 fp", "FDDB, 1 fp", "easy", "medium", "hard", "NME")
@@ -408,6 +411,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     ),
     "mtcnn nets": stored("mtcnn-nets", "network", {"300 forwards, s": digits(3), "accuracy, %": digits(2)}),
     "kpnet": lambda: by_size([*WIDER, *FDDB, *(c for c in VALIDATION if "alike" not in c.title)]),
+    "kpnet alone": lambda: by_size(
+        [*WIDER, *FDDB[:1], FIRST, VALIDATION[0], VALIDATION[2], AFLW[1], SPEED[0]], ", alone"
+    ),
     "kpnet landmarks": lambda: by_size(AFLW),
     "kpnet speed": lambda: by_size(SPEED),
     "kpnet refinement": refinement,

@@ -42,7 +42,7 @@ def main() -> None:
     graph, _, _, config = open_weights(args.verifier, threads=1)
     verifier = Verifier(graph, config)
     for name in args.detectors:
-        detector = lineament.load(name, threads=1)
+        detector = lineament.load(name, threads=1, settings={"verify": False})
         for index in INDICES:
             samples = read_coco(args.data / index)
             images = [read_image(sample.path) for sample in samples]

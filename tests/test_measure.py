@@ -51,7 +51,7 @@ def test_a_result_has_scores_and_origin_and_is_there(bench: measure.Bench, tmp_p
     result = kept.read("kpnet-640")[test]
     assert (result.scores["recall"], result.scores["precision"]) == (1.0, 1.0)
     assert result.settings["input_size"] == 640
-    assert result.origin["weights"] == [describe_weights("kpnet")]
+    assert result.origin["weights"] == [describe_weights("kpnet"), describe_weights("verifier")]
     assert result.origin["data"] == {
         "name": measure.VAL,
         "sha256": digest(tmp_path / measure.VAL),

@@ -96,7 +96,11 @@ def test_the_command_compares_draws_and_keeps(tmp_path: Path) -> None:
         **dict.fromkeys(rows["own"]), "ms": 0.5, "photos/s": 0, "faces": 2
     }  # fmt: skip
     assert rows["mtcnn"]["faces"] == 1
-    assert [entry["file"] for entry in told["origin"]["weights"]] == ["kpnet-lite-int8.onnx", "mtcnn.onnx"]
+    assert [entry["file"] for entry in told["origin"]["weights"]] == [
+        "kpnet-lite-int8.onnx",
+        "verifier-int8.onnx",
+        "mtcnn.onnx",
+    ]
     assert "own" in result.output
     assert (tmp_path / "plot.svg").read_text().count("kpnet-lite-int8, 640") >= 1
 

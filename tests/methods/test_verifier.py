@@ -225,7 +225,7 @@ def test_a_verifier_of_your_own(tmp_path: Path) -> None:
     for wrong, message in (
         ("isnet-5", "verify is true, false, or .*; isnet-5 is a landmark stage"),
         ("yes", "unknown method or weight file 'yes'"),
-        ("", r"setting 'verify' is e\.g\. False, found ''"),
+        ("", r"setting 'verify' is e\.g\. True, found ''"),
     ):
         with pytest.raises(OptionError, match=message):
             lineament.load("kpnet-lite", settings={"verify": wrong})

@@ -72,11 +72,13 @@ def bench(
     images = {photo: read_image(photo) for photo in photos}
     offered = _choices(method, input_size or [])
     finders: dict[str, Callable[[Path], tuple[float, int | None]]] = {}
+    used: dict[str, str] = {}
     with ExitStack() as stack:
         for choice in offered:
             settings = {} if choice.size is None else {"input_size": choice.size}
             detector = lineament.load(choice.name, runtime=runtime, device=device, threads=threads, settings=settings)
             finders[str(choice)] = timed(detector.detect, images)
+            used |= detector.weights
         others = installed() if peers else {}
         if peers and not others:
             messages.say(f"--peers: none of {', '.join(PEERS)} is installed here")
@@ -95,8 +97,7 @@ def bench(
         plot(plot_file, points, [name for name, best in zip(rows, worth, strict=True) if best])
     if json_file:
         result = Result("bench", "this machine", {}, {"choices": rows}, settings={"photos": len(photos)})
-        names = list(dict.fromkeys(choice.name for choice in offered))
-        write_result(json_file, with_origin(result, origin(weights=names, data=None, threads=threads)))
+        write_result(json_file, with_origin(result, origin(weights=list(used), data=None, threads=threads)))
 
 
 def _choices(names: list[str] | None, sizes: list[int]) -> list[Choice]:

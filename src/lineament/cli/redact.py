@@ -33,8 +33,10 @@ from lineament.weights import DEFAULT
 
 FAST = "kpnet-lite-int8"
 """The default for videos: it detects in a frame in a quarter of the time of the default for photos."""
-FAST_SETTINGS = {"pyramid": (0.5,)}
-"""Its settings for videos. Blurred and turned faces are often found at half the size alone."""
+SETTINGS = {"verify": False}
+"""For photos and videos. A second look would leave some faces bare that the first found."""
+FAST_SETTINGS = SETTINGS | {"pyramid": (0.5,)}
+"""Of ``FAST`` for videos. Blurred and turned faces are often found at half the size alone."""
 JOURNAL = ".redacted.jsonl"
 """In the output folder: the files that are finished, for a run that continues."""
 
@@ -128,7 +130,7 @@ def redact(
     detectors = {
         name: lineament.load(name, runtime=runtime, device=device, threads=1, settings=usual | settings)
         for name in sorted(wanted)
-        for usual in [FAST_SETTINGS if method is None and name == FAST else {}]
+        for usual in [FAST_SETTINGS if method is None and name == FAST else SETTINGS]
     }
     targets = Targets(out)
     targets.plan(files)

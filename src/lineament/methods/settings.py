@@ -24,6 +24,10 @@ from lineament.weights import of_weights
 Suppression = Literal["nms", "soft-linear", "soft-gaussian"]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
+VERIFY = (
+    "Look at each face again with a second network: better scores and boxes. The default for KPNet. "
+    "--setting verify=FILE: with your own."
+)
 _OPTION = "option"
 
 SEEN = 8
@@ -158,7 +162,7 @@ class DetectorSettings(MethodSettings):
             stands, and ``Faces.turn`` names it. Takes four times the time.
         verify: Look at each face again, enlarged, with a second network, and count its opinion in the scores and the
             boxes (`lineament.methods.verifier`). ``True`` for the shipped verifier: in 8-bit integers behind detectors
-            that are, too. Or the name or file of a verifier's weights.
+            that are, too. Or the name or file of a verifier's weights. KPNet's default is ``True``.
         suppression: What happens at the end to the lower-scoring of two overlapping boxes. "nms" removes it.
             "soft-linear" and "soft-gaussian" lower its score (Soft-NMS, see ``lineament.boxes.soft_nms``).
         sigma: For "soft-gaussian": how slowly scores fall, above 0.
@@ -174,10 +178,7 @@ class DetectorSettings(MethodSettings):
         False,
         "Detect in all four orientations, and keep the one with most upright faces: for photos without EXIF.",
     )
-    verify: bool | Annotated[str, Meta(min_length=1)] = option(
-        False,
-        "Look at each face again with a second network: better scores and boxes. --setting verify=FILE: with your own.",
-    )
+    verify: bool | Annotated[str, Meta(min_length=1)] = option(False, VERIFY)
     suppression: Suppression = "nms"
     sigma: Positive = 0.5
     over: Overlap = "union"

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from lineament import boxes as box_ops
@@ -19,7 +20,7 @@ from lineament.faces import Faces
 from lineament.methods.candidates import Candidates
 from lineament.methods.kpnet import scales
 from lineament.methods.looks import Limits, OverviewSettings, looks
-from lineament.methods.settings import ConventionSettings, Share, of_length
+from lineament.methods.settings import VERIFY, ConventionSettings, Share, of_length, option
 from lineament.runtime import Graph
 from lineament.schemas import FIVE, MAPS, Schema, schema
 from lineament.views import View, Views
@@ -64,8 +65,11 @@ class Config(OverviewSettings, ConventionSettings):
         landmark_evidence: Coefficients of ``landmark_evidence``, whose weighted sum is the logit of a landmark's score.
             ``None``: its peak.
         nms: Overlap above which the face with the lower score is removed.
+        verify: As in `DetectorSettings`, but on: in a photo with a few faces, the second look costs little beside the
+            first, and gains much.
     """
 
+    verify: bool | Annotated[str, Meta(min_length=1)] = option(True, VERIFY)
     backbone: str = of_weights("drnet")
     learned: str | Mapping[str, Any] = "wider"
     boxes: Boxes = "inferred"
