@@ -15,7 +15,7 @@ import pytest
 from lineament import boxes as box_ops
 from lineament.conventions import convention, fit
 from lineament.errors import OptionError
-from lineament.methods.kpnet.decode import LOGITS, REFINEMENT, Config, KPNetDecoder, refined
+from lineament.methods.kpnet.decode import LOGITS, REFINEMENT, UNEVEN, Config, KPNetDecoder, refined
 from lineament.views import View
 from proposals import Fake, bare, face_row, told
 from scenes import POINTS
@@ -387,7 +387,8 @@ def test_the_faintest_logit_is_a_step_below_what_reaches_the_threshold(
     sides = [math.log2(side / 32) for side in (4, min(largest, 256))]
     most = max(size * side for side in sides) + constant
     most += max(agreement * math.log(share + 0.05) for share in (0, 1))
-    most += max(mean * math.log(peak + 1e-3) for peak in (0, 1)) + max(least * math.log(p + 1e-3) for p in (0, 1))
+    peaks = ((0, 0), (1, 1), (1, UNEVEN))
+    most += max(mean * math.log(of_mean + 1e-3) + least * math.log(of_least + 1e-3) for of_mean, of_least in peaks)
     for threshold in (0.1, 0.5, 0.9):
         enough = (math.log(threshold / (1 - threshold)) - most) / own
         step = LOGITS[1] - LOGITS[0]

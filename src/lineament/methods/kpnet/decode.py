@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -36,7 +37,10 @@ are less accurate, and most larger detections are false positives.
 OVERVIEW = 160
 """Longer edge of the largest overview, in pixels."""
 AT_ONCE = 1 << 20  # pixels of views in one batch; bounds activations to about 500 MB
-LOGITS = np.linspace(-12, 12, 97)  # of proposals; below the first, no threshold is reached
+LOGITS = np.linspace(-12, 12, 769)  # of proposals; below the first, no threshold is reached
+UNEVEN = 0.05
+"""Least peak of a face relative to the mean of its peaks. On validation photos, none with a score of 0.2 had less."""
+PEAKS = ((0.0, 0.0), (1.0, 1.0), (2.0 - UNEVEN, UNEVEN))  # of two landmarks: the extremes of their mean and minimum
 
 
 # Initial values; training fits them to its validation photos.
@@ -207,13 +211,18 @@ class KPNetDecoder:
         return self.calibration.apply(scores) if self.calibration else scores
 
     def faintest(self, threshold: float, largest: float = math.inf) -> float:
-        """The smallest logit with which proposals of up to this many pixels can reach a threshold."""
+        """The smallest logit with which proposals of up to this many pixels can reach a threshold.
+
+        Everything else speaks for a face as much as it can, but for one thing: peaks do not differ by more than those
+        of faces do (``UNEVEN``). Without this, many more proposals would have their landmarks extracted in vain.
+        """
         if self.config.evidence is None or self.config.evidence[0] <= 0:
             return float(LOGITS[0])
         own, *others = self.config.evidence
-        sides = np.array([scales.SMALLEST, min(largest, scales.LARGEST)])
-        extremes = evidence(np.zeros(2), sides, np.array([0, 1]), np.array([[0], [1]]))[:, 1:] * others
-        reached = self._calibrated(sigmoid(own * LOGITS + extremes.max(axis=0).sum())) >= threshold
+        extremes = product((scales.SMALLEST, min(largest, scales.LARGEST)), (0, 1), PEAKS)
+        side, agreement, peaks = map(np.array, zip(*extremes, strict=True))
+        most = (evidence(np.zeros(len(side)), side, agreement, peaks)[:, 1:] @ others).max()
+        reached = self._calibrated(sigmoid(own * LOGITS + most)) >= threshold
         return float(LOGITS[max(int(reached.argmax()) - 1, 0)] if reached.any() else LOGITS[-1])
 
     def views(self, number: int, image: Array) -> list[View]:
