@@ -39,7 +39,7 @@ from lineament.conventions import convention
 from lineament.data.poses import is_profile
 from lineament.data.readers.coco import read_coco
 from lineament.data.sample import Sample
-from lineament.detector import Detector
+from lineament.detector import VERIFIERS, Detector
 from lineament.evaluate import fddb
 from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.landmarks import evaluate_landmarks
@@ -171,8 +171,8 @@ class Experiments:
 
     # --- the paper's tables ---
 
-    def keep(self, table: str, row: str, file: str | Path, scores: dict[str, float | None]) -> None:
-        """Store one row of a table, with shares in percent."""
+    def keep(self, table: str, row: str, file: str | Path, scores: dict[str, float | None], *others: str) -> None:
+        """Store one row of a table, with shares in percent. ``others``: names of further weights."""
         args = self.args
         settings: dict[str, Any] = {"input_size": args.input_size, "overview": False}
         if table not in ("boxes", "turned"):  # of files that are trained already
@@ -181,7 +181,7 @@ class Experiments:
             "experiment", row, {k: None if v is None else 100 * v for k, v in scores.items()}, settings=settings
         )
         weights = args.start if Path(file).is_relative_to(args.out) else file  # a variant is named by its start
-        found = origin(weights=[weights], data=args.data / VAL, threads=args.threads)
+        found = origin(weights=[weights, *others], data=args.data / VAL, threads=args.threads)
         kept.keep(f"kpnet-{table}", row, with_origin(result, found))
 
     def table1(self) -> None:
@@ -252,13 +252,15 @@ class Experiments:
             self.compare("smoothing", row, self.variant(name))
 
     def turned(self) -> None:
-        """Rotated photos, with and without the setting for them."""
-        for row, settings in (("as they are", {}), ("in all orientations (`turns`)", {"turns": True})):
+        """Rotated photos, with and without the setting for them, alone and verified."""
+        ways: dict[str, dict[str, Any]] = {"as they are": {}, "in all orientations (`turns`)": {"turns": True}}
+        ways |= {f"{row}, and verified": settings | {"verify": True} for row, settings in ways.items()}
+        for row, settings in ways.items():
             scores: dict[str, float | None] = {}
             for turn, degrees in TURNS.items():
                 found = self.of_fddb("kpnet", degrees, **settings)
                 scores |= {f"{turn}, {wrong} fp": found.recall(wrong) for wrong in (50, 1)}
-            self.keep("turned", row, "kpnet", scores)
+            self.keep("turned", row, "kpnet", scores, *([VERIFIERS["floats"]] if "verify" in settings else []))
 
     def compare(self, table: str, row: str, file: Path) -> None:
         """Store a row of what is found, and how accurately."""

@@ -47,9 +47,7 @@ def main() -> None:
             samples = read_coco(args.data / index)
             images = [read_image(sample.path) for sample in samples]
             faces = [detector.detect(image, threshold=LOWEST) for image in images]
-            opinions = [
-                verifier.opinions([image], [found.boxes])[0] for image, found in zip(images, faces, strict=True)
-            ]
+            opinions = [verifier.opinions([image], [found])[0] for image, found in zip(images, faces, strict=True)]
             for weight, share in product(WEIGHTS, SHARES):
                 judged = [_judged(f, *o, weight, share) for f, o in zip(faces, opinions, strict=True)]
                 scores = evaluate_recall(name, Evaluated(samples, judged)).scores

@@ -19,7 +19,7 @@ import lineament
 from lineament.checks import number
 from lineament.conventions import convention
 from lineament.errors import OptionError
-from lineament.faces import Faces
+from lineament.faces import Faces, downward
 from lineament.images import Color, Source, is_source, read_image
 from lineament.methods import (
     METHODS,
@@ -33,7 +33,6 @@ from lineament.methods import (
 from lineament.methods.settings import ConventionSettings, DetectorSettings, ViewSettings, checked
 from lineament.methods.verifier.decode import Verified, Verifier
 from lineament.runtime import Graph
-from lineament.schemas import FIVE, MAPS, convert
 from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, read_weights
 
 Array = NDArray[Any]
@@ -215,12 +214,7 @@ def upright(images: Sequence[Array], decode: Callable[[Sequence[Array]], list[Fa
 def _uprightness(faces: Faces) -> float:
     """The sum of the evidence for each face times the cosine of its roll, which is 1 where landmarks do not tell it."""
     evidence = -np.log1p(-np.minimum(faces.scores, SURE))
-    if (faces.schema.name, FIVE.name) not in MAPS and faces.schema != FIVE:
-        return float(evidence.sum())
-    points = convert(faces.landmarks, faces.schema, FIVE)
-    down = points[:, 3:].mean(axis=1) - points[:, :2].mean(axis=1)  # from the eyes to the mouth
-    cosine = down[:, 1] / np.maximum(np.hypot(*down.T), np.finfo(np.float32).eps)
-    return float((evidence * np.nan_to_num(cosine, nan=1)).sum())
+    return float((evidence * downward(faces)[:, 1]).sum())
 
 
 def load(

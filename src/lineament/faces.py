@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from lineament.checks import whole
 from lineament.errors import DataError, MissingExtraError, OptionError
 from lineament.formats import LARGEST, as_model
-from lineament.schemas import FIVE, SCHEMAS, Schema, own
+from lineament.schemas import FIVE, MAPS, SCHEMAS, Schema, convert, own
 
 if TYPE_CHECKING:
     from supervision import Detections, KeyPoints
@@ -274,6 +274,17 @@ class Faces:
             visible=there,
         )
         return faces, points
+
+
+def downward(faces: Faces) -> Floats:
+    """The directions (n, 2) from the eyes of faces to their mouths, of length 1. (0, 1) where landmarks do not tell."""
+    told = np.tile(np.array([0, 1], np.float32), (len(faces), 1))
+    if faces.schema != FIVE and (faces.schema.name, FIVE.name) not in MAPS:
+        return told
+    points = convert(faces.landmarks, faces.schema, FIVE)
+    down = points[:, 3:].mean(axis=1) - points[:, :2].mean(axis=1)
+    length = np.hypot(*down.T)[:, None]
+    return np.divide(down, length, out=told, where=length > 0)
 
 
 def expect_faces(faces: Any) -> None:

@@ -151,11 +151,57 @@ def test_images_of_a_call_do_not_matter_to_each_other(shipped: Verifier) -> None
 
 def test_the_shipped_verifier_tells_faces_from_what_is_none(shipped: Verifier) -> None:
     loose = np.add(FACE, [-15, 20, 25, 20])
-    (((face, wall, _), boxes),) = shipped.opinions([ASTRONAUT], [np.array([FACE, WALL, loose])])
+    (((face, wall, _), boxes),) = shipped.opinions([ASTRONAUT], [given([FACE, WALL, loose], [1] * 3)])
     assert face > 2
     assert wall < -2
     assert box_ops.iou(boxes[[0, 2]], np.array([FACE])).min() > 0.7
     assert box_ops.iou(loose[None], np.array([FACE])) < 0.6
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_faces_that_lie_are_seen_upright(shipped: Verifier, degrees: int) -> None:
+    """What the verifier says of a face does not depend on the side of the photo that is up."""
+    faces = lineament.load("kpnet", settings={"verify": False}).detect(ASTRONAUT)
+    ((usual, boxes),) = shipped.opinions([ASTRONAUT], [faces])
+    image = np.ascontiguousarray(np.rot90(ASTRONAUT, degrees // 90))
+    ((turned, moved),) = shipped.opinions([image], [faces.turned(degrees)])
+    np.testing.assert_allclose(turned, usual, atol=0.3)
+    expected = replace(faces, boxes=boxes.astype(np.float32)).turned(degrees).boxes
+    np.testing.assert_allclose(moved, expected, atol=1)
+    blind = replace(faces.turned(degrees), landmarks=np.full_like(faces.landmarks, np.nan))
+    ((unturned, _),) = shipped.opinions([image], [blind])
+    assert (unturned < usual - 0.5).all()
+
+
+def test_the_larger_logit_of_a_lying_face_counts_with_its_box() -> None:
+    lying = replace(
+        given([FACE], [0.9]), landmarks=np.array([[[0, 0], [0, 9], [5, 5], [9, 0], [9, 9]]])
+    )  # to the right
+    side, (x1, y1, _, _) = 120, (165, 62, 285, 182)
+    offset = [0.1, 0, 0, np.log(0.5)]
+    for as_it_is, upright, expected in (
+        (1.0, 0.0, [x1 + 12, y1 + 30, x1 + side + 12, y1 + side - 30]),
+        (0.0, 1.0, [x1 + 30, y1 - 12, x1 + side - 30, y1 + side - 12]),
+    ):
+        answers = iter([(as_it_is, offset), (upright, offset)])
+
+        def says(*_: Any, pixels: np.ndarray, told: Any = answers) -> tuple[np.ndarray, ...]:
+            score, box = next(told)
+            return np.array([score]), np.array([box])
+
+        (((score,), boxes),) = Verifier(cast(Graph, says), Config()).opinions([ASTRONAUT], [lying])
+        assert score == 1
+        np.testing.assert_allclose(boxes, [expected], atol=1e-6)
+
+
+def test_quarter_turns_bring_faces_upright() -> None:
+    down = np.array([[0.0, 1], [0.6, 0.8], [-0.6, 0.8], [1, 0], [0, -1], [-1, 0], [0.8, -0.6]])
+    quarters = decode.quarter_turns(down)
+    assert quarters.tolist() == [0, 0, 0, 3, 2, 1, 3]
+    for (x, y), quarter in zip(down, quarters, strict=True):
+        for _ in range(quarter):
+            x, y = y, -x
+        assert y >= abs(x)
 
 
 def test_with_flip_opinions_are_the_means_of_a_crop_and_its_mirror_image() -> None:
@@ -167,7 +213,7 @@ def test_with_flip_opinions_are_the_means_of_a_crop_and_its_mirror_image() -> No
     image = np.zeros((100, 100, 3), np.uint8)
     image[:, :50] = 200  # all of the left half
     box = np.array([[25.0, 25, 75, 75]])
-    (((left,), _),), (((both,), boxes),) = (of.opinions([image], [box]) for of in (once, twice))
+    (((left,), _),), (((both,), boxes),) = (of.opinions([image], [given(box, [1], image)]) for of in (once, twice))
     assert (left, both) == pytest.approx((200, 100), abs=3)
     moved = box_ops.decode_rcnn(np.array([[0.1, 0.1, 0.1, 0.1]]), box)
     np.testing.assert_allclose(boxes, moved, atol=0.3)
@@ -184,7 +230,7 @@ def test_shipped_detectors_can_be_verified(name: str) -> None:
 
     detector, verified = found(verify=True)
     assert set(detector.weights) == {name, "verifier-int8" if name.endswith("int8") else "verifier"}
-    for usual, faces in zip(found()[1], verified, strict=True):
+    for usual, faces in zip(found(verify=False)[1], verified, strict=True):
         sure = usual[usual.scores > 0.9]
         assert (box_ops.iou(sure.boxes, faces.boxes).max(axis=1, initial=0) > 0.6).all()
         assert (np.diff(faces.scores) <= 0).all()

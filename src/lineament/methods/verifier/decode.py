@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lineament import boxes as box_ops
 from lineament.calibration import logit, sigmoid
 from lineament.conventions import Convention, convention
-from lineament.faces import Faces
+from lineament.faces import Faces, downward
 from lineament.methods.settings import MethodSettings, Share
 from lineament.runtime import Graph
 from lineament.similarity import crops
@@ -81,21 +81,32 @@ class Verifier:
             images: (h, w, 3) uint8 RGB.
             faces: One ``Faces`` per image.
         """
-        opinions = self.opinions(images, [found.boxes.astype(np.float64) for found in faces])
+        opinions = self.opinions(images, faces)
         return [self._judged(found, *opinion) for found, opinion in zip(faces, opinions, strict=True)]
 
-    def opinions(self, images: Sequence[Array], boxes: Sequence[Array]) -> list[tuple[Array, Array]]:
-        """What the network says of the boxes (n, 4) in each image: logits (n,) and boxes (n, 4)."""
+    def opinions(self, images: Sequence[Array], faces: Sequence[Faces]) -> list[tuple[Array, Array]]:
+        """What the network says of the faces of each image: logits (n,) and boxes (n, 4).
+
+        It has learned from upright photos. So it also sees an upright crop of each face that lies, by its landmarks, on
+        its side or upside down, and the larger logit counts.
+
+        Args:
+            images: (h, w, 3) uint8 RGB.
+            faces: One ``Faces`` per image.
+        """
         size = self.config.size
-        windows = [box_ops.square(those) for those in boxes]
+        boxes = [found.boxes.astype(np.float64) for found in faces]
         looks = [self.crops(image, those) for image, those in zip(images, boxes, strict=True)]
         pixels = np.concatenate([np.empty((0, size, size, 3), np.uint8), *looks])
-        logits, offsets = np.empty(len(pixels)), np.empty((len(pixels), 4))
-        for start in range(0, len(pixels), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            logits[part], offsets[part] = self._look(pixels[part])
-        moved = box_ops.decode_rcnn(offsets, np.concatenate([np.empty((0, 4)), *windows]))
-        ends = np.cumsum([0, *(len(those) for those in boxes)])
+        logits, offsets = self._look(pixels)
+        turns = np.concatenate([np.empty(0, int), *(quarter_turns(downward(found)) for found in faces)])
+        lying = np.flatnonzero(turns)
+        upright, turned = self._look(turned_crops(pixels[lying], turns[lying]))
+        better = upright > logits[lying]
+        rows = lying[better]
+        logits[rows], offsets[rows] = upright[better], box_ops.turn_rcnn(turned[better], -turns[rows])
+        moved = box_ops.decode_rcnn(offsets, box_ops.square(np.concatenate([np.empty((0, 4)), *boxes])))
+        ends = np.cumsum([0, *map(len, faces)])
         return [(logits[start:end], moved[start:end]) for start, end in pairwise(ends)]
 
     def crops(self, image: Array, boxes: Array) -> Array:
@@ -105,11 +116,16 @@ class Verifier:
 
     def _look(self, pixels: Array) -> tuple[Array, Array]:
         """Logits (n,) and offsets (n, 4) for crops (n, size, size, 3)."""
-        logits, offsets = self._graph("verifier", ("score", "box"), pixels=pixels)
-        if not self._mirror:
-            return logits, offsets
-        others, mirrored = self._graph("verifier", ("score", "box"), pixels=np.ascontiguousarray(pixels[:, :, ::-1]))
-        return (logits + others) / 2, (offsets + box_ops.mirror_rcnn(mirrored)) / 2
+        logits, offsets = np.empty(len(pixels)), np.empty((len(pixels), 4))
+        for start in range(0, len(pixels), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            logits[part], offsets[part] = self._graph("verifier", ("score", "box"), pixels=pixels[part])
+            if self._mirror:
+                mirrored = np.ascontiguousarray(pixels[part, :, ::-1])
+                others, moved = self._graph("verifier", ("score", "box"), pixels=mirrored)
+                logits[part] = (logits[part] + others) / 2
+                offsets[part] = (offsets[part] + box_ops.mirror_rcnn(moved)) / 2
+        return logits, offsets
 
     def _judged(self, faces: Faces, logits: Array, boxes: Array) -> Faces:
         """The faces of an image with the scores and the boxes of both, best first."""
@@ -151,6 +167,21 @@ class Verified:
         known, wanted = (one.boxes(faces.landmarks, faces.schema) for one in (WIDER, upright))
         boxes = box_ops.corrected(wanted, known, faces.boxes)
         return replace(faces, boxes=box_ops.square(boxes) if self._style.square else boxes)
+
+
+def quarter_turns(down: Array) -> Array:
+    """How often `numpy.rot90` brings faces upright (n,), from the directions (n, 2) from their eyes to their mouths."""
+    x, y = down.T
+    return np.argmax([y, -x, -y, x], axis=0)
+
+
+def turned_crops(pixels: Array, quarters: Array) -> Array:
+    """Crops (n, size, size, 3), each turned (n,) times as by `numpy.rot90`."""
+    turned = np.array(pixels)
+    for quarter in range(1, 4):
+        rows = quarters == quarter
+        turned[rows] = np.rot90(pixels[rows], quarter, axes=(1, 2))
+    return turned
 
 
 def to_crops(windows: Array, size: int, context: float) -> Array:
