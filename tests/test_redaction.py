@@ -40,7 +40,7 @@ class BrightSquares:
         if not len(rows) or self.calls - 1 in self.missed:
             return lineament.Faces.empty((width, height))
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        score = 0.2 if self.calls - 1 in self.unsure else 0.9
+        score = 0.04 if self.calls - 1 in self.unsure else 0.9
         return lineament.Faces.of([box], [score], np.full((1, 5, 2), np.nan), image_size=(width, height))
 
 

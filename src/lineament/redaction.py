@@ -34,8 +34,8 @@ Array = NDArray[Any]
 
 _log = logging.getLogger(__name__)
 
-PHOTO = 0.3
-"""Lowest score of a face in a photo."""
+PHOTO = 0.1
+"""Lowest score of a face in a photo. It was chosen on validation photos, for detectors whose faces are verified."""
 PAINTABLE = frozenset({"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
 """Pillow's modes whose pixels can be averaged. Photos of other modes are converted."""
 
@@ -44,7 +44,8 @@ PAINTABLE = frozenset({"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
 class Search:
     """How the faces of a video are searched. Missing a face counts more than covering something else.
 
-    The defaults were chosen on clips that ``benchmarks/moving_photos.py`` makes of training and validation photos.
+    The defaults were chosen on clips that ``benchmarks/moving_photos.py`` makes of training and validation photos, for
+    detectors whose faces are verified (setting ``verify``). Others need about twice these scores.
 
     Attributes:
         threshold: A track counts if one of its detections has this confidence score.
@@ -58,9 +59,9 @@ class Search:
         OptionError: An attribute is out of range.
     """
 
-    threshold: float = 0.3
-    mean: float = 0.2
-    faint: float = 0.12
+    threshold: float = 0.05
+    mean: float = 0.03
+    faint: float = 0.03
     gap: int = 8
     hold: int = 5
 
