@@ -46,7 +46,7 @@ def main() -> None:
         run("export", "kpnet", "--run", data / "run", "--out", file)
     log = [json.loads(line) for line in (data / "run" / "kpnet" / "log.jsonl").read_text().splitlines()]
     steps = max(line.get("step", 0) for line in log)
-    for weights, row in (("kpnet-lite", "`kpnet-lite`, as shipped"), (str(file), "fine-tuned")):
+    for weights, row in (("kpnet-lite", "`kpnet-lite`, `verify=false`"), (str(file), "fine-tuned")):
         detector = lineament.load(weights, threads=1, settings={"verify": False})  # the networks alone
         scores: dict[str, float | None] = {}
         for title, labels in (("held out", data / "held-out.json"), ("other photos", args.data / OTHERS)):

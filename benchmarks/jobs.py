@@ -22,6 +22,7 @@ from pathlib import Path
 
 import kept
 
+import lineament
 from lineament.evaluate.origin import origin
 from lineament.evaluate.results import Result
 from lineament.images import read_header
@@ -51,7 +52,7 @@ def main() -> None:
             pixels += math.prod(read_header(photo).size)
         for method in args.methods:
             took = {jobs: min(seconds(method, folder, jobs) for _ in range(args.repeats)) for jobs in args.jobs}
-            found = origin(weights=[method], data=None, threads=1)
+            found = origin(weights=list(lineament.load(method).weights), data=None, threads=1)
             for jobs, spent in took.items():
                 rate = args.photos / spent
                 scores = {

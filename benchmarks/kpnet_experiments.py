@@ -316,7 +316,7 @@ class Experiments:
         figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), dpi=100)
         for axes, difficulty in zip(panels, ("easy", "medium", "hard"), strict=True):
             for weights, backbone in (("kpnet-lite", "lite"), ("kpnet", "drnet"), ("kpnet-hourglass", "hourglass")):
-                found = {size: kept.read(f"{weights}-{size}")["wider-val"].scores[difficulty] for size in SIZES}
+                found = {size: kept.read(f"{weights}-{size}, alone")["wider-val"].scores[difficulty] for size in SIZES}
                 macs = [cost[backbone].scores["GMAC"] * (size / LANDSCAPE[1]) ** 2 for size in SIZES]
                 axes.plot(macs, found.values(), marker="o", label=weights)
                 for x, (size, y) in zip(macs, found.items(), strict=True):

@@ -94,9 +94,8 @@ KPNETS = ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8", "kpnet-hourgla
 SIZES = (256, 384, 512, 640)
 TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
 """MaskFace's options at test time."""
-ALONE = {"verify": False}
-"""The settings of a KPNet whose faces are not verified."""
-UNREFINED = ALONE | {"input_size": 640, "refinement": None}
+UNVERIFIED = {"verify": False}
+UNREFINED = UNVERIFIED | {"input_size": 640, "refinement": None}
 VERIFIED = ("mtcnn", "maskface-640", "foxnet-640")
 """Detectors that verify nothing by default, but are also measured with the verifier."""
 FILLED = {"input_size": 640, "fill": True}
@@ -115,14 +114,16 @@ DETECTORS = {
     "mtcnn": Detector(weights="mtcnn", about="thresholds 0.85, 0.5, 0.6; faces from 20 px"),
     **{
         f"{weights}-{size}": Detector(
-            weights=weights, settings={"input_size": size}, about=f"threshold 0.5; photos brought to {size} px"
+            weights=weights,
+            settings={"input_size": size},
+            about=f"threshold 0.5; photos brought to {size} px; faces verified",
         )
         for weights in KPNETS
         for size in SIZES
     },
     **{
         f"{weights}-{size}, alone": Detector(
-            weights=weights, settings=ALONE | {"input_size": size}, about="without the second look at each face"
+            weights=weights, settings=UNVERIFIED | {"input_size": size}, about="without the second look at each face"
         )
         for weights in KPNETS
         for size in SIZES
@@ -385,10 +386,11 @@ def tests_of(name: str) -> Sequence[str]:
 
 
 @functools.cache
-def _loaded(name: str) -> lineament.Detector:
-    """One of our own detectors."""
+def _weights(name: str) -> list[str]:
+    """Names of the weights that one of our own detectors uses."""
     ours = DETECTORS[name]
-    return lineament.load(ours.weights, landmarks=ours.landmarks or None, settings=ours.settings, threads=1)
+    loaded = lineament.load(ours.weights, landmarks=ours.landmarks or None, settings=ours.settings, threads=1)
+    return list(loaded.weights)
 
 
 class Bench:
@@ -418,7 +420,7 @@ class Bench:
         """Names and files of a detector's weights."""
         detector = DETECTORS[name]
         if detector.ours:
-            return list(_loaded(name).weights)
+            return _weights(name)
         return [f"{self.peers}/{detector.weights}"] if detector.weights else []
 
     def used(self, name: str) -> list[str]:

@@ -59,7 +59,7 @@ def main() -> None:
         detector.detect(photo.resize(tuple(int(side) for side in rng.integers(20, 1200, 2))))
         if i in (args.pictures // 10, args.pictures // 2, args.pictures):
             figures[f"{i:,} of up to 1200x1200 in a row, at the end"] = resident()
-    found = origin(weights=[args.method], data=None, threads=None)
+    found = origin(weights=list(detector.weights), data=None, threads=None)
     for title, megabytes in figures.items():
         kept.keep(f"{args.method}-memory", title, Result("memory", args.method, {"MB": megabytes}, origin=found))
 

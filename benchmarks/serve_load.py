@@ -116,7 +116,7 @@ def main() -> None:
     }
     print(json.dumps(scores, indent=1), dict(outcomes))
     title = f"{args.clients} clients for {args.seconds:g} seconds, `{args.method}`"
-    found = origin(weights=[args.method], data=None, threads=args.threads)
+    found = origin(weights=list(detector.weights), data=None, threads=args.threads)
     kept.keep("serve-load", title, Result("serve load", title, scores, origin=found))
 
 

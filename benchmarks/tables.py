@@ -170,7 +170,7 @@ def refinement() -> list[str]:
     return table("weights, boxes", [c.title for c in columns], rows)
 
 
-ALONE, AGAIN = ", `verify=false`", ", `verify=true`"
+ALONE, VERIFY = ", `verify=false`", ", `verify=true`"
 """How the pages name detectors whose setting is not the default."""
 
 
@@ -180,7 +180,8 @@ def verified() -> list[str]:
     columns = [*WIDER, FIRST, FDDB[0], *alone, SPEED[0], MOSAICS[3]]
     kpnets = [f"{weights}-{size}" for weights in KPNETS[:4] for size in (256, 640)]
     names = {f"{name}{of}": f"`{name}`{how}" for name in kpnets for of, how in {", alone": ALONE, "": ""}.items()}
-    names |= {f"{name}{of}": f"`{name}`{how}" for name in VERIFIED for of, how in {"": "", ", verified": AGAIN}.items()}
+    again = {"": "", ", verified": VERIFY}
+    names |= {f"{name}{of}": f"`{name}`{how}" for name in VERIFIED for of, how in again.items()}
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
     return table("detector", [c.title for c in columns], rows)
 
@@ -199,7 +200,7 @@ def at_a_glance() -> list[str]:
     """Accuracy and cost of each shipped weight file, beside well-known peers."""
     shipped = dict.fromkeys((*KPNETS, *(model.name for model in models())))
     detectors = {name: f"`{name}`" for name in shipped}  # at the settings they ship with
-    ways = {", alone": ALONE, "": "", ", verified": AGAIN}
+    ways = {", alone": ALONE, "": "", ", verified": VERIFY}
     larger = {f"{name}-640{way}": f"`{name}`{how}" for name in shipped for way, how in ways.items()}
     smaller = {"kpnet-256": "`kpnet`, input 256", "maskface-256, 68 points": "`maskface`, input 256, 68 landmarks"}
     staged = {f"kpnet-256 + {name}": f"`kpnet`, input 256, and `{name}`" for name in shipped}

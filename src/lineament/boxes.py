@@ -266,10 +266,9 @@ def mirror_rcnn(offsets: Array) -> Array:
 def turn_rcnn(offsets: Array, quarters: Array) -> Array:
     """Centre and size offsets (n, 4) of boxes in windows that were turned (n,) times as by `numpy.rot90`."""
     turned = np.array(offsets)
-    for quarter in range(1, 4):
-        rows = quarters % 4 == quarter
-        for _ in range(quarter):
-            turned[rows] = turned[rows][:, [1, 0, 3, 2]] * [1, -1, 1, 1]
+    for done in range(3):
+        rows = quarters % 4 > done
+        turned[rows] = turned[rows][:, [1, 0, 3, 2]] * [1, -1, 1, 1]
     return turned
 
 

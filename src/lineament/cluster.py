@@ -7,7 +7,6 @@ stopped run continues with the partitions that are not there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from lineament import many
 from lineament.detector import load
 from lineament.errors import ImageError, LineamentError, MissingExtraError, OptionError
 from lineament.images import MAX_PIXELS, SUFFIXES
-from lineament.weights import DEFAULT, is_weights, read_weights
+from lineament.weights import DEFAULT
 
 try:
     import pyarrow as pa
@@ -110,14 +109,13 @@ def detect_folder(
     target, folder = _place(out)
     target.create_dir(folder, recursive=True)
     described = detector.describe(threshold=threshold, min_face=min_face) | {"max_face": max_face}
-    weights = [file for file in (name, options.get("landmarks") or "") if is_weights(str(file))]
     run = {
         "lineament": lineament.__version__,
         "photos": photos,
         "partition": partition,
         "detector": described,
         "options": repr(sorted(options.items())),
-        "weights": [hashlib.sha256(read_weights(file)).hexdigest() for file in weights],
+        "weights": [*detector.weights.values()],
     }
     _begin(target, folder, run, lambda: _names(source, root), partition)
     with target.open_input_file(f"{folder}/{PHOTOS}") as file:

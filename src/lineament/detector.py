@@ -31,7 +31,7 @@ from lineament.methods import (
     open_weights,
 )
 from lineament.methods.settings import ConventionSettings, DetectorSettings, ViewSettings, checked
-from lineament.methods.verifier.decode import Verified, Verifier
+from lineament.methods.verifier.decode import OVERLAP, Verified, Verifier
 from lineament.runtime import Graph
 from lineament.weights import DEFAULT, belongs_to_weights, is_weights, models, read_weights
 
@@ -248,7 +248,7 @@ def load(
     if isinstance(kind, VerificationMethod):
         raise OptionError(
             f"{name} verifies faces that a detector found: load a detector, as in "
-            f"lineament.load({DEFAULT!r}, settings={{'verify': True}}), on the command line with --verify"
+            f"lineament.load('maskface', settings={{'verify': {str(name)!r}}}), on the command line with --verify"
         )
     if not isinstance(kind, DetectionMethod):
         raise OptionError(
@@ -279,7 +279,7 @@ def load(
     files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
     if own.verify:
         second = own.verify if isinstance(own.verify, str) else verifier_of(graph.metadata)
-        verifier = _load_verifier(second, runtime, device, threads, mirror=own.flip)
+        verifier = _load_verifier(second, own, runtime, device, threads)
         decoder, files = _verified(kind, graph, own, verifier), [*files, second]
     else:
         decoder = kind.decoder(graph, own)
@@ -287,11 +287,13 @@ def load(
     return Detector(of, decoder, own, stage, again, weights, graph.device)
 
 
-def _load_verifier(name: str, runtime: str, device: str, threads: int | None, *, mirror: bool) -> Verifier:
+def _load_verifier(name: str, own: DetectorSettings, runtime: str, device: str, threads: int | None) -> Verifier:
+    """The verifier behind a detector with these settings."""
     graph, _, kind, config = open_weights(name, runtime, device, threads)
     if not isinstance(kind, VerificationMethod):
         raise OptionError(f"verify is true, false, or names weights of a verifier or a file; {name} is a {kind.kind}")
-    return Verifier(graph, config, mirror=mirror)
+    overlap = max(OVERLAP, getattr(own, "nms", 0.0)) if own.suppression == "nms" else None
+    return Verifier(graph, config, mirror=own.flip, overlap=overlap, over=own.over)
 
 
 def verifier_of(metadata: Mapping[str, str]) -> str:
@@ -302,7 +304,7 @@ def verifier_of(metadata: Mapping[str, str]) -> str:
 def _verified(kind: DetectionMethod, graph: Graph, own: DetectorSettings, verifier: Verifier) -> Decoder:
     """The decoder of a detector whose faces are verified. The convention of its boxes counts after the verifier."""
     if not isinstance(own, ConventionSettings):
-        return Verified(kind.decoder(graph, own), verifier)
+        return Verified(kind.decoder(graph, own), verifier, limited=not isinstance(own, ViewSettings))
     return Verified(kind.decoder(graph, replace(own, convention="wider")), verifier, convention(own.convention))
 
 

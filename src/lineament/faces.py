@@ -282,7 +282,13 @@ def downward(faces: Faces) -> Floats:
     if faces.schema != FIVE and (faces.schema.name, FIVE.name) not in MAPS:
         return told
     points = convert(faces.landmarks, faces.schema, FIVE)
-    down = points[:, 3:].mean(axis=1) - points[:, :2].mean(axis=1)
+    there = np.isfinite(points)
+    with np.errstate(invalid="ignore"):  # NaN without any eye, or any corner of the mouth
+        eyes, mouth = (
+            np.where(there, points, 0)[:, part].sum(axis=1) / there[:, part].sum(axis=1)
+            for part in (slice(2), slice(3, 5))
+        )
+    down = mouth - eyes
     length = np.hypot(*down.T)[:, None]
     return np.divide(down, length, out=told, where=length > 0)
 

@@ -47,11 +47,11 @@ def middle(monkeypatch: pytest.MonkeyPatch) -> None:
         if name != "middle":
             raise OptionError(f"unknown method or weight file {name!r}; shipped are: middle")
         stage = Placed() if options.get("landmarks") == "placed" else None
-        return lineament.Detector("middle", Middle(), Config(threshold=0.0, min_face=10), stage)
+        settings = Config(threshold=0.0, min_face=10)
+        return lineament.Detector("middle", Middle(), settings, stage, weights={"middle": "0" * 64})
 
     monkeypatch.setattr(lineament, "load", load)
-    for module in ("cli.run", "evaluate.origin"):
-        monkeypatch.setattr(f"lineament.{module}.read_weights", lambda name: b"stand-in")
+    monkeypatch.setattr("lineament.evaluate.origin.read_weights", lambda name: b"stand-in")
 
 
 @pytest.fixture

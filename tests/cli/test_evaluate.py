@@ -111,7 +111,9 @@ def test_wider_with_a_method_goes_on_where_it_stopped(
     kept.write_text(whole + whole[:20])  # as if stopped within a line
     assert "0 images detected now, 1 before" in run(*common).output
     assert kept.read_text() == whole
-    monkeypatch.setattr("lineament.cli.run.read_weights", lambda name: b"new weights")
+    changed = lineament.load("middle")
+    changed.weights = {"middle": "1" * 64}
+    monkeypatch.setattr(lineament, "load", lambda *_, **__: changed)
     assert "1 images detected now, 0 before" in run(*common).output
     assert "1 images detected now, 0 before" in run(*common, "--threshold", "0.1").output
     assert "1 images detected now, 0 before" in run(*common, "--setting", "factor=0.5").output

@@ -15,7 +15,7 @@ import lineament
 from lineament.cli import app
 from lineament.evaluate import peers
 from lineament.evaluate.bench import WIDER, choices, frontier, measure
-from lineament.weights import Model
+from lineament.weights import Model, read_weights
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "astronaut.jpg"
 SCORES = {
@@ -103,6 +103,21 @@ def test_the_command_compares_draws_and_keeps(tmp_path: Path) -> None:
     ]
     assert "own" in result.output
     assert (tmp_path / "plot.svg").read_text().count("kpnet-lite-int8, 640") >= 1
+
+
+def test_a_file_is_timed_itself_beside_the_weights_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own.onnx"
+    own.write_bytes(read_weights("kpnet-lite-int8"))  # its metadata have that name
+    loaded = []
+    monkeypatch.setattr(
+        lineament, "load", lambda name, load=lineament.load, **rest: [loaded.append(name), load(name, **rest)][1]
+    )
+    options = ["-m", str(own), "-m", "kpnet-lite-int8", "--input-size", "64", "--repeats", "1"]
+    result = CliRunner().invoke(app, ["bench", str(PHOTO), *options, "--json", str(tmp_path / "a.json")])
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "a.json").read_text())["tables"]["choices"]
+    assert rows.keys() == {f"{own}, 64", "kpnet-lite-int8, 64"}
+    assert loaded == [str(own), "kpnet-lite-int8"]
 
 
 def test_installed_detectors_are_found_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

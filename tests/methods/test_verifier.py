@@ -60,10 +60,10 @@ class Given:
     schema = FIVE
 
     def __init__(self, faces: Sequence[Faces]) -> None:
-        self.faces, self.lowest = faces, 1.0
+        self.faces, self.lowest, self.limits = faces, 1.0, {}
 
-    def __call__(self, images: Sequence[np.ndarray], *, threshold: float, **options: Any) -> list[Faces]:
-        self.lowest = threshold
+    def __call__(self, images: Sequence[np.ndarray], *, threshold: float, **limits: Any) -> list[Faces]:
+        self.lowest, self.limits = threshold, limits
         return [those[those.scores >= threshold] for those in self.faces]
 
 
@@ -126,6 +126,27 @@ def test_sizes_are_those_of_the_returned_boxes() -> None:
     assert box_ops.longer_side(verified(detector, of).boxes)[0] == pytest.approx(180)
     for smallest, largest, count in ((181, None, 0), (1, 179, 0), (179, 181, 1)):
         assert len(verified(detector, of, min_face=smallest, max_face=largest)) == count
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_limits_reach_the_detector_only_where_they_save_time(limited: bool) -> None:
+    decoder = Given([given([FACE], [0.9])])
+    Verified(decoder, verifier((0, [0, 0, 0, 0])), limited=limited)(
+        [ASTRONAUT], threshold=0.5, min_face=40, max_face=90
+    )
+    assert decoder.limits == ({"min_face": 40, "max_face": 90} if limited else {"min_face": 1, "max_face": None})
+
+
+def test_the_suppression_of_the_detector_counts_after_the_verifier() -> None:
+    def found(**settings: Any) -> Faces:
+        several = {"pyramid": [0.8], "overview": False, "verify": True}  # sees the face twice
+        return lineament.load("kpnet-lite", settings=several | settings).detect(ASTRONAUT, threshold=0.05)
+
+    usual = found()
+    assert len(found(nms=1.0)) > len(usual)
+    soft = found(suppression="soft-gaussian", sigma=1e9)
+    assert len(soft) > len(usual)
+    assert (np.diff(soft.scores) <= 0).all()
 
 
 def test_nothing_to_verify() -> None:

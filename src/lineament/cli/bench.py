@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -108,7 +108,7 @@ def _choices(names: list[str] | None, sizes: list[int]) -> list[Choice]:
         kind = METHODS[model.method]
         if isinstance(kind, DetectionMethod):
             sized = any(field.name == "input_size" for field in fields(kind.settings))
-            found += choices(model, sizes, sized=sized)
+            found += [replace(choice, name=name) for choice in choices(model, sizes, sized=sized)]
         elif names:
             raise OptionError(f"{name} is a {kind.kind}, which runs behind a detector; bench compares detectors")
     return found

@@ -30,7 +30,7 @@ from lineament.cli.work import Work, allow, in_processes
 from lineament.errors import OptionError
 from lineament.images import MAX_PIXELS, ImageFiles
 from lineament.similarity import LARGEST
-from lineament.weights import DEFAULT, is_weights, read_weights
+from lineament.weights import DEFAULT
 
 TABLE_ROWS = 40
 CROP_SIZE = 112  # pixels: what face recognition networks take
@@ -158,10 +158,9 @@ def detect(
     detector = lineament.load(
         method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings
     )
-    weights = [name for name in (method, landmarks or "") if is_weights(name)]
     options = (settings, threshold, min_face, max_face, landmarks, runtime, device, folder, crops, align, crop_size)
-    given = repr((*options, track, gap, frames, lineament.__version__)).encode()
-    run = hashlib.sha256(given + b"".join(map(read_weights, weights))).hexdigest()
+    given = repr((*options, track, gap, frames, lineament.__version__, *detector.weights.values()))
+    run = hashlib.sha256(given.encode()).hexdigest()
     films = [is_video(path) for path in paths]
     if any(films) or (not crops and all(map(is_animation, paths))):  # among photos, an animation is its first frame
         if not all(film or is_animation(path) for film, path in zip(films, paths, strict=True)) or crops:

@@ -139,7 +139,7 @@ def speed(
             baseline=peer,
             start=lambda picture: cold_start(method, picture, threads, settings),
         )
-    where = partial(origin, weights=[method], data=images, threads=threads)
+    where = partial(origin, weights=list(detector.weights), data=images, threads=threads)
     tell(result, json_file, {"threads": threads, **settings}, where)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,6 @@ from lineament.images import read_image
 from lineament.methods.settings import ViewSettings
 from lineament.records import read_records
 from lineament.schemas import Schema
-from lineament.weights import is_weights, read_weights
 
 Work = Annotated[Path, typer.Option(help="With --method: folder in which results are kept, image by image.")]
 Threads = Annotated[int | None, typer.Option(help="With --method: processor threads (default: all cores).")]
@@ -95,13 +95,12 @@ class Source:
 
     def origin(self, data: Path) -> Origin:
         """The origin of a result on these labels."""
-        return origin(weights=self._weights, data=data, threads=self.threads)
+        return origin(weights=list(self._detector.weights) if self.method else [], data=data, threads=self.threads)
 
-    @property
-    def _weights(self) -> list[str]:
-        """The weights of the method, and of a landmark stage behind it."""
-        stage = [self.landmarks] if self.landmarks and is_weights(self.landmarks) else []
-        return [self.method, *stage] if self.method else []
+    @cached_property
+    def _detector(self) -> lineament.Detector:
+        """The method to run."""
+        return lineament.load(self.method or "", landmarks=self.landmarks, threads=self.threads, settings=self.settings)
 
     def over(self, samples: Sequence[Sample]) -> Evaluated:
         """Run the method on these images.
@@ -113,9 +112,7 @@ class Source:
             DataError: Labels have another size than their image, or no image can be read.
         """
         check_sizes(samples)
-        detector = lineament.load(
-            self.method or "", landmarks=self.landmarks, threads=self.threads, settings=self.settings
-        )
+        detector = self._detector
         own = detector.settings
         min_face = min(own.min_face, self.at_most) if self.min_face is None else self.min_face
         lowest = own.threshold if self.threshold is None else self.threshold
@@ -146,7 +143,7 @@ class Source:
 
     def _file(self) -> Path:
         """The file for this choice of method, weights and options."""
-        weights = [hashlib.sha256(read_weights(name)).hexdigest() for name in self._weights]
+        weights = [*self._detector.weights.values()]
         options = (self.threshold, self.min_face, self.at_most, self.turn, self.landmarks)
         parts = repr((weights, lineament.__version__, *options, *sorted(self.settings.items())))
         name = "+".join(Path(part).stem for part in self.name.split(" + "))

@@ -34,7 +34,7 @@ class Choice:
     """Weights at an input size.
 
     Attributes:
-        name: The weights.
+        name: The weights, by name or path.
         size: The input size. ``None``: the weights' own.
         megabytes: Size of the file.
         scores: Measured scores at that size, from the metadata.

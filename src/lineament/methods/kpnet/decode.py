@@ -40,7 +40,8 @@ AT_ONCE = 1 << 20  # pixels of views in one batch; bounds activations to about 5
 LOGITS = np.linspace(-12, 12, 769)  # of proposals; below the first, no threshold is reached
 UNEVEN = 0.05
 """Least peak of a face relative to the mean of its peaks. On validation photos, none with a score of 0.2 had less."""
-PEAKS = ((0.0, 0.0), (1.0, 1.0), (2.0 - UNEVEN, UNEVEN))  # of two landmarks: the extremes of their mean and minimum
+PEAKS = [(mean * (2 - ratio), mean * ratio) for mean in (0, *np.geomspace(1e-4, 1, 33)) for ratio in (1, UNEVEN)]
+"""Pairs of peaks whose mean and minimum go through their range."""
 
 
 # Initial values; training fits them to its validation photos.
@@ -69,8 +70,8 @@ class Config(OverviewSettings, ConventionSettings):
         landmark_evidence: Coefficients of ``landmark_evidence``, whose weighted sum is the logit of a landmark's score.
             ``None``: its peak.
         nms: Overlap above which the face with the lower score is removed.
-        verify: As in `DetectorSettings`, but on: in a photo with a few faces, the second look costs little beside the
-            first, and gains much.
+        verify: As in `DetectorSettings`, but on. In a photo with a few faces, the second look costs little beside the
+            first.
     """
 
     verify: bool | Annotated[str, Meta(min_length=1)] = option(True, VERIFY)
@@ -146,7 +147,8 @@ class KPNetDecoder:
     ) -> Proposals:
         """The proposals in all views of the images, with scores and boxes, before suppression.
 
-        Proposals that cannot reach the threshold, wherever their landmarks are, are left out. These are nearly all.
+        Proposals that cannot reach the threshold, wherever their landmarks are, are left out (see ``faintest``). These
+        are nearly all.
 
         Args:
             images: (h, w, 3) uint8 RGB.

@@ -36,7 +36,7 @@ MOST = 3.0
 SURE = 1 - 1e-4
 """Largest score of a detector that counts. Faces above it are ranked by the verifier alone."""
 OVERLAP = 0.6
-"""Overlap above which boxes that came closer are one face. The one with the lower score is removed."""
+"""Overlap above which boxes that came closer are one face, unless the detector allows more."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,22 @@ class Verifier:
         graph: The file.
         config: Its settings.
         mirror: Whether the network also sees the mirrored crops, and its opinions are the means of both.
+        overlap: Above this, boxes that came closer are one face, and the one with the lower score is removed.
+            ``None``: none is removed.
+        over: How that overlap is measured.
     """
 
-    def __init__(self, graph: Graph, config: Config, *, mirror: bool = False) -> None:
-        self.config, self._graph, self._mirror = config, graph, mirror
+    def __init__(
+        self,
+        graph: Graph,
+        config: Config,
+        *,
+        mirror: bool = False,
+        overlap: float | None = OVERLAP,
+        over: box_ops.Overlap = "union",
+    ) -> None:
+        self.config, self._graph = config, graph
+        self._mirror, self._overlap, self._over = mirror, overlap, over
 
     def faintest(self, threshold: float) -> float:
         """The lowest score of a detector whose face can have a score of ``threshold``, both in [0, 1]."""
@@ -92,7 +104,7 @@ class Verifier:
 
         Args:
             images: (h, w, 3) uint8 RGB.
-            faces: One ``Faces`` per image.
+            faces: One ``Faces`` per image, with finite boxes.
         """
         size = self.config.size
         boxes = [found.boxes.astype(np.float64) for found in faces]
@@ -133,7 +145,10 @@ class Verifier:
         certain = np.minimum(faces.scores.astype(np.float64), SURE)
         scores = sigmoid(logit(certain) + c.weight * np.minimum(logits, MOST) + c.bias).astype(np.float32)
         moved = (faces.boxes + c.share * (boxes - faces.boxes)).astype(np.float32)
-        return replace(faces, scores=scores, boxes=moved)[box_ops.nms(moved, scores, OVERLAP)]
+        judged = replace(faces, scores=scores, boxes=moved)
+        if self._overlap is None:
+            return judged[np.argsort(-scores, kind="stable")]
+        return judged[box_ops.nms(moved, scores, self._overlap, over=self._over)]
 
 
 class Verified:
@@ -143,19 +158,23 @@ class Verified:
         decoder: The detector. Its boxes follow the convention ``wider``, as those that the verifier has learned.
         verifier: The verifier.
         style: The convention of the boxes to return.
+        limited: Whether the detector gets the limits of sizes as well, which saves it time. The limits are of the
+            returned boxes, and the detector's differ a little.
     """
 
-    def __init__(self, decoder: Decoder, verifier: Verifier, style: Convention = WIDER) -> None:
+    def __init__(
+        self, decoder: Decoder, verifier: Verifier, style: Convention = WIDER, *, limited: bool = False
+    ) -> None:
         self.schema = decoder.schema
-        self._decoder, self._verifier, self._style = decoder, verifier, style
+        self._decoder, self._verifier, self._style, self._limited = decoder, verifier, style, limited
 
     def __call__(
         self, images: Sequence[Array], *, threshold: float, min_face: float, max_face: float | None
     ) -> list[Faces]:
         """Detect faces in images (h, w, 3) uint8 RGB, with scores of at least ``threshold``, best first."""
         lowest = self._verifier.faintest(threshold)
-        sizes = (min_face, max_face) if self._style is WIDER else (1, None)  # the limits are of the returned boxes
-        found = self._decoder(images, threshold=lowest, min_face=sizes[0], max_face=sizes[1])
+        least, most = (min_face, max_face) if self._limited else (1, None)
+        found = self._decoder(images, threshold=lowest, min_face=least, max_face=most)
         styled = [self._styled(faces[faces.scores >= threshold]) for faces in self._verifier(images, found)]
         return [faces[box_ops.sized(faces.boxes, min_face, max_face)] for faces in styled]
 
