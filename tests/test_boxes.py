@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lineament import boxes as box_ops
-from lineament.faces import Faces
 
 
 def random_boxes(rng: np.random.Generator, n: int, extent: float = 100) -> np.ndarray:
@@ -214,23 +213,6 @@ def test_offsets_by_hand() -> None:
     box, window = np.array([[12.0, 24, 52, 34]]), np.array([[10.0, 20, 30, 60]])
     np.testing.assert_allclose(box_ops.encode_corner(box, window), [[0.1, 0.1, 1.1, -0.65]])
     np.testing.assert_allclose(box_ops.encode_rcnn(box, window), [[0.6, -0.275, np.log(2), np.log(0.25)]])
-
-
-def test_offsets_turn_with_their_windows() -> None:
-    rng = np.random.default_rng(3)
-    corners = np.sort(rng.uniform(0, 100, (2, 40, 2, 2)), axis=2)  # of boxes and windows in a square of 100
-    boxes, windows = corners.reshape(2, 40, 4)
-    windows = box_ops.square(windows)
-    quarters = np.arange(40) % 4
-
-    def turned(those: np.ndarray) -> np.ndarray:
-        each = (Faces.of(row[None], [1], np.zeros((1, 5, 2)), image_size=(100, 100)) for row in those)
-        return np.concatenate([one.turned(90 * quarter).boxes for one, quarter in zip(each, quarters, strict=True)])
-
-    offsets = box_ops.encode_rcnn(boxes, windows)
-    expected = box_ops.encode_rcnn(turned(boxes), turned(windows))
-    np.testing.assert_allclose(box_ops.turn_rcnn(offsets, quarters), expected, atol=1e-4)
-    np.testing.assert_allclose(box_ops.turn_rcnn(box_ops.turn_rcnn(offsets, quarters), -quarters), offsets)
 
 
 def test_points_are_relative_to_their_window() -> None:

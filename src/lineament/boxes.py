@@ -263,15 +263,6 @@ def mirror_rcnn(offsets: Array) -> Array:
     return offsets * [-1, 1, 1, 1]
 
 
-def turn_rcnn(offsets: Array, quarters: Array) -> Array:
-    """Centre and size offsets (n, 4) of boxes in windows that were turned (n,) times as by `numpy.rot90`."""
-    turned = np.array(offsets)
-    for done in range(3):
-        rows = quarters % 4 > done
-        turned[rows] = turned[rows][:, [1, 0, 3, 2]] * [1, -1, 1, 1]
-    return turned
-
-
 class Codec(NamedTuple):
     """An encoding of boxes as offsets from windows: an inverse pair, and the mirror of the offsets."""
 

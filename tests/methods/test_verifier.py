@@ -186,23 +186,40 @@ def test_faces_that_lie_are_seen_upright(shipped: Verifier, degrees: int) -> Non
     ((usual, boxes),) = shipped.opinions([ASTRONAUT], [faces])
     image = np.ascontiguousarray(np.rot90(ASTRONAUT, degrees // 90))
     ((turned, moved),) = shipped.opinions([image], [faces.turned(degrees)])
-    np.testing.assert_allclose(turned, usual, atol=0.3)
+    np.testing.assert_allclose(turned, usual, atol=0.5)
     expected = replace(faces, boxes=boxes.astype(np.float32)).turned(degrees).boxes
-    np.testing.assert_allclose(moved, expected, atol=1)
+    np.testing.assert_allclose(moved, expected, atol=4)
     blind = replace(faces.turned(degrees), landmarks=np.full_like(faces.landmarks, np.nan))
     ((unturned, _),) = shipped.opinions([image], [blind])
     assert (unturned < usual - 0.5).all()
 
 
-def test_the_larger_logit_of_a_lying_face_counts_with_its_box() -> None:
-    lying = replace(
-        given([FACE], [0.9]), landmarks=np.array([[[0, 0], [0, 9], [5, 5], [9, 0], [9, 9]]])
-    )  # to the right
+def leaning(degrees: float) -> Faces:
+    """A face that is turned clockwise around the centre of its box."""
+    turn = np.deg2rad(degrees)
+    upright = np.array([[-1, -1], [1, -1], [0, 0], [-1, 1], [1, 1]]) * 20.0
+    points = upright @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
+    return replace(given([FACE], [0.9]), landmarks=np.add(points, [225, 122])[None])
+
+
+@pytest.mark.parametrize(("degrees", "looks"), [(0, 1), (-15, 1), (25, 2), (-90, 2), (180, 2)])
+def test_only_faces_that_lean_have_a_second_crop(degrees: float, looks: int) -> None:
+    seen = []
+
+    def says(*_: Any, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        seen.append(len(pixels))
+        return np.zeros(len(pixels)), np.zeros((len(pixels), 4))
+
+    Verifier(cast(Graph, says), Config()).opinions([ASTRONAUT], [leaning(degrees)])
+    assert seen == [1] * looks
+
+
+def test_the_larger_logit_of_a_leaning_face_counts_with_its_box() -> None:
     side, (x1, y1, _, _) = 120, (165, 62, 285, 182)
-    offset = [0.1, 0, 0, np.log(0.5)]
+    offset = [0.1, 0, 0, np.log(0.5)]  # to the right, and half as high
     for as_it_is, upright, expected in (
         (1.0, 0.0, [x1 + 12, y1 + 30, x1 + side + 12, y1 + side - 30]),
-        (0.0, 1.0, [x1 + 30, y1 - 12, x1 + side - 30, y1 + side - 12]),
+        (0.0, 1.0, [x1 + 30, y1 - 12, x1 + side - 30, y1 + side - 12]),  # what is right in the crop is up
     ):
         answers = iter([(as_it_is, offset), (upright, offset)])
 
@@ -210,19 +227,27 @@ def test_the_larger_logit_of_a_lying_face_counts_with_its_box() -> None:
             score, box = next(told)
             return np.array([score]), np.array([box])
 
-        (((score,), boxes),) = Verifier(cast(Graph, says), Config()).opinions([ASTRONAUT], [lying])
+        (((score,), boxes),) = Verifier(cast(Graph, says), Config()).opinions([ASTRONAUT], [leaning(-90)])
         assert score == 1
-        np.testing.assert_allclose(boxes, [expected], atol=1e-6)
+        np.testing.assert_allclose(boxes, [expected], atol=1e-4)
 
 
-def test_quarter_turns_bring_faces_upright() -> None:
-    down = np.array([[0.0, 1], [0.6, 0.8], [-0.6, 0.8], [1, 0], [0, -1], [-1, 0], [0.8, -0.6]])
-    quarters = decode.quarter_turns(down)
-    assert quarters.tolist() == [0, 0, 0, 3, 2, 1, 3]
-    for (x, y), quarter in zip(down, quarters, strict=True):
-        for _ in range(quarter):
-            x, y = y, -x
-        assert y >= abs(x)
+def test_a_turned_box_is_that_of_the_ellipse() -> None:
+    window, box = np.array([[0.0, 0, 100, 100]]), np.array([[30.0, 20, 60, 90]])
+    angle = np.linspace(0, 2 * np.pi, 10_001)
+    ellipse = np.stack([45 + 15 * np.cos(angle), 55 + 35 * np.sin(angle)], axis=1)
+    for degrees in (0, 30, -75, 180):
+        turn = np.deg2rad(degrees)  # clockwise in the image
+        around = (ellipse - 50) @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]] + 50
+        down = np.array([[-np.sin(turn), np.cos(turn)]])
+        expected = [[*around.min(axis=0), *around.max(axis=0)]]
+        np.testing.assert_allclose(decode.turned_boxes(box, window, down), expected, atol=1e-4)
+
+
+def test_a_turned_crop_shows_the_chin_below() -> None:
+    window, down = np.array([[20.0, 20, 60, 60]]), np.array([[0.6, 0.8]])
+    points = np.stack([[40.0, 40], [40 + 6, 40 + 8]])[None]
+    np.testing.assert_allclose(transform(points, to_crops(window, 48, 1.2, down)), [[[24, 24], [24, 34]]])
 
 
 def test_with_flip_opinions_are_the_means_of_a_crop_and_its_mirror_image() -> None:

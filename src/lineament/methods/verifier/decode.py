@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lineament import boxes as box_ops
 from lineament.calibration import logit, sigmoid
@@ -35,6 +35,10 @@ MOST = 3.0
 """Largest logit of the verifier that counts, so that few faces below the threshold of a call need a second look."""
 SURE = 1 - 1e-4
 """Largest score of a detector that counts. Faces above it are ranked by the verifier alone."""
+UPRIGHT = (0.0, 1.0)
+"""The direction from the eyes to the mouth of an upright face."""
+LEAN = float(np.cos(np.deg2rad(20)))
+"""Faces whose direction has a smaller cosine with `UPRIGHT` have a second crop. Validation photos chose it."""
 OVERLAP = 0.6
 """Overlap above which boxes that came closer are one face, unless the detector allows more."""
 
@@ -99,32 +103,39 @@ class Verifier:
     def opinions(self, images: Sequence[Array], faces: Sequence[Faces]) -> list[tuple[Array, Array]]:
         """What the network says of the faces of each image: logits (n,) and boxes (n, 4).
 
-        It has learned from upright photos. So it also sees an upright crop of each face that lies, by its landmarks, on
-        its side or upside down, and the larger logit counts.
+        It has learned from upright crops of photos. So it also sees each face that leans, by its landmarks, in a crop
+        that is turned with the face, and the larger logit counts.
 
         Args:
             images: (h, w, 3) uint8 RGB.
             faces: One ``Faces`` per image, with finite boxes.
         """
-        size = self.config.size
-        boxes = [found.boxes.astype(np.float64) for found in faces]
-        looks = [self.crops(image, those) for image, those in zip(images, boxes, strict=True)]
-        pixels = np.concatenate([np.empty((0, size, size, 3), np.uint8), *looks])
-        logits, offsets = self._look(pixels)
-        turns = np.concatenate([np.empty(0, int), *(quarter_turns(downward(found)) for found in faces)])
-        lying = np.flatnonzero(turns)
-        upright, turned = self._look(turned_crops(pixels[lying], turns[lying]))
-        better = upright > logits[lying]
-        rows = lying[better]
-        logits[rows], offsets[rows] = upright[better], box_ops.turn_rcnn(turned[better], -turns[rows])
-        moved = box_ops.decode_rcnn(offsets, box_ops.square(np.concatenate([np.empty((0, 4)), *boxes])))
+        windows = [box_ops.square(found.boxes.astype(np.float64)) for found in faces]
+        downs = [downward(found) for found in faces]
+        leaning = [down[:, 1] < LEAN for down in downs]
+        logits, boxes = self._judge(images, windows, [np.broadcast_to(UPRIGHT, down.shape) for down in downs])
+        turned = [[those[rows] for those, rows in zip(each, leaning, strict=True)] for each in (windows, downs)]
+        others, moved = self._judge(images, *turned)
+        rows = np.flatnonzero(np.concatenate([np.empty(0, bool), *leaning]))
+        better = others > logits[rows]
+        logits[rows[better]], boxes[rows[better]] = others[better], moved[better]
         ends = np.cumsum([0, *map(len, faces)])
-        return [(logits[start:end], moved[start:end]) for start, end in pairwise(ends)]
+        return [(logits[start:end], boxes[start:end]) for start, end in pairwise(ends)]
 
     def crops(self, image: Array, boxes: Array) -> Array:
         """What the network sees of the boxes (n, 4) in an image (h, w, 3) uint8 RGB: (n, size, size, 3) uint8."""
+        return self._cut(image, box_ops.square(boxes), UPRIGHT)
+
+    def _cut(self, image: Array, windows: Array, downs: ArrayLike) -> Array:
+        return crops(image, to_crops(windows, self.config.size, self.config.context, downs), self.config.size)
+
+    def _judge(self, images: Sequence[Array], windows: Sequence[Array], downs: Sequence[Array]) -> tuple[Array, Array]:
+        """Logits (n,) and boxes (n, 4) for the crops of all windows, turned by where the faces' chins are."""
         size = self.config.size
-        return crops(image, to_crops(box_ops.square(boxes), size, self.config.context), size)
+        looks = [self._cut(image, *those) for image, *those in zip(images, windows, downs, strict=True)]
+        logits, offsets = self._look(np.concatenate([np.empty((0, size, size, 3), np.uint8), *looks]))
+        window, down = (np.concatenate([np.empty((0, n)), *those]) for n, those in ((4, windows), (2, downs)))
+        return logits, turned_boxes(box_ops.decode_rcnn(offsets, window), window, down)
 
     def _look(self, pixels: Array) -> tuple[Array, Array]:
         """Logits (n,) and offsets (n, 4) for crops (n, size, size, 3)."""
@@ -188,25 +199,27 @@ class Verified:
         return replace(faces, boxes=box_ops.square(boxes) if self._style.square else boxes)
 
 
-def quarter_turns(down: Array) -> Array:
-    """How often `numpy.rot90` brings faces upright (n,), from the directions (n, 2) from their eyes to their mouths."""
-    x, y = down.T
-    return np.argmax([y, -x, -y, x], axis=0)
+def turned_boxes(boxes: Array, windows: Array, downs: Array) -> Array:
+    """Boxes (n, 4) in crops that were turned around the centres of their windows (n, 4), as boxes in the image.
+
+    The face is the ellipse in its box. Turned by the direction (n, 2) from its eyes to its mouth, it has another box.
+    """
+    x, y = downs.T
+    pivot = (windows[:, :2] + windows[:, 2:]) / 2
+    right, below = ((boxes[:, :2] + boxes[:, 2:]) / 2 - pivot).T
+    centre = pivot + np.stack([y * right + x * below, y * below - x * right], axis=1)
+    width, height = ((boxes[:, 2:] - boxes[:, :2]) / 2).T
+    half = np.stack([np.hypot(y * width, x * height), np.hypot(x * width, y * height)], axis=1)
+    return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def turned_crops(pixels: Array, quarters: Array) -> Array:
-    """Crops (n, size, size, 3), each turned (n,) times as by `numpy.rot90`."""
-    turned = np.array(pixels)
-    for quarter in range(1, 4):
-        rows = quarters == quarter
-        turned[rows] = np.rot90(pixels[rows], quarter, axes=(1, 2))
-    return turned
+def to_crops(windows: Array, size: int, context: float, downs: ArrayLike = UPRIGHT) -> Array:
+    """Transforms (n, 2, 3) from an image to crops of ``size`` pixels, ``context`` times as wide as their windows.
 
-
-def to_crops(windows: Array, size: int, context: float) -> Array:
-    """Transforms (n, 2, 3) from an image to crops of ``size`` pixels, ``context`` times as wide as their windows."""
+    The crops are turned around their centres so that the directions ``downs`` (n, 2) or (2,), of length 1, point down.
+    """
     scale = size / (context * np.maximum(box_ops.longer_side(windows), 1e-6))
     centre = (windows[:, :2] + windows[:, 2:]) / 2
-    turn = np.zeros_like(scale)
-    linear = np.stack([np.stack([scale, turn], -1), np.stack([turn, scale], -1)], -2)
-    return np.concatenate([linear, (size / 2 - scale[:, None] * centre)[..., None]], axis=2)
+    x, y = np.broadcast_to(downs, (len(windows), 2)).T
+    linear = scale[:, None, None] * np.stack([np.stack([y, -x], -1), np.stack([x, y], -1)], -2)
+    return np.concatenate([linear, size / 2 - linear @ centre[..., None]], axis=2)
