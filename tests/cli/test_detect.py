@@ -75,7 +75,7 @@ def test_json_lines_keep_the_order_and_name_what_cannot_be_read(
         "method": "middle",
         "detector": {
             "version": lineament.__version__,
-            "weights": {},
+            "weights": {"middle": "0" * 64},
             "threshold": 0.0,
             "min_face": 10,
             "input_size": None,

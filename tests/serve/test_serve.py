@@ -35,6 +35,7 @@ from lineament.cli import app as commands
 from lineament.covers import Cover, redact
 from lineament.evaluate.speed import peak_memory
 from lineament.records import read_records, to_record
+from lineament.redaction import PHOTO
 from lineament.serve import Limits, create_app
 from lineament.serve.detectors import LOADED, Detectors
 from serve.server import running
@@ -194,7 +195,7 @@ def test_a_drawn_photo_is_the_librarys(client: TestClient, detectors: Detectors)
 def test_a_redacted_photo_is_the_librarys(client: TestClient, detectors: Detectors) -> None:
     options = {"format": "png", "style": "pixelate", "shape": "box", "margin": 0.3, "keep": [0, 2]}
     answer = client.post("/v1/redact", files=upload(CROWD), params=options)
-    faces = detectors.get().detect(CROWD, threshold=0.3)
+    faces = detectors.get().detect(CROWD, threshold=PHOTO)
     covered = faces[[i for i in range(len(faces)) if i not in (0, 2)]]
     expected = redact(CROWD, covered, Cover("pixelate", "box", 0.3))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(expected))
