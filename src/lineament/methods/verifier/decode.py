@@ -110,17 +110,16 @@ class Verifier:
             images: (h, w, 3) uint8 RGB.
             faces: One ``Faces`` per image, with finite boxes.
         """
-        windows = [box_ops.square(found.boxes.astype(np.float64)) for found in faces]
-        downs = [downward(found) for found in faces]
-        leaning = [down[:, 1] < LEAN for down in downs]
-        logits, boxes = self._judge(images, windows, [np.broadcast_to(UPRIGHT, down.shape) for down in downs])
-        turned = [[those[rows] for those, rows in zip(each, leaning, strict=True)] for each in (windows, downs)]
-        others, moved = self._judge(images, *turned)
-        rows = np.flatnonzero(np.concatenate([np.empty(0, bool), *leaning]))
-        better = others > logits[rows]
-        logits[rows[better]], boxes[rows[better]] = others[better], moved[better]
-        ends = np.cumsum([0, *map(len, faces)])
-        return [(logits[start:end], boxes[start:end]) for start, end in pairwise(ends)]
+        windows, downs, again = [], [], []
+        for found in faces:
+            window, down = box_ops.square(found.boxes.astype(np.float64)), downward(found)
+            leaning = np.flatnonzero(down[:, 1] < LEAN)
+            windows.append(np.concatenate([window, window[leaning]]))
+            downs.append(np.concatenate([np.broadcast_to(UPRIGHT, down.shape), down[leaning]]))
+            again.append(leaning)
+        logits, boxes = self._judge(images, windows, downs)
+        ends = pairwise(np.cumsum([0, *map(len, windows)]))
+        return [_surer(logits[a:b], boxes[a:b], rows) for (a, b), rows in zip(ends, again, strict=True)]
 
     def crops(self, image: Array, boxes: Array) -> Array:
         """What the network sees of the boxes (n, 4) in an image (h, w, 3) uint8 RGB: (n, size, size, 3) uint8."""
@@ -197,6 +196,20 @@ class Verified:
         known, wanted = (one.boxes(faces.landmarks, faces.schema) for one in (WIDER, upright))
         boxes = box_ops.corrected(wanted, known, faces.boxes)
         return replace(faces, boxes=box_ops.square(boxes) if self._style.square else boxes)
+
+
+def _surer(logits: Array, boxes: Array, leaning: Array) -> tuple[Array, Array]:
+    """Logits (n,) and boxes (n, 4) of faces, of whom those in the rows ``leaning`` (m,) were seen again.
+
+    Args:
+        logits: (n + m,), the second looks last.
+        boxes: (n + m, 4).
+        leaning: (m,) rows.
+    """
+    n = len(logits) - len(leaning)
+    surer = np.flatnonzero(logits[n:] > logits[leaning])
+    logits[leaning[surer]], boxes[leaning[surer]] = logits[n + surer], boxes[n + surer]
+    return logits[:n], boxes[:n]
 
 
 def turned_boxes(boxes: Array, windows: Array, downs: Array) -> Array:
