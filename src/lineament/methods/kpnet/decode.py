@@ -39,7 +39,9 @@ OVERVIEW = 160
 AT_ONCE = 1 << 20  # pixels of views in one batch; bounds activations to about 500 MB
 LOGITS = np.linspace(-12, 12, 769)  # of proposals; below the first, no threshold is reached
 UNEVEN = 0.05
-"""Least peak of a face relative to the mean of its peaks. On validation photos, none with a score of 0.2 had less."""
+"""Least peak of a face relative to the mean of its peaks. Of a thousand detections in validation photos with a
+score of 0.2, fewer than one had less.
+"""
 PEAKS = [(mean * (2 - ratio), mean * ratio) for mean in (0, *np.geomspace(1e-4, 1, 33)) for ratio in (1, UNEVEN)]
 """Pairs of peaks whose mean and minimum go through their range."""
 
