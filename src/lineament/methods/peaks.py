@@ -15,13 +15,17 @@ def places(maps: Tensor) -> Tensor:
     return torch.stack([columns, rows], dim=-1).reshape(-1, 2)
 
 
-def local_maxima(maps: Tensor, floor: float = -torch.inf) -> Tensor:
-    """Maps (n, c, h, w) with minus infinity wherever ``floor`` or one of the eight neighbours is larger."""
+def local_maxima(maps: Tensor, floor: float = -torch.inf, slack: float = 0.0) -> Tensor:
+    """Maps (n, c, h, w) with minus infinity wherever ``floor`` or one of the eight neighbours is larger.
+
+    Neighbours may be larger by ``slack``.
+    """
     largest = functional.pad(maps, (1, 1, 1, 1), value=floor)
     for axis in (2, 3):  # runtimes are slow at pooling few channels, and fast at the maximum of two maps
         before, at, after = (largest.narrow(axis, i, maps.shape[axis]) for i in range(3))
         largest = torch.maximum(torch.maximum(before, at), after)
-    return torch.where(maps >= largest.clamp(min=floor), maps, -torch.inf)
+    largest = largest.clamp(min=floor)
+    return torch.where(maps >= (largest - slack if slack else largest), maps, -torch.inf)
 
 
 def top(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from lineament.errors import OptionError
 from lineament.methods.kpnet.decode import Config
 from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.layers import ConvNorm, UpConv
+from lineament.methods.kpnet.least_squares import least_squares
 from lineament.methods.kpnet.network import DRNet, KPNet, Lite, Trunk
 from lineament.methods.normalisation import folded, only_shift, settle
 from lineament.runtime import read_metadata
@@ -136,26 +137,10 @@ def refit(trunk: Lite, wide: DRNet | Lite, pixels: Tensor) -> None:
         mine, theirs = getattr(trunk, name), getattr(wide, name)
         inner = functional.relu(mine.first(x))
         wanted = theirs.second(functional.relu(theirs.first(y))) + theirs.shortcut(y)
-        kernel, bias = _least_squares(inner, wanted[:, kept] - mine.shortcut(x))
+        kernel, bias = least_squares(zip(inner, wanted[:, kept] - mine.shortcut(x), strict=True))
         mine.second.conv.weight.copy_(kernel)
         only_shift(mine.second.norm, bias)
         x, y = mine(x), functional.relu(wanted)
-
-
-def _least_squares(inputs: Tensor, outputs: Tensor, size: int = 3, ridge: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of the convolution from (n, i, h, w) that comes nearest to (n, o, h, w)."""
-    rows = inputs.shape[1] * size**2 + 1
-    inner = torch.zeros(rows, rows, dtype=torch.float64)
-    outer = torch.zeros(rows, outputs.shape[1], dtype=torch.float64)
-    for x, y in zip(inputs, outputs, strict=True):
-        patches = functional.unfold(x[None], size, padding=size // 2)[0].double()
-        patches = torch.cat([patches, torch.ones(1, patches.shape[1], dtype=torch.float64)])
-        inner += patches @ patches.T
-        outer += patches @ y.flatten(1).T.double()
-    strength = ridge * inner.diagonal()[:-1].mean()
-    inner.diagonal()[:-1] += strength  # not of the bias
-    found = torch.linalg.solve(inner, outer).T.float()
-    return found[:, :-1].unflatten(1, (-1, size, size)), found[:, -1]
 
 
 def joined(source: KPNet, network: KPNet) -> dict[str, Tensor]:

@@ -3,43 +3,62 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lineament.export import Entry
 from lineament.methods.kpnet.heads import Heads
 from lineament.methods.kpnet.heads.base import Proposals, Style
-from lineament.methods.kpnet.heads.scalemap import Scalemap, standing
-from lineament.methods.kpnet.layers import UpConv
-from lineament.methods.kpnet.maps import around
-from lineament.methods.kpnet.network import KPNet
+from lineament.methods.kpnet.heads.scalemap import PROPOSALS, Scalemap
+from lineament.methods.kpnet.layers import UpConv, layer_of
+from lineament.methods.kpnet.maps import around, leading
+from lineament.methods.kpnet.network import OBJECTNESS, KPNet
+from lineament.methods.peaks import local_maxima, places
+from lineament.train.task import to_input
+
+Array = NDArray[Any]
 
 LEAST = -9.0
-"""Logit of the scalemap above which a cell can be a proposal if there are two passes: a probability of 0.0001."""
+"""Objectness above which a cell can be a proposal if there are two passes: a probability of 0.0001."""
 
-ROUGH = 0.5
-"""Largest difference of a logit between the first and the second of two passes."""
+ROUGH = 0.25
+"""How much larger than its objectness the logit of a cell can be."""
+
+CERTAIN = -2.5
+"""Objectness of a cell whose logit is computed whatever the threshold. Logits of certain faces are larger by more."""
+
+SLACK = 0.1
+"""How much larger the objectness of a cell beside a local maximum of the logits can be."""
+
+CANDIDATES = 4 * PROPOSALS
+"""Largest number of cells whose logits are computed."""
 
 
-def entries(network: KPNet, heads: Heads, *, two_passes: bool = False) -> dict[str, Entry]:
+def entries(network: KPNet, heads: Heads, *, views: Iterable[Array] | None = None) -> dict[str, Entry]:
     """The network of the file. Pixels are uint8 (n, h, w, 3); h and w are multiples of the network's.
 
     Args:
         network: The network. It does not change.
         heads: Its heads.
-        two_passes: For 8-bit integers: compute the logits of the scalemap again at the proposals, so that the map
-            itself may be as coarse, and pack layers (``KPNet.pack``).
+        views: For 8-bit integers: images (h, w, 3) uint8 as the network sees them, a few dozen with faces of all sizes.
+            The file has two passes: maps fitted to these images locate proposals (``KPNet.sketch``), whose logits are
+            then computed. Layers are packed (``KPNet.pack``).
     """
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8, generator=random)
     folded = copy.deepcopy(network).eval()
-    if two_passes:
+    if views is not None:
+        folded.sketch(to_input(torch.as_tensor(view)[None])[0] for view in views)
         heads = replace(heads, grouping=TwoPasses(folded.scale, heads.grouping.style))
     folded.fold()
-    if two_passes:
+    if views is not None:
         folded.pack()
     return {
         "kpnet": Entry(
@@ -82,34 +101,52 @@ class Extractor(nn.Module):
 
 
 class TwoPasses(nn.Module, Scalemap):
-    """The scalemap with its last layer computed again for the cells of proposals, from the features around them.
+    """The scalemap at the proposals alone, from the features around them. Maps of objectness locate them.
 
     Args:
-        head: The layer, not folded.
+        head: The layer of the scalemap, not folded.
         style: The style of the scalemap.
     """
 
     def __init__(self, head: nn.Module, style: Style) -> None:
         super().__init__()
         self.style = style
-        conv = head.conv if isinstance(head, UpConv) else head
-        assert isinstance(conv, nn.Conv2d)
-        assert conv.bias is not None
         self.doubling = 2 if isinstance(head, UpConv) else 1
+        conv = layer_of(head)
+        assert conv.bias is not None
         self.weight = nn.Parameter(conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2))  # (9 * channels, 60)
         self.bias = nn.Parameter(conv.bias.detach())
 
     def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:  # noqa: D102
-        return self.squares(maps, *self.strongest(features, maps["scale"], threshold))
+        logit, cell, logits = self.strongest(features, maps[OBJECTNESS], threshold)
+        return self.squares(maps, logit, cell, logits, partial(self.neighbours, features, cell))
 
-    def strongest(self, features: Tensor, scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Like `lineament.methods.kpnet.heads.scalemap.strongest`, from the features of the scalemaps."""
-        # bytes have channels last in memory; rows, since runtimes would move the axis of a map back
-        rows = scale.permute(0, 2, 3, 1).flatten(1, 2)
-        best = torch.unflatten(rows.amax(dim=2), 1, scale.shape[2:])
-        rough, _, cell = standing(best, threshold - ROUGH, LEAST)
-        column, row, there, _ = around(cell, scale.shape[2], scale.shape[3])
+    def strongest(self, features: Tensor, objectness: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Like `lineament.methods.kpnet.heads.scalemap.strongest`, for peaks of the objectness."""
+        reaching = (threshold - ROUGH).clamp(max=CERTAIN)
+        rough, at = leading(local_maxima(objectness[:, None], LEAST, SLACK).flatten(1), CANDIDATES, reaching)
+        cell = places(objectness)[at]
+        logits = self._patches(features, cell) @ self.weight + self.bias
+        stands = rough > LEAST
+        drawn = torch.full_like(functional.pad(objectness.flatten(1), (0, 1)), -torch.inf)  # one more, for padding
+        drawn = drawn.scatter(1, torch.where(stands, at, drawn.shape[1] - 1), logits.amax(dim=-1))
+        peaks = local_maxima(drawn[:, None, :-1].view_as(objectness[:, None])).flatten(1).gather(1, at)
+        logit, order = leading(torch.where(stands, peaks, -torch.inf), PROPOSALS, threshold)
+        cell, logits = (of.gather(1, order[..., None].expand(-1, -1, of.shape[2])) for of in (cell, logits))
+        return logit, cell, logits
+
+    def neighbours(self, features: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
+        """Like `lineament.methods.kpnet.heads.scalemap.neighbours`, from the features of the scalemaps."""
+        h, w = (self.doubling * length for length in features.shape[2:])
+        column, row, there = around(cell, h, w)
+        patches = self._patches(features, torch.stack([column, row], dim=-1).flatten(1, 2))
+        kernels = self.weight.T[bins][..., None]  # (n, f, 9 * channels, 1)
+        logits = torch.unflatten(patches, 1, (-1, there.shape[2])) @ kernels
+        return (logits[..., 0] + self.bias[bins][..., None]).masked_fill(~there, -torch.inf)
+
+    def _patches(self, features: Tensor, cell: Tensor) -> Tensor:
+        """The 3x3 features (n, f, 9 * channels) around cells (n, f, 2)."""
+        column, row, there = around(cell, *(self.doubling * length for length in features.shape[2:]))
         image = torch.arange(features.shape[0])[:, None, None]
-        patch = features.permute(0, 2, 3, 1)[image, row // self.doubling, column // self.doubling] * there[..., None]
-        logits = patch.flatten(2) @ self.weight + self.bias
-        return torch.where(rough > LEAST, logits.amax(dim=-1), -torch.inf), cell, logits
+        patch = features.permute(0, 2, 3, 1)[image, row // self.doubling, column // self.doubling]
+        return (patch * there[..., None]).flatten(2)

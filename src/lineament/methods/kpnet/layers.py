@@ -249,6 +249,13 @@ class Doubled(nn.Module):
         return torch.cat([rows, rows], dim=2).reshape(n, 2 * h, 2 * w, channels).permute(0, 3, 1, 2)
 
 
+def layer_of(head: nn.Module) -> nn.Conv2d:
+    """The convolution of a head that is not folded."""
+    layer = head.conv if isinstance(head, UpConv) else head
+    assert isinstance(layer, nn.Conv2d)
+    return layer
+
+
 def widen(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> None:
     """Append zero channels to the inputs or outputs of a convolution."""
     assert conv.bias is not None
@@ -281,8 +288,7 @@ def expect_rarely(head: nn.Module, prior: float = 1e-4) -> None:
     The cell of a face is one of many thousands. The paper does not mention it; the initialisation is that of Lin et al.
     2017 (focal loss, section 4.1).
     """
-    last = head.conv if isinstance(head, UpConv) else head
-    assert isinstance(last, nn.Conv2d)
+    last = layer_of(head)
     assert last.bias is not None
     nn.init.constant_(last.bias, -math.log(1 / prior - 1))
     if isinstance(head, UpConv):  # its inputs are sums that no layer normalised

@@ -12,31 +12,33 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The nine cells around cells (n, f, 2), including themselves.
+def shifts(device: torch.device) -> Tensor:
+    """The columns and rows (9, 2) from a cell to those around it, and to itself."""
+    return torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], device=device)
+
+
+def around(cell: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The nine cells around cells (n, f, 2), including themselves, in the order of `shifts`.
 
     Returns:
-        Columns and rows (n, f, 9), clipped to the map; whether they are inside; and their offsets from the middle one
-        (9, 2).
+        Columns and rows (n, f, 9), clipped to the map; and whether they are inside.
     """
-    shifts = torch.tensor([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], device=cell.device)
     size = torch.tensor([w, h], device=cell.device)
-    cells = cell[:, :, None] + shifts
+    cells = cell[:, :, None] + shifts(cell.device)
     there = ((cells >= 0) & (cells < size)).all(dim=-1)
     column, row = torch.minimum(cells.clamp(min=0), size - 1).unbind(-1)
-    return column, row, there, shifts
+    return column, row, there
 
 
 def leading(values: Tensor, count: int, threshold: Tensor) -> tuple[Tensor, Tensor]:
     """The largest of values (n, m) and their indices, best first: f each, at most ``count``.
 
-    f is the number above ``threshold`` (n,) in the row that has most, at least 1. Of fewer than f values, the rest is
-    padding: minus infinity, and the last index.
+    f is the number above ``threshold`` (n,) in the row that has most, at least 1.
     """
-    padded = functional.pad(values, (0, count), value=-torch.inf)
-    best, at = padded.topk(count, dim=1)
-    most = (best > threshold[:, None]).sum(dim=1).amax(dim=0).clamp(min=1).item()
-    return best[:, :most], at[:, :most].clamp(max=values.shape[1] - 1)
+    above = (values > threshold[:, None]).sum(dim=1).amax(dim=0)
+    most: Any = above.clamp(min=1, max=count).item()
+    torch._check(most <= values.shape[1])  # type: ignore[no-untyped-call]  # export cannot know
+    return values.topk(most, dim=1)
 
 
 def at_cells(maps: Tensor, cell: Tensor) -> Tensor:

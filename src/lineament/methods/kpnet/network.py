@@ -9,7 +9,9 @@ convolution are the same to the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +28,27 @@ from lineament.methods.kpnet.layers import (
     Stem,
     UpConv,
     doubled,
+    layer_of,
     widen,
 )
+from lineament.methods.kpnet.least_squares import least_squares
 from lineament.methods.kpnet.scales import GRIDS, Grid
+
+BLOCK = 16
+"""Channels in which runtimes store maps together."""
+OBJECTNESS = "objectness"
+"""The maps of ``KPNet.sketch``."""
+
+
+class Packing(NamedTuple):
+    """What brings values to the range of responses: they are first shifted, then enlarged."""
+
+    factor: float
+    shift: float = 0.0
+
+
+PACKED = {"offset": Packing(8.0), "box": Packing(8.0), OBJECTNESS: Packing(2.5, shift=5.0)}
+"""By name of the map. Faces have an objectness of -5 to 3."""
 
 
 class KPNet(nn.Module):
@@ -53,7 +73,7 @@ class KPNet(nn.Module):
         self.backbone, self.scale, self.response, self.extra = backbone, scale, response, dict(extra)
         self.stride, self.multiple = backbone.grid
         self.columns = 1
-        self._padding, self._enlarged = 0, 1
+        self._padding, self._is_packed = 0, False
         self._is_frozen = False
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -63,7 +83,8 @@ class KPNet(nn.Module):
             With the paper's heads: ``scale`` (n, 60, h/stride, w/stride), logits; ``response`` (n, K, h/stride,
             w/stride), h of equation 5. If they are in ``extra``: ``offset`` (n, 2, h/stride, w/stride), x and y of a
             face's centre relative to the cell's centre, in cells; ``box`` (n, 4, h/stride, w/stride), a face's box
-            relative to its proposal, as in R-CNN.
+            relative to its proposal, as in R-CNN. After ``sketch``: ``objectness`` (n, h/stride, w/stride), nearly the
+            largest of the 60 logits, instead of ``scale``.
         """
         return self.maps(self.features(pixels))
 
@@ -74,21 +95,31 @@ class KPNet(nn.Module):
 
     def maps(self, features: Tensor) -> dict[str, Tensor]:
         """The maps of the heads."""
-        maps = {"scale": self.scale(features), "response": self.response(features)}
-        others = [*self.extra.values(), *([self._padding] if self._padding else [])]
-        if others:
-            parts = torch.split(maps["response"], [maps["response"].shape[1] - sum(others), *others], dim=1)
-            maps |= zip(("response", *self.extra), parts, strict=False)  # without the padding
-        if self._enlarged > 1:
-            maps |= {name: maps[name] / self._enlarged for name in self.extra}
+        maps = {"response": self.response(features)}
+        if OBJECTNESS not in self.extra:
+            maps["scale"] = self.scale(features)
+        if self.extra or self._padding:
+            maps |= self._apart(maps["response"])
+        return maps
+
+    def _apart(self, response: Tensor) -> dict[str, Tensor]:
+        """The maps of the response head by name, without its padding."""
+        first = response.shape[1] - self._padding - sum(self.extra.values())
+        counts = {"response": first, **self.extra}
+        ends = zip(counts, accumulate(counts.values()), strict=True)
+        maps = {name: response[:, end - counts[name] : end] for name, end in ends}
+        if OBJECTNESS in maps:
+            # rows of bytes, which have channels last in memory: runtimes would move the axis of a map back
+            rows = maps[OBJECTNESS].permute(0, 2, 3, 1).flatten(1, 2)
+            maps[OBJECTNESS] = torch.unflatten(rows.amax(dim=2), 1, response.shape[2:])
+        if self._is_packed:
+            maps |= {name: maps[name] / PACKED[name].factor - PACKED[name].shift for name in self.extra}
         return maps
 
     @property
     def channels(self) -> dict[str, int]:
         """The numbers of maps of the response head by name, in order. Not for a folded network."""
-        layer = self.response.conv if isinstance(self.response, UpConv) else self.response
-        assert isinstance(layer, nn.Conv2d)
-        return {"response": layer.out_channels - sum(self.extra.values()), **self.extra}
+        return {"response": layer_of(self.response).out_channels - sum(self.extra.values()), **self.extra}
 
     def freeze(self) -> None:
         """Keep everything but the response head as it is in training, including the statistics of normalisation."""
@@ -111,17 +142,41 @@ class KPNet(nn.Module):
             self.backbone.fill()
 
     @torch.no_grad()
-    def pack(self, enlarged: int = 8, block: int = 16) -> None:
+    def sketch(self, views: Iterable[Tensor]) -> None:
+        """Before folding, replace the scalemap by a few maps of the response head, for inference only.
+
+        Each has the largest logit of a group of two or three neighbouring bins, approximately. Their kernels are alike,
+        so it is nearly a linear function of the features, and fitted by least squares. That is good enough to locate
+        faces.
+
+        Args:
+            views: (3, h, w) in [0, 255], to fit to.
+        """
+        layer = layer_of(self.response)
+        count = BLOCK + -layer.out_channels % BLOCK
+
+        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+            for view in views:
+                features = self.features(view[None])
+                groups = torch.tensor_split(self.scale(features)[0], count)
+                seen = doubled(features) if isinstance(self.response, UpConv) else features
+                yield seen[0], torch.stack([group.amax(dim=0) for group in groups])
+
+        kernel, bias = least_squares(pairs())
+        assert layer.bias is not None
+        layer.weight = nn.Parameter(torch.cat([layer.weight, kernel]))
+        layer.bias = nn.Parameter(torch.cat([layer.bias, bias]))
+        layer.out_channels += count
+        self.extra[OBJECTNESS] = count
+
+    @torch.no_grad()
+    def pack(self) -> None:
         """After folding, prepare layers for 8-bit integers, once: the same function. The hourglass stays as it is.
 
         The first layer computes two columns at once (`lineament.methods.kpnet.layers.Columns`), from inputs of the
         shape (n, 12, h, w/4). Maps are enlarged by copies. The response head is padded to whole blocks of channels,
-        which is several times as fast. All its maps have one range in bytes, so the small values of ``extra`` are
-        enlarged inside.
-
-        Args:
-            enlarged: Factor of the values of ``extra``, which are divided by it afterwards.
-            block: Channels of a block.
+        which is several times as fast. All its maps have one range in bytes, so further maps are brought to the range
+        of responses inside (``PACKED``).
         """
         if not isinstance(self.backbone, Trunk):
             return
@@ -134,10 +189,12 @@ class KPNet(nn.Module):
                 module.by_copies = True
         assert isinstance(response, nn.Conv2d)
         assert response.bias is not None
-        own = response.out_channels - sum(self.extra.values())
-        response.weight[own:] *= enlarged
-        response.bias[own:] *= enlarged
-        self._padding, self._enlarged = -response.out_channels % block, enlarged
+        start = self.channels["response"]
+        for name, count in self.extra.items():
+            rows, start = slice(start, start + count), start + count
+            response.bias[rows] = (response.bias[rows] + PACKED[name].shift) * PACKED[name].factor
+            response.weight[rows] *= PACKED[name].factor
+        self._padding, self._is_packed = -response.out_channels % BLOCK, True
         widen(response, outputs=self._padding)
 
     @torch.no_grad()
@@ -217,12 +274,12 @@ class DRNet(Trunk):
         self.last = Merge(middle, early, late)
         self.channels = late
 
-    def fill(self, block: int = 16) -> None:
+    def fill(self) -> None:
         """After folding, pad the early map with zero channels to whole blocks of channels.
 
-        Runtimes store maps in such blocks. Only whole blocks can be concatenated without copying.
+        Only whole blocks can be concatenated without copying.
         """
-        missing = -self.stem.conv.out_channels % block
+        missing = -self.stem.conv.out_channels % BLOCK
         widen(self.stem.conv, outputs=missing)
         assert isinstance(self.shallow.shortcut, ConvNorm)
         for reader in (self.shallow.first, self.shallow.shortcut, self.last):

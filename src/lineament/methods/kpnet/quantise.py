@@ -1,7 +1,7 @@
 """Quantise KPNet to 8-bit integers: an exported file whose convolutions compute in bytes, with ranges from images.
 
-The file must have two passes (see ``export.entries``). A scalemap in bytes is good enough to locate proposals, but not
-to score them. The response maps of the hourglass, which are upsampled, stay in floats.
+The file must have two passes (see ``export.entries``): maps in bytes are good enough to locate proposals, but not to
+score them. The response maps of the hourglass, which are upsampled, stay in floats.
 
 Such a file needs onnxruntime. OpenVINO (2026.4) loads it but computes wrong values in the upsampling.
 """
@@ -28,9 +28,8 @@ CARRIED = ("Conv", "Relu", "MaxPool", "Add", "Concat", "Resize")
 """Operators to quantise; not the convolutions of an upsampling (`Phases`) if floats set its four positions apart."""
 MOVING = ("Transpose", "Reshape", "Slice")
 """Operators before the last layer that only move columns and rows."""
-CHOOSING = ("ReduceMax", "Transpose", "Reshape", "GatherND")
+CHOOSING = ("ReduceMax", "Slice", "Transpose", "Reshape", "GatherND")
 """Operators behind them that only move or select values, and so can read bytes."""
-HIGHEST = 12.0  # largest logit of the scalemap in bytes; higher peaks look alike until the second pass
 
 
 def quantise(source: Path, out: Path, views: Iterable[Array]) -> Path:
@@ -48,8 +47,6 @@ def quantise(source: Path, out: Path, views: Iterable[Array]) -> Path:
     model = onnx.load(source)
     parts = _parts(model.graph)
     ranges = {parts.scaled: [{"rmin": np.float32(0), "rmax": np.float32(255 / 128)}]}
-    if parts.scalemap:
-        ranges[parts.scalemap] = [{"rmin": np.float32(LEAST), "rmax": np.float32(HIGHEST)}]
     feeds = ({PIXELS: view[None], "kpnet.threshold": np.array([LEAST], np.float32)} for view in views)
     small = in_bytes(model, [node.name for node in parts.nodes], feeds, ranges)
     _keep_bytes(small.graph, parts)
@@ -66,19 +63,17 @@ class Parts(NamedTuple):
     Attributes:
         pixels: Bytes, channels first.
         scaled: The same as floats.
-        scalemap: Logits (n, 60, h, w), if they are quantised.
         nodes: The nodes that compute them.
     """
 
     pixels: str
     scaled: str
-    scalemap: str | None
     nodes: list[onnx.NodeProto]
 
 
 def _parts(graph: onnx.GraphProto) -> Parts:
     if not any(initializer.name == "kpnet.second.weight" for initializer in graph.initializer):
-        raise LineamentError("bytes are for a KPNet file of two passes: entries(network, two_passes=True)")
+        raise LineamentError("bytes are for a KPNet file of two passes: entries(network, heads, views=...)")
     joined = [node.output[0] for node in graph.node if node.op_type == "Reshape" and node.input[0] == PIXELS]
     transposed = next(n for n in graph.node if n.op_type == "Transpose" and n.input[0] in (PIXELS, *joined))
     cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == transposed.output[0])
@@ -92,15 +87,11 @@ def _parts(graph: onnx.GraphProto) -> Parts:
         if (moves or carries) and reached.intersection(node.input):
             nodes.append(node)
             reached.update(node.output)
-    made_by = {output: node for node in graph.node for output in node.output}
-    scalemap = next(node.input[0] for node in graph.node if node.op_type == "ReduceMax")
-    while made_by[scalemap].op_type in MOVING:
-        scalemap = made_by[scalemap].input[0]
-    return Parts(transposed.output[0], scaled.output[0], scalemap if scalemap in reached else None, nodes)
+    return Parts(transposed.output[0], scaled.output[0], nodes)
 
 
 def _keep_bytes(graph: onnx.GraphProto, parts: Parts) -> None:
-    """Use pixels without conversion, and convert the scalemap's maximum and the second pass's cells after selection."""
+    """Use pixels without conversion, and convert the cells of the second pass after selection."""
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == parts.scaled)
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:

@@ -364,7 +364,8 @@ def export_bytes(
 
     Args:
         content: A KPNet file that is not quantised.
-        images: (h, w, 3) uint8 RGB, which set the value ranges: a few dozen, with faces of all sizes.
+        images: (h, w, 3) uint8 RGB, which set the value ranges and to which the first of two passes is fitted: a few
+            dozen, with faces of all sizes.
         file: The ONNX file to write.
         scores: Scores by name to store in the file.
 
@@ -375,9 +376,10 @@ def export_bytes(
     decoder = KPNetDecoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
     about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
     with TemporaryDirectory() as folder:
-        two_passes = entries(network, heads_of(network, decoder.config), two_passes=True)
+        views = [view.pixels for image in images for view in decoder.views(0, image)]
+        two_passes = entries(network, heads_of(network, decoder.config), views=views)
         whole = export(two_passes, Path(folder) / "floats.onnx", metadata=graph.metadata | about)
-        quantise(whole, file, (view.pixels for image in images for view in decoder.views(0, image)))
+        quantise(whole, file, views)
     register(file)
     return file
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of, l
 from lineament.methods.kpnet.heads.bells import Bells, Spread, bell_loss, bells, stacked, touched
 from lineament.methods.kpnet.heads.boxes import CHANNELS, box_loss, decode
 from lineament.methods.kpnet.layers import expect_rarely
-from lineament.methods.kpnet.maps import around, at_cells, leading
+from lineament.methods.kpnet.maps import around, at_cells, leading, shifts
 from lineament.methods.kpnet.network import Backbone
 from lineament.methods.kpnet.scales import BINS, PER_OCTAVE, SMALLEST, STRIDE
 from lineament.methods.peaks import local_maxima, places
@@ -79,24 +80,42 @@ class Scalemap(Proposing):
         """The loss of the proposals' boxes. It does not move the proposals."""
         given = {name: maps[name].detach().float() for name in ("scale", "offset") if name in maps}
         given["box"] = maps["box"].float()
-        found = strongest(given["scale"], torch.full_like(batch["faces"], FAINT))
-        proposals = self.squares(given, *found)
+        proposals = self._proposals(given, torch.full_like(batch["faces"], FAINT))
         assert proposals.box is not None
         around = Proposals(batch["sides"], batch["centres"], batch["sides"]).regions
         return box_loss(proposals.box, proposals.regions, batch["boxes"], around, proposals.logit)
 
     def propose(self, features: Tensor, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:  # noqa: D102
-        return self.squares(maps, *strongest(maps["scale"], threshold))
+        return self._proposals(maps, threshold)
 
-    def squares(self, maps: Mapping[str, Tensor], logit: Tensor, cell: Tensor, logits: Tensor) -> Proposals:
-        """The squares of the cells from `strongest` or a function like it."""
-        bins, scale, stride = logits.argmax(dim=-1), maps["scale"], self.style.stride
+    def _proposals(self, maps: Mapping[str, Tensor], threshold: Tensor) -> Proposals:
+        logit, cell, logits = strongest(maps["scale"], threshold)
+        return self.squares(maps, logit, cell, logits, partial(neighbours, maps["scale"], cell))
+
+    def squares(
+        self,
+        maps: Mapping[str, Tensor],
+        logit: Tensor,
+        cell: Tensor,
+        logits: Tensor,
+        near: Callable[[Tensor], Tensor],
+    ) -> Proposals:
+        """The squares of the cells from `strongest` or a function like it.
+
+        Args:
+            maps: Those of the network.
+            logit: See `strongest`, as for the next two.
+            cell: (n, f, 2).
+            logits: (n, f, 60).
+            near: `neighbours` of the cells in bins, or a function like it.
+        """
+        bins, stride = logits.argmax(dim=-1), self.style.stride
         if "offset" in maps:
             offset = at_cells(maps["offset"], cell)
         elif self.style.printed:
-            offset = torch.zeros_like(cell, dtype=scale.dtype)
+            offset = torch.zeros_like(cell, dtype=logit.dtype)
         else:
-            offset = expected_offset(scale, cell, bins)
+            offset = expected_offset(near(bins))
         of_bins = bins if self.style.printed else expected_bin(logits, bins)
         centre, side = (cell + 0.5 + offset) * stride, SMALLEST * torch.exp2((of_bins + 0.5) / PER_OCTAVE)
         box = decode(at_cells(maps["box"], cell), centre, side) if "box" in maps else None
@@ -141,10 +160,9 @@ def offset_loss(offset: Tensor, centres: Tensor, sides: Tensor, stride: int) -> 
     """
     h, w = offset.shape[2:]
     own = (centres / stride).floor().long()
-    size = torch.tensor([w, h], device=offset.device)
-    column, row, there, shifts = around(own, h, w)
+    column, row, there = around(own, h, w)
     found = offset.flatten(2).gather(2, (row * w + column).flatten(1)[:, None].expand(-1, 2, -1))
-    aim = centres[:, :, None] / stride - torch.minimum((own[:, :, None] + shifts).clamp(min=0), size - 1) - 0.5
+    aim = centres[:, :, None] / stride - torch.stack([column, row], dim=-1) - 0.5
     error = (found.view(-1, 2, *column.shape[1:]).permute(0, 2, 3, 1) - aim).abs().sum(-1)
     there = there & (aim.abs() < 1).all(dim=-1) & (sides > 0)[..., None]
     share = error * stride / sides.clamp(min=1e-6)[..., None]
@@ -158,42 +176,34 @@ def strongest(scale: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]
         Largest logits (n, f), cells (n, f, 2) as column and row, logits of all bins of a cell (n, f, 60); f by
         ``threshold`` (n,), see `leading`.
     """
-    logit, at, cell = standing(scale.amax(dim=1), threshold)
+    best = scale.amax(dim=1)
+    logit, at = leading(local_maxima(best[:, None]).flatten(1), PROPOSALS, threshold)
     # the bins of few cells: the argmax of the whole map takes as long as a convolution
-    return logit, cell, scale.flatten(2).gather(2, at[:, None].expand(-1, scale.shape[1], -1)).transpose(1, 2)
+    return logit, places(best)[at], scale.flatten(2).gather(2, at[:, None].expand(-1, BINS, -1)).transpose(1, 2)
 
 
-def standing(best: Tensor, threshold: Tensor, floor: float = -torch.inf) -> tuple[Tensor, Tensor, Tensor]:
-    """Peaks of scalemaps, from the largest logits of their cells (n, h, w).
+def neighbours(scale: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
+    """The logits (n, f, 9) of scalemaps (n, 60, h, w) in bins (n, f) of cells (n, f, 2) and of those around them.
 
-    Cells with logits up to ``floor`` are not peaks.
-
-    Returns:
-        Logits (n, f), their cells as indices (n, f), and as column and row (n, f, 2). Padding has logits of minus
-        infinity.
+    Outside the map they are minus infinity.
     """
-    logit, at = leading(local_maxima(best[:, None], floor).flatten(1), PROPOSALS, threshold)
-    return logit, at, places(best)[at]
+    column, row, there = around(cell, *scale.shape[2:])
+    image = torch.arange(scale.shape[0], device=scale.device)[:, None, None]
+    return scale[image, bins[..., None], row, column].masked_fill(~there, -torch.inf)
 
 
-def expected_offset(scale: Tensor, cell: Tensor, bins: Tensor) -> Tensor:
+def expected_offset(logits: Tensor) -> Tensor:
     """Ours: the expected centre of a face, between the centre of its cell and those of the eight neighbours.
 
     Each counts by its odds in the bin of the face. So if two cells are equally likely, the centre is on their border.
 
     Args:
-        scale: Scalemaps (n, 60, h, w).
-        cell: (n, f, 2), columns and rows of peaks.
-        bins: (n, f).
+        logits: (n, f, 9) from `neighbours`.
 
     Returns:
         (n, f, 2), x and y in cells from the centre of the peak's, in (-1, 1).
     """
-    h, w = scale.shape[2:]
-    column, row, there, shifts = around(cell, h, w)
-    image = torch.arange(scale.shape[0], device=scale.device)[:, None, None]
-    logits = scale[image, bins[..., None], row, column]
-    return logits.masked_fill(~there, -torch.inf).softmax(dim=-1) @ shifts.to(scale.dtype)
+    return logits.softmax(dim=-1) @ shifts(logits.device).to(logits.dtype)
 
 
 def expected_bin(logits: Tensor, bins: Tensor) -> Tensor:
