@@ -540,15 +540,20 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
+Box = tuple[float, float, float, float]
+
 MEANS_UP_TO = 0.5
 """Largest scale at which ``resize`` averages pixels: nearer to 1, some means would cover one pixel and others two."""
+GAP = 2.0
+"""How many times larger than the result an image at least is after its blocks are averaged, if not as large."""
+BAND = 1 << 19  # pixels that are averaged at once: as many as caches hold
 
 
 def resize(
     image: Array,
     size: tuple[int, int],
     *,
-    box: tuple[float, float, float, float] | None = None,
+    box: Box | None = None,
     means: bool = False,
 ) -> Array:
     """Resize an image or a region of it: bilinear, antialiased when it shrinks.
@@ -563,13 +568,40 @@ def resize(
     Returns:
         (height, width, 3) or (height, width) uint8. The image itself if nothing changes.
     """
-    everything = (0, 0, image.shape[1], image.shape[0])
-    left, top, right, bottom = box = box or everything
-    if size == everything[2:] and box == everything:
+    box = box or (0, 0, image.shape[1], image.shape[0])
+    shrink = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
+    filter_ = Image.Resampling.BILINEAR
+    if means and min(shrink) * MEANS_UP_TO >= 1:
+        filter_ = Image.Resampling.BOX
+        image, box = _in_blocks(image, box, *map(_block, shrink))
+    if size == image.shape[1::-1] and box == (0, 0, *size):
         return image
-    shrinks = size[0] <= MEANS_UP_TO * (right - left) and size[1] <= MEANS_UP_TO * (bottom - top)
-    filter_, gap = (Image.Resampling.BOX, 2.0) if means and shrinks else (Image.Resampling.BILINEAR, None)
-    return np.asarray(Image.fromarray(image).resize(size, filter_, box=box, reducing_gap=gap))
+    return np.asarray(Image.fromarray(image).resize(size, filter_, box=box))
+
+
+def _block(shrink: float) -> int:
+    """How many pixels along an axis are averaged at first: if it is a whole number, all that the result averages."""
+    return int(shrink) if shrink.is_integer() else max(int(shrink / GAP), 1)
+
+
+def _in_blocks(image: Array, box: Box, x: int, y: int) -> tuple[Array, Box]:
+    """A region with each block of x columns and y rows averaged, and its box in the smaller image."""
+    left, top = math.floor(box[0]), math.floor(box[1])
+    small = _averaged(image[top : math.ceil(box[3]), left : math.ceil(box[2])], x, y)
+    return small, ((box[0] - left) / x, (box[1] - top) / y, (box[2] - left) / x, (box[3] - top) / y)
+
+
+def _averaged(image: Array, x: int, y: int) -> Array:
+    """The means of blocks of x columns and y rows. The last ones may be smaller."""
+    if x == y == 1:
+        return image
+    h, w = image.shape[:2]
+    means = np.empty((-(-h // y), -(-w // x), *image.shape[2:]), np.uint8)
+    step = max(BAND // (w * y), 1)
+    for start in range(0, len(means), step):
+        rows = image[start * y : (start + step) * y]
+        means[start : start + step] = Image.fromarray(rows).reduce((x, y))
+    return means
 
 
 def letterbox(image: Array, size: int) -> tuple[Array, float]:

@@ -106,10 +106,9 @@ def crops(image: Array, matrices: Array, size: int) -> NDArray[np.uint8]:
     Returns:
         (n, size, size, 3) uint8. Black where a crop reaches beyond the image.
     """
-    whole_image = Image.fromarray(image)
     cut = np.zeros((len(matrices), size, size, 3), np.uint8)
     for crop, inverse in zip(cut, invert(matrices), strict=True):
-        crop[:] = np.asarray(_warp(whole_image, inverse, size))
+        crop[:] = np.asarray(_warp(image, inverse, size))
     return cut
 
 
@@ -176,20 +175,19 @@ def transform(points: Array, matrices: Array) -> NDArray[np.float64]:
     return np.asarray(points @ np.swapaxes(matrices[..., :2], -1, -2) + matrices[..., None, :, 2])
 
 
-def _warp(picture: Image.Image, inverse: Array, size: int) -> Image.Image:
-    """Cut a crop (size, size); ``inverse`` maps its pixels to the image.
+def _warp(image: Array, inverse: Array, size: int) -> Image.Image:
+    """Cut a crop (size, size) out of an image; ``inverse`` maps its pixels to the image.
 
     If the crop shrinks the image by two or more, the region is averaged first, so that no pixels are skipped. Pillow's
     affine transform counts from the outer corners of pixels, as this library does.
     """
-    shrink = max(1, int(min(np.hypot(*inverse[:, 0]), max(picture.size))))
-    if shrink > 1:
-        corners = transform(np.array([[[0.0, 0.0], [size, 0.0], [0.0, size], [size, size]]]), inverse[None])[0]
-        limits = np.array(picture.size)
-        low = np.clip(np.floor(corners.min(0)) - 2 * shrink, 0, limits - 1).astype(int)
-        high = np.clip(np.ceil(corners.max(0)) + 2 * shrink, low + 1, limits).astype(int)
-        picture = picture.reduce(shrink, box=(*low, *high))
-        inverse = np.column_stack([inverse[:, :2], inverse[:, 2] - low]) / shrink
-    return picture.transform(
+    h, w = image.shape[:2]
+    shrink = max(1, int(min(np.hypot(*inverse[:, 0]), max(h, w))))
+    corners = transform(np.array([[[0.0, 0.0], [size, 0.0], [0.0, size], [size, size]]]), inverse[None])[0]
+    low = np.clip(np.floor(corners.min(0)) - 2 * shrink, 0, [w - 1, h - 1]).astype(int)
+    high = np.clip(np.ceil(corners.max(0)) + 2 * shrink, low + 1, [w, h]).astype(int)
+    region = Image.fromarray(image[low[1] : high[1], low[0] : high[0]]).reduce(shrink)
+    inverse = np.column_stack([inverse[:, :2], inverse[:, 2] - low]) / shrink
+    return region.transform(
         (size, size), Image.Transform.AFFINE, data=tuple(inverse.ravel()), resample=Image.Resampling.BILINEAR
     )

@@ -289,7 +289,7 @@ def test_verified_boxes_follow_the_wanted_convention(name: str, style: str | dic
 
     def found(style: str | dict[str, Any], **sizes: float) -> Faces:
         detector = lineament.load(name, settings={"verify": True, "convention": style})
-        return detector.detect(ASTRONAUT, threshold=0.3, **sizes)
+        return detector.detect(ASTRONAUT, threshold=0.5, **sizes)
 
     plain, styled = found("wider"), found(style)
     np.testing.assert_array_equal(styled.scores, plain.scores)
