@@ -574,7 +574,8 @@ def resize(
     if means and min(shrink) * MEANS_UP_TO >= 1:
         filter_ = Image.Resampling.BOX
         image, box = _in_blocks(image, box, *map(_block, shrink))
-    if size == image.shape[1::-1] and box == (0, 0, *size):
+    h, w = image.shape[:2]
+    if size == (w, h) and box == (0.0, 0.0, float(w), float(h)):
         return image
     return np.asarray(Image.fromarray(image).resize(size, filter_, box=box))
 
