@@ -18,7 +18,8 @@ from lineament.errors import OptionError, WeightsError  # noqa: E402
 from lineament.methods.kpnet import training  # noqa: E402
 from lineament.methods.kpnet.adopt import adopt, narrowed, read_network, refit  # noqa: E402
 from lineament.methods.kpnet.heads import Heads, build  # noqa: E402
-from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite, Trunk  # noqa: E402
+from lineament.methods.kpnet.layers import ConvNorm  # noqa: E402
+from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet, Lite  # noqa: E402
 from lineament.methods.normalisation import settle  # noqa: E402
 from lineament.runtime import load_graph, read_metadata  # noqa: E402
 from lineament.train.recipe import shipped_recipe  # noqa: E402
@@ -107,7 +108,7 @@ def test_a_narrower_network_takes_the_channels_that_carry_most(of: str, to: str)
     wide, network = BACKBONES[of]().eval(), build(5, to).eval()
     mine = network.backbone
     assert isinstance(wide, DRNet | Lite)
-    assert isinstance(mine, Trunk)
+    assert isinstance(mine, Lite)
 
     def some(conv: nn.Conv2d, count: int) -> torch.Tensor:
         return torch.randperm(conv.out_channels)[:count].sort().values
@@ -120,15 +121,16 @@ def test_a_narrower_network_takes_the_channels_that_carry_most(of: str, to: str)
             if kept is not None and not isinstance(layer, nn.Identity):
                 carries = torch.zeros(layer.conv.out_channels).index_fill(0, kept, 1.0)
                 layer.conv.weight.data *= carries[:, None, None, None]
-    network.load_state_dict(network.state_dict() | narrowed(wide, mine), strict=True)
-    x = torch.rand(1, 3, 64, 64)
+    x = pixels(4).float()
+    network.load_state_dict(network.state_dict() | narrowed(wide, mine))
+    refit(mine, wide, x, torch.ones(4, 1, 16, 32))
     with torch.no_grad():
-        for made, theirs, kept in zip(mine.trunk(x), wide.trunk(x), (..., ..., stream), strict=True):
-            torch.testing.assert_close(made, theirs[:, kept])
+        for made, theirs, kept in zip(mine.trunk(x / 128), wide.trunk(x / 128), (..., ..., stream), strict=True):
+            torch.testing.assert_close(made, theirs[:, kept], atol=1e-2 * float(theirs.std()), rtol=0)
 
 
 def test_narrow_blocks_are_fitted_to_the_wide_ones() -> None:
-    """Outputs are the wide one's if enough channels are left, and otherwise nearer than before."""
+    """Outputs are the wide one's if enough channels are left, and otherwise near."""
     torch.manual_seed(0)
     wide, network = read_network(read_weights("kpnet-lite")).backbone.eval(), build(5, "slim").eval()
     mine = network.backbone
@@ -142,13 +144,13 @@ def test_narrow_blocks_are_fitted_to_the_wide_ones() -> None:
             wanted, made = wide.trunk(x / 128)[2], mine.trunk(x / 128)[2]
         return float((made - wanted).square().mean() / wanted.square().mean())
 
-    before = error()
-    refit(mine, wide, x)
-    assert error() < before / 4
+    counts = torch.ones(2, 1, 16, 32)
+    refit(mine, wide, x, counts)
+    assert error() < 0.05
     again = build(5, "lite").backbone.eval()
     again.load_state_dict(wide.state_dict())
     again.deep.second.conv.weight.data.zero_()
-    refit(again, wide, x)
+    refit(again, wide, x, counts)
     mine = again
     assert error() < 1e-5
 
@@ -159,9 +161,12 @@ def test_normalisation_counts_for_the_importance_of_a_channel() -> None:
     wide, network = BACKBONES["lite"]().eval(), build(5, "slim")
     silent = torch.arange(0, 96, 3)
     with torch.no_grad():
-        wide.deep.first.norm.weight[silent] = 0
-        wide.deep.first.conv.weight[silent] *= 10
-    kept = narrowed(wide, network.backbone)["backbone.deep.first.norm.weight"]
+        wide.deep.second.norm.weight[silent] = 0
+        for layer in (wide.down.second, wide.down.shortcut):
+            layer.norm.weight[silent] = 0
+            layer.conv.weight[silent] *= 10
+    network.backbone.deep.second = ConvNorm(64, 64)
+    kept = narrowed(wide, network.backbone)["backbone.down.shortcut.norm.weight"]
     assert len(kept) == 64
     assert (kept != 0).all()
 

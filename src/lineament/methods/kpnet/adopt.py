@@ -16,7 +16,7 @@ from lineament.errors import OptionError
 from lineament.methods.kpnet.decode import Config
 from lineament.methods.kpnet.heads import Heads, build
 from lineament.methods.kpnet.layers import ConvNorm, UpConv
-from lineament.methods.kpnet.least_squares import least_squares
+from lineament.methods.kpnet.least_squares import LeastSquares
 from lineament.methods.kpnet.network import DRNet, KPNet, Lite, Trunk
 from lineament.methods.normalisation import folded, only_shift, settle
 from lineament.runtime import read_metadata
@@ -24,6 +24,11 @@ from lineament.schemas import schema
 from lineament.weights import parse_metadata
 
 _PREFIX = "kpnet.network."
+
+FAINT = -4.0
+"""Logit of the scalemap at which a cell counts half as much as a face when blocks are fitted."""
+BACKGROUND = 0.05
+"""How much a cell without faces counts."""
 _log = logging.getLogger(__name__)
 
 
@@ -103,7 +108,9 @@ def begin_with(network: KPNet, source: KPNet, pixels: Tensor) -> None:
         state = source.state_dict() | joined(source, network) if isinstance(wide, Lite) else {}
         _copy(state | narrowed(wide, mine), network)
         training = mine.training
-        refit(mine.eval(), wide, pixels)
+        with torch.no_grad():
+            weight = (source(pixels)["scale"].amax(dim=1, keepdim=True) - FAINT).sigmoid() + BACKGROUND
+        refit(mine.eval(), wide, pixels, weight)
         mine.train(training)
     else:
         names = (type(backbone).__name__ for backbone in (mine, wide))
@@ -120,27 +127,33 @@ def _copy(state: dict[str, Tensor], network: KPNet) -> None:
 
 
 @torch.no_grad()
-def refit(trunk: Lite, wide: DRNet | Lite, pixels: Tensor) -> None:
+def refit(trunk: Lite, wide: DRNet | Lite, pixels: Tensor, weight: Tensor) -> None:
     """Fit the residual blocks of a narrow trunk to what those of the wider one compute (He et al. 2017).
 
-    Of each block, this is the kernel of the second layer, by least squares: from the channels that are left, its output
-    comes as near as it can.
+    Of each block, the first layer keeps the channels that are missed least. The second layer comes as near as it can
+    from them, by least squares.
 
     Args:
         trunk: A trunk with the layers of `narrowed`, in evaluation mode. It changes in place.
         wide: The trunk that they are from, in evaluation mode.
         pixels: As for `adopt`.
+        weight: (n, 1, h, w), how much the cells of a map count.
     """
-    stream = _stream(wide, trunk)
+    every, stream = torch.arange(trunk.shallow.second.conv.out_channels), _stream(wide, trunk)
     x = y = functional.max_pool2d(functional.relu(wide.stem(pixels / 128)), 2)
-    for name, kept in (("shallow", slice(None)), ("down", stream), ("deep", stream)):
+    inputs = torch.arange(x.shape[1])
+    for name, outputs in (("shallow", every), ("down", stream), ("deep", stream)):
         mine, theirs = getattr(trunk, name), getattr(wide, name)
-        inner = functional.relu(mine.first(x))
+        kernel, bias = folded(theirs.first.conv.weight[:, inputs], theirs.first.norm)
+        inner = functional.relu(functional.conv2d(x, kernel, bias, theirs.first.conv.stride, padding=1))
         wanted = theirs.second(functional.relu(theirs.first(y))) + theirs.shortcut(y)
-        kernel, bias = least_squares(zip(inner, wanted[:, kept] - mine.shortcut(x), strict=True))
-        mine.second.conv.weight.copy_(kernel)
-        only_shift(mine.second.norm, bias)
-        x, y = mine(x), functional.relu(wanted)
+        counts = functional.adaptive_max_pool2d(weight, wanted.shape[2:])[:, 0]
+        fit = LeastSquares(zip(inner, wanted[:, outputs] - mine.shortcut(x), counts, strict=True))
+        kept = fit.most_useful(mine.first.conv.out_channels)
+        for layer, those in ((mine.first, (kernel[kept], bias[kept])), (mine.second, fit.solve(kept))):
+            layer.conv.weight.copy_(those[0])
+            only_shift(layer.norm, those[1])
+        x, y, inputs = mine(x), functional.relu(wanted), outputs
 
 
 def joined(source: KPNet, network: KPNet) -> dict[str, Tensor]:
@@ -169,21 +182,17 @@ def _fits(narrow: Trunk, wide: Trunk) -> bool:
 
 
 def narrowed(wide: DRNet | Lite, trunk: Lite) -> dict[str, Tensor]:
-    """The layers that two networks share, cut to the most important channels of the wide one."""
-    shared = ("stem", "shallow", "down", "deep", "up", "smooth")
-    state = {f"backbone.{name}": value for name, value in wide.state_dict().items() if name.split(".")[0] in shared}
+    """The layers that two networks share, cut to the most important channels of the wide one's stream at stride 8.
+
+    Those inside the residual blocks are left out, see `refit`.
+    """
     up = wide.up.conv
     assert isinstance(up, nn.Conv2d)
     stream = _stream(wide, trunk)
-    middle = torch.arange(trunk.shallow.second.conv.out_channels)  # all trunks have the same channels at stride 4
-    for name, kept in (("shallow", middle), ("down", stream), ("deep", stream)):
-        block, count = getattr(wide, name), getattr(trunk, name).first.conv.out_channels
-        inner = _strongest(count, writers=[block.first], readers=[block.second])
-        for layer, outputs in (("first", inner), ("second", kept), ("shortcut", kept)):
-            for key in [key for key in state if key.startswith(f"backbone.{name}.{layer}.") and state[key].dim()]:
-                state[key] = state[key][outputs]
-        state[f"backbone.{name}.second.conv.weight"] = state[f"backbone.{name}.second.conv.weight"][:, inner]
-    state["backbone.deep.first.conv.weight"] = state["backbone.deep.first.conv.weight"][:, stream]
+    shared = ("stem", "shallow.shortcut", "down.shortcut", "up", "smooth")
+    state = {f"backbone.{name}": value for name, value in wide.state_dict().items() if name.startswith(shared)}
+    for key in [key for key in state if key.startswith("backbone.down.shortcut") and state[key].dim()]:
+        state[key] = state[key][stream]
     if isinstance(wide, DRNet):
         # an even position has taps a, b + c on the upsampled map, an odd one a + b, c; before it both have their mean
         mean = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.0, 0.5], [0.0, 0.0, 0.5]])

@@ -31,7 +31,7 @@ from lineament.methods.kpnet.layers import (
     layer_of,
     widen,
 )
-from lineament.methods.kpnet.least_squares import least_squares
+from lineament.methods.kpnet.least_squares import LeastSquares
 from lineament.methods.kpnet.scales import GRIDS, Grid
 
 BLOCK = 16
@@ -155,14 +155,14 @@ class KPNet(nn.Module):
         layer = layer_of(self.response)
         count = BLOCK + -layer.out_channels % BLOCK
 
-        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        def samples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             for view in views:
                 features = self.features(view[None])
                 groups = torch.tensor_split(self.scale(features)[0], count)
                 seen = doubled(features) if isinstance(self.response, UpConv) else features
-                yield seen[0], torch.stack([group.amax(dim=0) for group in groups])
+                yield seen[0], torch.stack([group.amax(dim=0) for group in groups]), torch.ones(seen.shape[2:])
 
-        kernel, bias = least_squares(pairs())
+        kernel, bias = LeastSquares(samples()).solve()
         assert layer.bias is not None
         layer.weight = nn.Parameter(torch.cat([layer.weight, kernel]))
         layer.bias = nn.Parameter(torch.cat([layer.bias, bias]))
@@ -348,12 +348,12 @@ class Lite(Trunk):
 
 
 class Slim(Lite):
-    """Lite with fewer channels inside the residual blocks."""
+    """Lite with fewer channels inside the residual blocks at stride 8."""
 
     grid = GRIDS["slim"]
 
     def __init__(
-        self, early: int = 24, middle: int = 32, deep: int = 96, inner: tuple[int, int] | None = (24, 64)
+        self, early: int = 24, middle: int = 32, deep: int = 96, inner: tuple[int, int] | None = (32, 64)
     ) -> None:
         super().__init__(early, middle, deep, inner)
 
