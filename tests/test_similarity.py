@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.schemas import FIVE, TWENTY_ONE, own
-from lineament.similarity import TEMPLATE, align, fit, invert, transform
+from lineament.similarity import TEMPLATE, align, crops, fit, invert, transform
 
 RNG = np.random.default_rng(1)
 
@@ -126,6 +127,26 @@ def test_faces_at_the_edge_are_filled_with_black() -> None:
     crop = align(white, faces, size=100).crops[0]
     assert (crop[:49, :49] == 0).all()
     assert (crop[52:98, 52:98] == 255).all()
+
+
+@pytest.mark.parametrize("centre", [(30, 20), (2, 38), (-7, 20), (300, -200)])
+@pytest.mark.parametrize("angle", [0.0, 0.6])
+def test_a_crop_from_its_region_is_that_of_the_whole_image(centre: tuple[float, float], angle: float) -> None:
+    image = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    matrix = similarity(1.3, angle, 0, 0)
+    matrix[:, 2] = 12 - matrix[:, :2] @ centre
+    (inverse,) = invert(matrix[None])
+    wanted = Image.fromarray(image).transform(
+        (24, 24), Image.Transform.AFFINE, data=tuple(inverse.ravel()), resample=Image.Resampling.BILINEAR
+    )
+    np.testing.assert_allclose(crops(image, matrix[None], 24)[0].astype(int), np.array(wanted, int), atol=1)
+
+
+@pytest.mark.parametrize("place", [(1, 0, np.inf), (1, 0, np.nan), (0, 0, 0), (np.nan, 0, 0), (np.inf, 0, 0)])
+def test_a_crop_without_a_place_is_black(place: tuple[float, float, float]) -> None:
+    a, b, x = place
+    white = np.full((9, 9, 3), 255, np.uint8)
+    assert not crops(white, np.array([[[a, -b, x], [b, a, 0.0]]]), 8).any()
 
 
 def test_no_faces_no_crops() -> None:

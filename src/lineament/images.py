@@ -540,20 +540,21 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
-Box = tuple[float, float, float, float]
-
 MEANS_UP_TO = 0.5
 """Largest scale at which ``resize`` averages pixels: nearer to 1, some means would cover one pixel and others two."""
 GAP = 2.0
 """How many times larger than the result an image at least is after its blocks are averaged, if not as large."""
-BAND = 1 << 19  # pixels that are averaged at once: as many as caches hold
+BAND = 1 << 19
+"""Pixels that are averaged at once: as many as caches hold."""
+
+_Box = tuple[float, float, float, float]
 
 
 def resize(
     image: Array,
     size: tuple[int, int],
     *,
-    box: Box | None = None,
+    box: _Box | None = None,
     means: bool = False,
 ) -> Array:
     """Resize an image or a region of it: bilinear, antialiased when it shrinks.
@@ -585,7 +586,7 @@ def _block(shrink: float) -> int:
     return int(shrink) if shrink.is_integer() else max(int(shrink / GAP), 1)
 
 
-def _in_blocks(image: Array, box: Box, x: int, y: int) -> tuple[Array, Box]:
+def _in_blocks(image: Array, box: _Box, x: int, y: int) -> tuple[Array, _Box]:
     """A region with each block of x columns and y rows averaged, and its box in the smaller image."""
     left, top = math.floor(box[0]), math.floor(box[1])
     small = _averaged(image[top : math.ceil(box[3]), left : math.ceil(box[2])], x, y)

@@ -104,11 +104,12 @@ def crops(image: Array, matrices: Array, size: int) -> NDArray[np.uint8]:
         size: Side of a crop in pixels.
 
     Returns:
-        (n, size, size, 3) uint8. Black where a crop reaches beyond the image.
+        (n, size, size, 3) uint8. Black where a crop reaches beyond the image, and without a finite inverse.
     """
     cut = np.zeros((len(matrices), size, size, 3), np.uint8)
     for crop, inverse in zip(cut, invert(matrices), strict=True):
-        crop[:] = np.asarray(_warp(image, inverse, size))
+        if np.isfinite(inverse).all():
+            crop[:] = np.asarray(_warp(image, inverse, size))
     return cut
 
 
@@ -166,7 +167,7 @@ def _matrix(factor: Array, shift: Array) -> Array:
 def invert(matrices: Array) -> NDArray[np.float64]:
     """Invert similarity transforms (n, 2, 3)."""
     factor, shift = _complex(matrices[..., 0]), _complex(matrices[..., 2])
-    with np.errstate(invalid="ignore"):  # NaN stays NaN
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN stays NaN
         return _matrix(1 / factor, -shift / factor)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from lineament.errors import LineamentError  # noqa: E402
+from lineament.errors import LineamentError, OptionError  # noqa: E402
 from lineament.export import Entry, export  # noqa: E402
 from lineament.methods.kpnet.decode import Config, KPNetDecoder, eyes_and_nose  # noqa: E402
 from lineament.methods.kpnet.export import LEAST, SLACK, TwoPasses, entries  # noqa: E402
@@ -22,8 +22,10 @@ from lineament.methods.kpnet.heads.scalemap import PROPOSALS, neighbours, strong
 from lineament.methods.kpnet.layers import layer_of  # noqa: E402
 from lineament.methods.kpnet.network import BACKBONES, DRNet, KPNet  # noqa: E402
 from lineament.methods.kpnet.quantise import quantise  # noqa: E402
+from lineament.methods.kpnet.training import export_bytes  # noqa: E402
 from lineament.runtime import load_graph  # noqa: E402
 from lineament.schemas import FIVE, own, schema  # noqa: E402
+from lineament.weights import read_weights  # noqa: E402
 from networks import ALL, Glance, thresholds  # noqa: E402
 
 Array = NDArray[Any]
@@ -184,6 +186,12 @@ def test_convolutions_are_in_bytes(files: tuple[Path, Path]) -> None:
     in_bytes = [node for node in convolutions if {made.get(n) for n in node.input[:2]} == {"DequantizeLinear"}]
     backbone = json.loads(load_graph(files[1].read_bytes()).metadata["config"])["backbone"]
     assert len(convolutions) - len(in_bytes) == (backbone == "hourglass")
+
+
+def test_no_images_set_no_ranges(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="images"):
+        export_bytes(read_weights("kpnet-lite"), [], tmp_path / "bytes.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_one_pass_cannot_become_bytes(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ LEAST = -9.0
 """Objectness above which a cell can be a proposal if there are two passes: a probability of 0.0001."""
 
 ROUGH = 0.25
-"""How much larger than its objectness the logit of a cell can be."""
+"""How much larger than its objectness the logit of a cell may be, unless it is `CERTAIN`."""
 
 CERTAIN = -2.5
-"""Objectness of a cell whose logit is computed whatever the threshold. Logits of certain faces are larger by more."""
+"""Objectness of a cell whose logit is computed whatever the threshold: logits of certain faces differ by more."""
 
 SLACK = 0.1
 """How much larger the objectness of a cell beside a local maximum of the logits can be."""
@@ -122,12 +122,12 @@ class TwoPasses(nn.Module, Scalemap):
         return self.squares(maps, logit, cell, logits, partial(self.neighbours, features, cell))
 
     def strongest(self, features: Tensor, objectness: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Like `lineament.methods.kpnet.heads.scalemap.strongest`, for peaks of the objectness."""
-        reaching = (threshold - ROUGH).clamp(max=CERTAIN)
+        """Like `lineament.methods.kpnet.heads.scalemap.strongest`, from the candidates that the objectness shows."""
+        reaching = (threshold - ROUGH).clamp(min=LEAST, max=CERTAIN)
         rough, at = leading(local_maxima(objectness[:, None], LEAST, SLACK).flatten(1), CANDIDATES, reaching)
         cell = places(objectness)[at]
         logits = self._patches(features, cell) @ self.weight + self.bias
-        stands = rough > LEAST
+        stands = rough > reaching[:, None]
         drawn = torch.full_like(functional.pad(objectness.flatten(1), (0, 1)), -torch.inf)  # one more, for padding
         drawn = drawn.scatter(1, torch.where(stands, at, drawn.shape[1] - 1), logits.amax(dim=-1))
         peaks = local_maxima(drawn[:, None, :-1].view_as(objectness[:, None])).flatten(1).gather(1, at)

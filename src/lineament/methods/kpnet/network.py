@@ -48,7 +48,7 @@ class Packing(NamedTuple):
 
 
 PACKED = {"offset": Packing(8.0), "box": Packing(8.0), OBJECTNESS: Packing(2.5, shift=5.0)}
-"""By name of the map. Faces have an objectness of -5 to 3."""
+"""By name of the map. Faces have an objectness of -5 to 3. Larger values may all be the largest byte."""
 
 
 class KPNet(nn.Module):
@@ -118,7 +118,7 @@ class KPNet(nn.Module):
 
     @property
     def channels(self) -> dict[str, int]:
-        """The numbers of maps of the response head by name, in order. Not for a folded network."""
+        """The numbers of maps of the response head by name, in order. Not for a folded hourglass."""
         return {"response": layer_of(self.response).out_channels - sum(self.extra.values()), **self.extra}
 
     def freeze(self) -> None:
@@ -145,7 +145,7 @@ class KPNet(nn.Module):
     def sketch(self, views: Iterable[Tensor]) -> None:
         """Before folding, replace the scalemap by a few maps of the response head, for inference only.
 
-        Each has the largest logit of a group of two or three neighbouring bins, approximately. Their kernels are alike,
+        Each has the largest logit of a group of two to four neighbouring bins, approximately. Their kernels are alike,
         so it is nearly a linear function of the features, and fitted by least squares. That is good enough to locate
         faces.
 

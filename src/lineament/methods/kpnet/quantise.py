@@ -1,7 +1,7 @@
 """Quantise KPNet to 8-bit integers: an exported file whose convolutions compute in bytes, with ranges from images.
 
 The file must have two passes (see ``export.entries``): maps in bytes are good enough to locate proposals, but not to
-score them. The response maps of the hourglass, which are upsampled, stay in floats.
+score them. The maps of the hourglass, which are upsampled, stay in floats.
 
 Such a file needs onnxruntime. OpenVINO (2026.4) loads it but computes wrong values in the upsampling.
 """
@@ -91,7 +91,7 @@ def _parts(graph: onnx.GraphProto) -> Parts:
 
 
 def _keep_bytes(graph: onnx.GraphProto, parts: Parts) -> None:
-    """Use pixels without conversion, and convert the cells of the second pass after selection."""
+    """Use pixels without conversion, and convert maps and the cells of the second pass after selection."""
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == parts.scaled)
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:

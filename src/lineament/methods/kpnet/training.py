@@ -370,13 +370,15 @@ def export_bytes(
         scores: Scores by name to store in the file.
 
     Raises:
-        OptionError: The file is of another method or a variant, or is already quantised.
+        OptionError: The file is of another method or a variant, or is already quantised, or there are no images.
     """
     network, graph = read_network(content), load_graph(content)
     decoder = KPNetDecoder(graph, replace(Config(**parse_metadata(graph.metadata)[1]), input_size=RANGES))
     about = {"name": f"{graph.metadata['name']}-int8", "runtime": "onnx", "scores": json.dumps(dict(scores or {}))}
     with TemporaryDirectory() as folder:
         views = [view.pixels for image in images for view in decoder.views(0, image)]
+        if not views:
+            raise OptionError("quantisation needs images, which set the value ranges; found none")
         two_passes = entries(network, heads_of(network, decoder.config), views=views)
         whole = export(two_passes, Path(folder) / "floats.onnx", metadata=graph.metadata | about)
         quantise(whole, file, views)
