@@ -73,7 +73,7 @@ class KPNet(nn.Module):
         self.backbone, self.scale, self.response, self.extra = backbone, scale, response, dict(extra)
         self.stride, self.multiple = backbone.grid
         self.columns = 1
-        self._padding, self._is_packed = 0, False
+        self._is_packed = False
         self._is_frozen = False
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -98,14 +98,13 @@ class KPNet(nn.Module):
         maps = {"response": self.response(features)}
         if OBJECTNESS not in self.extra:
             maps["scale"] = self.scale(features)
-        if self.extra or self._padding:
+        if self.extra:
             maps |= self._apart(maps["response"])
         return maps
 
     def _apart(self, response: Tensor) -> dict[str, Tensor]:
-        """The maps of the response head by name, without its padding."""
-        first = response.shape[1] - self._padding - sum(self.extra.values())
-        counts = {"response": first, **self.extra}
+        """The maps of the response head by name."""
+        counts = {"response": response.shape[1] - sum(self.extra.values()), **self.extra}
         ends = zip(counts, accumulate(counts.values()), strict=True)
         maps = {name: response[:, end - counts[name] : end] for name, end in ends}
         if OBJECTNESS in maps:
@@ -147,7 +146,7 @@ class KPNet(nn.Module):
 
         Each has the largest logit of a group of two to four neighbouring bins, approximately. Their kernels are alike,
         so it is nearly a linear function of the features, and fitted by least squares. That is good enough to locate
-        faces.
+        faces. The maps fill whole blocks of channels, which is several times as fast.
 
         Args:
             views: (3, h, w) in [0, 255], to fit to.
@@ -174,9 +173,8 @@ class KPNet(nn.Module):
         """After folding, prepare layers for 8-bit integers, once: the same function. The hourglass stays as it is.
 
         The first layer computes two columns at once (`lineament.methods.kpnet.layers.Columns`), from inputs of the
-        shape (n, 12, h, w/4). Maps are enlarged by copies. The response head is padded to whole blocks of channels,
-        which is several times as fast. All its maps have one range in bytes, so further maps are brought to the range
-        of responses inside (``PACKED``).
+        shape (n, 12, h, w/4). Maps are enlarged by copies. All maps of the response head have one range in bytes, so
+        further maps are brought to the range of responses inside (``PACKED``).
         """
         if not isinstance(self.backbone, Trunk):
             return
@@ -194,8 +192,7 @@ class KPNet(nn.Module):
             rows, start = slice(start, start + count), start + count
             response.bias[rows] = (response.bias[rows] + PACKED[name].shift) * PACKED[name].factor
             response.weight[rows] *= PACKED[name].factor
-        self._padding, self._is_packed = -response.out_channels % BLOCK, True
-        widen(response, outputs=self._padding)
+        self._is_packed = True
 
     @torch.no_grad()
     def unfold(self, tensors: Mapping[str, Tensor]) -> None:
