@@ -213,7 +213,7 @@ def test_a_frozen_training_changes_the_boxes_alone(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("initial", ["the phase before", "run"])
 def test_a_training_goes_on_with_the_trunk_of_a_wider_backbone(initial: str, tmp_path: Path) -> None:
-    """With the channels of `narrowed`, whose outputs are fitted."""
+    """With the layers of `narrowed`, and fitted blocks."""
     write_data(tmp_path, 4)
     first, second = (tiny(tmp_path, backbone=backbone, boxes=True) for backbone in ("lite", "slim"))
     wide = train(training.prepare("kpnet", tmp_path, first, tmp_path), first, tmp_path / "run" / "kpnet").eval()
@@ -224,14 +224,14 @@ def test_a_training_goes_on_with_the_trunk_of_a_wider_backbone(initial: str, tmp
     assert begin(task, second, after, phase)["initial"] == initial
     cut = build(5, "slim").eval()
     cut.load_state_dict(cut.state_dict() | narrowed(wide.backbone, cut.backbone))
-    for name in ("stem", "shallow.first", "down.first", "deep.first", "up", "smooth"):
+    for name in ("stem", "down.shortcut", "up", "smooth"):
         mine, theirs = (of.backbone.get_submodule(name).conv.weight for of in (task.network, cut))
         assert torch.equal(mine, theirs), name
     assert torch.equal(task.network.scale.weight, wide.scale.weight)
     canvases = to_input(torch.as_tensor(task.batch(0)["pixels"]))
     with torch.no_grad():
-        wanted, fitted, plain = (of.eval().backbone.trunk(canvases / 128)[2] for of in (wide, task.network, cut))
-    assert (fitted - wanted).square().mean() < (plain - wanted).square().mean() / 2
+        wanted, fitted = (of.eval().backbone.trunk(canvases / 128)[2] for of in (wide, task.network))
+    assert (fitted - wanted).square().mean() < wanted.var() / 4
 
 
 def test_a_phase_may_add_learned_boxes(tmp_path: Path) -> None:
