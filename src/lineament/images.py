@@ -543,7 +543,7 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 MEANS_UP_TO = 0.5
 """Largest scale at which ``resize`` averages pixels: nearer to 1, some means would cover one pixel and others two."""
 GAP = 2.0
-"""How many times larger than the result an image at least is after its blocks are averaged, if not as large."""
+"""After its blocks are averaged, an image is at least this many times as large as the result, or exactly as large."""
 BAND = 1 << 19
 """Pixels that are averaged at once: as many as caches hold."""
 

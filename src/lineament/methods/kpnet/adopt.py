@@ -150,9 +150,9 @@ def refit(trunk: Lite, wide: DRNet | Lite, pixels: Tensor, weight: Tensor) -> No
         counts = functional.adaptive_max_pool2d(weight, wanted.shape[2:])[:, 0]
         fit = LeastSquares(zip(inner, wanted[:, outputs] - mine.shortcut(x), counts, strict=True))
         kept = fit.most_useful(mine.first.conv.out_channels)
-        for layer, those in ((mine.first, (kernel[kept], bias[kept])), (mine.second, fit.solve(kept))):
-            layer.conv.weight.copy_(those[0])
-            only_shift(layer.norm, those[1])
+        for layer, (weights, shift) in ((mine.first, (kernel[kept], bias[kept])), (mine.second, fit.solve(kept))):
+            layer.conv.weight.copy_(weights)
+            only_shift(layer.norm, shift)
         x, y, inputs = mine(x), functional.relu(wanted), outputs
 
 
