@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,9 +52,6 @@ class Graph(ABC):
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider", "cpu": "CPUExecutionProvider"}
 """Of onnxruntime, by device, fastest first."""
 
-SUMS = Path(__file__).parent / "_runtime" / "sums.onnx"
-"""A convolution in bytes, of 16 channels with 3x3 weights of 1 (a test makes it). Of an input of 1, it gives 144."""
-
 
 class OnnxRuntime(Graph):
     """onnxruntime on one device."""
@@ -71,8 +66,6 @@ class OnnxRuntime(Graph):
         options.intra_op_num_threads = threads or 0
         # By default, threads go on spinning after a run, and slow what comes next: NumPy, or a second network.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if _overflows():
-            options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = _session(model, options, PROVIDERS[device])
         if PROVIDERS[device] not in self._session.get_providers():  # onnxruntime itself would go on without a word
             raise OptionError(
@@ -211,36 +204,13 @@ def read_metadata(model: bytes) -> dict[str, str]:
     return dict(_session(model, options, PROVIDERS["cpu"]).get_modelmeta().custom_metadata_map)
 
 
-_SHARED = "AddInitializedOrtValue"
-"""In onnxruntime's message if it must be precise (without VNNI) and two layers share weights in bytes."""
-
-
 def _session(model: bytes, options: Any, provider: str) -> Any:
     import onnxruntime as ort
 
     try:
         return ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime raises classes of its own that share no base but this
-        in_floats = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # nothing is fused to layers in bytes
-        if options.graph_optimization_level != in_floats and _SHARED in str(error):
-            options.graph_optimization_level = in_floats
-            return _session(model, options, provider)
         raise WeightsError(f"onnxruntime cannot load this file as an ONNX model: {error}") from error
-
-
-@cache
-def _overflows() -> bool:
-    """Whether onnxruntime's sums of 8-bit products overflow, as they do on processors without VNNI.
-
-    Its precise mode takes twice the time where they do not, so a convolution with the largest sums is tried.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    session = _session(SUMS.read_bytes(), options, PROVIDERS["cpu"])
-    (sums,) = session.run(["net.y"], {"net.x": np.ones((1, 16, 9, 9), np.float32)})
-    return not np.allclose(sums, 16 * 9, rtol=0.01)
 
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}

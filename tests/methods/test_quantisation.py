@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,12 +10,9 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import helper, numpy_helper
 
-import lineament
-from lineament import runtime
-from lineament.methods.quantisation import in_bytes
+from lineament.methods.quantisation import HIGHEST, in_bytes
 from lineament.runtime import load_graph
-
-PHOTO = Path(__file__).resolve().parents[2] / "examples" / "photos" / "astronaut.jpg"
+from lineament.weights import read_weights
 
 
 def test_sums_beyond_16_bits_are_exact() -> None:
@@ -34,21 +29,13 @@ def test_sums_beyond_16_bits_are_exact() -> None:
     (sums,) = load_graph(quantised.SerializeToString(), threads=1)("net", ("y",), x=brightest)
 
     assert sums == pytest.approx(16 * 9, rel=0.01)
-    assert onnx.load(runtime.SUMS).graph == quantised.graph  # by which the runtime knows whether sums overflow
 
 
-def test_precise_sums_change_nothing_but_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = lineament.load("kpnet-lite-int8").detect(PHOTO)
-    monkeypatch.setattr(runtime, "_overflows", lambda: True)
-    precise = lineament.load("kpnet-lite-int8").detect(PHOTO)
-    np.testing.assert_allclose(precise.boxes, usual.boxes, atol=1)
-    np.testing.assert_allclose(precise.scores, usual.scores, atol=0.01)
-
-
-def test_sums_that_overflow_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = onnx.load(runtime.SUMS)
-    scale = next(i for i in model.graph.initializer if i.name == "net.y_scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) / 2, scale.name))
-    (wrong := tmp_path / "wrong.onnx").write_bytes(model.SerializeToString())
-    monkeypatch.setattr(runtime, "SUMS", wrong)
-    assert runtime._overflows.__wrapped__()
+@pytest.mark.parametrize("name", ["kpnet-int8", "kpnet-lite-int8", "verifier-int8"])
+def test_the_sums_of_shipped_weights_fit(name: str) -> None:
+    graph = onnx.load_from_string(read_weights(name)).graph
+    convolved = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    scaled = {n.input[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.output[0] in convolved}
+    levels = [numpy_helper.to_array(constant) for constant in graph.initializer if constant.name in scaled]
+    assert len(levels) > 5
+    assert all(values.dtype == np.int8 and np.abs(values).max() == HIGHEST for values in levels)

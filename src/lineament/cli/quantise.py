@@ -29,8 +29,8 @@ def quantise(
 ) -> None:
     """Quantise weights to 8-bit integers.
 
-    They run with onnxruntime and are faster on processors with 8-bit instructions (VNNI). The images set the value
-    ranges. They need no labels.
+    They run with onnxruntime, and are fastest on processors with 8-bit instructions (VNNI). The images set the value
+    ranges and the rounding of the weights. They need no labels.
     """
     content = read_weights(weights)
     method, _ = parse_metadata(read_metadata(content))
