@@ -23,6 +23,7 @@ from torch import nn
 from lineament.errors import OptionError
 from lineament.train.batches import batches
 from lineament.train.checkpoint import CHECKPOINT, begin, initial_weights, write_checkpoint
+from lineament.train.memory import keep_freed_memory
 from lineament.train.optim import Schedule, optimizer
 from lineament.train.recipe import Recipe, as_dict
 from lineament.train.task import Part, Task, tensors
@@ -55,6 +56,7 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
             processes cannot share the batches evenly.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     # autocast belongs to the loop, since stages may differ in precision and an Accelerator has one per process
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     device, main = accelerator.device, accelerator.is_main_process
