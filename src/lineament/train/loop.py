@@ -25,6 +25,7 @@ from lineament.train.batches import batches
 from lineament.train.checkpoint import CHECKPOINT, begin, initial_weights, write_checkpoint
 from lineament.train.memory import keep_freed_memory
 from lineament.train.optim import Schedule, optimizer
+from lineament.train.precision import computes_in_bf16
 from lineament.train.recipe import Recipe, as_dict
 from lineament.train.task import Part, Task, tensors
 
@@ -76,7 +77,10 @@ def train(task: Task, recipe: Recipe, folder: Path, report: Report | None = None
         state.setdefault("start", copy.deepcopy(average.state_dict()))
     complete = task.on(device)
     wrapped, optimise = accelerator.prepare(network.train(), optimise)
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    half = recipe.precision == "bf16" and computes_in_bf16(device)
+    if recipe.precision == "bf16" and not half:
+        _log.info("float32 instead of bfloat16, which this processor does not compute")
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
     clock = _Clock(state["seconds"], shared=part.count > 1 and recipe.minutes > 0)
     step, seconds = state["step"], clock.seconds()
     upcoming = batches(task, part, step, recipe.workers)

@@ -58,7 +58,8 @@ class Recipe:
         average: Decay of the moving average of the weights, which is validated and exported. 0: no average.
         keep: Share of the initial weights in the weights that are validated and exported, in [0, 1). A fine-tuning that
             keeps some forgets less (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
-        precision: "no" for float32 or "bf16" for autocast.
+        precision: "no" for float32 or "bf16" for autocast, which processors without AVX-512 ignore: they would take ten
+            times as long.
         validate_every: Steps between validations. Each also writes the checkpoint.
         workers: Processes that prepare batches.
         seed: Seed of weights, samples and data augmentation.
