@@ -120,7 +120,7 @@ class Experiments:
             "learning_rate": 1e-3,
             "warmup": min(200, args.steps),
             "average": 0.998,
-            "validate_every": args.steps,
+            "validate_every": min(500, args.steps),  # a stopped training goes on from there
             "workers": 1,
             "phases": [],
         }
@@ -366,7 +366,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/kpnet-experiments"))
     parser.add_argument("--recipe", type=Path, default=Path("recipes/kpnet.toml"))
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--input-size", type=int, default=256)
     parser.add_argument("--pictures", type=int, help="so many of each index only")
     parser.add_argument("--threads", type=int, default=1)
