@@ -30,6 +30,17 @@ def alike(rng: np.random.Generator, *shape: int) -> NDArray[np.float64]:
     return np.abs(rng.normal(size=(*shape[:-1], 3)) @ rng.normal(size=(3, shape[-1])) + 0.1 * rng.normal(size=shape))
 
 
+def test_only_convolutions_with_constant_weights_are_sampled() -> None:
+    model = convolution(np.ones((2, 3, 1, 1), np.float32), 3, 1)
+    (conv,) = model.graph.node
+    pixels = {"net.x": np.ones((1, 3, 4, 4), np.float32)}
+    assert moments(model, ["another"], [pixels]) == {}
+    conv.attribute.append(helper.make_attribute("auto_pad", "SAME_UPPER"))
+    assert moments(model, ["conv"], [pixels]) == {}
+    conv.op_type = "Relu"
+    assert moments(model, ["conv"], [pixels]) == {}
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_moments_tell_the_mean_square_of_the_outputs(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lineament.methods.rounding.PATCHES", 40_000)
@@ -38,7 +49,7 @@ def test_moments_tell_the_mean_square_of_the_outputs(groups: int, monkeypatch: p
     model = convolution(weights, 4, groups)
     pixels = rng.uniform(size=(2, 4, 12, 9)).astype(np.float32)
     (outputs,) = load_graph(model.SerializeToString())("net", ("y",), x=pixels)
-    seen = moments(model, ["conv", "another"], [{"net.x": pixels}])["weights"] / 40_000
+    seen = moments(model, ["conv", "another"], [{"net.x": pixels[:1]}, {"net.x": pixels[1:]}])["weights"] / 80_000
     rows = weights.reshape(groups, 6 // groups, -1)
     squares = np.einsum("gok,gkl,gol->go", rows, seen, rows).ravel()
     np.testing.assert_allclose(squares, (outputs**2).mean(axis=(0, 2, 3)), rtol=0.03)
@@ -71,6 +82,12 @@ def test_weights_on_levels_stay() -> None:
     inputs = alike(rng, 1, 500, 27)
     found = rounded(levels * 0.25, inputs.swapaxes(1, 2) @ inputs, np.full(5, 0.25), 64)
     np.testing.assert_array_equal(found, levels)
+
+
+def test_weights_of_large_inputs_come_first() -> None:
+    inputs = np.array([[[1.0, 2.0], [2.0, 4.0]]])  # the second weight counts twice
+    found = rounded(np.array([[[[0.4, 0.3]]]]), inputs.swapaxes(1, 2) @ inputs, np.ones(1), 64)
+    np.testing.assert_array_equal(found.ravel(), [1, 0])  # in their own order: 0, 0
 
 
 def test_inputs_that_are_always_zero_are_no_trouble() -> None:

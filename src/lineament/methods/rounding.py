@@ -27,18 +27,20 @@ def moments(model: onnx.ModelProto, nodes: Iterable[str], feeds: Iterable[Mappin
 
     Args:
         model: The model in floats.
-        nodes: Names of nodes. Those that are not convolutions with constant weights are left out.
+        nodes: Names of nodes. Only convolutions of images, with constant weights and explicit padding, are sampled.
         feeds: Inputs of the model by name.
 
     Returns:
-        Second moments of the inputs by name of the weights: (groups, k, k), where k is the number of weights of an
+        Sums of products of the inputs by name of the weights: (groups, k, k), where k is the number of weights of an
         output channel, in their order. Convolutions that share weights share an entry.
     """
     import onnxruntime as ort
 
     wanted = set(nodes)
     shapes = {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
-    convolutions = [n for n in model.graph.node if n.name in wanted and n.op_type == "Conv" and n.input[1] in shapes]
+    convolutions = [n for n in model.graph.node if n.name in wanted and _is_sampled(n, shapes)]
+    if not convolutions:
+        return {}
     names = sorted({node.input[0] for node in convolutions})
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
@@ -58,9 +60,18 @@ def moments(model: onnx.ModelProto, nodes: Iterable[str], feeds: Iterable[Mappin
     return sums
 
 
+def _is_sampled(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    is_image = node.op_type == "Conv" and len(shapes.get(node.input[1], ())) == 4
+    return is_image and _settings(node).get("auto_pad", b"NOTSET") == b"NOTSET"
+
+
+def _settings(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
 def _patches(values: Array, node: onnx.NodeProto, size: tuple[int, ...], rng: np.random.Generator) -> Array:
     """What a convolution sees at random places: (groups, PATCHES, k), float64."""
-    settings = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    settings = _settings(node)
     top, left, bottom, right = settings.get("pads", (0, 0, 0, 0))
     (rows, columns), (down, across) = settings.get("dilations", (1, 1)), settings.get("strides", (1, 1))
     padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
