@@ -601,6 +601,11 @@ def timed(name: str) -> Sequence[str]:
     return ("speed", "mosaics") if shown or name in (REFERENCE, "scrfd-500m", "yunet-n") else ("speed",)
 
 
+def has_vnni(found: Origin) -> bool:
+    """Whether a machine has the instructions that make 8-bit integers fast. Other times of theirs are kept apart."""
+    return any(name.endswith("_vnni") for name in found["machine"]["instructions"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("detectors", nargs="*", metavar="DETECTOR", help=f"of {', '.join(DETECTORS)}")
@@ -624,7 +629,8 @@ def main() -> None:
                 settings = {**DETECTORS[name].settings, "search": "as shipped"}
                 result = Result(test, name, scores, settings=settings)
                 labels = "detection-val" if test == "speed" else None
-                kept.keep(name, test, with_origin(result, bench.origin(name, labels, THREADS)))
+                found = bench.origin(name, labels, THREADS)
+                kept.keep(name, test if has_vnni(found) else f"{test}, no VNNI", with_origin(result, found))
         return
     if "conventions" in args.tests:
         conventions(bench, again=args.again)

@@ -1,6 +1,8 @@
 """The paper's experiments with MTCNN's networks, kept in docs/results/data, and their curves.
 
-python benchmarks/mtcnn_experiments.py --data DATA
+python benchmarks/mtcnn_experiments.py --data DATA                             # all of them
+python benchmarks/mtcnn_experiments.py table1 figure3 --data DATA              # some
+python benchmarks/mtcnn_experiments.py --train P-Net --seeds 0 1 --data DATA   # only train this network
 
 The shipped cascade makes the crops (mtcnn_experiments.toml). With each seed, every network is trained from random
 weights on crops of its stage, on the same batches as the others of this stage. Crops and finished trainings are in the
@@ -53,12 +55,18 @@ class Variant(NamedTuple):
     is_single: bool = False
     seeds: int = 5
 
+    def recipe(self, run: Path) -> training.StageRecipe:
+        """Its settings."""
+        return replace(training.read(run / RECIPE, self.stage), **self.changes)
+
     def network(self) -> nn.Module:
         """The untrained network."""
         made = NETWORKS[self.stage](5)
         return SingleTaskNet(made.size) if self.is_single else made
 
 
+LONGER = {"steps": 2000, "batch": 256, "landmark_weight": 1.0}
+"""More crops, and the paper's weights of O-Net's tasks."""
 VARIANTS = {
     "P-Net": Variant("pnet"),
     "12-Net": Variant("pnet", is_single=True),
@@ -68,14 +76,25 @@ VARIANTS = {
     "48-Net": Variant("onet", is_single=True, seeds=1),  # it takes as long as three O-Nets
     "O-Net without mining": Variant("onet", {"hardest": 1.0}),
     "O-Net without landmarks": Variant("onet", {"landmark_weight": 0.0}),
+    "O-Net, longer": Variant("onet", LONGER, seeds=2),
+    "O-Net without landmarks, longer": Variant("onet", LONGER | {"landmark_weight": 0.0}, seeds=2),
 }
+NETS = {name: name for name in ("12-Net", "P-Net", "24-Net", "R-Net", "48-Net", "O-Net")}
+"""Table 1."""
 MINING = {"on": "O-Net", "off": "O-Net without mining"}
 """Figure 3a."""
 JOINT = {"with landmarks": "O-Net", "without": "O-Net without landmarks"}
 """Figure 3b."""
-NETS = ("12-Net", "P-Net", "24-Net", "R-Net", "48-Net", "O-Net")
-"""Table 1."""
+EXPERIMENTS = {
+    "table1": {"nets": NETS},
+    "figure3": {"mining": MINING, "joint": JOINT},
+    "longer": {"joint": {f"{row}, longer": f"{name}, longer" for row, name in JOINT.items()}},
+}
+"""Rows of tables: the networks by their titles."""
 LOSS, ACCURACY, BOX, TIME = "validation loss (eq. 1)", "accuracy, %", "box error (0.5 x eq. 2)", "300 forwards, s"
+PANELS = {"mining": (LOSS,), "joint": (ACCURACY, BOX)}
+"""The curves of each table that are plotted."""
+IMAGES = {"figure3": "mtcnn-experiments.png", "longer": "mtcnn-experiments-longer.png"}
 VALIDATIONS = 5  # of a training
 SETTINGS = Path(__file__).with_suffix(".toml")
 
@@ -118,9 +137,9 @@ def trained(name: str, seed: int, task: training.StageTask, args: argparse.Names
         args: The options.
     """
     variant = VARIANTS[name]
-    cut = training.read(args.run / RECIPE, variant.stage)
-    changes = {"seed": seed, "initial": "", "validate_every": cut.steps // VALIDATIONS, **variant.changes}
-    folder, recipe = args.run / f"{name}, {cut.steps} steps, seed {seed}", replace(cut, **changes)
+    recipe = variant.recipe(args.run)
+    recipe = replace(recipe, seed=seed, initial="", validate_every=recipe.steps // VALIDATIONS)
+    folder = args.run / f"{name}, {recipe.steps} steps, seed {seed}"
     torch.manual_seed(seed)
     task.network, task.recipe = variant.network(), recipe
     train(task, recipe, folder, lambda step, _: print(f"{name}, seed {seed}: {step}", end="\r"))
@@ -140,38 +159,33 @@ def milliseconds(network: nn.Module, size: int, forwards: int = 300) -> float:
     return float(np.median(times) * 1e3)
 
 
-def keep_all(curves: Mapping[str, Curves], args: argparse.Namespace) -> None:
-    """Store the tables. Each replaces an earlier one."""
+def keep(table: str, row: str, name: str, curves: Curves, args: argparse.Namespace) -> None:
+    """Store a row of a table: the last validations of a network."""
+    variant, scores = VARIANTS[name], curves.last()
+    if table == "nets":
+        scores[TIME] = 0.3 * milliseconds(variant.network(), NETWORKS[variant.stage](5).size)
+    recipe = variant.recipe(args.run)
+    settings = {"steps": recipe.steps, "batch": recipe.batch, "seeds": variant.seeds}
     found = origin(weights=[], data=args.data / VAL, threads=torch.get_num_threads())
     found["packages"] |= packages("torch")
-    steps = {stage: training.read(args.run / RECIPE, stage).steps for stage in training.STAGES}
-    scores = {name: of.last() for name, of in curves.items()}
-    for name in NETS:
-        variant = VARIANTS[name]
-        scores[name][TIME] = 0.3 * milliseconds(variant.network(), NETWORKS[variant.stage](5).size)
-    for experiment, rows in (("mining", MINING), ("joint", JOINT), ("nets", {name: name for name in NETS})):
-        kept.write(f"mtcnn-{experiment}", {})
-        for row, name in rows.items():
-            settings = {"steps": steps[VARIANTS[name].stage], "seeds": VARIANTS[name].seeds}
-            result = Result("experiment", row, dict(scores[name]), settings=settings, origin=found)
-            kept.keep(f"mtcnn-{experiment}", row, result)
+    kept.keep(f"mtcnn-{table}", row, Result("experiment", row, scores, settings=settings, origin=found))
 
 
-def plot(curves: Mapping[str, Curves], file: Path) -> None:
-    """Figure 3: means over the seeds, and one standard deviation to both sides."""
+def plot(tables: Mapping[str, Mapping[str, Curves]], file: Path) -> None:
+    """Curves by table and title: means over the seeds, and one standard deviation to both sides."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), dpi=100)
-    shown = ((MINING, "loss", "hard mining {}", LOSS), (JOINT, "accuracy", "{}", ACCURACY), (JOINT, "box", "{}", BOX))
-    for axes, (rows, what, label, title) in zip(panels, shown, strict=True):
-        for row, name in rows.items():
-            values = getattr(curves[name], what)
+    panels = [(table, title) for table in tables for title in PANELS[table]]
+    figure, places = plt.subplots(1, len(panels), figsize=(11 / 3 * len(panels), 3.4), dpi=100)
+    for axes, (table, title) in zip(places, panels, strict=True):
+        for row, curves in tables[table].items():
+            values = {LOSS: curves.loss, ACCURACY: curves.accuracy, BOX: curves.box}[title]
             mean, spread = values.mean(axis=0), values.std(axis=0, ddof=int(len(values) > 1))
-            (line,) = axes.plot(curves[name].steps, mean, label=label.format(row))
-            axes.fill_between(curves[name].steps, mean - spread, mean + spread, color=line.get_color(), alpha=0.2)
+            (line,) = axes.plot(curves.steps, mean, label=f"hard mining {row}" if table == "mining" else row)
+            axes.fill_between(curves.steps, mean - spread, mean + spread, color=line.get_color(), alpha=0.2)
         axes.set(xlabel="step", title=title)
         axes.legend()
         axes.grid(alpha=0.3)
@@ -181,21 +195,37 @@ def plot(curves: Mapping[str, Curves], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="*", default=list(EXPERIMENTS), help=f"of {', '.join(EXPERIMENTS)}")
+    parser.add_argument("--train", nargs="+", choices=VARIANTS, metavar="NETWORK", help="only train these networks")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="with --train, only these seeds")
     parser.add_argument("--run", type=Path, default=Path("runs/mtcnn-experiments"), help="folder to write to")
     parser.add_argument("--data", type=Path, required=True)
     args = parser.parse_args()
+    if unknown := set(args.experiments) - set(EXPERIMENTS):
+        parser.error(f"no experiment {min(unknown)!r}; there are: {', '.join(EXPERIMENTS)}")
     torch.set_num_threads(1)
     copy_recipe(SETTINGS, args.run / RECIPE, {})
+    chosen = {experiment: EXPERIMENTS[experiment] for experiment in args.experiments}
+    shown = [name for tables in chosen.values() for rows in tables.values() for name in rows.values()]
+    wanted = {name: VARIANTS[name] for name in args.train or shown}
     tasks = {
         stage: training.prepare(stage, args.data, training.read(args.run / RECIPE, stage), args.run)
-        for stage in training.STAGES
+        for stage in dict.fromkeys(variant.stage for variant in wanted.values())
     }
-    curves = {
-        name: Curves.of([trained(name, seed, tasks[variant.stage], args) for seed in range(variant.seeds)])
-        for name, variant in VARIANTS.items()
-    }
-    keep_all(curves, args)
-    plot(curves, kept.ROOT / "docs" / "images" / "mtcnn-experiments.png")
+    folders: dict[str, list[Path]] = {name: [] for name in wanted}
+    for seed in args.seeds or range(max(variant.seeds for variant in wanted.values())):
+        for name, variant in wanted.items():
+            if seed < variant.seeds:
+                folders[name].append(trained(name, seed, tasks[variant.stage], args))
+    if args.train:
+        return
+    for experiment, tables in chosen.items():
+        curves = {table: {row: Curves.of(folders[n]) for row, n in rows.items()} for table, rows in tables.items()}
+        for table, by_row in curves.items():
+            for row, found in by_row.items():
+                keep(table, row, tables[table][row], found, args)
+        if experiment in IMAGES:
+            plot(curves, kept.ROOT / "docs" / "images" / IMAGES[experiment])
 
 
 if __name__ == "__main__":
