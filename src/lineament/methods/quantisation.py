@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 HIGHEST = 64
 """Level of the largest weights. On processors without VNNI, onnxruntime adds two products at a time in 16 bits, and
-2 x 255 x 64 just fits. With levels up to 127 it would have to be slowed down there."""
+2 x 255 x 64 just fits."""
 
 
 def in_floats(content: bytes) -> onnx.ModelProto:
