@@ -48,6 +48,21 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def restored(path: str | Path) -> Iterator[None]:
+    """Put a file that the block replaces back as it was, or remove it if it is new, if anything fails."""
+    path = Path(path)
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_whole(path, before)
+        raise
+
+
 def parse_lines(path: str | Path) -> Iterator[Any]:
     """Parse a file of JSON lines that is appended to, line by line; none if it does not exist.
 

@@ -96,6 +96,18 @@ def test_overrides_replace_the_settings_of_every_phase(tmp_path: Path) -> None:
     assert copy.read_text() == path.read_text()
 
 
+def test_the_recipe_of_a_run_takes_further_overrides(tmp_path: Path) -> None:
+    path = written(tmp_path, COMMON + "[one]\nsteps = 5\n")
+    copy_recipe(path, path, {"steps": "11", "light.brightness": "2"})
+    copy_recipe(path, path, {"light.hues": "[7]", "batch": "6"})
+    found = read_recipe(path, Own, "one")
+    assert (found.steps, found.batch, found.light) == (11, 6, Light(2, (7,)))
+    assert path.read_text().count("[overrides]") == 1
+    path.write_text("[overrides]\nsteps = 3\n[one]\n")
+    with pytest.raises(OptionError, match=r"r\.toml: \[overrides\] must be its last table"):
+        copy_recipe(path, path, {"batch": "6"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -127,8 +139,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"cannot read the recipe .*none\.toml: No such file"):
         read_recipe(tmp_path / "none.toml", Own, "one")
     path = written(tmp_path, COMMON + "[one]\n")
-    with pytest.raises(OptionError, match=r"copy\.toml is not TOML"):
+    (tmp_path / "copy.toml").write_text("as it was")
+    with pytest.raises(OptionError, match="an override is not TOML"):
         copy_recipe(path, tmp_path / "copy.toml", {"steps": "many"})
+    assert (tmp_path / "copy.toml").read_text() == "as it was"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(OptionError, match="is not UTF-8"):
         copy_recipe(path, tmp_path / "other.toml", {})

@@ -131,6 +131,19 @@ def test_a_finished_phase_is_not_prepared_again(recipe: Path, tmp_path: Path) ->
     assert method.asked == FIRST + SECOND[1:] + EXPORT  # the last phase counts for the stage
 
 
+def test_other_settings_are_refused_before_anything_changes(recipe: Path, tmp_path: Path) -> None:
+    run(Method([]), Path("data"), recipe, tmp_path / "run")
+    for overrides, message in (
+        ({"seed": "6"}, r"trained with other settings \(seed\)"),
+        ({"seeds": "6"}, "no such setting"),
+    ):
+        method = Method([])
+        with pytest.raises(OptionError, match=message):
+            run(method, Path("data"), recipe, tmp_path / "run", overrides=overrides)
+        assert method.asked == []
+        assert (tmp_path / "run" / RECIPE).read_text() == TEXT
+
+
 def test_a_phase_by_the_clock_is_finished_when_its_minutes_are_over(tmp_path: Path) -> None:
     recipe = Recipe(train=(), steps=1, minutes=2.0)
     for seconds, finished in ((90.0, False), (120.0, True)):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ def check_same(path: Path, state: dict[str, Any], recipe: Recipe) -> None:
     differs = [n for n in mine if n not in _MAY_CHANGE and before[n] != mine[n]]
     if differs:
         raise OptionError(f"{path} was trained with other settings ({', '.join(differs)}); use another output folder")
+
+
+def check_continues(folder: Path, phases: Sequence[Recipe]) -> None:
+    """Raise an `OptionError` if a run was trained with other settings than those of the phase that it is in."""
+    state = read_checkpoint(folder / CHECKPOINT)
+    if state is not None and state["phase"] <= len(phases):
+        check_same(folder / CHECKPOINT, state, phases[state["phase"] - 1])
 
 
 def best_weights(folder: Path) -> dict[str, Any] | None:

@@ -213,17 +213,26 @@ def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
     """Copy a recipe to the folder of a run, with the settings that replace its own.
 
     Args:
-        path: The TOML file.
-        copy: The file to write.
+        path: The TOML file. That of a run has overrides already, as its last table: these are merged.
+        copy: The file to write. It may be the same.
         overrides: Settings by name, written as in TOML (``steps = "100"``, ``light.brightness = "20"``).
 
     Raises:
-        OptionError: The result is not TOML.
+        OptionError: The file or an override is not TOML, or the overrides of the file are not its last table. Then
+            nothing is written.
     """
-    table = "".join(f"{name} = {value}\n" for name, value in overrides.items())
-    _parsed(path)
-    write_whole(copy, path.read_text(encoding="utf-8") + (f"\n[overrides]\n{table}" if table else ""))
-    _parsed(copy)
+    before = _parsed(path).get("overrides", {})
+    added = _toml(
+        "".join(f"{name} = {value}\n" for name, value in overrides.items()), "the settings that replace others"
+    )
+    recipe, _, table = path.read_text(encoding="utf-8").partition(_OVERRIDES)
+    if before != _toml(table, str(path)):
+        raise OptionError(f"{path}: [overrides] must be its last table")
+    merged = "".join(f"{_key(name)} = {to_toml(value)}\n" for name, value in _merged(before, added).items())
+    write_whole(copy, recipe + (_OVERRIDES + merged if merged else ""))
+
+
+_OVERRIDES = "\n[overrides]\n"
 
 
 def read_about(path: Path) -> dict[str, str]:
@@ -303,13 +312,18 @@ def _shipped() -> dict[str, Path]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _toml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise OptionError(f"cannot read the recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise OptionError(f"{path} is not UTF-8, the encoding of TOML: {error}; save it as UTF-8") from error
+
+
+def _toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise OptionError(f"{path} is not TOML: {error}") from error
+        raise OptionError(f"{where} is not TOML: {error}") from error
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from accelerate import Accelerator
 
 from lineament.errors import OptionError
-from lineament.train.checkpoint import is_finished
+from lineament.files import restored
+from lineament.train.checkpoint import check_continues, is_finished
 from lineament.train.loop import Report, train
 from lineament.train.optim import Schedule
 from lineament.train.recipe import Recipe, check_name, copy_recipe
@@ -76,17 +77,22 @@ def run(
         The exported file in the folder of the run, or the folder if other stages are not trained yet.
 
     Raises:
-        OptionError: The stage or a setting does not exist, or a previous stage is not trained yet.
+        OptionError: The stage or a setting does not exist, a previous stage is not trained yet, or the folder has a run
+            with other settings. The recipe of that run stays as it is.
         DataError: There are no faces, or no landmarks, to learn from.
     """
     if stage not in (None, *method.STAGES):
         raise OptionError(f"{method.METHOD} has no stage {stage!r}; it has: {', '.join(method.STAGES)}")
     check_name(recipe)
     processes = Accelerator()  # its state is that of the loop; a PartialState would not know of ACCELERATE_USE_CPU
+    stages = method.STAGES if stage is None else [stage]
     if processes.is_main_process:
-        copy_recipe(recipe, out / RECIPE, overrides or {})
+        with restored(out / RECIPE):
+            copy_recipe(recipe, out / RECIPE, overrides or {})
+            for name in stages:
+                check_continues(out / name, method.phases(out / RECIPE, name))
     processes.wait_for_everyone()
-    for name in method.STAGES if stage is None else [stage]:
+    for name in stages:
         phases = method.phases(out / RECIPE, name)
         for number, settings in enumerate(phases, 1):
             if number < len(phases) and is_finished(out / name, settings, number):

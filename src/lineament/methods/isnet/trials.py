@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lineament.errors import OptionError
-from lineament.files import write_whole
+from lineament.files import restored, write_whole
 from lineament.methods.isnet import training
 from lineament.methods.isnet.search import Measure, Search, search
 from lineament.train.loop import train
@@ -69,13 +69,12 @@ def search_weights(
 def _begun(recipe: Path, out: Path, overrides: Mapping[str, str]) -> training.ISNetRecipe:
     """The settings of the trials, with their recipe in the folder of the search; or those of a stopped search."""
     (stage,), mine = training.STAGES, out / RECIPE
-    before = mine.read_text() if mine.exists() else None
-    settings_before = training.read(mine, stage) if before else None
-    copy_recipe(recipe, mine, overrides)
-    settings = training.read(mine, stage)
-    if before and settings != settings_before:
-        write_whole(mine, before)
-        raise OptionError(f"{out} has trials by other settings; use another folder")
+    before = training.read(mine, stage) if mine.exists() else None
+    with restored(mine):
+        copy_recipe(recipe, mine, overrides)
+        settings = training.read(mine, stage)
+        if before not in (None, settings):
+            raise OptionError(f"{out} has trials by other settings; use another folder")
     return settings
 
 
