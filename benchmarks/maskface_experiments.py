@@ -27,10 +27,12 @@ from unittest.mock import patch
 import kept
 import numpy as np
 import torch
+from photosets import VAL
 from torch.utils.flop_counter import FlopCounterMode
 
 import lineament
 from lineament.data.readers.coco import read_coco
+from lineament.data.subset import evenly_spaced
 from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.landmarks import evaluate_landmarks
 from lineament.evaluate.origin import origin
@@ -46,8 +48,7 @@ from lineament.runtime import load_graph, read_metadata
 from lineament.train.checkpoint import initial_weights
 from lineament.train.run import RECIPE, run
 
-CROWD = "detection-val-crowd.json"  # few photos, so that calibration is fast
-VAL, POINTS = "detection-val.json", "landmarks5-val.json"
+POINTS = "landmarks5-val.json"
 EVERY = 8  # of the faces of POINTS one is looked at
 SIDE = 640  # pixels of the input whose operations are counted
 FACES = 32  # of a pass whose time is taken
@@ -204,7 +205,7 @@ def storage(args: argparse.Namespace) -> None:
         made = entries(network)
     export(made, files[32], metadata=read_metadata(files[16].read_bytes()))
     samples = read_coco(args.data / VAL)
-    images = [lineament.read_image(sample.path) for sample in samples[:: len(samples) // 32]]
+    images = [lineament.read_image(sample.path) for sample in evenly_spaced(samples, 32)]
     training.export_bytes(files[16].read_bytes(), images, files[8])
     detectors = {bits: lineament.load(file, threads=args.threads) for bits, file in files.items()}
     times: dict[int, list[float]] = {bits: [] for bits in files}

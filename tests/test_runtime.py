@@ -93,6 +93,13 @@ def test_what_is_not_there_is_named(file: Path, runtime: str) -> None:
         read_metadata(b"no model")
 
 
+def test_inputs_of_another_type_are_not_ours(tmp_path: Path) -> None:
+    halves = torch.rand(2, 3, 4, 4).half()
+    torch.onnx.export(nn.ReLU().eval(), (halves,), tmp_path / "halves.onnx", dynamo=True, verbose=False)
+    with pytest.raises(WeightsError, match=r"input of type tensor\(float16\), so lineament did not export it"):
+        load_graph((tmp_path / "halves.onnx").read_bytes())
+
+
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_a_devices_case_does_not_matter(file: Path, runtime: str) -> None:
     if runtime == "openvino":

@@ -222,4 +222,6 @@ def _empty_batch(shape: list[Any], dtype: str) -> Array:
     Other open axes get a length that every network accepts: a convolution needs room for its window even in an empty
     batch.
     """
+    if dtype not in _DTYPES:
+        raise WeightsError(f"the ONNX model has an input of type {dtype}, so lineament did not export it")
     return np.empty([0, *(d if isinstance(d, int) else 64 for d in shape[1:])], _DTYPES[dtype])

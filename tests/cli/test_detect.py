@@ -341,6 +341,27 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert not part.exists()
 
 
+def test_a_stopped_run_does_not_go_on_with_another_limit(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, target = [photo(tmp_path / f"in/{i}.png") for i in range(2)], tmp_path / "faces.jsonl"
+    command, add = ("detect", tmp_path / "in", "-m", "middle", "--json", target), detect.Summary.add
+
+    def stopping(summary: detect.Summary, record: dict[str, Any]) -> None:
+        add(summary, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detect.Summary, "add", stopping)
+        assert run(*command, "--max-pixels", 100).exit_code != 0
+    (part,) = tmp_path.glob(".*.part.jsonl")
+    assert "max_pixels=100" in part.read_text()
+    result = run(*command)
+    assert "were finished before" not in result.stderr
+    assert not any("error" in record for record in read_lines(target.read_text()))
+    assert len(read_lines(target.read_text())) == len(photos)
+
+
 def test_a_stopped_run_does_not_go_on_with_replaced_pictures(tmp_path: Path, run: Run) -> None:
     a, b = photo(tmp_path / "a.png"), photo(tmp_path / "b.png")
     lines = tmp_path / "part.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_round_trip(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
         for name in a.attributes:
             np.testing.assert_array_equal(a.attributes[name], b.attributes[name])
+
+
+def test_attributes_that_some_faces_lack_are_left_out(tmp_path: Path) -> None:
+    (wanted,) = (s for s in made_up(tmp_path) if len(s) == 3)
+    blur, pose = np.array([2.0, np.nan, 0.0]), np.array(["left", "", ""])
+    write_coco(tmp_path / "index.json", [replace(wanted, attributes={"blur": blur, "pose": pose})])
+    told = [face.get("attributes") for face in json.loads((tmp_path / "index.json").read_text())["annotations"]]
+    assert told == [{"blur": 2, "pose": "left"}, None, {"blur": 0}]
+    (found,) = read_coco(tmp_path / "index.json")
+    np.testing.assert_array_equal(found.attributes["blur"], blur)
+    np.testing.assert_array_equal(found.attributes["pose"], pose)
 
 
 def test_pictures_may_lie_elsewhere(tmp_path: Path) -> None:

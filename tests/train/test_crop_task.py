@@ -15,6 +15,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from lineament.data.augment import Coarse, Light, Quality  # noqa: E402
 from lineament.data.crops import CropSet, CropSetWriter  # noqa: E402
+from lineament.data.subset import evenly_spaced  # noqa: E402
 from lineament.schemas import FIVE  # noqa: E402
 from lineament.train import crops as crops_module  # noqa: E402
 from lineament.train.crops import CropRecipe, CropTask  # noqa: E402
@@ -123,7 +124,7 @@ def test_validation_sees_held_out_crops_as_they_are(crops: CropSet, monkeypatch:
         assert list(task.validate(task.network).values()) == pytest.approx(list(found.values()), rel=1e-5)
         monkeypatch.setattr(crops_module, "VALIDATED", 25)  # every second
         found = task.validate(task.network)
-        assert list(found.values()) == pytest.approx(expected(np.arange(0, 50, 2)), rel=1e-5)
+        assert list(found.values()) == pytest.approx(expected(np.array(evenly_spaced(range(50), 25))), rel=1e-5)
 
 
 def test_a_method_may_draw_otherwise(crops: CropSet) -> None:

@@ -159,7 +159,7 @@ def detect(
         method, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings
     )
     options = (settings, threshold, min_face, max_face, landmarks, runtime, device, folder, crops, align, crop_size)
-    given = repr((*options, track, gap, frames, lineament.__version__, *detector.weights.values()))
+    given = repr((*options, max_pixels, track, gap, frames, lineament.__version__, *detector.weights.values()))
     run = hashlib.sha256(given.encode()).hexdigest()
     films = [is_video(path) for path in paths]
     if any(films) or (not crops and all(map(is_animation, paths))):  # among photos, an animation is its first frame

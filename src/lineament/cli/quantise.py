@@ -9,6 +9,7 @@ import typer
 
 from lineament.cli.options import figures
 from lineament.cli.train import training_of
+from lineament.data.subset import evenly_spaced
 from lineament.errors import OptionError
 from lineament.images import image_paths, read_image
 from lineament.runtime import read_metadata
@@ -38,6 +39,5 @@ def quantise(
     if export_bytes is None:
         raise OptionError(f"weights of {method} cannot be quantised to 8-bit integers")
     paths = image_paths(images)
-    chosen = paths[:: max(len(paths) // count, 1)][:count]
-    file = export_bytes(content, map(read_image, chosen), out, figures(scores))
+    file = export_bytes(content, map(read_image, evenly_spaced(paths, count)), out, figures(scores))
     typer.echo(f"quantised: {file}")

@@ -20,6 +20,7 @@ from lineament.data.sizes import check_sizes
 from lineament.errors import DataError, ImageError
 from lineament.files import whole
 from lineament.images import read_image
+from lineament.parallel import in_order
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +141,7 @@ def _write(samples: Sequence[Sample], folder: Path, longest: int) -> None:
 
 def _decoded(paths: Sequence[Path], longest: int) -> Iterator[tuple[Array, tuple[float, float]]]:
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), AT_ONCE):
-            yield from pool.map(lambda path: _decode(path, longest), paths[start : start + AT_ONCE])
+        yield from in_order(pool, lambda path: _decode(path, longest), paths, AT_ONCE)
 
 
 def _decode(path: Path, longest: int) -> tuple[Array, tuple[float, float]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lineament.data.augment import Coarse, Light, Quality, coarsened, coarseness, distort, looks
 from lineament.data.crops import CropSet
+from lineament.data.subset import evenly_spaced
 from lineament.schemas import schema
 from lineament.train.recipe import Recipe
 from lineament.train.task import WHOLE, Batch, Part, Task, generator, tensors
@@ -86,7 +87,7 @@ class CropTask(Task):
     def looked_at(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The outputs of a network for held-out crops, and their labels."""
         device = next(network.parameters()).device
-        rows = np.arange(0, len(self.held_out), max(len(self.held_out) // VALIDATED, 1))
+        rows = np.array(evenly_spaced(range(len(self.held_out)), VALIDATED))
         outputs: list[dict[str, Tensor]] = []
         for start in range(0, len(rows), AT_ONCE):
             pixels = {"pixels": self.held_out.pixels[rows[start : start + AT_ONCE]]}

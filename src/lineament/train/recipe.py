@@ -222,9 +222,7 @@ def copy_recipe(path: Path, copy: Path, overrides: Mapping[str, str]) -> None:
             nothing is written.
     """
     before = _parsed(path).get("overrides", {})
-    added = _toml(
-        "".join(f"{name} = {value}\n" for name, value in overrides.items()), "the settings that replace others"
-    )
+    added = _toml("".join(f"{name} = {value}\n" for name, value in overrides.items()), "an override")
     recipe, _, table = path.read_text(encoding="utf-8").partition(_OVERRIDES)
     if before != _toml(table, str(path)):
         raise OptionError(f"{path}: [overrides] must be its last table")

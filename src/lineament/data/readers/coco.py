@@ -476,6 +476,11 @@ def _column(values: list[bool | int | float | str | None]) -> Array:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
+def _known(columns: Mapping[str, Sequence[Any]], i: int) -> Record:
+    """The attributes of one face without those that it lacks, which are NaN or empty in `_attributes`."""
+    return {name: values[i] for name, values in columns.items() if values[i] == values[i] and values[i] != ""}
+
+
 def _entries(sample: Sample, image_id: int, digits: int) -> list[Record]:
     sizes = sample.boxes[:, 2:] - sample.boxes[:, :2]
     boxes = np.concatenate([sample.boxes[:, :2], sizes], axis=1).astype(float).round(digits)
@@ -498,6 +503,6 @@ def _entries(sample: Sample, image_id: int, digits: int) -> list[Record]:
             "keypoints_source": str(sample.landmark_source[i]),
         }
         | ({"mask": True} if masked[i] else {})
-        | ({"attributes": {name: values[i] for name, values in columns.items()}} if columns else {})
+        | ({"attributes": own} if (own := _known(columns, i)) else {})
         for i in range(len(sample))
     ]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lineament.data.cache import Photos
 from lineament.data.canvases import Canvas, Composer, LabelRules, Labels
+from lineament.data.subset import evenly_spaced
 from lineament.errors import OptionError
 from lineament.export import describe, export, with_metadata
 from lineament.files import write_whole
@@ -48,7 +49,7 @@ _log = logging.getLogger(__name__)
 METHOD = "kpnet"
 STAGES = (METHOD,)
 CALIBRATION = "calibration.json"
-PHOTOS = 2048  # approximate number of training photos for the canvases of a calibration
+PHOTOS = 2048  # largest number of training photos for the canvases of a calibration
 LEAST_JUDGED = 300
 """Smallest number of validation faces to fit scores to after fine-tuning. Fitted to 53 faces, they rank worse."""
 SCORES = ("evidence", "calibration", "landmark_evidence")
@@ -351,7 +352,7 @@ def _labelled(data: Path, recipe: KPNetRecipe, folder: Path) -> tuple[Photos, It
     if not recipe.train:
         return photos, None
     samples = read_split(data, recipe, "train", recipe.landmarks).samples
-    some = samples[:: max(len(samples) // PHOTOS, 1)]
+    some = evenly_spaced(samples, PHOTOS)
     check_learnable(some, recipe, "train", METHOD, landmarks=False)
     composer = Composer(Photos.build(some, folder / "train", recipe.longest), recipe.geometry, recipe.labels)
     return photos, (composer.canvas(generator(recipe.seed, i), recipe.canvas) for i in range(CANVASES))

@@ -31,6 +31,7 @@ from lineament.methods.mtcnn.network import ONet, PNet, RNet
 from lineament.methods.mtcnn.pyramid import Pyramid
 from lineament.methods.mtcnn.targets import Kind, Windows
 from lineament.methods.trained import write_trained
+from lineament.parallel import in_order
 from lineament.runtime import load_graph
 from lineament.schemas import schema
 from lineament.train.checkpoint import best_weights
@@ -45,6 +46,7 @@ Array = NDArray[Any]
 METHOD = "mtcnn"
 STAGES = ("pnet", "rnet", "onet")
 NETWORKS: dict[str, Callable[[int], PNet | RNet | ONet]] = {"pnet": PNet, "rnet": RNet, "onet": ONet}
+AT_ONCE = 16  # photos that are cut ahead of writing; bounds the memory
 _log = logging.getLogger(__name__)
 
 
@@ -273,13 +275,13 @@ def _cut_crops(
     def work(number: int) -> list[tuple[Windows, Array]]:
         rng = np.random.default_rng([recipe.seed, STAGES.index(stage), number])
         image = read_image(samples[number].path)
-        return list(_crops_of(stage, samples[number], image, recipe, cascade, rng))
+        cut = _crops_of(stage, samples[number], image, recipe, cascade, rng)
+        return [(windows, crops.round().astype(np.uint8).transpose(0, 2, 3, 1)) for windows, crops in cut]
 
     with CropSetWriter(folder, NETWORKS[stage](1).size, digest) as writer, ThreadPoolExecutor() as pool:
         kinds = []
-        for i, cut in enumerate(pool.map(work, range(len(samples))), 1):
-            for labelled, crops in cut:
-                pixels = crops.round().astype(np.uint8).transpose(0, 2, 3, 1)
+        for i, cut in enumerate(in_order(pool, work, range(len(samples)), AT_ONCE), 1):
+            for labelled, pixels in cut:
                 box, points = labelled.box.astype(np.float32), labelled.points.astype(np.float32)
                 writer.add(pixels, kind=labelled.kind.astype(np.int64), box=box, points=points)
                 kinds.append(labelled.kind)
