@@ -13,4 +13,4 @@ from lineament.similarity import align
 from lineament.weights import Model, models
 
 __all__ = ["Detector", "Faces", "LineamentError", "Model", "align", "draw", "load", "models", "read_image"]
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

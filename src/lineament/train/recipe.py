@@ -52,7 +52,7 @@ class Recipe:
         lowest_rate: Rate below which they do not go.
         patience: Validations without a better score after which "plateau" lowers the rate.
         warmup: Steps in which the rate rises linearly from ``warmup_rate``.
-        warmup_rate: The rate at the first step.
+        warmup_rate: The rate from which it rises; the first step already has a higher one.
         weight_decay: Of weights. Biases and normalisation have none.
         clip: Largest norm of the gradient of all weights together. 0: not clipped.
         average: Decay of the moving average of the weights, which is validated and exported. 0: no average.
