@@ -123,3 +123,29 @@ def test_redact_returns_a_new_image_and_leaves_the_old() -> None:
 def test_wrong_covers(wrong: dict) -> None:
     with pytest.raises(OptionError):
         Cover(**wrong)
+
+
+@pytest.mark.parametrize("color", ["red", "blue", (0.5, 1.0, 1.0), 5, None, (1, 2), (1, (2, 3), 4), (0, 0, True)])
+def test_a_color_is_three_whole_numbers(color: object) -> None:
+    with pytest.raises(OptionError, match="color is red, green and blue, each a whole number from 0 to 255, found"):
+        Cover("solid", color=color)  # type: ignore[arg-type]
+
+
+def test_a_color_may_be_numpys() -> None:
+    assert (painted(Cover("solid", color=np.array([1, 2, 3])))[40, 50] == (1, 2, 3)).all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("picture", "found"),
+    [
+        (np.full((4, 4, 3), 0.5), r"float64 \(4, 4, 3\)"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \(4, 4\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"uint8 \(1, 4, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"uint8 \(0, 4, 3\)"),
+        ([[[0, 0, 0]]], r"\[\[\[0, 0, 0\]\]\]"),
+        (None, "None"),
+    ],
+)
+def test_a_picture_is_an_array_of_bytes(picture: object, found: str) -> None:
+    with pytest.raises(OptionError, match=f"takes a picture .*uint8.* found {found}"):
+        Cover("picture", picture=picture)  # type: ignore[arg-type]

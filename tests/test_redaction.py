@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 import lineament
 from lineament.animation import AnimationReader
@@ -107,6 +108,22 @@ def test_turned_videos_are_covered_where_the_face_is(tmp_path: Path, turned: int
     redacted(source, tmp_path / "b.mp4", BrightSquares())
     assert bare(tmp_path / "b.mp4") == []
     assert about(tmp_path / "b.mp4") == about(source)
+
+
+@pytest.mark.parametrize("turned", [0, 90, 180, 270])
+def test_a_picture_is_clear_where_it_should_be_in_turned_videos(tmp_path: Path, turned: int) -> None:
+    from clips import write_clip
+
+    picture = np.zeros((4, 4, 4), np.uint8)
+    picture[:2, :, 3] = 255
+    source = write_clip(tmp_path / "a.mp4", MOVING[:3], turned=turned)
+    seen = find_tracks(source, BrightSquares(), jobs=1)  # type: ignore[arg-type]
+    redact_video(source, tmp_path / "b.mp4", seen, Cover("picture", "box", margin=0, rim=0, picture=picture))
+    left, top, right, bottom = seen.tracks.boxes[seen.tracks.frame == 0][0].round().astype(int)
+    with open_video(tmp_path / "b.mp4") as reader:
+        face = next(iter(reader.frames())).image[top:bottom, left:right, 1]
+    assert face[1:4, 2:-2].max() < 60, "the upper half is covered"
+    assert face[-4:-1, 2:-2].min() > 180, "the lower half is bare"
 
 
 def test_chosen_tracks_stay_bare_and_numbers_can_be_seen(tmp_path: Path) -> None:
@@ -238,6 +255,134 @@ def test_a_thumbnail_in_a_photo_is_gone(tmp_path: Path) -> None:
     assert b"bare face" not in target.read_bytes()
 
 
+PREVIEW = b"\xff\xd8 the bare face " + bytes(400) + b"\xff\xd9"
+OF_A_CAMERA = {
+    ExifTags.Base.Make: "Camera",
+    ExifTags.Base.XMLPacket: PREVIEW,
+    ExifTags.Base.ImageResources: PREVIEW,
+    60_000: PREVIEW,
+}
+WHEN = {0x9003: "2026:01:01 10:00:00", 0x829A: 0.02}
+
+
+WHERE = {ExifTags.GPS.GPSLatitudeRef: "N"}
+OF_EXIF = {**WHEN, ExifTags.Base.MakerNote: PREVIEW, ExifTags.Base.UserComment: PREVIEW}
+OF_GPS = {**WHERE, ExifTags.GPS.GPSAreaInformation: PREVIEW}
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+def test_no_tag_holds_a_preview(tmp_path: Path, name: str) -> None:
+    source, target = tmp_path / name, tmp_path / "out" / name
+    exif = Image.Exif()
+    exif.update(OF_A_CAMERA)
+    exif[ExifTags.IFD.Exif], exif[ExifTags.IFD.GPSInfo] = OF_EXIF, OF_GPS
+    square().save(source, exif=exif.tobytes())
+    assert b"bare face" in source.read_bytes()
+    redact_photo(source, target, BrightSquares(), BLACK)  # type: ignore[arg-type]
+    assert b"bare face" not in target.read_bytes()
+    with Image.open(target) as new:
+        exif = new.getexif()
+        assert exif[ExifTags.Base.Make] == "Camera"
+        assert exif.get_ifd(ExifTags.IFD.Exif) == WHEN
+        assert exif.get_ifd(ExifTags.IFD.GPSInfo) == WHERE
+
+
+def test_a_compressed_tiff_keeps_the_texts_of_its_exif_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    pixels = zlib.compress(square().tobytes())
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.update({256: 64, 257: 48, 258: (8, 8, 8), 259: 8, 262: 2, 273: 0, 277: 3, 278: 48, 279: len(pixels)})
+    tags.update({**OF_A_CAMERA, ExifTags.IFD.Exif: OF_EXIF, ExifTags.IFD.GPSInfo: OF_GPS})
+    with source.open("wb") as file:  # by hand: Pillow cannot save it
+        tags.save(file)
+        file.write(pixels)
+    redact_photo(source, target, BrightSquares(), BLACK)  # type: ignore[arg-type]
+    with Image.open(target) as new:
+        assert new.info["compression"] == "tiff_adobe_deflate"
+        assert new.getexif()[ExifTags.Base.Make] == "Camera"
+    assert b"bare face" in source.read_bytes()
+    assert b"bare face" not in target.read_bytes()
+    assert "a.tif: Exif is not copied" in caplog.text
+    assert "a.tif: GPSInfo is not copied" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "compression", "kept"),
+    [
+        ("RGB", "tiff_lzw", ("RGB", "tiff_lzw")),
+        ("RGBA", "tiff_adobe_deflate", ("RGBA", "tiff_adobe_deflate")),
+        ("CMYK", "packbits", ("CMYK", "packbits")),
+        ("L", "jpeg", ("L", "jpeg")),
+        ("P", "tiff_lzw", ("RGB", "tiff_lzw")),
+        ("P", "raw", ("RGB", "raw")),
+        ("1", "raw", ("RGB", "raw")),
+        ("1", "group4", ("RGB", "raw")),
+        ("1", "tiff_ccitt", ("RGB", "raw")),
+        ("LAB", "raw", ("RGB", "raw")),
+    ],
+)
+def test_tiff_files_of_every_kind(tmp_path: Path, mode: str, compression: str, kept: tuple[str, str]) -> None:
+    source, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    if mode == "LAB":
+        profiles = [ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")]
+        image = ImageCms.profileToProfile(square(), *profiles, outputMode="LAB")
+        assert image is not None
+    else:
+        image = square().convert(mode, dither=Image.Dither.NONE)
+    image.save(source, compression=compression)
+    redact_photo(source, target, BrightSquares(), BLACK)  # type: ignore[arg-type]
+    with Image.open(target) as new:
+        assert (new.format, new.size, new.mode, new.info["compression"]) == ("TIFF", (64, 48), *kept)
+    old, pixels = lineament.read_image(source), lineament.read_image(target)
+    assert pixels[22:30, 12:20].max() < 60
+    assert np.abs(pixels[:16].astype(int) - old[:16]).mean() < 4
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_turned_tiff(tmp_path: Path, compression: str) -> None:
+    source, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    square().save(source, compression=compression, tiffinfo={ExifTags.Base.Orientation: 6})
+    redact_photo(source, target, BrightSquares(), BLACK)  # type: ignore[arg-type]
+    with Image.open(target) as new:
+        assert new.size == (48, 64)
+        assert ExifTags.Base.Orientation not in new.getexif()
+    expected = np.rot90(scene(0, (10, 20)), -1).copy()
+    expected[9:23, 15:29] = 0
+    found = lineament.read_image(target)
+    np.testing.assert_array_equal(found[:8], expected[:8])
+    np.testing.assert_array_equal(found[24:], expected[24:])
+    assert found[10:22, 16:28].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("a.png", np.uint16), ("a.tif", np.uint16), ("a.tif", np.int32)], ids=["png", "tif", "I"]
+)
+def test_grey_photos_of_sixteen_bits_are_not_white(tmp_path: Path, name: str, dtype: type) -> None:
+    source, target = tmp_path / name, tmp_path / "out" / name
+    Image.fromarray(np.asarray(square("L")).astype(dtype) * 257).save(source)
+    faces = redact_photo(source, target, BrightSquares(), BLACK)  # type: ignore[arg-type]
+    assert faces.boxes.tolist() == [[10, 20, 22, 32]]
+    pixels = lineament.read_image(target)
+    np.testing.assert_array_equal(pixels[:16], np.asarray(square("L").convert("RGB"))[:16])
+    assert pixels[22:30, 12:20].max() == 0
+
+
+def test_a_grey_photo_of_sixteen_bits_in_which_a_grey_is_transparent(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.png", tmp_path / "b.png"
+    Image.fromarray(np.asarray(square("L")).astype(np.uint16) * 257).save(source, transparency=40 * 257)
+    redact_photo(source, target, BrightSquares(), BLACK)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(lineament.read_image(target)[:16], lineament.read_image(source)[:16])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_keeps_its_quality(tmp_path: Path, mode: str) -> None:
+    source, target = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    square(mode).save(source, quality=30)
+    redact_photo(source, target, BrightSquares(), BLACK)  # type: ignore[arg-type]
+    with Image.open(source) as old, Image.open(target) as new:
+        assert new.quantization == old.quantization  # type: ignore[attr-defined]
+
+
 def animation(path: Path, images: list[Image.Image], durations: list[int]) -> Path:
     disposal = 2 if path.suffix == ".gif" else 0
     images[0].save(
@@ -273,6 +418,18 @@ def test_an_animation_is_redacted_as_a_video(tmp_path: Path, suffix: str) -> Non
             assert np.abs(before.image.astype(int) - after.image)[rest].max() < 12
     redacted(source, tmp_path / f"c{suffix}", BrightSquares(missed), Search(gap=0, hold=0))
     assert bare(tmp_path / f"c{suffix}") == sorted(missed)
+
+
+def test_an_animation_of_sixteen_bits_is_not_white(tmp_path: Path) -> None:
+    frames = [frame[..., 0].astype(np.uint16) * 257 for frame in MOVING]
+    for number, frame in enumerate(frames):  # Pillow leaves out equal frames, and compares dark pixels alone
+        frame[0, 0] = frame[-1, -1] = number
+    source = animation(tmp_path / "a.png", [Image.fromarray(frame) for frame in frames], [40] * 20)
+    redacted(source, tmp_path / "b.png", BrightSquares())
+    with open_video(tmp_path / "b.png") as reader:
+        for frame, old in zip(reader.frames(), MOVING, strict=True):
+            np.testing.assert_array_equal(frame.image[24:-1], old[24:-1])
+    assert bare(tmp_path / "b.png") == []
 
 
 @ANIMATED
@@ -326,6 +483,12 @@ def test_the_original_is_never_overwritten(tmp_path: Path) -> None:
     for target in ("a.png", "b.png"):
         with pytest.raises(OptionError, match="never overwritten"):
             redact_photo(tmp_path / "a.png", tmp_path / target, BrightSquares())  # type: ignore[arg-type]
+
+
+def test_a_missing_photo_is_named_also_if_the_target_exists(tmp_path: Path) -> None:
+    square().save(tmp_path / "b.png")
+    with pytest.raises(ImageError, match=r"missing\.png: no such file"):
+        redact_photo(tmp_path / "missing.png", tmp_path / "b.png", BrightSquares())  # type: ignore[arg-type]
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,13 @@ def is_animation(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def colors(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of an upright image: (h, w, 3) RGB or, if some may be transparent, (h, w, 4) RGBA, uint8."""
+    if image.has_transparency_data and not image.mode.startswith(("I", "F")):  # Pillow cuts these off at 255
+        return np.array(image.convert("RGBA"))
+    return read_image(image)
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A frame of an animation. Its interface is that of ``lineament.video.Frame``.
@@ -116,7 +123,7 @@ class AnimationReader:
             with self._blaming(index):
                 frame = ImageOps.exif_transpose(frames[index])
                 duration = float(frame.info.get("duration", 0))
-                pixels = np.array(frame.convert("RGBA" if frame.has_transparency_data else "RGB"))
+                pixels = colors(frame)
             opaque = pixels.shape[2] == 4 and (pixels[..., 3] == 255).all()
             yield Picture(index, time / 1000, np.ascontiguousarray(pixels[..., :3]) if opaque else pixels, duration)
             time += duration

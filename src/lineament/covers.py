@@ -36,11 +36,11 @@ class Cover:
         rim: Further enlargement on each side, as a share of the longer side of the image. Boxes are wrong by some
             pixels of the detector's input, whatever the size of the face, so small faces need more than a margin.
         cells: For "blur" and "pixelate": number of means over the longer side of the bounding box.
-        color: For "solid": RGB, 0 to 255.
+        color: For "solid": RGB, whole numbers from 0 to 255.
         picture: For "picture": (h, w, 3) or, with opacity, (h, w, 4) uint8. It is stretched over each face.
 
     Raises:
-        OptionError: An attribute is out of range, or there is no picture.
+        OptionError: An attribute is out of range or of another type, or there is no picture.
     """
 
     style: Style = "blur"
@@ -58,10 +58,15 @@ class Cover:
         number(self.margin, "margin is a share of a face's side, 0 to 10", low=0, high=10)
         number(self.rim, "rim is a share of the image's longer side, 0 to 1", low=0, high=1)
         whole(self.cells, "cells are 1 to 100", low=1, high=100)
-        if len(self.color) != 3 or not all(0 <= value <= 255 for value in self.color):
-            raise OptionError(f"color is red, green and blue, each 0 to 255, found {self.color}")
-        if self.style == "picture" and (self.picture is None or np.shape(self.picture)[2:] not in ((3,), (4,))):
-            raise OptionError("style 'picture' takes a picture (h, w, 3) or (h, w, 4), by `picture` or --picture FILE")
+        expected = "color is red, green and blue, each a whole number from 0 to 255"
+        try:
+            red, green, blue = self.color
+        except (TypeError, ValueError):
+            raise OptionError(f"{expected}, found {self.color!r:.80}") from None
+        for value in (red, green, blue):
+            whole(value, expected, low=0, high=255)
+        if self.style == "picture":
+            _check_picture(self.picture)
 
     def over(self, boxes: Array, size: tuple[int, int]) -> Array:
         """The boxes (n, 4) that are covered in an image of ``(width, height)``: bounding boxes, enlarged."""
@@ -81,6 +86,19 @@ class Cover:
         if self.style != "picture" or self.picture is None or self.picture.shape[2] == 3:
             return None
         return self.picture[..., 3] / np.float32(255)
+
+
+def _check_picture(picture: Any) -> None:
+    """Raise unless this is a picture (h, w, 3) or (h, w, 4), uint8."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] in (3, 4) and picture.size:
+            return
+        found = f"{picture.dtype} {picture.shape}"
+    else:
+        found = f"{picture!r:.80}"
+    raise OptionError(
+        f"style 'picture' takes a picture (h, w, 3) or (h, w, 4), uint8, by `picture` or --picture FILE, found {found}"
+    )
 
 
 BLUR = Cover()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from lineament.animation import Picture
+from lineament.animation import Picture, colors
 from lineament.checks import number, whole
 from lineament.covers import BLUR, Cover, paint
 from lineament.detector import Detector
@@ -167,10 +167,10 @@ def redact_video(
     if unknown:
         raise OptionError(f"{os.fspath(source)}: no face has the number {', '.join(map(str, unknown))}")
     covered = seen.tracks[~np.isin(seen.tracks.track, list(keep))].by_frame(len(seen.times))
-    patches: list[Array | None] | None = None
+    stored: tuple[Cover, list[Array | None]] | None = None
 
     def edit(frame: Frame | Picture) -> Any:
-        nonlocal patches
+        nonlocal stored
         if frame.index >= len(covered) or frame.time != seen.times[frame.index]:
             raise VideoError("its frames are not those in which faces were detected; has it changed?")
         boxes, track = covered[frame.index].boxes, covered[frame.index].track
@@ -181,9 +181,9 @@ def redact_video(
         else:
             frame.native.make_writable()
             boxes = frame.stored(boxes)
-            if patches is None:
-                patches = _patches(cover, frame.native, frame.turns)
-            paint(planes(frame.native), boxes, cover, patches)
+            if stored is None:
+                stored = _stored(cover, frame.native, frame.turns)
+            paint(planes(frame.native), boxes, *stored)
             if numbers:
                 _write_numbers(planes(frame.native)[0], boxes, track, frame.turns)
         progress("redact", frame.index + 1, len(covered))
@@ -198,16 +198,18 @@ def _patch(cover: Cover, pixels: Array) -> Array | None:
     return None if cover.patch is None else np.asarray(Image.fromarray(cover.patch).convert(mode))
 
 
-def _patches(cover: Cover, native: Any, turns: int) -> list[Array | None]:
-    """What a cover paints, in the colours of each plane of a frame, turned as the frame is stored."""
+def _stored(cover: Cover, native: Any, turns: int) -> tuple[Cover, list[Array | None]]:
+    """A cover turned as a frame is stored, and what it paints in the colours of each plane of the frame."""
+    if cover.picture is not None:
+        cover = replace(cover, picture=np.rot90(cover.picture, -turns))
     if cover.patch is None:
-        return [None] * len(native.planes)
-    upright = np.repeat(np.repeat(cover.patch, 2, axis=0), 2, axis=1)  # colours may have half the resolution
-    patch = require_av().VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(upright, -turns)), format="rgb24")
+        return cover, [None] * len(native.planes)
+    doubled = np.repeat(np.repeat(cover.patch, 2, axis=0), 2, axis=1)  # colours may have half the resolution
+    patch = require_av().VideoFrame.from_ndarray(doubled, format="rgb24")
     converted = patch.reformat(
         format=native.format.name, dst_colorspace=native.colorspace, dst_color_range=native.color_range
     )
-    return [plane.copy() for plane in planes(converted)]
+    return cover, [plane.copy() for plane in planes(converted)]
 
 
 def _write_numbers(luma: Array, boxes: Array, numbers: Array, turns: int) -> None:
@@ -269,7 +271,7 @@ def redact_photo(
         upright = ImageOps.exif_transpose(image)
         options = saving(image, form, metadata=metadata)
     if upright.mode not in PAINTABLE:
-        upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        upright = Image.fromarray(colors(upright))
     faces = detector.detect(upright, threshold=threshold)
     pixels = np.array(upright)
     patch = None if cover.patch is None else np.asarray(Image.fromarray(cover.patch).convert(upright.mode))
@@ -283,5 +285,5 @@ def redact_photo(
 
 
 def _check_target(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    if Path(target).exists() and os.path.samefile(source, target):
+    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise OptionError(f"{os.fspath(target)}: the original is never overwritten; choose another file")

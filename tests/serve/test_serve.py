@@ -195,13 +195,28 @@ def test_a_drawn_photo_is_the_librarys(client: TestClient, detectors: Detectors)
 def test_a_redacted_photo_is_the_librarys(client: TestClient, detectors: Detectors) -> None:
     options = {"format": "png", "style": "pixelate", "shape": "box", "margin": 0.3, "keep": [0, 2]}
     answer = client.post("/v1/redact", files=upload(CROWD), params=options)
-    faces = detectors.get().detect(CROWD, threshold=PHOTO)
+    faces = detectors.get(verify=True).detect(CROWD, threshold=PHOTO)
     covered = faces[[i for i in range(len(faces)) if i not in (0, 2)]]
     expected = redact(CROWD, covered, Cover("pixelate", "box", 0.3))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(expected))
     refused = client.post("/v1/redact", files=upload(PORTRAIT), params={"keep": 1, "threshold": 0.5})
     assert refused.status_code == 422
     assert refused.json()["error"] == "keep: there is no face 1; the photo has 1"
+
+
+def test_faces_are_redacted_as_the_command_does_it(client: TestClient) -> None:
+    """The threshold is made for verified faces, so they are verified, whichever detector finds them."""
+    detectors = {verify: lineament.load("mtcnn", settings={"verify": verify}, threads=1) for verify in (True, False)}
+    faces = {verify: detector.detect(CROWD, threshold=PHOTO) for verify, detector in detectors.items()}
+    assert len(faces[True]) != len(faces[False])
+    for verify, options in ((True, {}), (False, {"verify": False})):
+        given = {"method": "mtcnn", "format": "png"} | options
+        answer = client.post("/v1/redact", files=upload(CROWD), params=given)
+        expected = redact(CROWD, faces[verify])
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(expected))
+        given = {"method": "mtcnn", "threshold": PHOTO, "verify": verify}
+        (record,) = client.post("/v1/detect", files=upload(CROWD), params=given).json()["results"]
+        assert record["faces"] == json.loads(json.dumps(faces[verify].to_dict()["faces"])), "what `keep` counts"
 
 
 def test_uploads_never_touch_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

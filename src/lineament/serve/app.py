@@ -90,6 +90,7 @@ class Options(BaseModel):
     input_size: int | None = Field(
         None, ge=INPUT_SIZES[0], le=INPUT_SIZES[1], description="Longer edge of the image that the network sees."
     )
+    verify: bool = Field(False, description="Look at each face again with a second network. KPNet does by default.")
     threshold: float | None = Field(None, ge=0, le=1, description="Lowest confidence score.")
     min_face: float | None = Field(None, ge=1, description="Smallest face to look for, in pixels of the image.")
     max_face: float | None = Field(None, ge=1, description="Largest face to look for, in pixels of the image.")
@@ -112,11 +113,16 @@ class Drawing(Picture):
 class Redaction(Picture):
     """Options of a redacted photo. Missing a face counts more than covering something else."""
 
+    verify: bool = Field(True, description="As for detection. The default threshold is for verified faces.")
     threshold: float | None = Field(redaction.PHOTO, ge=0, le=1, description="Lowest confidence score.")
     style: Literal["blur", "pixelate", "solid"] = Field("blur", description="How faces are covered.")
     shape: Literal["ellipse", "box"] = Field("ellipse", description="What is covered of a bounding box.")
     margin: float = Field(BLUR.margin, ge=0, le=10, description="Enlargement of each box, as a share of its sides.")
-    keep: list[int] = Field([], description="Faces that are not covered, by their place in the results. Repeatable.")
+    keep: list[int] = Field(
+        [],
+        description="Faces that are not covered, by their place in the results of /v1/detect with the same method, "
+        "input size, verify, threshold, min_face and max_face. Repeatable.",
+    )
 
 
 def create_app(
@@ -158,7 +164,7 @@ def create_app(
         """
 
         def work(photos: list[Photo], clock: Clock) -> list[dict[str, Any]]:
-            detector = offered.get(options.method, options.landmarks, options.input_size)
+            detector = offered.get(options.method, options.landmarks, options.input_size, options.verify)
             return list(_records(detector, photos, options, desk.limits.pixels, clock))
 
         records = await desk.serve(request, work)
@@ -172,7 +178,7 @@ def create_app(
         """A photo that is made of the uploaded one and its faces."""
 
         def work(photos: list[Photo], clock: Clock) -> bytes:
-            detector = offered.get(options.method, options.landmarks, options.input_size)
+            detector = offered.get(options.method, options.landmarks, options.input_size, options.verify)
             image, faces = _seen(detector, photos, options, desk.limits.pixels)
             clock.check()
             written = io.BytesIO()

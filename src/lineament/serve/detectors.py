@@ -64,11 +64,23 @@ class Detectors:
         }
         self.default = default
         self._files, self._options, self._lock = files, options, Lock()
-        self._loaded: OrderedDict[tuple[str, str | None, int | None], Detector] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, str | None, int | None, bool], Detector] = OrderedDict()
         self.get()  # a wrong device is reported at the start
 
-    def get(self, name: str | None = None, landmarks: str | None = None, input_size: int | None = None) -> Detector:
+    def get(
+        self,
+        name: str | None = None,
+        landmarks: str | None = None,
+        input_size: int | None = None,
+        verify: bool = False,
+    ) -> Detector:
         """A detector.
+
+        Args:
+            name: A name from ``choices``. ``None``: the default.
+            landmarks: A name from the ``landmarks`` of its choice. ``None``: the first.
+            input_size: Longer edge of the image that the network sees. ``None``: the method's default.
+            verify: Verify the faces also if the method does not by default.
 
         Raises:
             OptionError: It is not offered.
@@ -79,10 +91,12 @@ class Detectors:
         offered = self.choices[name].landmarks
         if landmarks is not None and landmarks not in offered:
             raise OptionError(f"unknown landmarks {landmarks!r}; {name} has: {', '.join(offered)}")
-        key = (name, landmarks, input_size)
+        key = (name, landmarks, input_size, verify)
         with self._lock:
             if key not in self._loaded:
-                settings = {} if input_size is None else {"input_size": input_size}
+                settings: dict[str, Any] = {"verify": True} if verify else {}
+                if input_size is not None:
+                    settings["input_size"] = input_size
                 self._loaded[key] = lineament.load(
                     self._files[name], landmarks=landmarks, settings=settings, **self._options
                 )
