@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from photosets import VAL
 
 import lineament
+from lineament.boxes import longer_side
 from lineament.conventions import convention
 from lineament.data.cache import Photos
 from lineament.data.canvases import Canvas
@@ -229,7 +230,7 @@ def grouping(network: torch.nn.Module, recipe: training.FoxNetRecipe, scenes: li
         embeddings = own[row, column].astype(float)
         if recipe.distance == "cosine":
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-6)
-        sides = (scene.boxes[face, 2:] - scene.boxes[face, :2]).max(axis=1)
+        sides = longer_side(scene.boxes[face])
         ones, same = np.ones(len(face)), face[:, None] == face
         for name, places, sizes in (
             ("F1, embeddings and places", points[face, landmark], sides),

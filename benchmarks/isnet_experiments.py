@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 import lineament
 from lineament import similarity
+from lineament.boxes import centre
 from lineament.data.readers.coco import read_coco
 from lineament.data.sample import Sample
 from lineament.detector import load_stage
@@ -64,7 +65,7 @@ def jitter(args: argparse.Namespace) -> None:
             to_picture = similarity.invert(frame.matrices(sample.landmarks[rows], sample.boxes[rows], 1.0))
             found = faces[chosen[rows]]
             for what, points in (("points", found.landmarks), ("boxes", np.full_like(found.landmarks, np.nan))):
-                moves[what].append(_joined(to_picture, frame.matrices(points, found.boxes, 1.0)))
+                moves[what].append(similarity.compose(to_picture, frame.matrices(points, found.boxes, 1.0)))
         for what, parts in moves.items():
             move = np.concatenate(parts)
             factor = move[:, 0, 0] + 1j * move[:, 1, 0]
@@ -78,13 +79,6 @@ def jitter(args: argparse.Namespace) -> None:
             found_origin = origin(weights=[name], data=args.data / VAL, threads=1)
             result = Result("jitter", f"{name}, {what}", scores, settings={"every": args.every}, origin=found_origin)
             keep("isnet-jitter", result)
-
-
-def _joined(first: Array, second: Array) -> Array:
-    """The similarities (n, 2, 3) that apply one and then the other."""
-    linear = second[:, :, :2] @ first
-    linear[:, :, 2] += second[:, :, 2]
-    return linear
 
 
 def keep(name: str, result: Result, *, tables: tuple[str, ...] = ()) -> None:
@@ -123,8 +117,7 @@ def _shaken(sample: Sample, image: Array, seed: int) -> Faces:
     """The labelled faces without landmarks, in shifted and resized boxes."""
     rng = np.random.default_rng(seed)
     sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
-    centres = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
-    centres = centres + SHIFT * sides.max(axis=1, keepdims=True) * rng.standard_normal((len(sample), 2))
+    centres = centre(sample.boxes) + SHIFT * sides.max(axis=1, keepdims=True) * rng.standard_normal((len(sample), 2))
     halves = sides / 2 * np.exp(SCALE * rng.standard_normal((len(sample), 1)))
     return Faces.of(
         np.concatenate([centres - halves, centres + halves], axis=1),

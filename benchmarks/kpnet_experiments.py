@@ -173,15 +173,23 @@ class Experiments:
     # --- the paper's tables ---
 
     def keep(self, table: str, row: str, file: str | Path, scores: dict[str, float | None], *others: str) -> None:
-        """Store one row of a table, with shares in percent. ``others``: names of further weights."""
-        args = self.args
+        """Store one row of a table, with shares in percent. A variant's has its training in the title.
+
+        Args:
+            table: Name of the table.
+            row: Title of the row.
+            file: The weights.
+            scores: Shares by column.
+            others: Names of further weights.
+        """
+        args, weights = self.args, file
         settings: dict[str, Any] = {"input_size": args.input_size, "overview": False}
-        if table not in ("boxes", "turned"):  # of files that are trained already
+        if Path(file).is_relative_to(args.out):
+            row, weights = f"{row}, {args.steps:,} x {args.batch}", args.start
             settings |= {"steps": args.steps, "batch": args.batch}
         result = Result(
             "experiment", row, {k: None if v is None else 100 * v for k, v in scores.items()}, settings=settings
         )
-        weights = args.start if Path(file).is_relative_to(args.out) else file  # a variant is named by its start
         found = origin(weights=[weights, *others], data=args.data / VAL, threads=args.threads)
         kept.keep(f"kpnet-{table}", row, with_origin(result, found))
 
@@ -196,7 +204,7 @@ class Experiments:
         for backbone, weights in SHIPPED.items():
             yield f"scalemap of {backbone}, as it ships", weights
         for heads, variant in (("scalemap", "soft-argmax"), ("RPN", "rpn")):
-            yield f"{heads}, {self.args.steps:,} steps", self.variant(variant)
+            yield heads, self.variant(variant)
 
     def table2(self) -> None:
         """Extraction of the landmarks."""

@@ -27,7 +27,8 @@ from lineament.images import read_image, resize
 from lineament.methods.kpnet import training
 from lineament.methods.kpnet.decode import Config, KPNetDecoder
 from lineament.methods.kpnet.export import Extractor
-from lineament.methods.kpnet.heads import build
+from lineament.methods.kpnet.heads import Heads, build
+from lineament.methods.kpnet.network import KPNet
 from lineament.schemas import schema
 from lineament.train.checkpoint import best_weights
 from lineament.train.run import RECIPE
@@ -35,19 +36,32 @@ from lineament.train.task import to_input
 
 
 class Halved(Extractor):
-    """The network in bfloat16, the extraction in float32."""
+    """The network in bfloat16, the extraction in float32.
 
-    compiled: Callable[[Tensor], dict[str, Tensor]]
+    Args:
+        network: The network, folded.
+        heads: Its heads.
+        fuse: Fuse the network's layers with torch.compile.
+    """
 
-    def maps(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Pixels (n, h, w, 3) uint8 -> both maps."""
+    def __init__(self, network: KPNet, heads: Heads, *, fuse: bool = False) -> None:
+        super().__init__(network, heads)
+        self._fused = torch.compile(self._computed, mode="max-autotune") if fuse else self._computed
+
+    def _computed(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        features = self.network.features(pixels)
+        return features, self.network.maps(features)
+
+    def compute(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pixels (n, h, w, 3) uint8 -> the network's features and maps."""
         with torch.autocast(pixels.device.type, torch.bfloat16):
-            return self.compiled(to_input(pixels))
+            return self._fused(to_input(pixels))
 
     def forward(self, pixels: Tensor, threshold: Tensor) -> dict[str, Tensor]:
         """As in ``Extractor``."""
-        maps = {name: map_.float() for name, map_ in self.maps(pixels).items()}
-        return self.heads.find(pixels, maps, threshold).outputs()
+        features, maps = self.compute(pixels)
+        maps = {name: map_.float() for name, map_ in maps.items()}
+        return self.heads.find(features.float(), maps, threshold).outputs()
 
 
 class OnDevice:
@@ -92,8 +106,8 @@ def main() -> None:
     network = build(len(schema(recipe.landmarks[0])), recipe.backbone, heads)
     network.load_state_dict(best_weights(args.run / "kpnet") or {})
     network.eval().fold()
-    module = Halved(network.to(device, memory_format=torch.channels_last), heads)  # type: ignore[call-overload]
-    module.compiled = torch.compile(network, mode="max-autotune") if args.compile else network
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = Halved(network, heads, fuse=args.compile)
     paths = [sample.path for index in recipe.val for sample in read_coco(args.data / index)]
     photos = [read_image(path) for path in (paths * -(-args.batch // len(paths)))[: args.batch]]
     photos = [resize(p, tuple(max(1, round(s * args.size / max(p.shape[:2]))) for s in p.shape[1::-1])) for p in photos]
@@ -109,7 +123,7 @@ def main() -> None:
         return detector(found, threshold=0.5, min_face=1, max_face=None)
 
     figures = {
-        "network": rate(lambda: module.maps(pixels), args.batch, args.seconds),
+        "network": rate(lambda: module.compute(pixels), args.batch, args.seconds),
         "network, proposals and landmarks": rate(lambda: module(pixels, threshold), args.batch, args.seconds),
         "decoded images to faces": rate(faces, args.batch, args.seconds),
     }

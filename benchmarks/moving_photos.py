@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lineament.boxes import area
+from lineament.boxes import area, centre
 from lineament.data.readers.coco import read_coco
 from lineament.data.sample import Sample
 
@@ -76,11 +76,10 @@ def path(rng: np.random.Generator, sample: Sample, frames: int) -> Array:
     width, height = sample.width, sample.height
     largest = min(width, height * SIZE[0] / SIZE[1])
     face = sample.boxes[rng.choice(np.flatnonzero(sample.learnable))]
-    centre = (face[:2] + face[2:]) / 2
     widths = largest * np.exp(rng.uniform(*np.log(VIEW), 2))
     away = rng.normal(0, 0.2, (2, 2)) * widths[:, None]
     share = np.linspace(0, 1, frames)[:, None]
-    middle = centre + away[0] + share * (away[1] - away[0])
+    middle = centre(face) + away[0] + share * (away[1] - away[0])
     across = widths[0] * (widths[1] / widths[0]) ** share
     middle = middle + rng.normal(0, SHAKE, middle.shape) * across / SIZE[0]
     half = np.concatenate([across, across * SIZE[1] / SIZE[0]], axis=1) / 2

@@ -42,6 +42,7 @@ import libcst as cst
 import libcst.matchers as m
 import pytest
 import tables
+from kept import ROOT
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation import mutators
 
@@ -49,7 +50,6 @@ from lineament.evaluate.origin import origin
 from lineament.evaluate.results import Result
 from lineament.files import write_whole
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = Path(__file__).with_suffix(".toml")
 PAGE = ROOT / "docs/testing.md"
 HEAVY = ("numpy", "PIL.Image", "hypothesis", "scipy.optimize", "onnxruntime", "onnx", "cv2", "torch", "accelerate")

@@ -54,6 +54,15 @@ def test_overlap_by_hand(a: list[float], b: list[float], union: float, smaller: 
     assert box_ops.iou(other, one)[0, 0] == pytest.approx(union)
 
 
+def test_centres_and_longer_sides_by_hand() -> None:
+    boxes = np.array([[0, 0, 2, 3], [0.5, 1, 0.75, 3], [-4, 0, 0, 3]], np.float32)
+    assert box_ops.centre(boxes).tolist() == [[1, 1.5], [0.625, 2], [-2, 1.5]]
+    assert box_ops.longer_side(boxes).tolist() == [3, 2, 4]
+    assert box_ops.centre(boxes).dtype == box_ops.longer_side(boxes).dtype == np.float32
+    assert box_ops.centre(boxes[0]).tolist() == [1, 1.5]
+    assert box_ops.centre(boxes[:0]).shape == (0, 2)
+
+
 def test_areas_by_hand() -> None:
     boxes = np.array([[0, 0, 2, 3], [0.5, 1, 0.75, 3], [2, 0, 0, 3], [0, 3, 2, 0], [2, 3, 0, 0]])
     assert box_ops.area(boxes).tolist() == [6, 0.5, 0, 0, 0]

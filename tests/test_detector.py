@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,15 @@ import pytest
 import lineament
 from lineament import boxes as box_ops
 from lineament import detector as detector_module
+from lineament import methods
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.images import resize
 from lineament.methods.mtcnn.decode import Config
 from lineament.methods.settings import ViewSettings
+from lineament.runtime import Graph, load_graph
 from lineament.schemas import FIVE
+from lineament.weights import read_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.jpg"))
@@ -309,3 +313,16 @@ def test_faces_too_small_to_be_found_are_told_once(caplog: pytest.LogCaptureFixt
     assert not replace(settings, tiles=True).overlooked(60, (1200, 800))
     assert not replace(settings, input_size=160).overlooked(60, (1200, 800))
     assert not settings.overlooked(4, (100, 100))  # images are never enlarged
+
+
+def test_the_recorded_digest_is_that_of_the_weights_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the file is replaced while the detector loads."""
+    own, content = tmp_path / "own.onnx", read_weights("mtcnn")
+    own.write_bytes(content)
+
+    def then_replaced(*arguments: Any, **options: Any) -> Graph:
+        own.write_bytes(b"newer weights")
+        return load_graph(*arguments, **options)
+
+    monkeypatch.setattr(methods, "load_graph", then_replaced)
+    assert lineament.load(own, threads=1).weights == {str(own): hashlib.sha256(content).hexdigest()}

@@ -192,6 +192,20 @@ def test_dictionaries_are_read_back() -> None:
     assert len(Faces.from_dict(Faces.empty((3, 4)).to_dict())) == 0
 
 
+def test_missing_landmark_scores_stay_missing() -> None:
+    face = {"box": [1, 2, 3, 4], "score": 0.5, "landmarks": [None] * 5, "landmark_scores": [None, 0.5, 1, 0, None]}
+    faces = Faces.from_dict(Faces.empty((9, 9)).to_dict() | {"faces": [face]})
+    np.testing.assert_array_equal(faces.landmark_scores, [[np.nan, 0.5, 1, 0, np.nan]])
+    assert json.loads(json.dumps(faces.to_dict(), allow_nan=False))["faces"] == [face]
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+def one_face(**changes: object) -> dict[str, object]:
+    return {"faces": [{"box": [1, 2, 3, 4], "score": 1, "landmarks": [None] * 5} | changes]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -199,7 +213,11 @@ def test_dictionaries_are_read_back() -> None:
         ({"faces": None}, "missing required field `faces`"),
         ({"faces": [{"box": [1, 2, 3], "score": 1, "landmarks": []}]}, r"faces\[0\].box: expected `array` of length 4"),
         ({"faces": [{"box": [1, 2, 3, 4], "score": 1, "landmarks": [[1, 2]]}]}, "expected 5 landmarks"),
-        ({"faces": [{"box": [1, 2, 3, float("nan")], "score": 1, "landmarks": [None] * 5}]}, "not finite"),
+        (one_face(box=[1, 2, 3, NAN]), "a box or a score is not finite"),
+        (one_face(landmarks=[None, [NAN, 1], None, None, None]), "a landmark or its score is not finite"),
+        (one_face(landmarks=[None, [1, INFINITE], None, None, None]), "a landmark or its score is not finite"),
+        (one_face(landmarks=[None, [1, -2e9], None, None, None]), "a landmark or its score is .* too large"),
+        (one_face(landmark_scores=[None, 1, NAN, 1, 1]), "a landmark or its score is not finite"),
     ],
 )
 def test_other_dictionaries_are_refused(changes: dict[str, object], message: str) -> None:

@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from lineament import images
 from lineament.errors import ImageError, OptionError
-from lineament.images import ImageFiles, image_paths, letterbox, read_image, resize
+from lineament.images import ImageFiles, image_paths, read_image, resize
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -113,6 +114,13 @@ def test_arrays_that_are_no_picture(array: np.ndarray, message: str) -> None:
         read_image(array)
 
 
+def test_truth_values_are_refused_by_numpy_1_26_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = {name: value for name, value in vars(np).items() if name != "bool"}
+    monkeypatch.setattr(images, "np", SimpleNamespace(**older))
+    with pytest.raises(ImageError, match=r"np\.uint8\(255\), if True is white"):
+        read_image(np.zeros((4, 4, 3), np.bool_))
+
+
 def test_something_else_is_named() -> None:
     for other, name in (([1, 2, 3], "builtins.list"), (Decimal(1), "decimal.Decimal")):
         with pytest.raises(ImageError, match=f"found {re.escape(name)}$"):
@@ -204,7 +212,8 @@ def test_bands_are_joined_without_a_seam(mode: str, monkeypatch: pytest.MonkeyPa
     image = Image.fromarray(tall / np.float32(255)) if mode == "F" else Image.fromarray(tall).convert(mode)
     image.getexif()[0x0112] = 7
     whole = read_image(image)
-    monkeypatch.setattr(images, "BAND", 500)
+    monkeypatch.setattr(images, "CONVERTED_AT_ONCE", 500)
+    assert {bottom - top for top, bottom in images._bands(64, 48)} == {10, 4}
     np.testing.assert_array_equal(read_image(image), whole)
     np.testing.assert_array_equal(read_image(tall / 255), read_image(tall))
 
@@ -419,28 +428,6 @@ def test_files_are_found_one_by_one_in_bounded_memory(tmp_path: Path, monkeypatc
     finally:
         tracemalloc.stop()
     assert len(listed) == len(expected)
-
-
-@pytest.mark.parametrize(
-    "shape", [(300, 500), (500, 300), (256, 256), (97, 1001), (1, 5000), (5000, 1), (1, 1), (12, 12)]
-)
-def test_letterbox_keeps_one_scale_for_both_axes(shape: tuple[int, int]) -> None:
-    h, w = shape
-    ramp = np.zeros((h, w, 3), np.uint8)
-    ramp[..., 0] = np.linspace(0, 250, w) if w > 1 else 0
-    ramp[..., 1] = np.linspace(0, 250, h)[:, None] if h > 1 else 0
-    ramp[..., 2] = 255
-    canvas, scale = letterbox(ramp, 256)
-    assert (canvas.shape, canvas.dtype) == ((256, 256, 3), np.uint8)
-    assert scale == 256 / max(h, w)
-    filled = canvas[..., 2] == 255
-    assert filled[0, 0]
-    assert filled.any(1).sum() == max(1, int(h * scale + 1e-9))
-    assert filled.any(0).sum() == max(1, int(w * scale + 1e-9))
-    if min(h, w) > 100:  # the ramps encode the origin of each pixel's centre
-        y, x = 100, 120
-        assert canvas[y, x, 0] == pytest.approx((x + 0.5) / scale / w * 250, abs=1.5)
-        assert canvas[y, x, 1] == pytest.approx((y + 0.5) / scale / h * 250, abs=1.5)
 
 
 def test_means_are_those_of_the_pixels_that_each_covers() -> None:

@@ -120,3 +120,11 @@ def test_a_detector_is_pickled_as_the_call_that_made_it(detector: lineament.Dete
     by_hand = lineament.Detector("mtcnn", made._decoder, made.settings)
     with pytest.raises(OptionError, match=r"only detectors that lineament\.load made"):
         pickle.dumps(by_hand)
+
+
+def test_a_pickled_detector_keeps_the_settings_that_it_was_loaded_with() -> None:
+    settings: dict[str, Any] = {"min_face": 33, "looks": [0.9, 1.1]}
+    made = lineament.load("mtcnn", threads=1, settings=settings)
+    settings["min_face"], settings["unknown"] = 44, 1
+    settings["looks"].append("no number")
+    assert pickle.loads(pickle.dumps(made)).settings == made.settings

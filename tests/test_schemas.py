@@ -9,7 +9,18 @@ import pytest
 
 from lineament.data.readers.coco import read_coco
 from lineament.errors import OptionError
-from lineament.schemas import FIVE, MAPS, PARTS, SCHEMAS, convert, own, schema
+from lineament.schemas import (
+    FIVE,
+    MAPS,
+    PARTS,
+    SCHEMAS,
+    SIXTY_EIGHT,
+    convert,
+    is_convertible,
+    least_of_parts,
+    own,
+    schema,
+)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -103,6 +114,25 @@ def test_a_map_keeps_what_is_not_labelled() -> None:
     five = convert(points, schema("68"), FIVE)
     assert np.isnan(five[0]).all()
     assert np.isfinite(five[1:]).all()
+
+
+def test_values_are_reduced_to_the_least_of_the_parts() -> None:
+    values = np.random.default_rng(0).random((3, 68)).astype(np.float32)
+    found = least_of_parts(values, SIXTY_EIGHT, FIVE)
+    assert found.dtype == np.float32
+    eyes = values[:, 36:42].min(axis=1), values[:, 42:48].min(axis=1)
+    np.testing.assert_array_equal(found, np.stack([*eyes, values[:, 30], values[:, 48], values[:, 54]], axis=1))
+    assert least_of_parts(values, SIXTY_EIGHT, SIXTY_EIGHT) is values
+
+
+def test_what_is_convertible_is_what_convert_accepts() -> None:
+    for source in (*SCHEMAS.values(), own("beak", ("tip",))):
+        for target in SCHEMAS.values():
+            if is_convertible(source, target):
+                assert convert(np.zeros((len(source), 2)), source, target).shape == (len(target), 2)
+            else:
+                with pytest.raises(OptionError, match="no map"):
+                    convert(np.zeros((len(source), 2)), source, target)
 
 
 def test_no_such_schema_or_map() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.schemas import FIVE, TWENTY_ONE, own
-from lineament.similarity import TEMPLATE, align, crops, fit, invert, transform
+from lineament.similarity import TEMPLATE, align, compose, crops, fit, invert, transform
 
 RNG = np.random.default_rng(1)
 
@@ -53,6 +53,14 @@ def test_fit_finds_a_similarity_again_and_invert_undoes_it(scale: float, angle: 
     points = transform(TEMPLATE[None] * 100, matrix)
     assert np.allclose(fit(TEMPLATE[None] * 100, points), matrix, atol=1e-6)
     assert np.allclose(transform(points, invert(matrix)), TEMPLATE * 100, atol=1e-6)
+
+
+def test_composed_transforms_apply_one_after_the_other() -> None:
+    first, second = (fit(RNG.normal(size=(4, 5, 2)), RNG.normal(size=(4, 5, 2))) for _ in range(2))
+    points = RNG.normal(size=(4, 7, 2))
+    expected = transform(transform(points, first), second)
+    assert np.allclose(transform(points, compose(first, second)), expected)
+    assert np.allclose(compose(first, invert(first)), np.eye(2, 3))
 
 
 def test_missing_points_do_not_count() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from clips import about, av, write_clip
+from lineament import video
 from lineament.errors import ImageError
 from lineament.video import Frame, VideoError, VideoReader, editable, pixel_format, planes, rewrite
 
@@ -183,3 +185,31 @@ def test_pixel_formats() -> None:
     assert pixel_format("nv12", [], 64, 48) == "yuv420p"
     assert pixel_format("yuv422p", [], 64, 48) == "yuv422p"
     assert pixel_format("yuv420p", [], 63, 48) == "yuv444p"
+
+
+def test_only_what_writing_the_copy_fails_at_is_blamed_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = write_clip(tmp_path / "a.mp4", SCENES), tmp_path / "b.mp4"
+
+    def broken(frame: Frame) -> Any:
+        raise av.error.ArgumentError(22, "the edit failed")
+
+    def full() -> Any:
+        raise av.error.OSError(28, "no space left")
+
+    with pytest.raises(av.error.ArgumentError, match="the edit failed"):
+        rewrite(source, target, broken)
+    with monkeypatch.context() as patched:
+        patched.setattr(video, "_encoder", lambda *_, **__: full())
+        with pytest.raises(VideoError, match=r"b\.mp4: no space left"):
+            rewrite(source, target, same)
+    reading = VideoReader._read
+
+    def breaks_off(reader: VideoReader) -> Any:
+        yield from islice(reading(reader), 3)
+        raise VideoError(f"{reader.name}: Input/output error")
+
+    monkeypatch.setattr(VideoReader, "_read", breaks_off)
+    with pytest.raises(VideoError) as caught:
+        rewrite(source, target, same)
+    assert str(caught.value) == f"{source}: Input/output error"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]

@@ -105,3 +105,26 @@ def test_no_view_is_no_batch() -> None:
     assert list(none.batches(100)) == []
     assert none.boxes(np.empty((0, 4)), np.empty(0, int)).shape == (0, 4)
     assert none.points(np.empty((0, 5, 2)), np.empty(0, int), FIVE).shape == (0, 5, 2)
+
+
+@pytest.mark.parametrize(
+    "shape", [(300, 500), (500, 300), (256, 256), (97, 1001), (1, 5000), (5000, 1), (1, 1), (12, 12)]
+)
+def test_a_whole_view_keeps_one_scale_for_both_axes(shape: tuple[int, int]) -> None:
+    h, w = shape
+    ramp = np.zeros((h, w, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 250, w) if w > 1 else 0
+    ramp[..., 1] = np.linspace(0, 250, h)[:, None] if h > 1 else 0
+    ramp[..., 2] = 255
+    view = views.whole(0, ramp, 256, multiple=256)
+    canvas, scale = view.pixels, view.scale
+    assert (canvas.shape, canvas.dtype) == ((256, 256, 3), np.uint8)
+    assert scale == 256 / max(h, w)
+    filled = canvas[..., 2] == 255
+    assert filled[0, 0]
+    assert filled.any(1).sum() == max(1, int(h * scale + 1e-9))
+    assert filled.any(0).sum() == max(1, int(w * scale + 1e-9))
+    if min(h, w) > 100:  # the ramps encode the origin of each pixel's centre
+        y, x = 100, 120
+        assert canvas[y, x, 0] == pytest.approx((x + 0.5) / scale / w * 250, abs=1.5)
+        assert canvas[y, x, 1] == pytest.approx((y + 0.5) / scale / h * 250, abs=1.5)

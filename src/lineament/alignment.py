@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from lineament.boxes import longer_side
 from lineament.checks import number
 from lineament.detector import Detector
 from lineament.files import whole
@@ -107,8 +108,7 @@ def align_photo(
     points = convert(faces.landmarks, faces.schema, FIVE)
     index = np.flatnonzero(np.isfinite(points).all(axis=2).sum(axis=1) >= 2)
     if largest and len(index):
-        sides = (faces.boxes[index, 2:] - faces.boxes[index, :2]).max(axis=1)
-        index = index[[sides.argmax()]]
+        index = index[[longer_side(faces.boxes[index]).argmax()]]
     aligned = align(image, faces[index], size=size, template=template)
     sharp, turned = sharpness(aligned.crops), pose(points[index])
     written = []

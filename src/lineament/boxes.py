@@ -164,6 +164,11 @@ def vote(boxes: Array, scores: Array, kept: Array, threshold: float, *, groups: 
     return np.asarray(means.T[kept])
 
 
+def centre(boxes: Array) -> Array:
+    """The centre (n, 2) of each box."""
+    return np.asarray((boxes[..., :2] + boxes[..., 2:]) / 2)
+
+
 def longer_side(boxes: Array) -> Array:
     """The longer side (n,) of each box."""
     return np.asarray((boxes[..., 2:] - boxes[..., :2]).max(axis=-1))
@@ -220,9 +225,8 @@ def _overlapping(boxes: Array, groups: Array | None, threshold: float, over: Ove
 
 def square(boxes: Array) -> Array:
     """Squares with the same centres and each box's longer side."""
-    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-    half = longer_side(boxes)[..., None] / 2
-    return np.concatenate([centre - half, centre + half], axis=-1)
+    middle, half = centre(boxes), longer_side(boxes)[..., None] / 2
+    return np.concatenate([middle - half, middle + half], axis=-1)
 
 
 def encode_corner(boxes: Array, windows: Array) -> Array:
@@ -248,9 +252,9 @@ def encode_rcnn(boxes: Array, windows: Array) -> Array:
 def decode_rcnn(offsets: Array, windows: Array) -> Array:
     """Inverse of ``encode_rcnn``: boxes (n, 4) from offsets and windows."""
     window = windows[..., 2:] - windows[..., :2]
-    centre = (windows[..., :2] + windows[..., 2:]) / 2 + offsets[..., :2] * window
+    middle = centre(windows) + offsets[..., :2] * window
     half = np.exp(offsets[..., 2:]) * window / 2
-    return np.concatenate([centre - half, centre + half], axis=-1)
+    return np.concatenate([middle - half, middle + half], axis=-1)
 
 
 def mirror_corner(offsets: Array) -> Array:
@@ -308,6 +312,6 @@ def corrected(boxes: Array, expected: Array, seen: Array, share: float = 1.0) ->
     with np.errstate(divide="ignore", invalid="ignore"):
         grown = (seen[:, 2:] - seen[:, :2]) / (expected[:, 2:] - expected[:, :2])
     moved = (seen[:, :2] + seen[:, 2:] - expected[:, :2] - expected[:, 2:]) / 2
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + share * moved
+    middle = centre(boxes) + share * moved
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * (1 + share * (grown - 1))
-    return np.concatenate([centre - half, centre + half], axis=1)
+    return np.concatenate([middle - half, middle + half], axis=1)

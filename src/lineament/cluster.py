@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import lineament
 from lineament import many
 from lineament.detector import load
 from lineament.errors import ImageError, LineamentError, MissingExtraError, OptionError
@@ -110,12 +109,10 @@ def detect_folder(
     target.create_dir(folder, recursive=True)
     described = detector.describe(threshold=threshold, min_face=min_face) | {"max_face": max_face}
     run = {
-        "lineament": lineament.__version__,
         "photos": photos,
         "partition": partition,
         "detector": described,
         "options": repr(sorted(options.items())),
-        "weights": [*detector.weights.values()],
     }
     _begin(target, folder, run, lambda: _names(source, root), partition)
     with target.open_input_file(f"{folder}/{PHOTOS}") as file:

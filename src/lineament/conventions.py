@@ -104,7 +104,7 @@ class Convention:
         to_frame = similarity.fit(points, self.shape, symmetric=True)
         boxes = self.box + _deviations(points, self.shape, to_frame) @ self.pose
         to_picture = similarity.invert(to_frame)
-        centre = similarity.transform(_centre(boxes)[:, None], to_picture)[:, 0]
+        centre = similarity.transform(box_ops.centre(boxes)[:, None], to_picture)[:, 0]
         axes = to_picture[:, :, :2] * ((boxes[:, 2:] - boxes[:, :2]) / 2)[:, None]
         return np.concatenate([axes, centre[:, :, None]], axis=2)
 
@@ -116,7 +116,7 @@ class Convention:
         own = box_ops.square(self.box) if self.square else self.box
         given = np.asarray(boxes, np.float64)
         scale = np.sqrt(box_ops.area(given) / box_ops.area(own))
-        return _centre(given)[:, None] + (self.shape - _centre(own)) * scale[:, None, None]
+        return box_ops.centre(given)[:, None] + (self.shape - box_ops.centre(own)) * scale[:, None, None]
 
     def to_dict(self, digits: int = 6) -> dict[str, Any]:
         """Convert to plain numbers with this many decimals, ready for JSON."""
@@ -265,7 +265,7 @@ def fit(
     shape = _mean_shape(points, drawn, counts)
     mean = np.average(_in_frame(drawn, similarity.fit(points, shape, symmetric=True)), axis=0, weights=counts)
     size = np.sqrt(box_ops.area(mean))
-    shape = (shape - _centre(mean)) / size
+    shape = (shape - box_ops.centre(mean)) / size
     to_frame = similarity.fit(points, shape, symmetric=True)
     seen, wanted = _deviations(points, shape, to_frame), _in_frame(drawn, to_frame)
     seen_mean, wanted_mean = (np.average(rows, axis=0, weights=counts) for rows in (seen, wanted))
@@ -296,7 +296,7 @@ def _deviations(points: Array, shape: Array, to_frame: Array) -> Array:
 
 def _in_frame(boxes: Array, to_frame: Array) -> Array:
     """Boxes (n, 4) around the centres in the frame, with their upright width and height in its scale."""
-    centre = similarity.transform(_centre(boxes)[:, None], to_frame)[:, 0]
+    centre = similarity.transform(box_ops.centre(boxes)[:, None], to_frame)[:, 0]
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * _scale(to_frame)[:, None]
     return np.concatenate([centre - half, centre + half], axis=1)
 
@@ -305,10 +305,6 @@ def upright(ellipses: Array) -> Array:
     """Upright boxes (n, 4) around ellipses (n, 2, 3), see ``Convention.ellipses``."""
     centre, half = ellipses[:, :, 2], np.linalg.norm(ellipses[:, :, :2], axis=2)
     return np.concatenate([centre - half, centre + half], axis=1)
-
-
-def _centre(boxes: Array) -> Array:
-    return np.asarray((boxes[..., :2] + boxes[..., 2:]) / 2)
 
 
 def _scale(matrices: Array) -> Array:

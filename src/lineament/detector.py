@@ -27,8 +27,9 @@ from lineament.methods import (
     DetectionMethod,
     LandmarkMethod,
     LandmarkStage,
+    Method,
     VerificationMethod,
-    open_weights,
+    parse_weights,
 )
 from lineament.methods.settings import ConventionSettings, DetectorSettings, ViewSettings, checked
 from lineament.methods.verifier.decode import OVERLAP, Verified, Verifier
@@ -244,7 +245,8 @@ def load(
         OptionError: The name, schema, runtime, device or setting does not exist. The message lists those that do.
         WeightsError: The file is damaged, or lineament did not export it.
     """
-    graph, of, kind, own = open_weights(name, runtime, device, threads)
+    graph, of, kind, own, digest = _open(name, runtime, device, threads)
+    weights = {str(name): digest}
     if isinstance(kind, VerificationMethod):
         raise OptionError(
             f"{name} verifies faces that a detector found: load a detector, as in "
@@ -260,7 +262,7 @@ def load(
         if str(landmarks) in own.offered:
             own = replace(own, landmarks=str(landmarks))
         elif is_weights(str(landmarks)):
-            stage = load_stage(landmarks, runtime=runtime, device=device, threads=threads)
+            stage, weights[str(landmarks)] = _load_stage(landmarks, runtime, device, threads)
         else:
             raise OptionError(
                 f"landmarks {str(landmarks)!r}: {name} has no such schema; it has: {', '.join(own.offered)}. "
@@ -275,25 +277,32 @@ def load(
             f"found {landmarks!r:.80}"
         )
     own = _replaced(of, own, {} if settings is None else settings)
-    again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=settings)
-    files = [name, landmarks] if isinstance(landmarks, (str, Path)) and stage else [name]
+    kept = {setting: getattr(own, setting) for setting in settings or ()}  # the caller may change theirs later
+    again = partial(load, name, landmarks=landmarks, runtime=runtime, device=device, threads=threads, settings=kept)
     if own.verify:
         second = own.verify if isinstance(own.verify, str) else verifier_of(graph.metadata)
-        verifier = _load_verifier(second, own, runtime, device, threads)
-        decoder, files = _verified(kind, graph, own, verifier), [*files, second]
+        verifier, weights[second] = _load_verifier(second, own, runtime, device, threads)
+        decoder = _verified(kind, graph, own, verifier)
     else:
         decoder = kind.decoder(graph, own)
-    weights = {str(file): hashlib.sha256(read_weights(file)).hexdigest() for file in files}
     return Detector(of, decoder, own, stage, again, weights, graph.device)
 
 
-def _load_verifier(name: str, own: DetectorSettings, runtime: str, device: str, threads: int | None) -> Verifier:
-    """The verifier behind a detector with these settings."""
-    graph, _, kind, config = open_weights(name, runtime, device, threads)
+def _open(name: str | Path, runtime: str, device: str, threads: int | None) -> tuple[Graph, str, Method, Any, str]:
+    """What `open_weights` returns, and the SHA-256 of the same bytes: the file may be replaced at any time."""
+    content = read_weights(name)
+    return *parse_weights(content, name, runtime, device, threads), hashlib.sha256(content).hexdigest()
+
+
+def _load_verifier(
+    name: str, own: DetectorSettings, runtime: str, device: str, threads: int | None
+) -> tuple[Verifier, str]:
+    """The verifier behind a detector with these settings, and the SHA-256 of its file."""
+    graph, _, kind, config, digest = _open(name, runtime, device, threads)
     if not isinstance(kind, VerificationMethod):
         raise OptionError(f"verify is true, false, or names weights of a verifier or a file; {name} is a {kind.kind}")
     overlap = max(OVERLAP, getattr(own, "nms", 0.0)) if own.suppression == "nms" else None
-    return Verifier(graph, config, mirror=own.flip, overlap=overlap, over=own.over)
+    return kind.verifier(graph, config, mirror=own.flip, overlap=overlap, over=own.over), digest
 
 
 def verifier_of(metadata: Mapping[str, str]) -> str:
@@ -329,13 +338,20 @@ def load_stage(
         OptionError: The weights do not exist or are a detector's, or an argument is wrong as in ``load``.
         WeightsError: The file is damaged, or lineament did not export it.
     """
-    graph, of, kind, own = open_weights(name, runtime, device, threads)
+    return _load_stage(name, runtime, device, threads, {} if settings is None else settings)[0]
+
+
+def _load_stage(
+    name: str | Path, runtime: str, device: str, threads: int | None, settings: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[LandmarkStage, str]:
+    """A landmark stage, and the SHA-256 of its file."""
+    graph, of, kind, own, digest = _open(name, runtime, device, threads)
     if not isinstance(kind, LandmarkMethod):
         raise OptionError(
             f"{name} are weights of {of}, a {kind.kind}; weights of a landmark stage are: {_shipped_stages()}, or the "
             "path of such an ONNX file"
         )
-    return kind.stage(graph, _replaced(of, own, {} if settings is None else settings))
+    return kind.stage(graph, _replaced(of, own, settings)), digest
 
 
 def _shipped_stages() -> str:

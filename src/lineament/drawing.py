@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lineament.boxes import coverage
+from lineament.boxes import coverage, longer_side
 from lineament.checks import whole
 from lineament.errors import OptionError
 from lineament.faces import Faces, expect_faces
@@ -67,8 +67,8 @@ def draw(
     if line_width is not None:
         line_width = whole(line_width, f"line_width is in pixels, 1 to {WIDEST}, or None", low=1, high=WIDEST)
     pixels = np.array(read_image(image, color=color))
-    sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1, initial=0)
-    sides = np.minimum(sides, 2 * max(pixels.shape[:2]))  # no font is large enough for a box of a million pixels
+    largest = 2 * max(pixels.shape[:2])  # no font is large enough for a box of a million pixels
+    sides = np.minimum(longer_side(faces.boxes), largest)
     for box, points, side in zip(faces.boxes, faces.landmarks, sides.tolist(), strict=True):
         if boxes:
             _outline(pixels, box, line_width or max(LINE * side, THINNEST))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from lineament.checks import whole
 from lineament.errors import DataError, MissingExtraError, OptionError
 from lineament.formats import LARGEST, as_model
-from lineament.schemas import FIVE, MAPS, SCHEMAS, Schema, convert, own
+from lineament.schemas import FIVE, SCHEMAS, Schema, convert, is_convertible, own
 
 if TYPE_CHECKING:
     from supervision import Detections, KeyPoints
@@ -57,7 +57,8 @@ class Faces:
         boxes: (n, 4) float32, ``x1, y1, x2, y2``. ``x2 - x1`` is the width.
         scores: (n,) float32, confidence scores in [0, 1].
         landmarks: (n, k, 2) float32, ``x, y``. NaN where a landmark is missing.
-        landmark_scores: (n, k) float32 in [0, 1]. The face's score where the method does not score landmarks.
+        landmark_scores: (n, k) float32 in [0, 1]. The face's score where the method does not score landmarks. NaN where
+            a score is missing.
         schema: The schema of the k landmarks.
         image_size: ``(width, height)`` of the upright image in pixels.
         turn: Degrees by which a counter-clockwise turn brings the faces upright: 0, 90, 180 or 270. A detector looks
@@ -144,14 +145,21 @@ class Faces:
             if counts != {len(kind)}:
                 raise DataError(f"faces: expected {len(kind)} landmarks and scores in face {number}, found {counts}")
         boxes, scores = [face.box for face in told.faces], [face.score for face in told.faces]
-        points = [point or (np.nan, np.nan) for face in told.faces for point in face.landmarks]
-        sure = np.array([face.landmark_scores or [face.score] * len(kind) for face in told.faces], float)
+        points = [point for face in told.faces for point in face.landmarks]
+        sure = [score for face in told.faces for score in face.landmark_scores or [face.score] * len(kind)]
         if not (np.abs(np.concatenate([np.ravel(boxes), scores])) <= LARGEST).all():
             raise DataError("faces: a box or a score is not finite or is too large")
-        if not np.nanmax(np.abs(np.concatenate([np.ravel(points), np.ravel(sure)])), initial=0) <= LARGEST:
-            raise DataError("faces: a landmark is infinite or too large")
-        size = told.width, told.height
-        faces = cls.of(boxes, scores, points, landmark_scores=sure, image_size=size, schema=kind)
+        given = np.concatenate([np.ravel([p for p in points if p is not None]), [s for s in sure if s is not None]])
+        if not (np.abs(given) <= LARGEST).all():
+            raise DataError("faces: a landmark or its score is not finite or is too large")
+        faces = cls.of(
+            boxes,
+            scores,
+            [(np.nan, np.nan) if point is None else point for point in points],
+            landmark_scores=np.array(sure, float),  # NaN for None
+            image_size=(told.width, told.height),
+            schema=kind,
+        )
         return replace(faces, turn=told.turn)
 
     def __len__(self) -> int:
@@ -224,7 +232,7 @@ class Faces:
     def to_dict(self, digits: int = 2) -> dict[str, Any]:
         """Convert to plain numbers, ready for JSON: width, height, schema and one entry per face.
 
-        A missing landmark becomes ``None``.
+        A missing landmark or landmark score becomes ``None``.
 
         Args:
             digits: Decimals of coordinates. Scores have two more.
@@ -243,7 +251,7 @@ class Faces:
                     "box": box.tolist(),
                     "score": float(score),
                     "landmarks": [p.tolist() if np.isfinite(p).all() else None for p in face],
-                    "landmark_scores": each.tolist(),
+                    "landmark_scores": [s if np.isfinite(s) else None for s in each.tolist()],
                 }
                 for box, score, face, each in zip(boxes, scores, points, sure, strict=True)
             ],
@@ -279,7 +287,7 @@ class Faces:
 def downward(faces: Faces) -> Floats:
     """The directions (n, 2) from the eyes of faces to their mouths, of length 1. (0, 1) where landmarks do not tell."""
     told = np.tile(np.array([0, 1], np.float32), (len(faces), 1))
-    if faces.schema != FIVE and (faces.schema.name, FIVE.name) not in MAPS:
+    if not is_convertible(faces.schema, FIVE):
         return told
     points = convert(faces.landmarks, faces.schema, FIVE)
     there = np.isfinite(points)

@@ -41,7 +41,7 @@ SUFFIXES = frozenset(
 SORTED_AT_ONCE = 50_000
 """Names that are sorted in memory."""
 
-BAND = 2**18  # pixels that are converted at once: bounds the memory beside the image and the result
+CONVERTED_AT_ONCE = 2**18  # pixels; bounds the memory beside the image and the result
 
 
 def read_image(source: Source, *, color: Color = "rgb", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -270,8 +270,8 @@ _STORED: dict[int, Callable[[Array], Array]] = {
 
 
 def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """The first row, and the row after the last, of bands of about ``BAND`` pixels."""
-    rows = max(1, BAND // max(width, 1))
+    """The first row, and the row after the last, of bands of about ``CONVERTED_AT_ONCE`` pixels."""
+    rows = max(1, CONVERTED_AT_ONCE // max(width, 1))
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
@@ -340,7 +340,7 @@ def _to_uint8(array: Array) -> Array:
         return np.asarray((array.astype(np.uint32) + 128) // 257, np.uint8)
     if array.dtype.kind == "f":
         return np.asarray(np.rint(array.astype(np.float32) * 255), np.uint8)
-    hint = "array * np.uint8(255), if True is white?" if array.dtype == np.bool else "array.astype(np.uint8)?"
+    hint = "array * np.uint8(255), if True is white?" if array.dtype == np.bool_ else "array.astype(np.uint8)?"
     raise ImageError(f"expected uint8, uint16 or floats in [0, 1], found {array.dtype}; {hint}")
 
 
@@ -544,8 +544,8 @@ MEANS_UP_TO = 0.5
 """Largest scale at which ``resize`` averages pixels: nearer to 1, some means would cover one pixel and others two."""
 GAP = 2.0
 """After its blocks are averaged, an image is at least this many times as large as the result, or exactly as large."""
-BAND = 1 << 19
-"""Pixels that are averaged at once: as many as caches hold."""
+AVERAGED_AT_ONCE = 2**19
+"""Pixels whose blocks are averaged at once: as many as caches hold."""
 
 _Box = tuple[float, float, float, float]
 
@@ -599,28 +599,8 @@ def _averaged(image: Array, x: int, y: int) -> Array:
         return image
     h, w = image.shape[:2]
     means = np.empty((-(-h // y), -(-w // x), *image.shape[2:]), np.uint8)
-    step = max(BAND // (w * y), 1)
+    step = max(AVERAGED_AT_ONCE // (w * y), 1)
     for start in range(0, len(means), step):
         rows = image[start * y : (start + step) * y]
         means[start : start + step] = Image.fromarray(rows).reduce((x, y))
     return means
-
-
-def letterbox(image: Array, size: int) -> tuple[Array, float]:
-    """Resize an image so that its longer edge is ``size``, and place it in the top left corner of a black square.
-
-    Args:
-        image: (h, w, 3) uint8.
-        size: Side of the square in pixels.
-
-    Returns:
-        The square (size, size, 3) uint8, and the scale that maps points of the image to the square. The scale is the
-            same for both axes, so a last row or column that the image would fill only in part is left out.
-    """
-    h, w = image.shape[:2]
-    scale = size / max(h, w)
-    # 1e-9: 300 * (256 / 300) must not floor to 255
-    new_w, new_h = (max(1, math.floor(side * scale + 1e-9)) for side in (w, h))
-    canvas = np.zeros((size, size, 3), np.uint8)
-    canvas[:new_h, :new_w] = resize(image, (new_w, new_h), box=(0, 0, min(w, new_w / scale), min(h, new_h / scale)))
-    return canvas, scale

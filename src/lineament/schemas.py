@@ -80,6 +80,11 @@ def schema(name: str) -> Schema:
         raise OptionError(f"unknown landmark schema {name!r}; there are: {', '.join(SCHEMAS)}") from None
 
 
+def is_convertible(source: Schema, target: Schema) -> bool:
+    """Whether `convert` reduces landmarks of one schema to the other."""
+    return source == target or (source.name, target.name) in MAPS
+
+
 def convert(landmarks: ArrayLike, source: Schema, target: Schema) -> NDArray[Any]:
     """Reduce landmarks to a coarser schema. Each new point is one of the old points or the mean of several.
 
@@ -105,6 +110,22 @@ def convert(landmarks: ArrayLike, source: Schema, target: Schema) -> NDArray[Any
             f"no map from landmark schema {source.name!r} to {target.name!r}; to these there is one: {there_are}"
         ) from None
     return np.stack([points[..., indices, :].mean(axis=-2) for indices in sources], axis=-2)
+
+
+def least_of_parts(values: NDArray[Any], source: Schema, target: Schema) -> NDArray[Any]:
+    """Reduce values of landmarks, such as weights or visibility, as `convert` reduces the landmarks.
+
+    Args:
+        values: (n, len(source)).
+        source: Their schema.
+        target: A schema that it is convertible to.
+
+    Returns:
+        (n, len(target)). Each value is the smallest among the landmarks that the new point is made of.
+    """
+    if source == target:
+        return values
+    return np.stack([values[:, list(i)].min(axis=1) for i in MAPS[source.name, target.name]], axis=1)
 
 
 def _numbered(name: str, count: int) -> tuple[str, ...]:

@@ -171,6 +171,13 @@ def invert(matrices: Array) -> NDArray[np.float64]:
         return _matrix(1 / factor, -shift / factor)
 
 
+def compose(first: Array, second: Array) -> NDArray[np.float64]:
+    """The transforms (n, 2, 3) that apply those of ``first`` (n, 2, 3) and then those of ``second`` (n, 2, 3)."""
+    joined = second[..., :2] @ first
+    joined[..., 2] += second[..., 2]
+    return np.asarray(joined)
+
+
 def transform(points: Array, matrices: Array) -> NDArray[np.float64]:
     """Apply transforms (n, 2, 3) to points (n, k, 2), or one transform (2, 3) to all."""
     return np.asarray(points @ np.swapaxes(matrices[..., :2], -1, -2) + matrices[..., None, :, 2])

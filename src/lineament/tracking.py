@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lineament.boxes import iou, longer_side
+from lineament.boxes import centre, iou, longer_side
 from lineament.checks import number, whole
 
 Array = NDArray[Any]
@@ -109,7 +109,7 @@ def _to_state(boxes: Array) -> Array:
     """Boxes (n, 4) as centre, and logarithms of width and height."""
     with np.errstate(divide="ignore"):
         size = np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3))
-    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, size], axis=1)
+    return np.concatenate([centre(boxes), size], axis=1)
 
 
 def _to_boxes(state: Array, buffer: float = 0.0) -> Array:

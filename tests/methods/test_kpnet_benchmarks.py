@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from lineament.methods.kpnet import training
-from lineament.methods.kpnet.network import BACKBONES
-from lineament.train.loop import train
-from lineament.train.run import RECIPE
-from networks import Glance
-from scenes import write_data
+from lineament.methods.kpnet import training  # noqa: E402
+from lineament.methods.kpnet.heads import build  # noqa: E402
+from lineament.methods.kpnet.network import BACKBONES  # noqa: E402
+from lineament.train.loop import train  # noqa: E402
+from lineament.train.run import RECIPE  # noqa: E402
+from lineament.train.task import to_input  # noqa: E402
+from networks import Glance  # noqa: E402
+from scenes import write_data  # noqa: E402
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TINY = """
@@ -76,6 +79,7 @@ def test_the_papers_tables_are_made(run: Path, kept: Path, monkeypatch: pytest.M
     for name, count in (("table1", 3), ("table3", 4)):
         rows = json.loads((kept / f"kpnet-{name}.json").read_text())
         assert len(rows) == count
+        assert {"scalemap, 1 x 2", "RPN, 1 x 2"} <= rows.keys() or name == "table3"
         for row in rows.values():
             assert all(0 <= share <= 100 for share in row["scores"].values() if share is not None)
     groupings = {name: training.read(run.parent / "out" / name / RECIPE).grouping for name in ("rpn", "soft-argmax")}
@@ -84,11 +88,37 @@ def test_the_papers_tables_are_made(run: Path, kept: Path, monkeypatch: pytest.M
         training.KPNetRecipe(train=(), **settings).heads()
 
 
-def test_pictures_a_second_are_counted(run: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_a_second_are_counted(run: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import kpnet_throughput
 
     given = ["--run", run, "--data", run.parent, "--size", 64, "--batch", 2, "--seconds", 0.01]
     called(kpnet_throughput, monkeypatch, *given)
     figures = json.loads((kept / "kpnet-throughput.json").read_text())
     assert len(figures) == 3
-    assert all(row["scores"]["pictures a second"] > 0 for row in figures.values())
+    assert all(row["scores"]["images a second"] > 0 for row in figures.values())
+
+
+class Overheard:
+    """Heads that keep the features that they get."""
+
+    grouping = None
+
+    def find(self, features: torch.Tensor, maps: Mapping[str, torch.Tensor], threshold: torch.Tensor) -> Overheard:
+        self.features = features
+        return self
+
+    def outputs(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+def test_the_extraction_has_the_features_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from kpnet_throughput import Halved
+
+    network, heads = build(5, "lite").eval(), Overheard()
+    pixels = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        Halved(network, heads)(pixels, torch.zeros(2))  # type: ignore[arg-type]
+        wanted = network.features(to_input(pixels))
+    assert heads.features.dtype == torch.float32
+    torch.testing.assert_close(heads.features, wanted, rtol=0.1, atol=0.1 * float(wanted.std()))

@@ -17,6 +17,7 @@ from lineament.conventions import convention
 from lineament.detector import Detector
 from lineament.errors import OptionError
 from lineament.faces import Faces
+from lineament.methods import METHODS
 from lineament.methods.verifier import decode
 from lineament.methods.verifier.decode import MOST, Config, Verified, Verifier, to_crops
 from lineament.runtime import Graph
@@ -317,6 +318,16 @@ def test_a_verifier_of_your_own(tmp_path: Path) -> None:
     ):
         with pytest.raises(OptionError, match=message):
             lineament.load("kpnet-lite", settings={"verify": wrong})
+
+
+def test_the_registry_says_which_class_verifies(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Verifier):
+        pass
+
+    monkeypatch.setitem(METHODS, "verifier", replace(METHODS["verifier"], verifier=Own))
+    decoder = lineament.load("kpnet-lite", settings={"verify": True})._decoder
+    assert isinstance(decoder, Verified)
+    assert isinstance(decoder._verifier, Own)
 
 
 def test_a_verifier_alone_is_no_detector() -> None:

@@ -115,3 +115,11 @@ def test_a_training_is_over_by_its_steps_or_by_the_clock() -> None:
     by_steps, by_clock = Schedule(RECIPE), Schedule(replace(RECIPE, minutes=3.0))
     assert [by_steps.over(step, 1e9) for step in (99, 100, 101)] == [False, True, True]
     assert [by_clock.over(10**9, minutes) for minutes in (2.99, 3, 3.1)] == [False, True, True]
+
+
+def test_the_length_is_where_the_training_ends() -> None:
+    for stop, length in ((0, 100), (40, 40), (100, 100), (250, 100)):
+        schedule = Schedule(replace(RECIPE, stop=stop))
+        assert schedule.length == length
+        assert [schedule.over(step, 0) for step in (length - 1, length)] == [False, True]
+    assert Schedule(replace(RECIPE, minutes=3.0)).length == 180

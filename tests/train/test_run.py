@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from lineament.errors import OptionError  # noqa: E402
-from lineament.train.checkpoint import CHECKPOINT, is_finished, write_checkpoint  # noqa: E402
+from lineament.train.checkpoint import CHECKPOINT, is_finished, read_checkpoint, write_checkpoint  # noqa: E402
 from lineament.train.recipe import Recipe, read_phases  # noqa: E402
 from lineament.train.run import RECIPE, run  # noqa: E402
 from lineament.train.task import WHOLE, Batch, Part, Task  # noqa: E402
@@ -164,3 +164,14 @@ def test_another_stage_is_refused(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="scale has no stage 'third'; it has: first, second"):
         run(Method([]), Path("data"), recipe, tmp_path / "run", stage="third")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_alone(tmp_path: Path) -> None:
+    recipe, state = Recipe(train=()), {"phase": 1, "step": 7, "seconds": 0.0}
+    write_checkpoint(tmp_path / CHECKPOINT, recipe, state)
+    with pytest.raises(AttributeError, match="pickle"):
+        write_checkpoint(tmp_path / CHECKPOINT, recipe, state | {"best": lambda: None})
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    kept = read_checkpoint(tmp_path / CHECKPOINT)
+    assert kept is not None
+    assert kept["step"] == 7

@@ -82,7 +82,7 @@ def align(
         _require_parquet()
     places = with_margin(_template(template), margin)
     detector = lineament.load(method, landmarks=landmarks, runtime=runtime, device=device, threads=1, settings=settings)
-    check_alignable(detector.schema)
+    check_alignable(detector.schema, "`lineament detect --crops DIR --no-align`")
     detector.detect([], threshold=threshold, min_face=min_face)
     files = ImageFiles(paths, leave_out=out)
     total = sum(1 for _ in files)

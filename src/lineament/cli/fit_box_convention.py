@@ -22,7 +22,7 @@ from lineament.data.sizes import check_sizes
 from lineament.errors import DataError, OptionError
 from lineament.evaluate.origin import origin
 from lineament.evaluate.results import Result, Scores
-from lineament.schemas import FIVE, MAPS, Schema
+from lineament.schemas import FIVE, Schema, is_convertible
 
 Array = NDArray[Any]
 
@@ -120,7 +120,7 @@ def _counted(left_out: Counter[str]) -> str:
 def _overlaps(fitted: Convention, schema: Schema, landmarks: Array, boxes: Array) -> Result:
     """Overlaps of what conventions infer with what was drawn."""
     shown = {fitted.name: fitted, MEAN_BOX: replace(fitted, pose=np.zeros_like(fitted.pose))}
-    if schema == FIVE or (schema.name, FIVE.name) in MAPS:
+    if is_convertible(schema, FIVE):
         shown |= {f"{name} (built in)": conventions.convention(name) for name in conventions.BUILT_IN}
     rows = {}
     for name, convention in shown.items():

@@ -21,7 +21,7 @@ import lineament
 from lineament.errors import OptionError
 from lineament.faces import Faces
 from lineament.files import whole
-from lineament.schemas import FIVE, MAPS, Schema
+from lineament.schemas import FIVE, Schema, is_convertible
 
 Array = NDArray[Any]
 
@@ -168,12 +168,15 @@ class FaceCrops(Output):
         return target.with_name(f"{target.name}-{index}.png")
 
 
-def check_alignable(schema: Schema) -> None:
-    """Raise `OptionError` if faces with these landmarks cannot be aligned."""
-    if schema != FIVE and (schema.name, FIVE.name) not in MAPS:
-        raise OptionError(
-            f"--crops: landmarks of schema {schema.name!r} cannot be aligned; --no-align cuts plain crops"
-        )
+def check_alignable(schema: Schema, otherwise: str = "--no-align") -> None:
+    """Raise `OptionError` if faces with these landmarks cannot be aligned.
+
+    Args:
+        schema: The schema of the landmarks.
+        otherwise: For the message: what cuts plain crops, in the words of the command.
+    """
+    if not is_convertible(schema, FIVE):
+        raise OptionError(f"landmarks of schema {schema.name!r} cannot be aligned; {otherwise} cuts plain crops")
 
 
 def plain_crops(image: Array, faces: Faces) -> list[Array]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lineament.boxes import longer_side
 from lineament.data.canvases import Labels, moved
 from lineament.data.sample import Sample
 
@@ -314,7 +315,7 @@ def covers(rng: np.random.Generator, labels: Labels, size: tuple[int, int], sett
         size: ``(width, height)`` of the image.
         settings: How often, and how much of a face.
     """
-    sides = (labels.boxes[:, 2:] - labels.boxes[:, :2]).max(axis=1, initial=0)
+    sides = longer_side(labels.boxes)
     drawn = rng.random(len(sides)) < settings.probability
     chosen = labels.boxes[drawn & ~labels.ignore & (sides >= settings.smallest)]
     made = (_cover(rng, box, size, settings) for box in chosen)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lineament.boxes import coverage
+from lineament import boxes as box_ops
 from lineament.data.cache import Photos
 from lineament.data.poses import is_profile
 from lineament.data.sample import HIDDEN, VISIBLE, Sample
@@ -269,12 +269,12 @@ class Composer:
         scale = rng.uniform(*geometry.scale)
         if geometry.faces and len(face):
             smallest, largest = geometry.faces
-            scale = rng.uniform(smallest, largest) / (face[0, 2:] - face[0, :2]).max()
+            scale = rng.uniform(smallest, largest) / float(box_ops.longer_side(face[0]))
         linear = _linear(scale, rng.uniform(-geometry.tilt, geometry.tilt), mirrored)
         corners = _corners(sample.width, sample.height) @ linear.T
         shifts = _shifts(corners.min(axis=0), corners.max(axis=0), size)
         if len(face) and rng.random() < geometry.around:
-            centre = linear @ (face[0, :2] + face[0, 2:]) / 2
+            centre = linear @ box_ops.centre(face[0])
             half = scale * (face[0, 2:] - face[0, :2]) / 2
             shifts = np.clip(_shifts(centre - half, centre + half, size), *shifts)
         matrix = np.column_stack([linear, rng.uniform(*shifts)])
@@ -314,8 +314,7 @@ class Composer:
             chances = self._chances[row]
             shares = chances / chances.sum() if np.ptp(chances) else None
             box = sample.boxes[rng.choice(anchors, p=shares)].astype(float)
-            side = max(box[2:] - box[:2])
-            centre = (box[:2] + box[2:]) / 2
+            side, centre = float(box_ops.longer_side(box)), box_ops.centre(box)
             low = max(low, geometry.min_side / side)
             high = min(geometry.enlarge, geometry.max_side * min(width, height) / side)
         else:
@@ -346,10 +345,9 @@ class Composer:
             mirror = list(sample.schema.mirror)
             landmarks, weights = landmarks[:, mirror], weights[:, mirror]
         weights = weights * _within(landmarks, limits)
-        visible = coverage(boxes, np.array([[0, 0, *limits]]))[:, 0]
-        cut = (visible < rules.visible) | ~_within((boxes[:, :2] + boxes[:, 2:]) / 2, limits)
-        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-        unfit = ~sample.ignore & ~cut & ((sides < rules.smallest) | (sides > rules.largest))
+        visible = box_ops.coverage(boxes, np.array([[0, 0, *limits]]))[:, 0]
+        cut = (visible < rules.visible) | ~_within(box_ops.centre(boxes), limits)
+        unfit = ~sample.ignore & ~cut & ~box_ops.sized(boxes, rules.smallest, rules.largest)
         ignore = sample.ignore | cut | unfit
         boxes[ignore] = boxes[ignore].clip(0, np.tile(limits, 2))  # or they would reach into the next tile
         weights[ignore] = 0
@@ -382,7 +380,7 @@ def moved(sample: Sample, matrix: Array) -> tuple[Array, Array]:
     A box keeps its shape around its moved centre, which is right for boxes that are about as high as wide. Landmarks
     keep their order, even if mirrored: the caller swaps them.
     """
-    centres = transform((sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2, matrix)
+    centres = transform(box_ops.centre(sample.boxes), matrix)
     halves = (sample.boxes[:, 2:] - sample.boxes[:, :2]) / 2 * np.hypot(*matrix[:, 0])
     return np.concatenate([centres - halves, centres + halves], axis=1), transform(sample.landmarks, matrix)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from lineament import boxes as box_ops
 from lineament.data.canvases import warp
 
 Array = NDArray[Any]
@@ -29,7 +30,7 @@ def jittered(rng: np.random.Generator, boxes: Array, each: int) -> Array:
     size = boxes[:, 2:] - boxes[:, :2]
     shorter, longer = size.min(axis=1, initial=np.inf), size.max(axis=1, initial=0)
     side = rng.uniform(0.8 * shorter, 1.25 * longer)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.uniform(-0.2, 0.2, (len(boxes), 2)) * size
+    centre = box_ops.centre(boxes) + rng.uniform(-0.2, 0.2, (len(boxes), 2)) * size
     return _squares(centre, side)
 
 
@@ -44,8 +45,8 @@ def astray(rng: np.random.Generator, boxes: Array, image_size: tuple[int, int], 
         anywhere: Number of squares over the image.
     """
     boxes = np.repeat(boxes, each, axis=0).astype(np.float64)
-    size = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    near = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.uniform(-1, 1, (len(boxes), 2)) * size[:, None]
+    size = box_ops.longer_side(boxes)
+    near = box_ops.centre(boxes) + rng.uniform(-1, 1, (len(boxes), 2)) * size[:, None]
     sides = np.exp(rng.uniform(np.log(12), np.log(max(min(image_size), 13)), anywhere))
     centres = rng.uniform(0, 1, (anywhere, 2)) * image_size
     return np.concatenate([_squares(near, size * rng.uniform(0.4, 1.6, len(size))), _squares(centres, sides)])

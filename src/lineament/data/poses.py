@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineament.data.sample import Sample
-from lineament.schemas import MAPS, convert, schema
+from lineament.schemas import FIVE, convert, is_convertible
 
 Array = NDArray[Any]
 PROFILE = 30
@@ -24,10 +24,9 @@ def is_profile(sample: Sample) -> Array:
     from the face by two fifths of the distance of the eyes. In a frontal face, it lies midway between the eyes, and at
     0.55 of the way to the mouth.
     """
-    five = schema("5")
-    if sample.schema != five and (sample.schema.name, five.name) not in MAPS:
+    if not is_convertible(sample.schema, FIVE):
         return np.zeros(len(sample.boxes), bool)
-    points = sample.landmarks if sample.schema == five else convert(sample.landmarks, sample.schema, five)
+    points = convert(sample.landmarks, sample.schema, FIVE)
     right, left, nose, *mouth = np.moveaxis(points.astype(float), 1, 0)
     across, down = left - right, np.mean(mouth, axis=0) - (right + left) / 2
     eyes, height = np.linalg.norm(across, axis=1), np.linalg.norm(down, axis=1)

@@ -25,7 +25,7 @@ from lineament.data.cache import Photos
 from lineament.data.canvases import Composer, Composition, LabelRules, Labels, Layout, Patch, moved, warp
 from lineament.data.sample import HIDDEN, NOT_LABELLED, Sample
 from lineament.errors import DataError, OptionError
-from lineament.schemas import FIVE, MAPS, Schema
+from lineament.schemas import FIVE, Schema, is_convertible
 
 Array = NDArray[Any]
 
@@ -455,7 +455,7 @@ def _mean(pixels: Array, amount: Array) -> Array:
 def _cuttable(sample: Sample) -> tuple[Array, Array]:
     """The faces of a photo that can be cut out: their indices (m,) and outlines (m, 2, 3)."""
     none = np.zeros(0, np.intp), np.zeros((0, 2, 3))
-    if not len(sample) or not (sample.schema == FIVE or (sample.schema.name, FIVE.name) in MAPS):
+    if not len(sample) or not is_convertible(sample.schema, FIVE):
         return none
     known = (sample.visibility > 0).all(axis=1) & ~sample.ignore
     outlines = convention("wider").ellipses(sample.landmarks, sample.schema)
@@ -523,11 +523,10 @@ def outlines(labels: Labels, schemas: Sequence[Schema]) -> Array:
         schemas: The schemas of its landmarks.
     """
     half = (labels.boxes[:, 2:] - labels.boxes[:, :2]).astype(np.float64) / 2
-    centre = (labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2
-    found = np.concatenate([half[:, :, None] * np.eye(2), centre[:, :, None]], axis=2)
+    found = np.concatenate([half[:, :, None] * np.eye(2), box_ops.centre(labels.boxes)[:, :, None]], axis=2)
     for number, schema in enumerate(schemas):
         rows = np.flatnonzero(labels.schema == number)
-        if len(rows) and (schema == FIVE or (schema.name, FIVE.name) in MAPS):
+        if len(rows) and is_convertible(schema, FIVE):
             by_landmarks = convention("wider").ellipses(labels.landmarks[rows, : len(schema)], schema)
             known = np.isfinite(labels.landmarks[rows, : len(schema)]).all(axis=(1, 2))
             found[rows[known]] = by_landmarks[known]

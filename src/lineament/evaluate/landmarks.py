@@ -19,7 +19,7 @@ from lineament.errors import OptionError
 from lineament.evaluate.labelled import Evaluated
 from lineament.evaluate.results import Result, Scores, curve
 from lineament.faces import Faces
-from lineament.schemas import MAPS, Schema, convert
+from lineament.schemas import Schema, convert, is_convertible
 
 Array = NDArray[Any]
 
@@ -315,9 +315,9 @@ def _common(evaluated: Evaluated) -> Schema:
     """The schema to which both sides can be reduced. An image without detections does not determine its schema."""
     labelled = evaluated.samples[0].schema
     found = next((faces.schema for faces in evaluated.faces if len(faces)), evaluated.faces[0].schema)
-    if labelled == found or (labelled.name, found.name) in MAPS:
+    if is_convertible(labelled, found):
         return found
-    if (found.name, labelled.name) in MAPS:
+    if is_convertible(found, labelled):
         return labelled
     raise OptionError(
         f"labels have landmark schema {labelled.name!r}, detections {found.name!r}, and no map joins them"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lineament import boxes as box_ops
 from lineament.errors import DataError, ImageError, MissingExtraError
 from lineament.evaluate.results import Result, read_result
 from lineament.files import write_whole
@@ -261,7 +262,7 @@ def cut_example(picture: Image.Image, example: dict[str, Any]) -> Image.Image:
         A square of `THUMBNAIL` pixels.
     """
     box = np.asarray(example["box"], float)
-    centre, half = (box[:2] + box[2:]) / 2, max(float((box[2:] - box[:2]).max()), 8) * 0.9
+    centre, half = box_ops.centre(box), max(float(box_ops.longer_side(box)), 8) * 0.9
     corner, scale = centre - half, THUMBNAIL / (2 * half)
     area = (*corner.tolist(), *(centre + half).tolist())
     cut = picture.transform((THUMBNAIL, THUMBNAIL), Image.Transform.EXTENT, area, Image.Resampling.BILINEAR)

@@ -117,11 +117,11 @@ class VerificationMethod(Method):
     """A method that verifies the faces that a detector has found.
 
     Attributes:
-        verifier: Makes the verifier from a loaded file and its settings.
+        verifier: The class of the verifier, which is made from a loaded file and its settings.
     """
 
     kind: ClassVar[str] = "verifier"
-    verifier: Callable[[Graph, Any], Verifier]
+    verifier: type[Verifier]
 
 
 METHODS: dict[str, Method] = {
@@ -190,7 +190,13 @@ def open_weights(
         OptionError: The weights do not exist, or they compute wrongly in that runtime.
         WeightsError: The file is damaged, or lineament did not export it. The message names the file.
     """
-    content = read_weights(name)
+    return parse_weights(read_weights(name), name, runtime, device, threads)
+
+
+def parse_weights(
+    content: bytes, name: str | Path, runtime: str = "onnx", device: str = "cpu", threads: int | None = None
+) -> tuple[Graph, str, Method, Any]:
+    """Load weights that were read already, as `open_weights`. Messages have the name."""
     try:
         graph = load_graph(content, runtime=runtime, device=device, threads=threads)
         of, config = parse_metadata(graph.metadata)

@@ -21,7 +21,7 @@ from lineament.data.canvases import Composer, Composition, Cropping, LabelRules,
 from lineament.data.device import DeviceComposer, plan
 from lineament.data.sample import NOT_LABELLED, Sample
 from lineament.errors import DataError
-from lineament.schemas import MAPS, convert, schema
+from lineament.schemas import convert, is_convertible, least_of_parts, schema
 from lineament.train.recipe import Recipe, to_toml
 from lineament.train.samples import check_learnable, read_split
 from lineament.train.task import WHOLE, Batch, Completion, Part, Task, generator, tensors
@@ -131,11 +131,9 @@ class CanvasTask(Task):
         for number, has in enumerate(self.composer.schemas):
             rows = (canvas.schema == number) & ~canvas.ignore & (canvas.weights > 0).any(axis=1)
             points, weights = canvas.landmarks[rows][:, : len(has)], canvas.weights[rows][:, : len(has)]
-            if has == wanted:
-                parts.append((canvas.boxes[rows], points, weights))
-            elif (has.name, name) in MAPS:
-                least = [weights[:, list(i)].min(axis=1) for i in MAPS[has.name, name]]
-                parts.append((canvas.boxes[rows], convert(points, has, wanted), np.stack(least, axis=1)))
+            if is_convertible(has, wanted):
+                reduced = convert(points, has, wanted), least_of_parts(weights, has, wanted)
+                parts.append((canvas.boxes[rows], *reduced))
         boxes, points, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
         return boxes, points, weights
 
@@ -199,9 +197,9 @@ def composers(
 
 def _check_schemas(samples: Sequence[Sample], recipe: CanvasRecipe, stage: str) -> None:
     """Raise `DataError` if a schema is to be learned of which no face has a landmark."""
-    there = {s.schema.name for s in samples if (s.visibility[s.learnable] > NOT_LABELLED).any()}
+    there = {s.schema.name: s.schema for s in samples if (s.visibility[s.learnable] > NOT_LABELLED).any()}
     for name in recipe.landmarks if there else ():
-        if not any(has == name or (has, name) in MAPS for has in there):
+        if not any(is_convertible(has, schema(name)) for has in there.values()):
             raise DataError(
                 f"the train data of {stage} ({', '.join(recipe.train)}) have no face with landmarks of schema "
                 f"{name!r}; name a file that has, or learn others: --set 'landmarks={to_toml(sorted(there))}'"

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from lineament.errors import OptionError
+from lineament.files import whole
 from lineament.runtime import read_metadata
 from lineament.train.optim import Schedule
 from lineament.train.recipe import Recipe, as_dict
@@ -28,9 +28,8 @@ _OF_THE_MACHINE = {"workers", "initial"}  # usually a folder; a record has what 
 
 def write_checkpoint(path: Path, recipe: Recipe, state: dict[str, Any]) -> None:
     """Write a state with its recipe."""
-    part = path.with_name(f".{path.name}.part")
-    torch.save(state | {"recipe": as_dict(recipe)}, part)
-    os.replace(part, path)
+    with whole(path) as part:
+        torch.save(state | {"recipe": as_dict(recipe)}, part)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:

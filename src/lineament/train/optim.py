@@ -35,7 +35,8 @@ class Schedule:
     @property
     def length(self) -> int:
         """Steps of the training, or seconds if it runs for a fixed time."""
-        return round(60 * self.recipe.minutes) or self.recipe.stop or self.recipe.steps
+        r = self.recipe
+        return round(60 * r.minutes) or min(r.stop or r.steps, r.steps)
 
     def over(self, step: int, minutes: float) -> bool:
         """Whether the training ends after this many steps and minutes."""

@@ -16,7 +16,7 @@ from lineament.data.readers.coco import read_coco
 from lineament.data.readers.folder import read_faceless
 from lineament.data.sample import Sample
 from lineament.errors import DataError
-from lineament.schemas import MAPS, Schema, convert, schema
+from lineament.schemas import Schema, convert, is_convertible, least_of_parts, schema
 from lineament.train.recipe import Recipe
 
 _log = logging.getLogger(__name__)
@@ -155,14 +155,13 @@ def in_one_of(schemas: Sequence[Schema], sample: Sample, name: str) -> Sample:
     """
     if sample.schema in schemas:
         return sample
-    target = next((s for s in schemas if (sample.schema.name, s.name) in MAPS), None)
+    target = next((s for s in schemas if is_convertible(sample.schema, s)), None)
     if target is None:
         wanted = " or ".join(repr(s.name) for s in schemas)
         raise DataError(f"{name} has landmarks of schema {sample.schema.name!r}, which cannot become those of {wanted}")
-    indices = MAPS[sample.schema.name, target.name]
     return replace(
         sample,
         schema=target,
         landmarks=convert(sample.landmarks, sample.schema, target),
-        visibility=np.stack([sample.visibility[:, list(i)].min(axis=1) for i in indices], axis=1),
+        visibility=least_of_parts(sample.visibility, sample.schema, target),
     )

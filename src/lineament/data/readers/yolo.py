@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament import boxes as box_ops
 from lineament.data.readers.parsing import Line, read_lines
 from lineament.data.sample import HIDDEN, NOT_LABELLED, VISIBLE, Sample
 from lineament.errors import DataError, OptionError
@@ -120,7 +121,7 @@ def _lines(sample: Sample, digits: int) -> list[str]:
         raise DataError(f"{sample.path}: its size is not known, and YOLO's lengths are shares of it")
     size = np.array([sample.width, sample.height])
     corners = np.clip(sample.boxes / np.tile(size, 2), 0, 1)
-    boxes = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
+    boxes = np.concatenate([box_ops.centre(corners), corners[:, 2:] - corners[:, :2]], axis=1)
     points = sample.landmarks / size
     inside = ((points >= 0) & (points <= 1)).all(axis=2) & (sample.visibility > NOT_LABELLED)
     seen = np.where(inside, sample.visibility, NOT_LABELLED)[..., None]

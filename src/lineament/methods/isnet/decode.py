@@ -16,7 +16,7 @@ from lineament.faces import Faces
 from lineament.methods.isnet import frame
 from lineament.methods.settings import MethodSettings
 from lineament.runtime import Graph
-from lineament.schemas import FIVE, MAPS, Schema, convert, schema
+from lineament.schemas import FIVE, Schema, convert, is_convertible, schema
 from lineament.similarity import crops, invert, transform
 from lineament.weights import of_weights
 
@@ -143,6 +143,6 @@ def within(spread: Array, zoom: float) -> Array:
 
 def _five(landmarks: Array, source: Schema) -> Array:
     """Five landmarks (n, 5, 2). NaN without a map to five."""
-    if source == FIVE or (source.name, FIVE.name) in MAPS:
+    if is_convertible(source, FIVE):
         return np.asarray(convert(landmarks, source, FIVE), np.float64)
     return np.full((len(landmarks), 5, 2), np.nan)

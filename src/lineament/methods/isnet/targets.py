@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lineament import boxes as box_ops
 from lineament import similarity
 from lineament.data.crops import CropSet, CropSetWriter, Jitter, mirrored, recut
 from lineament.data.sample import HIDDEN, NOT_LABELLED, Sample
 from lineament.errors import DataError
 from lineament.images import read_image
 from lineament.methods.isnet import frame
-from lineament.schemas import FIVE, MAPS, Schema, convert
-from lineament.similarity import transform
+from lineament.schemas import FIVE, Schema, convert, least_of_parts
+from lineament.similarity import compose, transform
 
 Array = NDArray[Any]
 _log = logging.getLogger(__name__)
@@ -89,17 +90,16 @@ def cut(samples: Sequence[Sample], folder: Path, digest: str, cutting: Cutting) 
 def _patches(sample: Sample, cutting: Cutting, seed: int) -> tuple[Array, dict[str, Array]]:
     """Patches of the faces of a photo, with their labels."""
     five = convert(sample.landmarks, sample.schema, FIVE)
-    sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]).max(axis=1, initial=0)
     trust = np.where(sample.landmark_source == "human", 1.0, cutting.detected)[:, None]
-    counted = ~sample.ignore & (trust[:, 0] > 0) & (sides >= cutting.smallest)
+    counted = ~sample.ignore & (trust[:, 0] > 0) & (box_ops.longer_side(sample.boxes) >= cutting.smallest)
     rows = np.flatnonzero(counted & np.isfinite(five).all(axis=(1, 2)))
     to_frame = frame.matrices(five[rows], sample.boxes[rows], cutting.zoom)
     if cutting.jitter:
-        to_frame = _after(to_frame, cutting.jitter.draw(np.random.default_rng(seed), len(rows)))
+        to_frame = compose(to_frame, cutting.jitter.draw(np.random.default_rng(seed), len(rows)))
     weights = np.select([sample.visibility == NOT_LABELLED, sample.visibility == HIDDEN], [0, HIDDEN_WEIGHT], trust)
     known = {"points": (sample.landmarks, weights)}
     if sample.schema != cutting.schema:
-        known = {"five": (five, _least(weights, sample.schema))}
+        known = {"five": (five, least_of_parts(weights, sample.schema, FIVE))}
     labels: dict[str, Array] = {}
     for name, title, k in (("points", "weights", len(cutting.schema)), ("five", "five_weights", len(FIVE))):
         points, counts = known.get(name, (np.zeros((len(sample), k, 2)), np.zeros((len(sample), k))))
@@ -111,20 +111,6 @@ def _patches(sample: Sample, cutting: Cutting, seed: int) -> tuple[Array, dict[s
     if len(rows):
         pixels = similarity.crops(read_image(sample.path), to_patch, cutting.side)
     return pixels, labels
-
-
-def _least(weights: Array, source: Schema) -> Array:
-    """Weights (n, k) of a schema's landmarks as weights of five: the smallest of the landmarks that each is made of."""
-    if source == FIVE:
-        return weights
-    return np.stack([weights[:, list(indices)].min(axis=1) for indices in MAPS[source.name, FIVE.name]], axis=1)
-
-
-def _after(first: Array, second: Array) -> Array:
-    """Compose similarity transforms (n, 2, 3): first one, then the other."""
-    joined = second[:, :, :2] @ first
-    joined[:, :, 2] += second[:, :, 2]
-    return np.asarray(joined)
 
 
 def placed(patches: CropSet, rows: Array, moves: Array, flip: Array, *, size: int, schema: Schema) -> dict[str, Array]:

@@ -84,7 +84,7 @@ def _overlaps(boxes: Array, others: Array, level: Level, levels: Sequence[Level]
 def jittered(rng: np.random.Generator, boxes: Array, sigma: float) -> Array:
     """Boxes (n, 4) as inexact as detections: moved and resized at random. ``sigma`` is a share of their sides."""
     size = boxes[:, 2:] - boxes[:, :2]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, sigma, size.shape) * size
+    centre = box_ops.centre(boxes) + rng.normal(0, sigma, size.shape) * size
     half = size * np.exp(rng.normal(0, sigma, size.shape)) / 2
     return np.concatenate([centre - half, centre + half], axis=1)
 

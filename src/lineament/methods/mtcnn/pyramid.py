@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lineament.boxes import longer_side
 from lineament.images import resize
 from lineament.runtime import Graph
 
@@ -94,7 +95,7 @@ class Pyramid:
         by two bilinear samples per pixel. So there is no aliasing, and large faces take no more time.
         """
         crops = np.empty((len(windows), 3, size, size), np.float32)
-        longer = np.maximum((windows[:, 2:] - windows[:, :2]).max(1, initial=0), 1e-6)
+        longer = np.maximum(longer_side(windows), 1e-6)
         depth = np.clip(np.floor(np.log2(longer / size)), 0, len(self.halvings) - 1).astype(int)
         for d in np.unique(depth):
             here = depth == d

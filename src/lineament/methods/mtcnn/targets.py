@@ -91,7 +91,7 @@ def joined(parts: list[Windows]) -> Windows:
 
 def learnable(sample: Sample) -> Array:
     """Which boxes (n,) are faces to learn. The others are neither face nor background."""
-    return ~sample.ignore & ((sample.boxes[:, 2:] - sample.boxes[:, :2]).max(1, initial=0) >= SMALLEST)
+    return ~sample.ignore & (box_ops.longer_side(sample.boxes) >= SMALLEST)
 
 
 def by_kind(kind: Array) -> dict[Kind, Array]:

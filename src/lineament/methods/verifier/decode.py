@@ -218,8 +218,8 @@ def turned_boxes(boxes: Array, windows: Array, downs: Array) -> Array:
     The face is the ellipse in its box. Turned by the direction (n, 2) from its eyes to its mouth, it has another box.
     """
     x, y = downs.T
-    pivot = (windows[:, :2] + windows[:, 2:]) / 2
-    right, below = ((boxes[:, :2] + boxes[:, 2:]) / 2 - pivot).T
+    pivot = box_ops.centre(windows)
+    right, below = (box_ops.centre(boxes) - pivot).T
     centre = pivot + np.stack([y * right + x * below, y * below - x * right], axis=1)
     width, height = ((boxes[:, 2:] - boxes[:, :2]) / 2).T
     half = np.stack([np.hypot(y * width, x * height), np.hypot(x * width, y * height)], axis=1)
@@ -232,7 +232,7 @@ def to_crops(windows: Array, size: int, context: float, downs: ArrayLike = UPRIG
     The crops are turned around their centres so that the directions ``downs`` (n, 2) or (2,), of length 1, point down.
     """
     scale = size / (context * np.maximum(box_ops.longer_side(windows), 1e-6))
-    centre = (windows[:, :2] + windows[:, 2:]) / 2
+    centre = box_ops.centre(windows)
     x, y = np.broadcast_to(downs, (len(windows), 2)).T
     linear = scale[:, None, None] * np.stack([np.stack([y, -x], -1), np.stack([x, y], -1)], -2)
     return np.concatenate([linear, size / 2 - linear @ centre[..., None]], axis=2)

@@ -114,7 +114,7 @@ def cut(
         (found,) = decoder([image], threshold=lowest, min_face=1, max_face=None)
         shown = windows(sample, found.boxes.astype(np.float64))
         pixels = similarity.crops(image, to_crops(shown.windows, side, context * reach), side)
-        centre, size = (shown.windows[:, :2] + shown.windows[:, 2:]) / 2, box_ops.longer_side(shown.windows)[:, None]
+        centre, size = box_ops.centre(shown.windows), box_ops.longer_side(shown.windows)[:, None]
         box = (shown.boxes - np.tile(centre, 2)) / size
         return pixels, {"kind": shown.kind, "box": box.astype(np.float32)}
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lineament.boxes import longer_side
 from lineament.data.canvases import Labels
-from lineament.methods.kpnet.heads.base import Extraction, faces_of, longer_sides
+from lineament.methods.kpnet.heads.base import Extraction, faces_of
 from lineament.methods.kpnet.heads.bells import Bells, Spread, bell_loss, bells, stacked, touched
 from lineament.methods.kpnet.heads.soft_argmax import soft_argmax
 from lineament.methods.kpnet.layers import expect_rarely
@@ -79,7 +80,7 @@ def heat(landmarks: Array, boxes: Array, size: int, spread: Spread, stride: int 
     n, k = landmarks.shape[:2]
     cells = size // stride
     host = np.floor(landmarks.reshape(-1, 2) / stride).astype(np.int64)
-    sides = np.repeat(longer_sides(boxes), k)
+    sides = np.repeat(longer_side(boxes), k)
     sigma = np.maximum(spread.space * sides / stride / 2, 0.5)
     radius = np.zeros(n * k, np.int64) if spread.paper else np.floor(3 * sigma).astype(np.int64)
     return bells(np.column_stack([np.tile(np.arange(k), n), host[:, ::-1]]), sigma, radius, (k, cells, cells))

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lineament import boxes as box_ops
 from lineament.data.canvases import Labels
 from lineament.methods.kpnet import scales
 from lineament.methods.kpnet.heads.bells import Spread
@@ -194,8 +195,8 @@ def near_proposals(rng: np.random.Generator, boxes: Array, jitter: float = 0.04)
     Returns:
         (n, 4) in pixels of the input.
     """
-    sides = longer_sides(boxes)
-    middle = middles(boxes) + rng.normal(0, jitter, (len(boxes), 2)) * sides[:, None]
+    sides = box_ops.longer_side(boxes)
+    middle = box_ops.centre(boxes) + rng.normal(0, jitter, (len(boxes), 2)) * sides[:, None]
     centre = (np.floor(middle / STRIDE) + 0.5) * STRIDE
     bins = np.clip(scales.encode(sides) + rng.choice([-1, 0, 0, 1], len(boxes)), 0, BINS - 1)
     half = scales.decode(bins)[:, None] / 2
@@ -214,13 +215,3 @@ def padded(rows: Sequence[Array]) -> Array:
     for mine, values in zip(out, rows, strict=True):
         mine[: len(values)] = values
     return out
-
-
-def middles(boxes: Array) -> Array:
-    """Centres (n, 2) of boxes (n, 4)."""
-    return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2)
-
-
-def longer_sides(boxes: Array) -> Array:
-    """Longer sides (n,) of boxes (n, 4)."""
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lineament.methods.kpnet.layers import UpConv
+from lineament.methods.kpnet.layers import layer_of
 from lineament.train.precision import in_float32
 from lineament.train.task import divisor
 
@@ -24,8 +24,7 @@ NEAR = 0.3
 
 def expect_proposals(head: nn.Module) -> None:
     """Let the last four maps of a head start with zeros: boxes that are the proposals."""
-    layer = head.conv if isinstance(head, UpConv) else head
-    assert isinstance(layer, nn.Conv2d)
+    layer = layer_of(head)
     assert layer.bias is not None
     for values in (layer.weight, layer.bias):
         nn.init.zeros_(values[-CHANNELS:])

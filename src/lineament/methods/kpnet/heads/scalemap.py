@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lineament import boxes as box_ops
 from lineament.data.canvases import Labels
 from lineament.methods.kpnet import scales
-from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of, longer_sides, middles, padded
+from lineament.methods.kpnet.heads.base import Proposals, Proposing, faces_of, padded
 from lineament.methods.kpnet.heads.bells import Bells, Spread, bell_loss, bells, stacked, touched
 from lineament.methods.kpnet.heads.boxes import CHANNELS, box_loss, decode
 from lineament.methods.kpnet.layers import expect_rarely
@@ -59,8 +60,8 @@ class Scalemap(Proposing):
             "values": values,
             "ignored": np.stack([touched(canvas.boxes[canvas.ignore], size, stride) for canvas in labels]),
             "faces": np.array([len(own) for own in faces], np.float32),
-            "centres": padded([middles(own) for own in faces]),
-            "sides": padded([longer_sides(own) for own in faces]),
+            "centres": padded([box_ops.centre(own) for own in faces]),
+            "sides": padded([box_ops.longer_side(own) for own in faces]),
         }
         return targets | ({"boxes": padded(faces)} if self.style.boxes else {})
 
@@ -132,8 +133,8 @@ def paint(boxes: Array, size: int, spread: Spread, stride: int = STRIDE) -> Bell
         stride: Pixels of the input per cell.
     """
     cells = size // stride
-    sides = longer_sides(boxes)
-    host = np.floor(middles(boxes) / stride).astype(np.int64)
+    sides = box_ops.longer_side(boxes)
+    host = np.floor(box_ops.centre(boxes) / stride).astype(np.int64)
     bins = scales.encode(sides)
     if spread.paper:
         radius = (bins + 1) // 10
