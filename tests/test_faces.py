@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from importlib.resources import files
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from lineament.schemas import FIVE, own
 
 POINTS = np.arange(30, dtype=float).reshape(3, 5, 2)
 FACES = Faces.of([[-5, 1, 8, 9], [1, 2, 3, 4], [2, 3, 40, 50]], [0.75, 0.5, 0.25], POINTS, image_size=(20, 30))
+SCHEMA = json.loads((files("lineament") / "result.schema.json").read_text())
 ARRAYS = ("boxes", "scores", "landmarks", "landmark_scores")
 
 
@@ -196,7 +199,9 @@ def test_missing_landmark_scores_stay_missing() -> None:
     face = {"box": [1, 2, 3, 4], "score": 0.5, "landmarks": [None] * 5, "landmark_scores": [None, 0.5, 1, 0, None]}
     faces = Faces.from_dict(Faces.empty((9, 9)).to_dict() | {"faces": [face]})
     np.testing.assert_array_equal(faces.landmark_scores, [[np.nan, 0.5, 1, 0, np.nan]])
-    assert json.loads(json.dumps(faces.to_dict(), allow_nan=False))["faces"] == [face]
+    told = json.loads(json.dumps(faces.to_dict(), allow_nan=False))
+    assert told["faces"] == [face]
+    jsonschema.validate(told | {"path": "a.jpg", "method": "own"}, SCHEMA)
 
 
 NAN, INFINITE = float("nan"), float("inf")
