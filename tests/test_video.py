@@ -202,6 +202,8 @@ def test_only_what_writing_the_copy_fails_at_is_blamed_on_it(tmp_path: Path, mon
         patched.setattr(video, "_encoder", lambda *_, **__: full())
         with pytest.raises(VideoError, match=r"b\.mp4: no space left"):
             rewrite(source, target, same)
+    with pytest.raises(VideoError, match=r"b\.xyz: "):
+        rewrite(source, tmp_path / "b.xyz", same)
     reading = VideoReader._read
 
     def breaks_off(reader: VideoReader) -> Any:

@@ -330,6 +330,8 @@ def _blaming(name: str) -> Iterator[None]:
         raise VideoError(f"{name}: not a video, or its end is missing; fetch it again") from None
     except av.error.FFmpegError as error:
         raise VideoError(f"{name}: {error.strerror}") from None
+    except ValueError as error:  # PyAV's own, of a suffix that it does not know or a codec that cannot be stored there
+        raise VideoError(f"{name}: {error}") from None
 
 
 class Sighting(NamedTuple):
