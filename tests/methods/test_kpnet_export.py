@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
+from lineament.conventions import convention  # noqa: E402
 from lineament.errors import LineamentError, OptionError  # noqa: E402
 from lineament.export import Entry, export  # noqa: E402
 from lineament.methods.kpnet.decode import Config, KPNetDecoder, eyes_and_nose  # noqa: E402
@@ -267,5 +268,7 @@ def test_what_is_exported_computes_the_same(tmp_path: Path, extraction: str, gro
             ]  # entries that are no local maxima fill the list in any order
             assert alike.mean() > 0.99, name  # if they differ in the last digit only, the order may change
     picture = rng.integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    decoded = KPNetDecoder(graph, Config()).propose([picture])
+    decoded = KPNetDecoder(graph, Config(**heads.grouping.settings)).propose([picture])
     assert ((decoded.scores >= 0) & (decoded.scores <= 1)).all()
+    by_landmarks = np.allclose(decoded.boxes, convention("wider").boxes(decoded.landmarks), atol=1e-2)
+    assert by_landmarks == (grouping == "embedding")  # its squares are around landmarks

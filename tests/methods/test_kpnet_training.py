@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from lineament.data.canvases import Labels  # noqa: E402
-from lineament.methods.kpnet import scales  # noqa: E402
+from lineament.methods.kpnet import scales, training  # noqa: E402
 from lineament.methods.kpnet.heads import Heads  # noqa: E402
 from lineament.methods.kpnet.heads.base import near_proposals  # noqa: E402
 from lineament.methods.kpnet.heads.bells import bell_loss  # noqa: E402
@@ -123,3 +123,13 @@ def test_groups_are_faces_with_the_square_around_their_landmarks() -> None:
     faces = {tuple(torch.cat([c, s[None], p.flatten()]).tolist()) for c, s, p in zip(centre, side, points, strict=True)}
     assert faces == {(7, 9, 8, 7, 5, 7, 13), (24, 23, 6, 21, 21, 27, 25)}
     assert not heads.grouping.find(heat, maps, torch.tensor([3.1]), heads.extraction)[0].isfinite().any()
+
+
+def test_a_file_without_regions_has_boxes_from_landmarks_alone() -> None:
+    def proposal(**settings: Any) -> float:
+        return training._config(KPNetRecipe(train=(), **settings)).proposal
+
+    assert proposal() == proposal(grouping="rpn") > 0
+    alone = {"grouping": "embedding", "extraction": "argmax"}
+    assert proposal(**alone) == 0
+    assert proposal(**alone, settings={"proposal": 0.2}) == 0.2

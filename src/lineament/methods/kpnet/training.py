@@ -284,7 +284,7 @@ def _config(recipe: KPNetRecipe, **fitted: Any) -> Config:
         "backbone": recipe.backbone,
         "boxes": "learned" if recipe.boxes else "inferred",
     }
-    config: Config = settings_of(Config, recipe, **of_weights, **fitted)
+    config: Config = settings_of(Config, recipe, **recipe.heads().grouping.settings, **of_weights, **fitted)
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,9 +110,11 @@ class Grouping(ABC):
 
     Attributes:
         compared: Whether an exported file lists the same faces as PyTorch. Export then compares them.
+        settings: Settings of a file whose defaults are for regions around faces.
     """
 
     compared = True
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, style: Style) -> None:
         self.style = style

@@ -7,6 +7,7 @@ one face. There are no regions: a face is a group of landmarks with similar tags
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Embedding(Grouping):
     """A map of tags for each landmark."""
 
     compared = False  # without anything like a face, the grouping of peaks may depend on the last digit
+    settings = MappingProxyType({"proposal": 0.0})  # the squares are around landmarks, not around faces
 
     def head(self, backbone: Backbone, landmarks: int) -> nn.Module:  # noqa: D102
         return backbone.head(landmarks)
