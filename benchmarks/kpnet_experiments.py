@@ -5,6 +5,7 @@ python benchmarks/kpnet_experiments.py table2 --data DATA                      #
 python benchmarks/kpnet_experiments.py --train argmax rpn --data DATA          # only train these variants
 python benchmarks/kpnet_experiments.py boxes --boxes mine.onnx --data DATA     # of a file with learned boxes
 python benchmarks/kpnet_experiments.py cost --data DATA                        # operations and times
+python benchmarks/kpnet_experiments.py seen --data DATA                        # needs the lists of wider_photos.py
 
 All variants, KPNet itself included, start from the backbone of shipped weights (``--start``) and from untrained heads.
 They are trained as a whole, on the same batches, for ``--steps`` steps. This is a fraction of a training, so compare
@@ -22,7 +23,9 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ import numpy as np
 import torch
 from compared import SIZES
 from numpy.typing import NDArray
-from photosets import CROWD, TESTS, VAL, named, wider_scores
+from photosets import CROWD, SMALLEST, TESTS, VAL, named, wider_scores
 from torch.utils.flop_counter import FlopCounterMode
 
 import lineament
@@ -92,6 +95,10 @@ TURNS = {"upright": 0, "-90°": -90, "+90°": 90}
 """Rotations of the photos in degrees, counter-clockwise."""
 FAINT = 0.02
 """Score above which faces count on FDDB and WIDER FACE."""
+SEEN = {"learned from": "detection-wider-sharp.json", "new": "detection-wider-more.json"}
+"""Photos of WIDER FACE train, of wider_photos.py."""
+EVERY = 4
+"""One in so many photos that were learned from is measured."""
 SHIPPED = {"DRNet": "kpnet", "Hourglass-light": "kpnet-hourglass"}
 """Weights of the paper's backbones."""
 LANDSCAPE = (480, 640)
@@ -271,6 +278,20 @@ class Experiments:
                 scores |= {f"{turn}, {wrong} fp": found.recall(wrong) for wrong in (50, 1)}
             self.keep("turned", row, "kpnet", scores, *([VERIFIERS["floats"]] if "verify" in settings else []))
 
+    def seen(self) -> None:
+        """Photos that the weights have learned from, beside new ones. Large enough faces with official boxes count."""
+        for weights, verify in product(("kpnet", "kpnet-lite"), (False, True)):
+            scores: dict[str, float | None] = {}
+            for photos, index in SEEN.items():
+                detector = lineament.load(weights, threads=self.args.threads, settings={"verify": verify})
+                samples = [_official(sample) for sample in self.samples(index)]
+                samples = samples[::EVERY] if photos == "learned from" else samples
+                found = [detector.detect(sample.path, threshold=FAINT) for sample in samples]
+                for least in (0.5, 0.3):
+                    scores[f"{photos}: AP at IoU {least}"] = recall(Evaluated(samples, found), least)["ap"]
+            row = f"`{weights}`" if verify else f"`{weights}`, alone"
+            self.keep("seen", row, weights, scores, *([VERIFIERS["floats"]] if verify else []))
+
     def compare(self, table: str, row: str, file: Path) -> None:
         """Store a row of what is found, and how accurately."""
         scores: dict[str, float | None] = {f"FDDB, {wrong} fp": self.of_fddb(file).recall(wrong) for wrong in (50, 1)}
@@ -356,6 +377,12 @@ def untrained(backbone: str) -> KPNet:
     return network.eval()
 
 
+def _official(sample: Sample) -> Sample:
+    """The sample with all faces ignored but those of `SMALLEST` pixels with a box by people."""
+    counts = (sample.box_source == "human") & (box_ops.longer_side(sample.boxes) >= SMALLEST)
+    return replace(sample, ignore=sample.ignore | ~counts)
+
+
 def recall(found: Evaluated, least_iou: float = 0.5) -> Scores:
     return evaluate_recall("kpnet", found, least_iou=least_iou).scores
 
@@ -365,9 +392,9 @@ def nme(found: Evaluated) -> float:
 
 
 def main() -> None:
-    tables = ["table1", "table2", "table3", "table6", "smoothing", "turned", "cost", "figure1", "boxes"]
+    tables = ["table1", "table2", "table3", "table6", "smoothing", "turned", "cost", "figure1", "seen", "boxes"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=tables[:-1], metavar="TABLE", help=f"of {', '.join(tables)}")
+    parser.add_argument("tables", nargs="*", default=tables[:-2], metavar="TABLE", help=f"of {', '.join(tables)}")
     parser.add_argument("--train", nargs="+", choices=VARIANTS, metavar="VARIANT", help="only train these variants")
     parser.add_argument("--start", default="kpnet", help="weights whose backbone the variants start from")
     parser.add_argument("--boxes", type=Path, help="a file with learned boxes, for the table of boxes")

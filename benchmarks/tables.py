@@ -458,6 +458,11 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         "photos are searched",
         {f"{turn}, {wrong} fp": percent for turn in ("upright", "-90°", "+90°") for wrong in (50, 1)},
     ),
+    "kpnet seen": stored(
+        "kpnet-seen",
+        "weights",
+        {f"{photos}: AP at IoU {least}": percent for photos in ("learned from", "new") for least in (0.5, 0.3)},
+    ),
     "kpnet augmentation": stored(
         "kpnet-augmentation",
         "trial",
