@@ -1,10 +1,10 @@
-"""More photos of WIDER FACE train than detection-wider.json has, and sharper ones of those it has.
+"""More photos of WIDER FACE train than detection-wider.json has, and sharper ones of some that it has.
 
     python benchmarks/wider_photos.py --masks GIT --sizes GIT --photos GIT --scrfd scrfd_2.5g_kps.onnx --data DATA
 
 writes to DATA:
 
-detection-wider-sharp.json: the photos of detection-wider.json, 1,217 of them from full size (before: 352 to 544 px).
+detection-wider-sharp.json: 1,217 photos of detection-wider.json from full size. There they have 352 to 544 pixels.
 detection-wider-more.json: 1,026 further photos, of other events. No shipped weights have learned from these, so they
 show how a detector ranks faces in photos such as WIDER FACE's, without a look at the photos of a test.
 
@@ -157,7 +157,7 @@ def stored(image: Image.Image, size: tuple[int, int], path: Path) -> Image.Image
 
 
 def sharpened(samples: Iterable[Sample], git: Path, folder: Path) -> list[Sample]:
-    """The samples, those with small photos anew from full size."""
+    """The samples with small photos that are there at full size."""
     full = dict(contents(git, "VOCdevkit/VOC2007/JPEGImages/"))
     result = []
     for sample in samples:
@@ -168,8 +168,7 @@ def sharpened(samples: Iterable[Sample], git: Path, folder: Path) -> list[Sample
                 w, h = stored(image, image.size, path).size
                 scale = np.array([w / sample.width, h / sample.height], np.float32)
                 moved = {"boxes": sample.boxes * np.tile(scale, 2), "landmarks": sample.landmarks * scale}
-                sample = replace(sample, path=path, width=w, height=h, **moved)
-        result.append(sample)
+                result.append(replace(sample, path=path, width=w, height=h, **moved))
     return result
 
 
