@@ -315,11 +315,11 @@ def test_crops_are_cut_once_for_all_that_decides_them(scenes: Path, quick: list[
 
     first = prepared()
     np.testing.assert_array_equal(prepared(learning_rate=0.5, batch=7), first)
-    assert len(quick) == 2  # for the photos of training and of validation
+    assert len(quick) == 1  # the cascade is exported once for the photos of training and of validation
     assert len(prepared(jitter=6)) < len(first)
     np.testing.assert_array_equal(prepared(), first)
     assert not np.array_equal(prepared(seed=1), first)
-    assert len(quick) == 8
+    assert len(quick) == 4
 
 
 def test_the_previous_stages_alone_decide_the_crops(scenes: Path, quick: list[dict[str, Any]]) -> None:
@@ -330,12 +330,12 @@ def test_the_previous_stages_alone_decide_the_crops(scenes: Path, quick: list[di
         training.prepare(stage, scenes, training.read(scenes / "r.toml", stage), scenes / "run")
         return len(quick)
 
-    assert [cuts("pnet"), cuts("rnet"), cuts("rnet")] == [0, 2, 0]  # one for training, one for validation
+    assert [cuts("pnet"), cuts("rnet"), cuts("rnet")] == [0, 1, 0]
     checkpoint = scenes / "run" / "pnet" / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)
     next(iter(state["best"]["weights"].values())).add_(1)
     torch.save(state, checkpoint)
-    assert [cuts("pnet"), cuts("rnet")] == [0, 2]
+    assert [cuts("pnet"), cuts("rnet")] == [0, 1]
 
 
 def test_stages_train_on_each_other_and_are_exported_with_their_best(scenes: Path, quick: list[dict[str, Any]]) -> None:

@@ -171,12 +171,14 @@ def prepare(stage: str, data: Path, recipe: StageRecipe, out: Path) -> StageTask
     _config(recipe)
     before = _networks(out, recipe, before=stage)
     decides = [getattr(recipe, name) for name in CUT_BY], [_digest(before[name]) for name in _previous(stage)]
+    cascade: MTCNN | None = None
     sets, about = {}, {}
     for split in ("train", "val"):
         found = read_split(data, recipe, split, recipe.landmarks)
         folder, digest = out / stage / split, found.digest(decides, LABELS)
         if not CropSet.is_there(folder, digest):
-            _cut_crops(stage, split, recipe, found, before, folder, digest)
+            cascade = cascade or _cascade(stage, recipe, before)
+            _cut_crops(stage, split, recipe, found, cascade, folder, digest)
         sets[split], about[split] = CropSet(folder), found.to_dict()
     torch.manual_seed(recipe.seed)
     network = NETWORKS[stage](len(schema(recipe.landmarks[0])))
@@ -253,24 +255,22 @@ def _digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _cut_crops(
-    stage: str,
-    split: str,
-    recipe: StageRecipe,
-    found: Split,
-    networks: Mapping[str, nn.Module],
-    folder: Path,
-    digest: str,
-) -> None:
-    """The crop set of a stage, from all photos of a split."""
-    samples = found.samples
+def _cascade(stage: str, recipe: StageRecipe, networks: Mapping[str, nn.Module]) -> MTCNN:
+    """The stages before a stage, and all that cuts its crops."""
     before = _previous(stage)
     wanted = {*before, *(f"crop{NETWORKS[name](1).size}" for name in (*before, stage))}
     with TemporaryDirectory() as temporary:
         parts = {name: entry for name, entry in entries(networks).items() if name in wanted}
         file = export(parts, Path(temporary) / "cascade.onnx", metadata={})
         graph = load_graph(file.read_bytes(), threads=1)
-    cascade = MTCNN(graph, Config(landmarks=recipe.landmarks[0], codec=recipe.codec))
+    return MTCNN(graph, Config(landmarks=recipe.landmarks[0], codec=recipe.codec))
+
+
+def _cut_crops(
+    stage: str, split: str, recipe: StageRecipe, found: Split, cascade: MTCNN, folder: Path, digest: str
+) -> None:
+    """The crop set of a stage, from all photos of a split."""
+    samples = found.samples
 
     def work(number: int) -> list[tuple[Windows, Array]]:
         rng = np.random.default_rng([recipe.seed, STAGES.index(stage), number])
