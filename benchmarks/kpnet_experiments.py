@@ -179,7 +179,16 @@ class Experiments:
 
     # --- the paper's tables ---
 
-    def keep(self, table: str, row: str, file: str | Path, scores: dict[str, float | None], *others: str) -> None:
+    def keep(
+        self,
+        table: str,
+        row: str,
+        file: str | Path,
+        scores: dict[str, float | None],
+        *others: str,
+        index: str = VAL,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
         """Store one row of a table, with shares in percent. A variant's has its training in the title.
 
         Args:
@@ -188,16 +197,18 @@ class Experiments:
             file: The weights.
             scores: Shares by column.
             others: Names of further weights.
+            index: The labels.
+            settings: Of the detector. ``None``: those of the single pass.
         """
         args, weights = self.args, file
-        settings: dict[str, Any] = {"input_size": args.input_size, "overview": False}
+        settings = settings or {"input_size": args.input_size, "overview": False}
         if Path(file).is_relative_to(args.out):
             row, weights = f"{row}, {args.steps:,} x {args.batch}", args.start
             settings |= {"steps": args.steps, "batch": args.batch}
         result = Result(
             "experiment", row, {k: None if v is None else 100 * v for k, v in scores.items()}, settings=settings
         )
-        found = origin(weights=[weights, *others], data=args.data / VAL, threads=args.threads)
+        found = origin(weights=[weights, *others], data=args.data / index, threads=args.threads)
         kept.keep(f"kpnet-{table}", row, with_origin(result, found))
 
     def table1(self) -> None:
@@ -282,14 +293,16 @@ class Experiments:
         """Photos that the weights have learned from, beside new ones. Large enough faces with official boxes count."""
         for weights, verify in product(("kpnet", "kpnet-lite"), (False, True)):
             scores: dict[str, float | None] = {}
+            settings = {"verify": verify}
+            detector = lineament.load(weights, threads=self.args.threads, settings=settings)
             for photos, index in SEEN.items():
-                detector = lineament.load(weights, threads=self.args.threads, settings={"verify": verify})
                 samples = [_official(sample) for sample in self.samples(index)[::EVERY]]
                 found = [detector.detect(sample.path, threshold=FAINT) for sample in samples]
                 for least in (0.5, 0.3):
                     scores[f"{photos}: AP at IoU {least}"] = recall(Evaluated(samples, found), least)["ap"]
             row = f"`{weights}`" if verify else f"`{weights}`, alone"
-            self.keep("seen", row, weights, scores, *([VERIFIERS["floats"]] if verify else []))
+            others = [VERIFIERS["floats"]] if verify else []
+            self.keep("seen", row, weights, scores, *others, index=SEEN["new"], settings=settings)
 
     def compare(self, table: str, row: str, file: Path) -> None:
         """Store a row of what is found, and how accurately."""

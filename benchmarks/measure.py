@@ -202,7 +202,7 @@ def in_turn(bench: Bench, names: Sequence[str], paths: Sequence[Path], rounds: i
     """Milliseconds (rounds, images) of every detector, after an image to warm up.
 
     They take turns, each with all images: after each image of another program, caches would be cold, and its threads
-    would still wait busily for more work. In one and the same process with SCRFD, KPNet takes half as long again.
+    would still wait busily for more work.
     """
     with contextlib.ExitStack() as stack:
         started = {n: stack.enter_context(Baseline(shlex.join(bench.command(n)), THREADS)) for n in names}

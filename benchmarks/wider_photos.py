@@ -11,7 +11,7 @@ show how a detector ranks faces in photos such as WIDER FACE's, without a look a
 Data sets of masked faces contain photos of WIDER FACE. ``GIT`` are git directories of three of them on GitHub:
 lakshaychhabra/face-mask-detection (``--masks``: the further photos, squeezed into 960x544 pixels, with official boxes),
 DraymondHIT/yolov5-mask (``--sizes``: labels with the sizes of a third of them) and CHINbunhyou/FaceMask-Dataset
-(``--photos``: photos at full size). Photos of WIDER FACE val, which we test on, are left out.
+(``--photos``: photos at full size). None of these is of WIDER FACE val, which we test on.
 
 Labels are made as those of the other lists (docs/data.md): SCRFD-2.5g reads each photo and its mirror image. It gives
 points to faces and adds faces that nobody labelled.
@@ -72,10 +72,8 @@ def true_heights(git: Path) -> dict[str, int]:
 
 def squeezed_boxes(git: Path) -> dict[str, Array]:
     """Boxes (n, 4) of squeezed photos."""
-    rows = {
-        name: np.array(content.decode().split()).reshape(-1, 15) for name, content in contents(git, "train/labels/")
-    }
-    return {name: columns[:, 4:8].astype(float) for name, columns in rows.items()}
+    labels = contents(git, "train/labels/")
+    return {name: np.array(rows.decode().split()).reshape(-1, 15)[:, 4:8].astype(float) for name, rows in labels}
 
 
 def heights(boxes: dict[str, Array], known: dict[str, int]) -> dict[str, int]:
